@@ -1,0 +1,45 @@
+"""Compression of trained networks: stages that compose, and the loop that runs and measures them.
+
+>>> from compress import Context, Distill, Fold, Prune, Quantize, run
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .distill import Distill as Distill
+    from .fold import Fold as Fold
+    from .pipeline import run as run
+    from .prune import Prune as Prune
+    from .quantize import Quantize as Quantize
+    from .recipe import Recipe as Recipe
+    from .stage import Context as Context
+    from .stage import Edit as Edit
+    from .stage import Result as Result
+    from .stage import Skip as Skip
+    from .train import Training as Training
+
+# What is public, and where it lives. Importing `compress` must not import torch: the command line starts at once.
+_PUBLIC = {
+    "Context": "stage",
+    "Distill": "distill",
+    "Edit": "stage",
+    "Fold": "fold",
+    "Prune": "prune",
+    "Quantize": "quantize",
+    "Recipe": "recipe",
+    "Result": "stage",
+    "Skip": "stage",
+    "Training": "train",
+    "run": "pipeline",
+}
+__all__ = sorted(_PUBLIC)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'compress' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -1,0 +1,90 @@
+"""compress bench"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import click
+
+from . import options
+
+
+@click.command("bench", short_help="Time files in their engine, side by side.")
+@click.argument("networks", nargs=-1)
+@click.option("--model", "models", multiple=True, help="A network, where it is not an argument.")
+@click.option("--weights", type=options.PATH, help="For a network that is not a file yet.")
+@click.option("--trust", is_flag=True, help="Allow weights in a pickle that may run its author's code.")
+@click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input.")
+@options.data
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--preset", type=click.Choice(["quick", "standard", "mlperf"]), default="standard", show_default=True)
+@click.option("--allow-unstable", is_flag=True, help="Exit with 0 even if the machine was too noisy.")
+@click.option("--overwrite", is_flag=True, hidden=True)
+@click.option(
+    "-o", "--output", type=options.PATH, help="Write the measurements, raw samples included, to this JSON file."
+)
+@options.common
+def command(
+    networks: tuple[str, ...],
+    models: tuple[str, ...],
+    threads: int,
+    preset: Literal["quick", "standard", "mlperf"],
+    allow_unstable: bool,
+    **values: Any,
+) -> None:
+    """Measure latency, memory and size of files in one interleaved run; with --data, accuracy on the test split.
+
+    A network that is no file yet (an artifact, a zoo name) is exported first.
+
+    \b
+    Example:
+      compress bench a.onnx b.onnx --threads 1
+      compress bench out/base out/int8 --data digits --json -
+    """
+    import tempfile
+    from pathlib import Path
+
+    from .. import deploy
+    from ..artifact import require_free
+    from ..errors import InvalidInput
+    from ..load import random_inputs
+    from ..pipeline import fold_for_export
+    from ..siblings import sibling
+    from .bench_table import bench_table
+    from .session import Options, progress_bars
+
+    given = Options(**values)
+    names = [*networks, *models]
+    if not names:
+        raise InvalidInput("bench: no network given; name .onnx files or networks")
+    if given.output is not None:
+        require_free(given.output, overwrite=given.overwrite)
+    data = given.load_data()
+    with tempfile.TemporaryDirectory() as folder, progress_bars(given) as progress:
+        files = []
+        for number, name in enumerate(names):
+            if Path(name).suffix == ".onnx":
+                files.append(deploy.Deployed(name, Path(name)))
+                continue
+            network = fold_for_export(given.open_other(name, data, given.weights))
+            path = Path(folder, f"{number}.onnx")
+            deploy.export(network, name, path)
+            files.append(deploy.Deployed(name, path, network))
+        inputs = None
+        if given.shapes():
+            engine = sibling("runtimes.runtime").load(files[0].path)
+            random = random_inputs(given.shapes(), given.seed)
+            inputs = {spec.name: x.numpy() for spec, x in zip(engine.inputs, random, strict=True)}
+        records = deploy.measure(files, threads=threads, preset=preset, data=data, inputs=inputs, progress=progress)
+    given.console.print(bench_table(records))
+    result = {"machine": deploy.machine(), "measurements": records}
+    given.tell(result)
+    if given.output is not None:
+        Options(json_to=str(given.output)).tell(result)
+    unstable = [record for record in records if record.stable is False]
+    if unstable and not allow_unstable:
+        reasons = "; ".join(dict.fromkeys(note for record in unstable for note in record.notes))
+        raise sibling("runtimes.errors").Unstable(
+            f"bench: {len(unstable)} of {len(records)} measurements are unstable ({reasons}); "
+            "quiet the machine, or pass --allow-unstable"
+        )

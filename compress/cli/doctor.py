@@ -1,0 +1,45 @@
+"""compress doctor"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command("doctor", short_help="Tell what this machine can run, and what is missing.")
+@click.option("--model", help="Also try to open this network.")
+@options.common
+def command(**values: Any) -> None:
+    """Engines, packages and facts of this machine that decide how files run.
+
+    \b
+    Example:
+      compress doctor
+      compress doctor --json - | jq .engines
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from .. import deploy
+    from ..siblings import sibling
+    from .session import Options
+
+    given = Options(**values)
+    runtime = sibling("runtimes.runtime")
+    engines = {}
+    table = Table("engine", "version", "state", title="engines", title_justify="left")
+    for name in runtime.engines():
+        version, reason = runtime.available(name)
+        engines[name] = {"version": version, "reason": reason}
+        table.add_row(name, version or "-", Text("ready" if version else reason or "missing"))
+    given.console.print(table)
+    machine, versions = deploy.machine(), deploy.versions()
+    for title, facts in (("packages", versions), ("machine", machine)):
+        shown = Table("", "", title=title, title_justify="left", show_header=False)
+        for key, value in facts.items():
+            shown.add_row(key, Text("not told by the system" if value in (None, (), [], {}) else str(value)))
+        given.console.print(shown)
+    given.tell({"engines": engines, "packages": versions, "machine": machine})

@@ -1,0 +1,86 @@
+"""Options that commands share, spelled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+network = _all(
+    click.argument("network", required=False),
+    click.option(
+        "--model",
+        help="The network, where it is not the first argument: a zoo name (resnet20:width=32), file.py:callable, "
+        "package.module:callable, an artifact folder, or a .onnx file.",
+    ),
+    click.option("--weights", type=PATH, help="Safetensors or a state dict to fill the network with."),
+    click.option("--trust", is_flag=True, help="Allow weights in a pickle that may run its author's code."),
+    click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input."),
+)
+data = _all(
+    click.option("--data", help="digits, an image folder, an .npz, or file.py:callable that returns loaders."),
+    click.option("--mean", help="Per channel on the scale 0..1, as 0.485,0.456,0.406; measured when left out."),
+    click.option("--std", help="Likewise."),
+)
+output = _all(
+    click.option("-o", "--output", type=PATH, required=True, help="Where to write; must not exist."),
+    click.option("--overwrite", is_flag=True, help="Replace what is there."),
+)
+common = _all(
+    click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+    click.option(
+        "--json",
+        "json_to",
+        is_flag=False,
+        flag_value="-",
+        metavar="[-|FILE]",
+        help="Write the result as JSON; - is stdout.",
+    ),
+    click.option("-v", "--verbose", is_flag=True, help="Tell every edit and every skipped layer."),
+    click.option("-q", "--quiet", is_flag=True, help="Tell errors only."),
+    click.option("--debug", is_flag=True, help="Show a traceback on errors."),
+)
+
+
+def training(epochs: int) -> Callable[[F], F]:
+    """The options of a training, which by default lasts ``epochs``."""
+    return _all(
+        click.option("--epochs", type=int, default=epochs, show_default=True, help="0 leaves the weights as they are."),
+        click.option("--batch-size", type=int, default=128, show_default=True),
+        click.option(
+            "--lr", "learning_rate", type=float, default=0.1, show_default=True, help="Highest learning rate."
+        ),
+        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
+        click.option("--weight-decay", type=float, default=5e-4, show_default=True),
+        click.option("--label-smoothing", type=float, default=0.0, show_default=True),
+        click.option("--ema", type=float, help="Decay of a moving average of the weights, as 0.999."),
+        click.option("--augment", help="flip, crop and cutout, with commas."),
+        click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True),
+        click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs."),
+    )
+
+
+teacher = _all(
+    click.option("--teacher", help="A network to distil from, as --model takes it."),
+    click.option("--temperature", type=float, default=4.0, show_default=True, help="Of the teacher's soft targets."),
+    click.option(
+        "--teacher-weight", type=float, default=0.9, show_default=True, help="Of the soft targets in the loss."
+    ),
+)
+exclude = click.option("--exclude", multiple=True, help="Layers to leave alone, by name or pattern (layer1.*).")

@@ -1,0 +1,46 @@
+"""compress report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command("report", short_help="Show a run's report, and draw its page again.")
+@click.argument("network", required=False)
+@click.option("--model", help="The folder of a run, where it is not the first argument.")
+@click.option("-o", "--output", type=options.PATH, help="Write the page here, not into the folder.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@options.common
+def command(output: Path | None, overwrite: bool, **values: Any) -> None:
+    """Print a run's report, and write report.html from its report.json.
+
+    \b
+    Example:
+      compress report out/demo
+      compress report out/demo --json - | jq .summary
+    """
+    from rich.text import Text
+
+    from ..artifact import require_free
+    from ..report import read, render, terminal, write
+    from .session import Options
+
+    given = Options(**values)
+    folder = Path(given.specification())
+    report = read(folder)
+    if output is None:
+        _, page = write(report, folder if folder.is_dir() else folder.parent)
+    else:
+        require_free(output, overwrite=overwrite)
+        page = output
+        partial = page.with_name(f".{page.name}.partial")
+        partial.write_text(render(report), encoding="utf-8")
+        partial.replace(page)
+    given.console.print(terminal(report))
+    given.console.print(Text(f"written: {page}"))
+    given.tell(report)

@@ -1,0 +1,81 @@
+"""compress run"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command("run", short_help="Run a recipe from a network to measured files.")
+@click.argument("recipe", required=False, type=options.PATH)
+@click.option("--model", help="Use this network instead of the recipe's.")
+@click.option("--data", help="Use this data instead of the recipe's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY.KEY=VALUE", help="Change a setting of the recipe.")
+@click.option("--trust", is_flag=True, help="Allow weights in a pickle that may run its author's code.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors, and stop.")
+@click.option("-o", "--output", type=options.PATH, help="Where to write; must not exist.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--seed", type=int, help="Use this seed instead of the recipe's.")
+@click.option("--json", "json_to", is_flag=False, flag_value="-", metavar="[-|FILE]", help="Write the report as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Tell more.")
+@click.option("-q", "--quiet", is_flag=True, help="Tell errors only.")
+@click.option("--debug", is_flag=True, help="Show a traceback on errors.")
+def command(
+    recipe: Path | None,
+    model: str | None,
+    data: str | None,
+    overrides: tuple[str, ...],
+    trust: bool,
+    schema: bool,
+    seed: int | None,
+    **values: Any,
+) -> None:
+    """Run a recipe: train or load, compress stage by stage, export, measure, report. Start it again to resume.
+
+    \b
+    Example:
+      compress run recipes/demo.yaml -o out/demo
+      compress run recipes/demo.yaml --set stages.0.prune.macs=2 -o out/half
+    """
+    import json
+
+    from rich.text import Text
+
+    from ..errors import GateFailed, InvalidInput
+    from ..pipeline import run
+    from ..recipe import read
+    from ..recipe import schema as recipe_schema
+    from ..report import read as read_report
+    from ..report import terminal
+    from .session import Options, progress_bars
+
+    if schema:
+        click.echo(json.dumps(recipe_schema(), indent=1))
+        return
+    given = Options(**values)
+    if recipe is None:
+        raise InvalidInput("run: no recipe given; name a YAML file, as recipes/demo.yaml")
+    if given.output is None:
+        raise InvalidInput("run: no output folder given; add -o FOLDER")
+    changes = [*overrides]
+    changes += [f"model={model}"] if model is not None else []
+    changes += [f"data.source={data}"] if data is not None else []
+    changes += [f"seed={seed}"] if seed is not None else []
+    failure: GateFailed | None = None
+    with progress_bars(given) as progress:
+        try:
+            run(read(recipe, changes), given.output, overwrite=given.overwrite, progress=progress, trust=trust)
+        except GateFailed as error:
+            failure = error
+            if not given.output.exists():
+                raise
+    report = read_report(given.output)
+    given.console.print(terminal(report))
+    given.console.print(Text(f"written: {given.output / 'report.html'}"))
+    given.tell(report)
+    if failure is not None:
+        raise failure

@@ -1,0 +1,258 @@
+"""What every command does around its one call: read the options, show progress, write and tell the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ..artifact import require_free, save
+from ..data import Data, DataConfig
+from ..data import load as load_data
+from ..errors import InvalidInput
+from ..load import Network, parse_shape
+from ..pipeline import advance, open_network
+from ..recipe import explain
+from ..report.schema import Cost, StageRecord
+from ..stage import Context, Stage, silent
+from ..stage import Progress as ProgressReport
+from ..train import Training
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def configured(kind: type[C], **values: Any) -> C:
+    """A configuration from options; a value out of range is one clear error."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise InvalidInput(f"option {explain(error)}") from error
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of :mod:`compress.cli.options`, as a command got them."""
+
+    network: str | None = None
+    model: str | None = None
+    weights: Path | None = None
+    trust: bool = False
+    input_shapes: tuple[str, ...] = ()
+    data: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    output: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+    json_to: str | None = None
+    verbose: bool = False
+    quiet: bool = False
+    debug: bool = False
+
+    @property
+    def console(self) -> Console:
+        """Tables go to stdout, unless JSON goes there."""
+        return Console(stderr=self.json_to == "-", quiet=self.quiet, highlight=False)
+
+    def specification(self) -> str:
+        """The network's words, given in one of the two places."""
+        if self.network and self.model:
+            raise InvalidInput(f"network given twice: {self.network} and --model {self.model}; give one")
+        found = self.network or self.model
+        if not found:
+            raise InvalidInput(
+                "no network given; name it first, or with --model (try: resnet20, net.py:build, net.onnx)"
+            )
+        return found
+
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The input shapes, each with its batch."""
+        return tuple(parse_shape(text) for text in self.input_shapes)
+
+    def load_data(self) -> Data | None:
+        """The data set, resized to ``--input-shape`` where that is one image."""
+        if self.data is None:
+            return None
+        shapes = self.shapes()
+        image = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 4 else None
+        if image is not None and image[2] != image[3]:
+            raise InvalidInput(f"input shape {self.input_shapes[0]}: images are read as squares; give equal sides")
+        config = configured(
+            DataConfig,
+            source=self.data,
+            size=image[2] if image else None,
+            channels=image[1] if image else None,
+            mean=_numbers("--mean", self.mean),
+            std=_numbers("--std", self.std),
+        )
+        return load_data(config, self.seed)
+
+    def open(self, data: Data | None) -> Network:
+        """The network, filled and tried."""
+        return self.open_other(self.specification(), data, self.weights)
+
+    def open_other(self, specification: str, data: Data | None, weights: Path | None = None) -> Network:
+        """Another network on the same data (a teacher)."""
+        return open_network(
+            specification, weights=weights, data=data, input_shapes=self.shapes(), trust=self.trust, seed=self.seed
+        )
+
+    def tell(self, value: Mapping[str, Any] | BaseModel) -> None:
+        """Write ``value`` where ``--json`` says; an infinity is the string "Infinity", which JSON has no number for."""
+        text = json.dumps(_plain(value), indent=1)
+        if self.json_to == "-":
+            click.echo(text)
+        elif self.json_to is not None:
+            target = Path(self.json_to)
+            try:
+                partial = target.with_name(f".{target.name}.partial")
+                partial.write_text(text + "\n", encoding="utf-8")
+                partial.replace(target)
+            except OSError as error:
+                raise InvalidInput(f"--json {target}: cannot be written ({error.strerror})") from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return json.loads(value.model_dump_json())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InvalidInput(f"{option} {text}: expected numbers with commas, one per channel") from error
+
+
+def training_of(values: dict[str, Any]) -> Training:
+    """The training that the options ask for; they are taken out of ``values``."""
+    names = [name for name in Training.model_fields if name != "augment"]
+    taken = {name: values.pop(name) for name in names if name in values}
+    augment = values.pop("augment", None)
+    return configured(Training, **taken, augment=tuple(augment.split(",")) if augment else ())
+
+
+@contextmanager
+def progress_bars(options: Options) -> Iterator[ProgressReport]:
+    """A progress that draws one bar per task on stderr, with the time left; plain lines where it is no terminal."""
+    console = Console(stderr=True, quiet=options.quiet, highlight=False)
+    if options.quiet:
+        yield silent
+        return
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(task: str, done: int, total: int, note: str = "") -> None:
+            if task not in tasks:
+                tasks[task] = bars.add_task(task, total=total, note=note)
+            bars.update(tasks[task], completed=done, total=total, note=note)
+
+        yield report
+
+
+def _lines(console: Console) -> ProgressReport:
+    last: dict[str, tuple[int, str]] = {}
+
+    def report(task: str, done: int, total: int, note: str = "") -> None:
+        tenth = 10 * done // max(1, total)
+        if last.get(task) != (tenth, "") and (task not in last or last[task][0] != tenth or done == total):
+            last[task] = (tenth, "")
+            console.print(Text(f"{task}: {done} of {total} {note}".rstrip()))
+
+    return report
+
+
+def apply_stage(
+    options: Options,
+    stage: Stage,
+    name: str,
+    *,
+    teacher: str | None = None,
+    needs_data: bool = False,
+    starts_random: bool = False,
+) -> None:
+    """Open the network, apply one stage, write the artifact, tell what happened."""
+    assert options.output is not None, "commands that write have --output"
+    require_free(options.output, overwrite=options.overwrite)
+    if needs_data and options.data is None:
+        raise InvalidInput(f"{name}: it needs data; give --data digits, an image folder, an .npz or file.py:callable")
+    data = options.load_data()
+    network = options.open(data)
+    opened_teacher = options.open_other(teacher, data) if teacher else None
+    if starts_random and network.lineage:
+        options.console.print(f"{options.specification()} is trained already: training goes on from its weights")
+    with progress_bars(options) as progress:
+        context = Context(
+            network.example_inputs, data, opened_teacher.model if opened_teacher else None, options.seed, progress
+        )
+        after, record = advance(network, stage, context, name=name)
+    save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})
+    options.console.print(stage_table(record))
+    if options.verbose:
+        for edit in record.edits:
+            options.console.print(Text(f"  {edit.layer or '(network)'} {edit.what}: {edit.before} -> {edit.after}"))
+    shown = record.skipped if options.verbose else record.skipped[:5]
+    for skip in shown:
+        options.console.print(Text(f"  left alone: {skip.layer or '(network)'}: {skip.reason}"))
+    if len(record.skipped) > len(shown):
+        options.console.print(f"  ... and {len(record.skipped) - len(shown)} more (-v tells all)")
+    options.console.print(Text(f"written: {options.output}"))
+    options.tell(record)
+
+
+def stage_table(record: StageRecord) -> Table:
+    """What a stage did to the four quantities."""
+    table = Table("", "before", "after", "ratio", title=f"{record.name}: {record.seconds:.1f} s", title_justify="left")
+    rows: tuple[tuple[str, str], ...] = (
+        ("params", "parameters"),
+        ("macs", "multiply-adds"),
+        ("size_bytes", "bytes of weights"),
+        ("top1", "validation top-1 %"),
+    )
+    for key, title in rows:
+        before, after = _get(record.before, key), _get(record.after, key)
+        if before is None or after is None:
+            continue
+        if key == "top1":
+            table.add_row(title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f} points")
+        else:
+            table.add_row(title, f"{before:,}", f"{after:,}", f"{before / max(1, after):.2f}x")
+    return table
+
+
+def _get(cost: Cost, key: str) -> float | None:
+    value = getattr(cost, key)
+    assert value is None or isinstance(value, (int, float)), f"{key} is a number"
+    return value

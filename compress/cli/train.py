@@ -1,0 +1,29 @@
+"""compress train"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command("train", short_help="Train a network from its source.")
+@options.network
+@options.data
+@options.training(epochs=10)
+@options.output
+@options.common
+def command(**values: Any) -> None:
+    """Train a network on the train split and write it as an artifact.
+
+    \b
+    Example:
+      compress train resnet20:width=32 --data digits --epochs 8 -o out/base
+      compress train net.py:build --data photos/ --input-shape 3,64,64 --epochs 90 --augment flip,crop -o out/base
+    """
+    from .session import Options, apply_stage, training_of
+
+    training = training_of(values)
+    apply_stage(Options(**values), training, "train", needs_data=True, starts_random=True)

@@ -1,0 +1,153 @@
+"""One trace for everyone: the graph of a network, from ``torch.export``, with the way back to its modules and source.
+
+Folding, pruning, costing, quantization and the exporters all read this graph, so that a layer is known by what flows
+through it and never by the order or the names of modules.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import Node
+
+from .errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced network: ``program.graph`` holds ATen operations in the order in which they run.
+
+    ``model`` is the network that was traced (its parameters are the program's own, not copies).
+    """
+
+    model: nn.Module
+    program: ExportedProgram
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node: placeholders (parameters, buffers, inputs), calls, output."""
+        return tuple(self.program.graph.nodes)
+
+    def calls(self, *operations: object) -> Iterator[Node]:
+        """The call nodes, or those that call one of ``operations`` (as ``torch.ops.aten.relu.default``)."""
+        for node in self.program.graph.nodes:
+            if node.op == "call_function" and (not operations or node.target in operations):
+                yield node
+
+    @cached_property
+    def _tensor_names(self) -> dict[str, str]:
+        signature = self.program.graph_signature
+        return {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+
+    def tensor_name(self, node: object) -> str | None:
+        """The qualified name ("layer1.0.conv1.weight") of the parameter or buffer that ``node`` stands for, if any."""
+        return self._tensor_names.get(node.name) if isinstance(node, Node) else None
+
+    def tensor(self, node: object) -> Tensor | None:
+        """The parameter or buffer that ``node`` stands for, if any."""
+        name = self.tensor_name(node)
+        if name is None:
+            return None
+        owner, _, attribute = name.rpartition(".")
+        try:
+            value = getattr(self.model.get_submodule(owner), attribute)
+        except AttributeError:  # a constant that torch.export lifted out of the code
+            value = self.program.constants.get(name)
+        return value if isinstance(value, Tensor) else None
+
+    @cached_property
+    def inputs(self) -> tuple[Node, ...]:
+        """The placeholders of the network's own inputs, in order."""
+        names = set(self.program.graph_signature.user_inputs)
+        return tuple(n for n in self.program.graph.nodes if n.op == "placeholder" and n.name in names)
+
+    @cached_property
+    def outputs(self) -> tuple[Node, ...]:
+        """The nodes whose values the network returns, in order."""
+        output = next(n for n in self.program.graph.nodes if n.op == "output")
+        return tuple(n for n in output.args[0] if isinstance(n, Node))
+
+    def layer(self, node: Node) -> str:
+        """The qualified name of the module in whose forward ``node`` is called; "" is the network itself."""
+        return (self.layers(node) or ("",))[-1]
+
+    def layers(self, node: Node) -> tuple[str, ...]:
+        """The qualified names of all modules in whose forward ``node`` is called, the network ("") first."""
+        stack = node.meta.get("nn_module_stack") or {}
+        # A module called again carries a call count: "conv@1".
+        return tuple(re.sub(r"@\d+", "", name) for name, _ in stack.values())
+
+    def source(self, node: Node) -> str:
+        """Where the user's code calls ``node``: "net.py:14: x = self.fc(x)", the innermost line outside of torch."""
+        lines = (node.meta.get("stack_trace") or "").strip().splitlines()
+        found = "unknown place"
+        for header, code in pairwise(lines):
+            match = re.match(r'\s*File "(.+)", line (\d+)', header)
+            if match and "/torch/" not in match[1]:
+                found = f"{match[1].rsplit('/', 1)[-1]}:{match[2]}: {code.strip()}"
+        return found
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """The shape of the tensor that ``node`` yields, as traced; a dynamic dimension reads as its traced size."""
+    value = node.meta["val"]
+    return tuple(int(size) for size in value.shape)
+
+
+def argument(node: Node, name: str) -> Any:
+    """What the call ``node`` is given for the argument ``name`` of its operation's schema, or that argument's default.
+
+    Raises:
+        KeyError: the operation has no such argument.
+    """
+    for place, described in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if described.name == name:
+            return node.args[place] if place < len(node.args) else node.kwargs.get(name, described.default_value)
+    raise KeyError(f"{node.target} has no argument {name!r}")
+
+
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = False) -> Graph:
+    """The graph of ``model`` in evaluation mode on inputs of these shapes; the model's mode is left as it was.
+
+    Args:
+        dynamic_batch: let the first dimension of every input vary, where the network allows it; where its code fixes
+            the batch, the trace falls back to the given size.
+
+    Raises:
+        InvalidInput: the network does not run on these inputs, or its code cannot be traced.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if dynamic_batch:
+                # A dimension of size 1 would be traced as a constant.
+                doubled = tuple(torch.cat([x, x]) if x.ndim and x.shape[0] == 1 else x for x in example_inputs)
+                shapes = tuple({0: Dim.AUTO} if x.ndim else None for x in doubled)
+                with suppress(Exception):  # whatever the reason, the static trace below decides
+                    return Graph(model, torch.export.export(model, doubled, dynamic_shapes=shapes, strict=False))
+            return Graph(model, torch.export.export(model, example_inputs, strict=False))
+    except Exception as error:
+        shapes_text = ", ".join(str(tuple(x.shape)) for x in example_inputs)
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInput(
+            f"model {type(model).__name__}: cannot be traced on inputs of shape {shapes_text}: {first_line}"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,311 @@
+"""Networks and the places they come from: the zoo, a user's code, an ONNX file; and the weights that go into them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InvalidInput
+from .quantize.encoding import Encoding
+from .siblings import sibling, users_imports
+from .stage import Edit
+
+Kind = Literal["zoo", "file", "module", "onnx"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network's architecture comes from, enough to build it again with random weights.
+
+    Args:
+        kind: what ``name`` is: a zoo name, a Python file, an importable module, or an ONNX file.
+        attribute: the callable in the file or module.
+        options: keywords of the callable.
+        sha256: of the file, to notice that it changed.
+    """
+
+    kind: Kind
+    name: str
+    attribute: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return ":".join(part for part in (self.name, self.attribute, options) if part)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its history: what a command reads, and what it writes as an artifact.
+
+    Args:
+        edits: every edit since the source, in order; replayed on a fresh build they give this architecture.
+        lineage: one record per stage: its name, configuration and digest of the weights that it left.
+        encodings: of the quantized tensors, if it was quantized.
+        example_inputs: shapes to trace with, and the inputs that parity is checked on.
+    """
+
+    model: nn.Module
+    source: Source
+    edits: tuple[Edit, ...] = ()
+    lineage: tuple[Mapping[str, Any], ...] = ()
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    example_inputs: tuple[Tensor, ...] = ()
+
+
+def parse(specification: str) -> Source:
+    """The source that a user's words name: ``resnet20``, ``resnet20:width=32``, ``net.py:build``,
+    ``package.module:build:width=32`` or ``net.onnx``.
+
+    >>> parse("resnet20:width=32,in_channels=1").options
+    {'width': 32, 'in_channels': 1}
+
+    Raises:
+        InvalidInput: it is none of these.
+    """
+    head, *rest = specification.split(":")
+    options: dict[str, Any] = {}
+    if rest and "=" in rest[-1]:
+        for pair in rest.pop().split(","):
+            key, separator, value = pair.partition("=")
+            if not separator or not key.isidentifier():
+                raise InvalidInput(f"model {specification}: expected options as key=value,key=value, got {pair!r}")
+            options[key] = _literal(value)
+    path = Path(head)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise InvalidInput(f"model {head}: no such file")
+        return Source("onnx", str(path.resolve()), sha256=_sha256(path))
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise InvalidInput(f"model {head}: no such file")
+        if len(rest) != 1:
+            raise InvalidInput(f"model {specification}: expected {head}:callable, the name of what builds the network")
+        return Source("file", str(path.resolve()), rest[0], options, _sha256(path))
+    if len(rest) == 1:
+        return Source("module", head, rest[0], options)
+    if rest:
+        raise InvalidInput(f"model {specification}: expected name[:key=value,...] or file.py:callable[:key=value,...]")
+    if head not in zoo_names():
+        raise InvalidInput(
+            f"model {specification}: neither a file, an artifact folder, file.py:callable, nor a name of the zoo "
+            f"({', '.join(zoo_names())})"
+        )
+    return Source("zoo", head, options=options)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def zoo_names() -> tuple[str, ...]:
+    """The names of our zoo."""
+    names: tuple[str, ...] = sibling("models").names()
+    return names
+
+
+def build(source: Source, defaults: Mapping[str, Any] | None = None) -> tuple[nn.Module, Source]:
+    """The network, with the weights that its source gives it, in evaluation mode; and the source, options completed.
+
+    Args:
+        defaults: options of a zoo network that the user did not set (``num_classes`` as the data has).
+
+    Raises:
+        InvalidInput: the user's code fails or returns no network.
+    """
+    if source.kind == "onnx":
+        from .onnx_import import load_onnx
+
+        return load_onnx(Path(source.name)).eval(), source
+    if source.kind == "zoo":
+        complete = Source("zoo", source.name, options={**(defaults or {}), **source.options})
+        try:
+            made = sibling("models").build(source.name, **complete.options)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"model {source}: {error}") from error
+        return made.eval(), complete
+    made = _call(source)
+    if not isinstance(made, nn.Module):
+        raise InvalidInput(f"model {source}: expected a torch.nn.Module, got {type(made).__name__}")
+    return made.eval(), source
+
+
+def call(specification: str) -> Any:
+    """What the user's ``file.py:callable`` (or ``package.module:callable``) returns."""
+    return _call(parse(specification))
+
+
+def _call(source: Source) -> Any:
+    folder = Path(source.name).parent if source.kind == "file" else Path.cwd()
+    with users_imports(folder):
+        module = _user_module(source)
+        target: Any = module
+        for part in source.attribute.split("."):
+            if not hasattr(target, part):
+                names = ", ".join(sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_")))
+                raise InvalidInput(
+                    f"{source}: {source.name} has no {source.attribute}; it has {names or 'no callables'}"
+                )
+            target = getattr(target, part)
+        if not callable(target):
+            return target
+        try:
+            inspect.signature(target).bind(**source.options)
+        except TypeError as error:
+            raise InvalidInput(f"{source}: {source.attribute} cannot be called so: {error}") from error
+        except ValueError:
+            pass  # a builtin without a signature
+        try:
+            return target(**source.options)
+        except Exception as error:
+            raise InvalidInput(f"{source}: {source.attribute} failed: {type(error).__name__}: {error}") from error
+
+
+def _user_module(source: Source) -> Any:
+    try:
+        if source.kind == "module":
+            return importlib.import_module(source.name)
+        # A name of its own, so that a user's "export.py" or "train.py" meets nobody else's.
+        name = f"_user_{Path(source.name).stem}_{hashlib.sha256(source.name.encode()).hexdigest()[:8]}"
+        specification = importlib.util.spec_from_file_location(name, source.name)
+        assert specification is not None and specification.loader is not None, "a .py file has a loader"
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[name] = module
+        specification.loader.exec_module(module)
+        return module
+    except Exception as error:
+        raise InvalidInput(f"{source}: importing {source.name} failed: {type(error).__name__}: {error}") from error
+
+
+def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
+    """Put the weights of a file into ``model``: safetensors, or a state dict that ``torch.save`` wrote.
+
+    Args:
+        trust: allow a pickle that may run code of its author's.
+
+    Raises:
+        InvalidInput: missing, damaged, a pickle without ``trust``, weights of another network, or not finite.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"weights {path}: no such file")
+    state = _read_state(path, trust)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    own = model.state_dict()
+    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unknown:
+        raise InvalidInput(
+            f"weights {path}: not of this network: {len(missing)} tensors are missing ({_few(missing)}) and "
+            f"{len(unknown)} are unknown ({_few(unknown)})"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise InvalidInput(
+                f"weights {path}: {name} has shape {tuple(tensor.shape)}, the network's is {tuple(own[name].shape)}"
+            )
+    model.load_state_dict(state, strict=False)
+    require_finite(model, f"weights {path}")
+
+
+def require_finite(model: nn.Module, where: str) -> None:
+    """Raise InvalidInput naming the first tensor of ``model`` that holds NaN or infinity."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InvalidInput(f"{where}: {name} holds {bad} values that are not finite (NaN or infinity)")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+
+
+def _read_state(path: Path, trust: bool) -> dict[str, Tensor]:
+    import pickle
+
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InvalidInput(f"weights {path}: not a readable safetensors file ({error})") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise InvalidInput(
+            f"weights {path}: a pickle that may run code when it is loaded; give a plain state dict or safetensors, "
+            "or --trust if you trust its author"
+        ) from error
+    except Exception as error:
+        raise InvalidInput(f"weights {path}: not a readable state dict ({type(error).__name__}: {error})") from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if isinstance(loaded, nn.Module):
+        loaded = loaded.state_dict()
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InvalidInput(f"weights {path}: expected a state dict of tensors, got {type(loaded).__name__}")
+    return dict(loaded)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """A shape with its batch: ``3,32,32`` and ``1,3,32,32`` are the same.
+
+    >>> parse_shape("3,32,32")
+    (1, 3, 32, 32)
+
+    Raises:
+        InvalidInput: not positive integers with commas.
+    """
+    try:
+        sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise InvalidInput(f"input shape {text!r}: expected positive sizes with commas, as 3,32,32 or 1,3,32,32")
+    return sizes if len(sizes) in (2, 4) else (1, *sizes)
+
+
+def random_inputs(shapes: tuple[tuple[int, ...], ...], seed: int = 0) -> tuple[Tensor, ...]:
+    """Standard normal inputs of these shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def check_runs(model: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
+    """Raise InvalidInput if ``model`` does not run on ``inputs`` or yields values that are not finite."""
+    try:
+        with torch.no_grad():
+            output = model(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInput(
+            f"model {name}: does not run on inputs of shape {shapes}: {first}; check --input-shape and the data"
+        ) from error
+    tensors = (
+        output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else (output,)
+    )
+    if not all(math.isfinite(float(t.double().abs().max())) for t in tensors if isinstance(t, Tensor) and t.numel()):
+        raise InvalidInput(f"model {name}: its output is not finite (NaN or infinity) on the example inputs")

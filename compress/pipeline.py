@@ -1,0 +1,395 @@
+"""The loop: a recipe's stages in order, each measured before and after, then the files, then the report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import artifact, deploy
+from .cost import cost
+from .data import Data
+from .data import load as load_data
+from .errors import GateFailed, InvalidInput
+from .fold import Fold
+from .load import Network, build, check_runs, load_weights, parse, random_inputs
+from .quantize import simulate
+from .recipe import Export, Gates, Recipe
+from .recipe import read as read_recipe
+from .report import write as write_report
+from .report.schema import (
+    BenchmarkRecord,
+    Cost,
+    DataRecord,
+    EditRecord,
+    ExportRecord,
+    Gate,
+    LayerRecord,
+    Layers,
+    Report,
+    SkipRecord,
+    StageRecord,
+    Summary,
+)
+from .stage import Context, Progress, Stage, silent
+from .train import Training, top1
+
+
+def open_network(
+    specification: str,
+    *,
+    weights: Path | None = None,
+    data: Data | None = None,
+    input_shapes: tuple[tuple[int, ...], ...] = (),
+    trust: bool = False,
+    seed: int = 0,
+) -> Network:
+    """The network that a user's words name: an artifact folder, or a source as :func:`compress.load.parse` reads it.
+
+    Raises:
+        InvalidInput: it cannot be found, built, filled with the weights, or run on inputs of the data's shape.
+    """
+    path = Path(specification)
+    if path.is_dir():
+        network = artifact.load(path)
+        if weights is not None:
+            raise InvalidInput(f"weights {weights}: the artifact {path} has its own; leave --weights out")
+    else:
+        source = parse(specification)
+        defaults: dict[str, Any] = {}
+        if source.kind == "zoo" and data is not None:
+            defaults["in_channels"] = data.example().shape[1]
+            if data.classes:
+                defaults["num_classes"] = len(data.classes)
+        torch.manual_seed(seed)
+        model, source = build(source, defaults)
+        if weights is not None:
+            load_weights(model, weights, trust=trust)
+        network = Network(model, source)
+    if input_shapes:
+        inputs = random_inputs(input_shapes, seed)
+    elif network.example_inputs:
+        inputs = network.example_inputs
+    elif data is not None:
+        inputs = (data.example(8),)
+    elif network.source.kind == "onnx":
+        from .onnx_import import example_inputs_of
+
+        inputs = example_inputs_of(Path(network.source.name))
+    else:
+        raise InvalidInput(f"model {specification}: give --input-shape (as 3,224,224) or --data, to know what it takes")
+    check_runs(network.model, inputs, specification)
+    return replace(network, example_inputs=inputs)
+
+
+def measure(network: Network, data: Data | None) -> Cost:
+    """What the network costs, and its accuracy on the validation split (of the simulation, where it is quantized)."""
+    counted = cost(network.model, network.example_inputs)
+    right = None
+    if data is not None and "validation" in data.splits:
+        model = network.model
+        if network.encodings:
+            model = simulate(network.model, network.encodings, network.example_inputs)
+        right = top1(model, data.split("validation"))
+    return Cost(params=counted.params, macs=counted.macs, size_bytes=_stored_bytes(network), top1=right)
+
+
+def _stored_bytes(network: Network) -> int:
+    """Bytes of all parameters and buffers, each in the precision that its encoding gives it."""
+    total = 0
+    seen: set[int] = set()
+    for name, tensor in network.model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        encoding = network.encodings.get(name)
+        total += tensor.numel() * encoding.bits // 8 if encoding else tensor.numel() * tensor.element_size()
+    return total
+
+
+def advance(
+    network: Network, stage: Stage, context: Context, *, name: str, before: Cost | None = None
+) -> tuple[Network, StageRecord]:
+    """Apply one stage and measure it: the new network, with its history, and the account of what happened."""
+    before = before or measure(network, context.data)
+    start = time.perf_counter()
+    result = stage.apply(network.model, context)
+    seconds = time.perf_counter() - start
+    structural = tuple(e for e in result.edits if e.kind not in ("precision", "weights"))
+    config: dict[str, Any] = stage.model_dump(mode="json") if hasattr(stage, "model_dump") else {}
+    encodings = result.encodings or ({} if structural or result.history else network.encodings)
+    lineage = {"stage": name, "config": config, "seed": context.seed, "weights": artifact.weights_digest(result.model)}
+    advanced = replace(
+        network,
+        model=result.model,
+        edits=network.edits + structural,
+        lineage=(*network.lineage, lineage),
+        encodings=encodings,
+    )
+    skipped = [SkipRecord(layer=skip.layer, reason=skip.reason) for skip in result.skipped]
+    if network.encodings and not encodings:
+        skipped.append(SkipRecord(layer="", reason="the earlier quantization no longer fits: quantize again"))
+    record = StageRecord(
+        name=name,
+        config=config,
+        seconds=seconds,
+        edits=tuple(EditRecord(**vars(edit)) for edit in result.edits),
+        skipped=tuple(skipped),
+        before=before,
+        after=measure(advanced, context.data),
+        history=result.history,
+    )
+    return advanced, record
+
+
+def train(network: Network, data: Data, training: Training, context: Context) -> tuple[Network, StageRecord]:
+    """Fit the weights of ``network``; its architecture stays."""
+    return advance(network, training, replace(context, data=data, teacher=None), name="train")
+
+
+def run(
+    recipe: Recipe | Path | str,
+    output: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    trust: bool = False,
+) -> Report:
+    """Run a recipe from beginning to end and write everything to the folder ``output``.
+
+    The folder holds an artifact per step, ``exports/``, ``report.json`` and ``report.html``. A run that was interrupted
+    goes on after the last complete step (and within a training after the last epoch) when it is started again.
+
+    Raises:
+        InvalidInput: the recipe, network or data cannot be used.
+        GateFailed: a gate of the recipe does not hold; everything was written all the same.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    output = Path(output)
+    artifact.require_free(output, overwrite=overwrite)
+    data = load_data(recipe.data, recipe.seed) if recipe.data else None
+    work = output.parent / f".{output.name}.unfinished"
+    mark = work / "recipe.json"
+    if work.exists() and not (mark.is_file() and json.loads(mark.read_text())["digest"] == recipe.digest):
+        rmtree(work)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        mark.write_text(json.dumps({"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}, indent=1))
+    except OSError as error:
+        raise InvalidInput(f"output {output}: cannot be written ({error.strerror}); give another -o") from error
+    try:
+        report = _run(recipe, work, data, progress, trust)
+    except BaseException:
+        if not any(artifact.is_artifact(path) for path in work.iterdir()) and not any(work.glob("*/*.ckpt")):
+            rmtree(work)
+        raise
+    rmtree(work / "checkpoints", ignore_errors=True)
+    if output.exists():
+        rmtree(output) if output.is_dir() else output.unlink()
+    work.rename(output)
+    failed = [gate for gate in report.gates if not gate.passed]
+    if failed:
+        told = "; ".join(f"{gate.name}: expected {gate.expected}, got {gate.got}" for gate in failed)
+        raise GateFailed(f"{output}: {len(failed)} of {len(report.gates)} gates failed: {told}")
+    return report
+
+
+def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool) -> Report:
+    steps = ["baseline", *recipe.step_names]
+    total = len(steps) + len(recipe.exports) + 2
+    networks: dict[str, Network] = {}
+    records: list[StageRecord] = []
+    checkpoints = work / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    network: Network | None = None
+    for number, name in enumerate(steps):
+        progress("recipe", number, total, name)
+        folder = work / f"{number}-{name}"
+        if artifact.is_artifact(folder):
+            network = artifact.load(folder)
+            recorded = artifact.read_manifest(folder)["metrics"]
+            records += [StageRecord.model_validate(recorded["stage"])] if "stage" in recorded else []
+        else:
+            record: StageRecord | None = None
+            if network is None:
+                network, record = _baseline(
+                    recipe, data, _context(recipe, data, None, (), checkpoints, progress), trust
+                )
+            else:
+                teacher = networks["baseline"].model if recipe.teacher == "baseline" else None
+                context = _context(recipe, data, teacher, network.example_inputs, checkpoints, progress)
+                before = records[-1].after if records else None
+                network, record = advance(network, recipe.stages[number - 1].stage, context, name=name, before=before)
+            metrics = {"stage": record.model_dump(mode="json")} if record is not None else {}
+            artifact.save(network, folder, metrics=metrics)
+            records += [record] if record is not None else []
+            for finished in checkpoints.iterdir():
+                finished.unlink()
+        networks[name] = network
+    assert network is not None, "the first step makes the baseline"
+
+    (work / "exports").mkdir(exist_ok=True)
+    exports: list[ExportRecord] = []
+    files: list[deploy.Deployed] = []
+    for number, wanted in enumerate(recipe.exports):
+        progress("recipe", len(steps) + number, total, f"export {wanted.name}")
+        exported, file = _export(wanted, networks[wanted.after], work)
+        exports.append(exported)
+        files.append(file)
+    progress("recipe", total - 2, total, "benchmark")
+    benchmarks: list[BenchmarkRecord] = []
+    if files:
+        benchmarks = deploy.measure(
+            files, threads=recipe.benchmark.threads, preset=recipe.benchmark.preset, data=data, progress=progress
+        )
+        benchmarks = [
+            record.model_copy(update={"file": f"exports/{file.path.name}"})
+            for record, file in zip(benchmarks, files, strict=True)
+        ]
+    progress("recipe", total - 1, total, "report")
+    first, last = networks["baseline"], files[-1].network if files else network
+    assert last is not None, "an exported file has its network"
+    summary = _summary(exports, benchmarks, first, last)
+    report = Report(
+        created=datetime.now(UTC),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        recipe=recipe.model_dump(mode="json", exclude_unset=True),
+        recipe_digest=recipe.digest,
+        seed=recipe.seed,
+        machine=deploy.machine(),
+        versions=deploy.versions(),
+        model=str(first.source),
+        data=DataRecord(name=data.name, samples={k: len(v) for k, v in data.splits.items()}) if data else None,
+        stages=tuple(records),
+        exports=tuple(exports),
+        benchmarks=tuple(benchmarks),
+        layers=Layers(before=layers(first), after=layers(last)),
+        summary=summary,
+        gates=check_gates(recipe.gates, summary, exports, benchmarks),
+    )
+    write_report(report, work)
+    progress("recipe", total, total, "done")
+    return report
+
+
+def _context(
+    recipe: Recipe,
+    data: Data | None,
+    teacher: nn.Module | None,
+    example_inputs: tuple[Tensor, ...],
+    checkpoints: Path,
+    progress: Progress,
+) -> Context:
+    return Context(example_inputs, data, teacher, recipe.seed, progress, str(checkpoints))
+
+
+def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) -> tuple[Network, StageRecord | None]:
+    network = open_network(
+        recipe.model,
+        weights=Path(recipe.weights) if recipe.weights else None,
+        data=data,
+        input_shapes=(recipe.input_shape,) if recipe.input_shape else (),
+        trust=trust,
+        seed=recipe.seed,
+    )
+    if recipe.train is None or recipe.weights is not None:
+        return network, None
+    if data is None:
+        raise InvalidInput("recipe: 'train' needs 'data' to train on")
+    return train(network, data, recipe.train, context)
+
+
+def _export(wanted: Export, network: Network, work: Path) -> tuple[ExportRecord, deploy.Deployed]:
+    path = work / "exports" / f"{wanted.name}.onnx"
+    folded = fold_for_export(network)
+    record = deploy.export(folded, wanted.name, path, simplify=wanted.simplify, shown=f"exports/{path.name}")
+    return record, deploy.Deployed(wanted.name, path, folded)
+
+
+def fold_for_export(network: Network) -> Network:
+    """The network with its batch norms folded, as engines do on their own; a quantized one is folded already."""
+    if network.encodings:
+        return network
+    folded = Fold().apply(network.model, Context(network.example_inputs))
+    return replace(network, model=folded.model)
+
+
+def layers(network: Network) -> tuple[LayerRecord, ...]:
+    """The cost of every layer that has parameters or multiply-adds, in the order in which they run."""
+    found = cost(network.model, network.example_inputs).layers
+    return tuple(
+        LayerRecord(
+            layer=layer.layer,
+            operation=layer.operation,
+            params=layer.params,
+            macs=layer.macs,
+            activation_bytes=layer.activation_bytes,
+            output_shape=layer.output_shape,
+        )
+        for layer in found
+        if layer.params or layer.macs
+    )
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
+def _summary(exports: list[ExportRecord], benchmarks: list[BenchmarkRecord], first: Network, last: Network) -> Summary:
+    before, after = cost(first.model, first.example_inputs), cost(last.model, last.example_inputs)
+    ratios = {"macs_ratio": _ratio(before.macs, after.macs), "params_ratio": _ratio(before.params, after.params)}
+    if not exports:
+        return Summary(**ratios)
+    base, deployed = benchmarks[0], benchmarks[-1]
+    drop = base.top1 - deployed.top1 if base.top1 is not None and deployed.top1 is not None else None
+    return Summary(
+        **ratios,
+        speedup=_ratio(base.latency_ms.p50, deployed.latency_ms.p50),
+        size_ratio=_ratio(exports[0].size_bytes, exports[-1].size_bytes),
+        top1_drop=drop,
+        baseline=base.name,
+        deployed=deployed.name,
+    )
+
+
+def check_gates(
+    gates: Gates, summary: Summary, exports: list[ExportRecord], benchmarks: list[BenchmarkRecord]
+) -> tuple[Gate, ...]:
+    """Each gate that is set, against what was measured; a value that could not be measured fails."""
+    found: list[Gate] = []
+
+    def at_least(name: str, bound: float | None, got: float | None) -> None:
+        if bound is not None:
+            shown = None if got is None else round(got, 2)
+            found.append(
+                Gate(name=name, expected=f"at least {bound:g}", got=shown, passed=got is not None and got >= bound)
+            )
+
+    at_least("speedup", gates.speedup, summary.speedup)
+    at_least("size_ratio", gates.size_ratio, summary.size_ratio)
+    at_least("macs_ratio", gates.macs_ratio, summary.macs_ratio)
+    if gates.top1_drop is not None:
+        drop = summary.top1_drop
+        # Accuracies are multiples of one sample: compare without the noise of their floating-point difference.
+        passed = drop is not None and round(drop, 6) <= gates.top1_drop
+        shown = None if drop is None else round(drop, 2)
+        found.append(Gate(name="top1_drop", expected=f"at most {gates.top1_drop:g}", got=shown, passed=passed))
+    if gates.float_nodes is not None:
+        nodes = exports[-1].nodes.float if exports and exports[-1].nodes else None
+        passed = nodes is not None and nodes <= gates.float_nodes
+        found.append(Gate(name="float_nodes", expected=f"at most {gates.float_nodes}", got=nodes, passed=passed))
+    if gates.top1_agreement is not None:
+        for record in benchmarks:
+            if record.top1 is not None:
+                agreement = record.parity.top1_agreement if record.parity else None
+                at_least(f"top1_agreement of {record.name}", gates.top1_agreement, agreement)
+    return tuple(found)

@@ -1,0 +1,5 @@
+"""Structured pruning through a graph of channel dependencies."""
+
+from .prune import Prune
+
+__all__ = ["Prune"]

@@ -1,0 +1,106 @@
+"""Encoding: how the values of one tensor become integers, said without any engine's dialect.
+
+An encoding keeps the *range* of real values that the integers span. What an engine wants (uint8 with zero point 0 after
+a ReLU, symmetric int8, ...) is derived from it by :meth:`Encoding.parameters`, so that one calibration serves all.
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2017),
+equation 1: ``real = scale * (integer - zero_point)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integer = Literal["uint8", "int8"]
+
+
+@dataclass(frozen=True)
+class IntegerParameters:
+    """``real = scale * (integer - zero_point)``; scale float32 and zero point int64, of shape () or (channels,)."""
+
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.int64]
+    low: int
+    high: int
+
+    def quantize(self, real: NDArray[np.floating[Any]], axis: int | None = None) -> NDArray[np.int64]:
+        """Integers nearest to ``real`` (ties to even), clamped to low..high."""
+        scale, zero_point = self._along(axis, real.ndim)
+        integers: NDArray[np.int64] = np.clip(np.rint(real / scale) + zero_point, self.low, self.high).astype(np.int64)
+        return integers
+
+    def dequantize(self, integers: NDArray[np.integer[Any]], axis: int | None = None) -> NDArray[np.float32]:
+        """The real values that ``integers`` stand for."""
+        scale, zero_point = self._along(axis, integers.ndim)
+        return ((integers - zero_point) * scale).astype(np.float32)
+
+    def _along(self, axis: int | None, ndim: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if axis is None:
+            return self.scale, self.zero_point
+        shape = [1] * ndim
+        shape[axis] = -1
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The quantization of one tensor.
+
+    Args:
+        low: smallest real value that must be representable, one for the tensor or one per channel along ``axis``.
+        high: largest, likewise.
+        bits: width of the integers.
+        symmetric: zero point 0 in signed integers, as weights have.
+        axis: the channel dimension of ``low`` and ``high``; None for one range for the whole tensor.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    bits: int = 8
+    symmetric: bool = False
+    axis: int | None = None
+
+    def parameters(self, dtype: Integer, *, symmetric: bool | None = None, narrow: bool = False) -> IntegerParameters:
+        """Scale and zero point in ``dtype``; the range is widened to hold 0, which must be exact (padding is 0).
+
+        Args:
+            symmetric: overrides the encoding's own, for engines that know nothing else.
+            narrow: leave out the lowest signed integer, so that -127..127 is symmetric about 0 (weights).
+        """
+        symmetric = self.symmetric if symmetric is None else symmetric
+        low = np.minimum(np.asarray(self.low, np.float64), 0)
+        high = np.maximum(np.asarray(self.high, np.float64), 0)
+        least, most = (0, 2**self.bits - 1) if dtype == "uint8" else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        least += int(narrow and dtype == "int8")
+        tiny = float(np.finfo(np.float32).tiny) * 2**24
+        if symmetric and dtype == "int8":
+            scale = np.maximum(np.maximum(-low, high) / most, tiny)
+            zero_point = np.zeros(scale.shape, np.int64)
+        else:
+            scale = np.maximum((high - low) / (most - least), tiny)
+            zero_point = np.clip(np.rint(least - low / scale), least, most).astype(np.int64)
+        scale32 = scale.astype(np.float32)
+        if self.axis is None:
+            return IntegerParameters(scale32[0], zero_point[0], least, most)
+        return IntegerParameters(scale32, zero_point, least, most)
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping of plain values."""
+        return {
+            "low": list(self.low),
+            "high": list(self.high),
+            "bits": self.bits,
+            "symmetric": self.symmetric,
+            "axis": self.axis,
+        }
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Encoding:
+        """The encoding that :meth:`to_json` wrote."""
+        return Encoding(
+            tuple(record["low"]), tuple(record["high"]), record["bits"], record["symmetric"], record["axis"]
+        )

@@ -1,0 +1,371 @@
+"""Which tensors of a network become integers: decided on the traced graph, for every engine alike.
+
+Integer convolutions and matrix products need their input, weight and output in integers; an activation function that
+only clips (ReLU, ReLU6) belongs to the operation before it, so that the tensor to encode is the clipped one. Additions,
+concatenations and poolings follow where all that they read is in integers already. Operations that only move or select
+values (max pooling, reshaping) pass integers through unchanged: what they yield has the encoding of what they read.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from ..errors import InvalidInput
+from ..graph import Graph
+from ..stage import Skip
+from .encoding import Encoding
+
+aten = torch.ops.aten
+
+PRODUCTS = frozenset(
+    {
+        aten.conv1d.default,
+        aten.conv1d.padding,
+        aten.conv2d.default,
+        aten.conv2d.padding,
+        aten.linear.default,
+    }
+)
+JOINS = frozenset({aten.add.Tensor, aten.add_.Tensor, aten.cat.default})
+POOLS = frozenset({aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim})
+MOVES = frozenset(
+    {
+        aten.max_pool2d.default,
+        aten.adaptive_max_pool2d.default,
+        aten.flatten.using_ints,
+        aten.view.default,
+        aten.reshape.default,
+        aten.squeeze.dim,
+        aten.squeeze.default,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.t.default,
+        aten.upsample_nearest2d.vec,
+        operator.getitem,
+    }
+)
+NOTHING = frozenset(
+    {
+        aten.dropout.default,
+        aten.dropout_.default,
+        aten.feature_dropout.default,
+        aten.contiguous.default,
+        aten.clone.default,
+        aten.alias.default,
+        aten.detach.default,
+        aten.chunk.default,  # the getitem that follows is what selects
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+    }
+)
+RELU = frozenset({aten.relu.default, aten.relu_.default})
+CLIPS = frozenset(
+    {
+        *RELU,
+        aten.relu6.default,
+        aten.relu6_.default,
+        aten.hardtanh.default,
+        aten.hardtanh_.default,
+        aten.clamp.default,
+        aten.clamp_.default,
+        aten.clamp_min.default,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution or linear layer that can run in integers: its node, what it reads, its weight and its bias.
+
+    ``read`` names the node whose encoded values the layer reads; ``weight`` and ``bias`` are qualified parameter names.
+    """
+
+    node: Node
+    layer: str
+    read: str
+    weight: str
+    bias: str | None
+
+    @property
+    def bias_node(self) -> Node | None:
+        """The placeholder of the bias, if there is one."""
+        return _bias_node(self.node)
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What becomes integers.
+
+    ``measured`` names, for each activation to encode, the node whose values give its range: mostly itself.
+    """
+
+    products: tuple[Product, ...]
+    measured: Mapping[str, str]
+    skipped: tuple[Skip, ...] = ()
+
+
+def clip_bounds(node: Node) -> tuple[float, float] | None:
+    """The bounds between which ``node`` clips, if clipping from below at 0 is all it does."""
+    if node.target in RELU:
+        return 0.0, math.inf
+    if node.target in (aten.relu6.default, aten.relu6_.default):
+        return 0.0, 6.0
+    if node.target not in CLIPS:
+        return None
+    unset = (-1.0, 1.0) if node.target in (aten.hardtanh.default, aten.hardtanh_.default) else (None, None)
+    low = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val", unset[0]))
+    high = node.args[2] if len(node.args) > 2 else node.kwargs.get("max", node.kwargs.get("max_val", unset[1]))
+    if not isinstance(low, (int, float)) or low != 0 or not (high is None or isinstance(high, (int, float))):
+        return None
+    return 0.0, math.inf if high is None else float(high)
+
+
+def find_sites(graph: Graph, exclude: Iterable[str] = ()) -> Sites:
+    """Decide which tensors of ``graph`` become integers.
+
+    Args:
+        exclude: patterns (as in ``layer4.*``) of layers to keep in float.
+
+    Raises:
+        InvalidInput: a pattern matches no layer.
+    """
+    return _Decision(graph, tuple(exclude)).sites()
+
+
+class _Decision:
+    def __init__(self, graph: Graph, exclude: tuple[str, ...]) -> None:
+        self.graph = graph
+        self.exclude = exclude
+        self.measured: dict[str, str] = {}
+        self.in_integers: set[str] = set()
+        self.skips: dict[tuple[str, str], Skip] = {}
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.returned = frozenset(node.name for node in graph.outputs)
+
+    def sites(self) -> Sites:
+        unmatched = set(self.exclude)
+        for name, _ in self.graph.model.named_modules():
+            unmatched -= {pattern for pattern in unmatched if fnmatch.fnmatchcase(name, pattern)}
+        if unmatched:
+            layers = [name for name, module in self.graph.model.named_modules() if not any(module.children())]
+            raise InvalidInput(
+                f"exclude {sorted(unmatched)[0]!r}: matches no layer of the network; "
+                f"it has {', '.join(layers[:8])}, ..."
+            )
+        products = tuple(p for node in self.graph.calls(*PRODUCTS) if (p := self._product(node)) is not None)
+        for product in products:
+            self._require(_tensor_argument(product.node))
+            self._follow(product.node, may_stay_float=product.node.target is aten.linear.default)
+        for node in self.graph.calls():
+            if node.target in JOINS | POOLS and self._joins_integers(node):
+                self._follow(node)
+                self.in_integers.add(node.name)
+            elif node.target in MOVES and node.name not in self.measured and not self._is_result(node):
+                source = _source(node)
+                if source is not None and source.name in self.measured and self._is_float(node):
+                    self.measured[node.name] = self.measured[source.name]
+        self._share_concatenations()
+        for name, at in self.measured.items():
+            while self.measured[at] != at:
+                at = self.measured[at]
+            self.measured[name] = at
+        self._account_for_the_rest()
+        return Sites(products, self.measured, tuple(self.skips.values()))
+
+    def _product(self, node: Node) -> Product | None:
+        weight = self.graph.tensor_name(node.args[1])
+        bias = self.graph.tensor_name(_bias_node(node))
+        source = _source(node)
+        layer = self.graph.layer(node) or (weight or "").rpartition(".")[0]
+        if self._excluded(layer):
+            self._skip(layer, "kept in float: excluded")
+            return None
+        if weight is None:
+            self._skip(layer, "kept in float: its weight is computed in the network, not stored")
+            return None
+        if bias is None and _bias_node(node) is not None:
+            self._skip(layer, "kept in float: its bias is computed in the network, not stored")
+            return None
+        if source is None or not self._is_float(source) or not self._is_float(node):
+            self._skip(layer, f"kept in float: it computes in {node.meta['val'].dtype}, expected float32")
+            return None
+        return Product(node, layer, source.name, weight, bias)
+
+    def _skip(self, layer: str, reason: str) -> None:
+        self.skips.setdefault((layer, reason), Skip(layer, reason))
+
+    def _excluded(self, layer: str) -> bool:
+        return any(fnmatch.fnmatchcase(layer, pattern) for pattern in self.exclude)
+
+    @staticmethod
+    def _is_float(node: Node) -> bool:
+        value = node.meta.get("val")
+        return isinstance(value, torch.Tensor) and value.dtype == torch.float32
+
+    def _require(self, node: Node | None) -> None:
+        """Encode ``node``, or what it passes on, and everything on the way."""
+        way: list[str] = []
+        while node is not None and node.name not in self.measured:
+            if node.target not in NOTHING:
+                if not self._is_float(node):
+                    break
+                way.append(node.name)
+            if node.op != "call_function" or node.target not in MOVES | NOTHING:
+                break
+            node = _tensor_argument(node)
+        if way:
+            at = way[-1] if node is None else self.measured.get(node.name, way[-1])
+            self.measured.update(dict.fromkeys(way, at))
+
+    def _follow(self, node: Node, *, may_stay_float: bool = False) -> None:
+        """Encode what ``node`` yields: after the clipping that is all that reads it, if there is one.
+
+        What may stay in float does, where nothing that reads it runs in integers: the network's result, for one.
+        """
+        way = [node]
+        while (user := self._only_user(way[-1])) is not None and user.target in MOVES | NOTHING:
+            way.append(user)
+        if user is not None and clip_bounds(user) is not None and self._is_float(user):
+            self.in_integers.add(user.name)
+            passed = [step for step in way[1:] if step.target not in NOTHING]
+            if passed:  # the values are moved before they are clipped; clipping first gives the same
+                passed.insert(0, node)
+            self.measured.update({step.name: user.name for step in (*passed, user)})
+        elif node.name not in self.measured and not (may_stay_float and not self._read_by_integers(node)):
+            self.measured[node.name] = node.name
+
+    def _only_user(self, node: Node) -> Node | None:
+        users = list(node.users)
+        return (
+            users[0] if len(users) == 1 and node.name not in self.returned and users[0].op == "call_function" else None
+        )
+
+    def _read_by_integers(self, node: Node) -> bool:
+        return any(
+            user.target in PRODUCTS | JOINS | POOLS or (user.target in MOVES | NOTHING and self._read_by_integers(user))
+            for user in node.users
+        )
+
+    def _is_result(self, node: Node) -> bool:
+        """Whether ``node`` is only returned, perhaps moved."""
+        return all(
+            user.op == "output" or (user.target in MOVES | NOTHING and self._is_result(user)) for user in node.users
+        )
+
+    def _joins_integers(self, node: Node) -> bool:
+        if not self._is_float(node) or self._excluded(self.graph.layer(node)):
+            return False
+        if node.target in POOLS and not _pools_space(node):
+            return False
+        if node.target in (aten.add.Tensor, aten.add_.Tensor) and node.kwargs.get("alpha", 1) != 1:
+            return False
+        read = _items(node.args[0]) if node.target is aten.cat.default else node.args[:2]
+        read = read[:1] if node.target in POOLS else read
+        sources = [_source_of(item) if isinstance(item, Node) else None for item in read]
+        return all(source is not None and source.name in self.measured for source in sources)
+
+    def _share_concatenations(self) -> None:
+        """Give a tensor that is read by a concatenation alone the encoding of the whole: nothing is rounded twice.
+
+        Not where some parts start at 0, after a ReLU, and others do not: the former would lose their zero point.
+        """
+        own = dict(self.measured)
+        starts_at_zero: dict[str, bool] = {}
+        for node in self.graph.nodes:
+            if own.get(node.name) == node.name:
+                parts = [_source_of(item) for item in _items(node.args[0])] if node.target is aten.cat.default else []
+                starts_at_zero[node.name] = clip_bounds(node) is not None or (
+                    bool(parts)
+                    and all(part is not None and starts_at_zero.get(own.get(part.name, "")) for part in parts)
+                )
+        for node in self.graph.calls(aten.cat.default):
+            parts = [_source_of(item) for item in _items(node.args[0])]
+            if own.get(node.name) != node.name or node.name not in self.in_integers:
+                continue
+            for part in parts:
+                if part is None or own[part.name] != part.name or part.name in self.returned or len(part.users) > 1:
+                    continue
+                if starts_at_zero[part.name] == starts_at_zero[node.name]:
+                    self.measured[part.name] = node.name
+
+    def _account_for_the_rest(self) -> None:
+        """A skip for every operation on float values that stays in float."""
+        for node in self.graph.calls():
+            if node.target in PRODUCTS | NOTHING | MOVES or node.name in self.in_integers or not self._is_float(node):
+                continue
+            operation = str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
+            self._skip(self.graph.layer(node), f"{operation.rstrip('_')} runs in float")
+
+
+def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[Node, ...], tuple[Product, ...]]:
+    """The nodes whose values ``encodings`` encode, and the products that run in integers, both in the graph's order.
+
+    Raises:
+        InvalidInput: an encoding is of no tensor of this graph, or that of a weight has another number of channels.
+    """
+    nodes = {node.name for node in graph.nodes}
+    tensors = dict.fromkeys([*dict(graph.model.named_parameters()), *dict(graph.model.named_buffers())])
+    unknown = [name for name in encodings if name not in nodes and name not in tensors]
+    if unknown:
+        raise InvalidInput(
+            f"encodings: {unknown[0]!r} is no tensor of this network; they were made for another one, quantize again"
+        )
+    products = tuple(p for p in find_sites(graph).products if p.weight in encodings and p.read in encodings)
+    for product in products:
+        tensor = graph.tensor(product.node.args[1])
+        channels, encoded = 0 if tensor is None else tensor.shape[0], len(encodings[product.weight].low)
+        if channels != encoded:
+            raise InvalidInput(
+                f"encodings: {product.weight} has {channels} output channels, and its encoding {encoded}; "
+                f"it was made for another network, quantize again"
+            )
+    return tuple(node for node in graph.nodes if node.name in encodings), products
+
+
+def _bias_node(node: Node) -> Node | None:
+    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    return bias if isinstance(bias, Node) else None
+
+
+def _items(argument: object) -> tuple[object, ...]:
+    return tuple(argument) if isinstance(argument, (tuple, list)) else (argument,)
+
+
+def _tensor_argument(node: Node) -> Node | None:
+    return node.args[0] if node.args and isinstance(node.args[0], Node) else None
+
+
+def _source_of(item: object) -> Node | None:
+    """``item`` past operations that do nothing in evaluation."""
+    node = item if isinstance(item, Node) else None
+    while node is not None and node.target in NOTHING:
+        node = _tensor_argument(node)
+    return node
+
+
+def _source(node: Node) -> Node | None:
+    return _source_of(_tensor_argument(node))
+
+
+def _pools_space(node: Node) -> bool:
+    """Whether ``node`` averages over height and width, the whole or windows."""
+    if node.target is aten.mean.dim:
+        dims = node.args[1] if len(node.args) > 1 else None
+        source = _tensor_argument(node)
+        if not isinstance(dims, (tuple, list)) or source is None or source.meta["val"].ndim != 4:
+            return False
+        return {int(dim) % 4 for dim in dims} == {2, 3}
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return all(size == 1 for size in _items(node.args[1]))
+    return True

@@ -1,0 +1,214 @@
+"""Recipe: a whole run in one YAML file: the network, the data, the stages in order, what to export and to demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from .data import DataConfig
+from .distill import Distill
+from .errors import InvalidInput
+from .fold import Fold
+from .prune import Prune
+from .quantize import Quantize
+from .stage import Config, Stage
+from .train import Training
+
+STAGES: Mapping[str, type[Config]] = {"distill": Distill, "fold": Fold, "prune": Prune, "quantize": Quantize}
+
+
+class Step(Config):
+    """One stage: a mapping with exactly one key, as ``prune: {macs: 4}``."""
+
+    distill: Distill | None = None
+    fold: Fold | None = None
+    prune: Prune | None = None
+    quantize: Quantize | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1 or self.stage is None:
+            raise ValueError(f"expected one stage ({', '.join(STAGES)}), got {len(self.model_fields_set)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """ "prune", ..."""
+        return next(iter(self.model_fields_set))
+
+    @property
+    def stage(self) -> Stage:
+        """The configured stage."""
+        stage: Stage = getattr(self, self.name)
+        return stage
+
+
+class Export(Config):
+    """A file to write: the network as it is after the stage ``after`` ("baseline" is before the first one)."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    after: str = "baseline"
+    format: Literal["onnx"] = "onnx"
+    simplify: bool = False
+
+
+class Benchmark(Config):
+    """How the exported files are timed, all in one interleaved run."""
+
+    threads: int = Field(1, ge=1)
+    preset: Literal["quick", "standard", "mlperf"] = "quick"
+
+
+class Gates(Config):
+    """What the last export must reach against the first; a gate that is not met ends the run with exit code 1.
+
+    Args:
+        top1_drop: at most so many points of test accuracy lost.
+        speedup: at least so many times the speed.
+        size_ratio: at least so many times smaller.
+        macs_ratio: at least so many times fewer multiply-adds.
+        float_nodes: at most so many nodes that compute in float.
+        top1_agreement: at least so many percent of the test images on which file and network agree, for every file.
+    """
+
+    top1_drop: float | None = None
+    speedup: float | None = None
+    size_ratio: float | None = None
+    macs_ratio: float | None = None
+    float_nodes: int | None = None
+    top1_agreement: float | None = 99.0
+
+
+class Recipe(Config):
+    """A run from beginning to end.
+
+    Args:
+        model: as on the command line: a zoo name with options, ``file.py:callable``, an artifact folder, an ONNX file.
+        weights: safetensors or a state dict; without it, and with ``train``, the baseline is trained first.
+        input_shape: with the batch, where there is no data to tell it.
+        teacher: "baseline" lets every fine-tuning distil from the network as it was before the first stage.
+    """
+
+    version: Literal[1] = 1
+    model: str
+    weights: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    data: DataConfig | None = None
+    seed: int = 0
+    train: Training | None = None
+    teacher: Literal["baseline"] | None = "baseline"
+    stages: tuple[Step, ...] = ()
+    exports: tuple[Export, ...] = ()
+    benchmark: Benchmark = Benchmark()
+    gates: Gates = Gates()
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _bare_names(cls, value: object) -> object:
+        """``- fold`` is ``- fold: {}``, and so is ``- fold:``."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        items = [{item: {}} if isinstance(item, str) else item for item in value]
+        return [
+            {key: {} if inner is None else inner for key, inner in item.items()} if isinstance(item, dict) else item
+            for item in items
+        ]
+
+    @model_validator(mode="after")
+    def _known_steps(self) -> Self:
+        known = ("baseline", *self.step_names)
+        for export in self.exports:
+            if export.after not in known:
+                raise ValueError(
+                    f"export {export.name}: after {export.after!r} is not a step; steps are {', '.join(known)}"
+                )
+        names = [export.name for export in self.exports]
+        if len(set(names)) != len(names):
+            raise ValueError(f"export names must differ, got {', '.join(names)}")
+        return self
+
+    @property
+    def step_names(self) -> tuple[str, ...]:
+        """A name for each stage: "prune", and "prune-2" for the second one."""
+        seen: dict[str, int] = {}
+        names = []
+        for step in self.stages:
+            seen[step.name] = seen.get(step.name, 0) + 1
+            names.append(step.name if seen[step.name] == 1 else f"{step.name}-{seen[step.name]}")
+        return tuple(names)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the settings, whatever the file's layout."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with ``key.key=value`` overrides.
+
+    Raises:
+        InvalidInput: not readable, not YAML, or a key or value is wrong; the message names its place.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"recipe {path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InvalidInput(f"recipe {path}: expected a mapping with 'model' and 'stages', got {type(content).__name__}")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InvalidInput(f"recipe {path}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of a validation in one line, with its place: ``stages.1.prune.ratoi: ...``."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "no such key"
+    rest = error.error_count() - 1
+    return f"{place or 'settings'}: {message}" + (f" (and {rest} more)" if rest else "")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe, for editors."""
+    return Recipe.model_json_schema()
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise InvalidInput(f"--set {override}: expected key.key=value")
+    *parents, last = key.split(".")
+    place: Any = content
+    for part in parents:
+        if isinstance(place, dict):
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+        elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        else:
+            raise InvalidInput(f"--set {override}: the recipe has no {part!r} to set something in")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"--set {override}: {text!r} is not a YAML value") from error
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise InvalidInput(f"--set {override}: the recipe has no {key!r}")

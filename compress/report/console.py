@@ -1,0 +1,115 @@
+"""A report in the terminal: the same findings as the page, in a few tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from . import findings
+from .page import fact
+from .quantities import UNKNOWN, count, milliseconds, percent, plural, points, ratio, seconds, size
+from .schema import Report
+
+Number = TypeVar("Number", int, float)
+
+
+def terminal(report: Report) -> RenderableType:
+    """The outcome, the files, the stages and the gates, for ``rich.print``."""
+    parts: list[RenderableType] = [_title(report), _outcome(report)]
+    if report.exports or report.benchmarks:
+        parts.append(_files(report))
+    if report.stages:
+        parts.append(_stages(report))
+    if report.gates:
+        parts.append(_gates(report))
+    return Group(*parts)
+
+
+def _title(report: Report) -> Text:
+    where = report.model if report.data is None else f"{report.model} on {report.data.name}"
+    return Text.assemble((where, "bold"), ": ", (findings.headline(report), "bold"))
+
+
+def _outcome(report: Report) -> Text:
+    summary = report.summary
+    drop = summary.top1_drop
+    lost = UNKNOWN if drop is None else f"{points(drop)} {'gained' if drop < -0.005 else 'lost'}"
+    text = f"speedup {ratio(summary.speedup)}   size {ratio(summary.size_ratio)}   MACs {ratio(summary.macs_ratio)}   "
+    return Text(f"{text}top-1 {lost}", style="cyan")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _files(report: Report) -> Table:
+    """A row per benchmark, then one per file that was not timed."""
+    table = _table("Files", "file", "size", "p50", "p90", "where", "top-1 (test)", "integer nodes")
+
+    def row(name: str, *timing: str) -> None:
+        export = findings.export_of(report, name)
+        nodes = export.nodes if export else None
+        total = nodes.integer + nodes.float + nodes.other if nodes else 0
+        integers = f"{nodes.integer} of {total}" if nodes else UNKNOWN
+        style = "bold" if name == report.summary.deployed else ""
+        cells = (name, size(export.size_bytes if export else None), *timing, integers)
+        table.add_row(*map(Text, cells), style=style)
+
+    for benchmark in (b for group in findings.settings(report) for b in group):
+        latency = benchmark.latency_ms
+        threads = "" if benchmark.threads is None else f", {plural(benchmark.threads, 'thread')}"
+        unstable = ", unstable" if benchmark.stable is False else ""
+        row(
+            benchmark.name,
+            milliseconds(latency.p50),
+            milliseconds(latency.p90),
+            f"{findings.runtime_name(benchmark.runtime)}{threads}{unstable}",
+            percent(benchmark.top1),
+        )
+    timed = {benchmark.name for benchmark in report.benchmarks}
+    for export in report.exports:
+        if export.name not in timed:
+            row(export.name, UNKNOWN, UNKNOWN, "not timed", UNKNOWN)
+    return table
+
+
+def _change(before: Number | None, after: Number | None, show: Callable[[Number | None], str]) -> str:
+    if before is None or before == after:
+        return show(after)
+    return f"{show(before)} → {show(after)}"
+
+
+def _stages(report: Report) -> Table:
+    table = _table(
+        "Stages", "stage", "parameters", "MACs", "weights", "top-1 (validation)", "edited", "skipped", "took"
+    )
+    for stage in report.stages:
+        before, after = stage.before, stage.after
+        table.add_row(
+            Text(stage.name),
+            _change(before.params, after.params, count),
+            _change(before.macs, after.macs, count),
+            _change(before.size_bytes, after.size_bytes, size),
+            _change(before.top1, after.top1, percent),
+            plural(len({edit.layer for edit in stage.edits}), "layer"),
+            plural(len({skip.layer for skip in stage.skipped}), "layer"),
+            seconds(stage.seconds),
+        )
+    return table
+
+
+def _gates(report: Report) -> Text:
+    text = Text(findings.gates_title(report) or "", style="bold")
+    for gate in report.gates:
+        mark, colour = ("✓", "green") if gate.passed else ("✗", "red")
+        text.append(f"\n{mark} ", style=colour)
+        text.append(f"{gate.name}: {fact(gate.got)} (expected {fact(gate.expected)})", style="not bold")
+    return text

@@ -1,0 +1,332 @@
+"""The page: a report as one HTML file that needs nothing else, neither a network nor a script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from . import findings, quantities
+from .figures import Distribution, Point, curve, distributions, paired, scatter, stacked
+from .findings import LayerPair
+from .schema import BenchmarkRecord, Report, StageRecord
+
+PALETTE = 6
+LAYERS_SHOWN = 60
+POINTS_SHOWN = 5
+DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8", "int4", "uint4", "int32", "int64")
+
+
+def render(report: Report) -> str:
+    """The report as an HTML page; what was not measured is left out."""
+    groups = findings.settings(report)
+    shown = groups if len(report.benchmarks) <= POINTS_SHOWN else groups[:1]
+    return _template().render(
+        report=report,
+        findings=findings,
+        groups=groups,
+        colours=_colours(report),
+        against_latency=_against_latency(report, shown),
+        against_size=_against_size(report, groups),
+        latency_against_size=_latency_against_size(report, shown),
+        other_settings=len(groups) - len(shown),
+        latency_figures=[_latency_figure(report, group) for group in groups],
+        layers=_layers(report),
+        bytes_rows=_bytes(report),
+        bytes_legend=_dtypes(report),
+        node_rows=_nodes(report),
+        curves={i: _curves(stage) for i, stage in enumerate(report.stages) if stage.history},
+        recipe=_yaml(report.recipe) if report.recipe else None,
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("compress", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for formatter in (
+        quantities.count,
+        quantities.size,
+        quantities.milliseconds,
+        quantities.seconds,
+        quantities.ratio,
+        quantities.percent,
+        quantities.points,
+        quantities.significant,
+        quantities.plural,
+    ):
+        environment.filters[formatter.__name__] = formatter
+    environment.filters["fact"] = fact
+    environment.filters["yaml"] = _yaml
+    return environment.get_template("template.html")
+
+
+def fact(value: object) -> str:
+    """A free value of the machine, a gate or a configuration on one line."""
+    if value is None:
+        return quantities.UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return quantities.significant(value, 4)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {fact(item)}" for key, item in value.items()) or quantities.UNKNOWN
+    if isinstance(value, (list, tuple)):
+        return ", ".join(fact(item) for item in value) or quantities.UNKNOWN
+    return str(value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+def _colours(report: Report) -> dict[str, int]:
+    """A colour for every file; the deployed one has the accent, which is the first."""
+    names = dict.fromkeys([*(e.name for e in report.exports), *(b.name for b in report.benchmarks)])
+    others = [name for name in names if name != report.summary.deployed]
+    colours = {name: 1 + i % (PALETTE - 1) for i, name in enumerate(others)}
+    return colours | ({report.summary.deployed: 0} if report.summary.deployed in names else {})
+
+
+def _interval(benchmark: BenchmarkRecord) -> tuple[float | None, float | None]:
+    if benchmark.top1 is None or not benchmark.samples or not 0 <= benchmark.top1 <= 100:
+        return None, None
+    low, high = quantities.wilson_interval(benchmark.top1 / 100, benchmark.samples)
+    return 100 * low, 100 * high
+
+
+def _chains(names: Sequence[str], groups: Sequence[Sequence[BenchmarkRecord]]) -> list[list[int]]:
+    """Indices of the points of each group, in the order of the pipeline; ``names`` is group after group."""
+    chains, start = [], 0
+    for group in groups:
+        chains.append(list(range(start, start + len(group))))
+        start += len(group)
+    assert start == len(names)
+    return chains
+
+
+def _ordered(report: Report, group: Sequence[BenchmarkRecord]) -> list[BenchmarkRecord]:
+    order = {export.name: i for i, export in enumerate(report.exports)}
+    return sorted(group, key=lambda benchmark: order.get(benchmark.name, len(order)))
+
+
+def _label(benchmark: BenchmarkRecord, groups: Sequence[Sequence[BenchmarkRecord]]) -> str:
+    if len(groups) < 2:
+        return benchmark.name
+    threads = "" if benchmark.threads is None else f", {quantities.plural(benchmark.threads, 'thread')}"
+    runtimes = {group[0].runtime for group in groups}
+    runtime = f", {findings.runtime_name(benchmark.runtime)}" if len(runtimes) > 1 else ""
+    return f"{benchmark.name}{runtime}{threads}"
+
+
+def _unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    """The largest unit that the greatest value reaches."""
+    return next(((scale, name) for scale, name in units if max(values) >= scale), units[-1])
+
+
+TIMES = ((1000.0, "s"), (0.1, "ms"), (0.0, "µs"))
+SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+
+
+def _time_unit(values: Sequence[float]) -> tuple[float, str]:
+    _, name = _unit(values, TIMES)
+    return {"s": 1000.0, "ms": 1.0, "µs": 0.001}[name], name
+
+
+def _against_latency(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
+    kept = [[b for b in _ordered(report, g) if b.top1 is not None and b.latency_ms.p50 is not None] for g in groups]
+    shown = [benchmark for group in kept for benchmark in group]
+    if not shown:
+        return None
+    unit, unit_name = _time_unit([b.latency_ms.p50 or 0.0 for b in shown])
+    colours = _colours(report)
+    points = [
+        Point(
+            (b.latency_ms.p50 or 0.0) / unit,
+            b.top1 or 0.0,
+            _label(b, groups),
+            f"{quantities.milliseconds(b.latency_ms.p50)}, {quantities.percent(b.top1)}",
+            colours[b.name],
+            *_interval(b),
+        )
+        for b in shown
+    ]
+    title = f"median latency, {unit_name} (less is better)"
+    return scatter(points, _chains([b.name for b in shown], kept), title, "top-1, test split, %", 100.0)
+
+
+def _against_size(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
+    seen: dict[str, BenchmarkRecord] = {}
+    for benchmark in (b for group in groups for b in group if b.top1 is not None):
+        seen.setdefault(benchmark.name, benchmark)
+    sized = [(e, seen[e.name]) for e in report.exports if e.name in seen and e.size_bytes is not None]
+    if not sized:
+        return None
+    unit, unit_name = _unit([float(e.size_bytes or 0) for e, _ in sized], SIZES)
+    colours = _colours(report)
+    points = [
+        Point(
+            (e.size_bytes or 0) / unit,
+            b.top1 or 0.0,
+            e.name,
+            f"{quantities.size(e.size_bytes)}, {quantities.percent(b.top1)}",
+            colours[e.name],
+            *_interval(b),
+        )
+        for e, b in sized
+    ]
+    title = f"file size, {unit_name} (less is better)"
+    return scatter(points, [list(range(len(points)))], title, "top-1, test split, %", 100.0)
+
+
+def _latency_against_size(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
+    """For networks without labels, where there is no accuracy to show."""
+    sizes = {e.name: e.size_bytes for e in report.exports if e.size_bytes is not None}
+    kept = [[b for b in _ordered(report, g) if b.name in sizes and b.latency_ms.p50 is not None] for g in groups]
+    shown = [benchmark for group in kept for benchmark in group]
+    if not shown or any(b.top1 is not None for b in report.benchmarks):
+        return None
+    unit, unit_name = _time_unit([b.latency_ms.p50 or 0.0 for b in shown])
+    size_unit, size_name = _unit([float(sizes[b.name]) for b in shown], SIZES)
+    colours = _colours(report)
+    points = [
+        Point(
+            sizes[b.name] / size_unit,
+            (b.latency_ms.p50 or 0.0) / unit,
+            _label(b, groups),
+            f"{quantities.size(sizes[b.name])}, {quantities.milliseconds(b.latency_ms.p50)}",
+            colours[b.name],
+        )
+        for b in shown
+    ]
+    title = f"file size, {size_name}"
+    return scatter(points, _chains([b.name for b in shown], kept), title, f"median latency, {unit_name}")
+
+
+def _latency_figure(report: Report, group: Sequence[BenchmarkRecord]) -> Markup | None:
+    colours = _colours(report)
+    finite = [(b, [s for s in b.samples_ms if math.isfinite(s)]) for b in _ordered(report, group)]
+    rows = [
+        Distribution(
+            f"{b.name}: {quantities.milliseconds(b.latency_ms.p50)}" if b.latency_ms.p50 is not None else b.name,
+            samples,
+            colours[b.name],
+        )
+        for b, samples in finite
+        if samples
+    ]
+    return distributions(rows, f"latency distributions {findings.conditions(group[0])}") if rows else None
+
+
+def _layers(report: Report) -> tuple[list[tuple[LayerPair, Markup]], int, int]:
+    """The costliest layers in the order of the network with their bars, the number of the others, and their MACs."""
+    pairs = [pair for pair in findings.layer_pairs(report) if pair.macs_before or pair.macs_after]
+
+    def cost(pair: LayerPair) -> int:
+        return max(pair.macs_before or 0, pair.macs_after or 0)
+
+    costliest = set(sorted(pairs, key=cost, reverse=True)[:LAYERS_SHOWN])
+    rest = [pair for pair in pairs if pair not in costliest]
+    most = max(map(cost, pairs), default=0)
+    rows = [
+        (
+            pair,
+            paired(
+                pair.macs_before,
+                pair.macs_after,
+                most,
+                f"{pair.layer}: MACs before {quantities.count(pair.macs_before)}, "
+                f"after {quantities.count(pair.macs_after)}",
+            ),
+        )
+        for pair in pairs
+        if pair in costliest
+    ]
+    return rows, len(rest), sum(cost(pair) for pair in rest)
+
+
+def _dtype_class(name: str) -> str:
+    return f"t-{name}" if name in (*DTYPES, "graph") else "t-else"
+
+
+def _dtypes(report: Report) -> list[tuple[str, str]]:
+    """Legend: every data type in the files, in a fixed order, and the class of its colour."""
+    present = {name for export in report.exports for name, _ in findings.byte_parts(export)}
+    known = [name for name in (*DTYPES, "graph") if name in present]
+    return [(name, _dtype_class(name)) for name in [*known, *sorted(present - set(known))]]
+
+
+def _bytes(report: Report) -> list[tuple[str, int, str, Markup, Markup]]:
+    """Per export: name, size, its parts in words, a bar on the scale of the largest file, a bar of shares."""
+    order = [name for name, _ in _dtypes(report)]
+    exports = [(e, sorted(findings.byte_parts(e), key=lambda part: order.index(part[0]))) for e in report.exports]
+    most = max((sum(part for _, part in parts) for _, parts in exports), default=0)
+    rows = []
+    for export, parts in exports:
+        total = sum(part for _, part in parts)
+        if not total:
+            continue
+        words = " · ".join(
+            f"{name} {quantities.size(part)} ({quantities.percent(100 * part / total, 0)})" for name, part in parts
+        )
+        drawn = [(f"{name}: {quantities.size(part)}", float(part), _dtype_class(name)) for name, part in parts]
+        rows.append(
+            (
+                export.name,
+                export.size_bytes if export.size_bytes is not None else total,
+                words,
+                stacked(drawn, most, f"bytes of {export.name}"),
+                stacked(drawn, total, f"shares of the bytes of {export.name}"),
+            )
+        )
+    return rows
+
+
+def _nodes(report: Report) -> list[tuple[str, str, Markup, str]]:
+    """Per export whose nodes were counted: name, the counts in words, a bar, the operators in words."""
+    counted = [(e, e.nodes) for e in report.exports if e.nodes is not None]
+    most = max((n.integer + n.float + n.other for _, n in counted), default=0)
+    rows = []
+    for export, nodes in counted:
+        parts = [
+            ("integer", nodes.integer, "n-integer"),
+            ("float", nodes.float, "n-float"),
+            ("other", nodes.other, "n-other"),
+        ]
+        drawn = [(f"{number} {name}", float(number), kind) for name, number, kind in parts if number]
+        words = " · ".join(f"{number} {name}" for name, number, _ in parts if number) or "no nodes"
+        operators = sorted(export.operators.items(), key=lambda item: (-item[1], item[0]))
+        text = " · ".join(f"{operator} {number}" for operator, number in operators)
+        rows.append((export.name, words, stacked(drawn, most, f"nodes of {export.name}: {words}"), text))
+    return rows
+
+
+def _curves(stage: StageRecord) -> list[Markup]:
+    """Loss and accuracy by epoch, as far as they were recorded."""
+    drawn = []
+    for colour, (key, title) in enumerate((("loss", "training loss"), ("validation_top1", "top-1, validation, %"))):
+        values = [
+            (float(record.get("epoch") or i), float(value))
+            for i, record in enumerate(stage.history, 1)
+            if (value := record.get(key)) is not None and math.isfinite(value)
+        ]
+        if values:
+            drawn.append(curve(values, "epoch", title, 1 - colour))
+    return drawn

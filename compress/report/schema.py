@@ -1,0 +1,213 @@
+"""What a report holds: the values that ``report.json`` keeps, and that the page and the terminal tables show.
+
+Accuracies are in percent. A stage's ``top1`` is of the network on the *validation* split; a benchmark's ``top1`` is of
+the deployed file on the *test* split. A value that was not measured is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+SCHEMA_VERSION: Final = 1
+
+
+def _frozen(value: object) -> object:
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _to_nanoseconds(value: object) -> object:
+    return round(float(value), 6) if isinstance(value, (int, float)) else value
+
+
+Plain = Annotated[object, BeforeValidator(_frozen)]
+"""Any value that JSON can hold; lists become tuples, so that a report read back equals the one written."""
+
+Sample = Annotated[float, BeforeValidator(_to_nanoseconds)]
+"""A latency in milliseconds, kept to the nanosecond."""
+
+
+class Record(BaseModel):
+    """A frozen part of a report: an unknown key is an error. Infinities are written as the string "Infinity"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Cost(Record):
+    """What a network costs; ``top1`` is on the validation split, in percent."""
+
+    params: int | None = None
+    macs: int | None = None
+    size_bytes: int | None = None
+    top1: float | None = None
+
+
+class EditRecord(Record):
+    """One thing that a stage changed; the fields are those of :class:`compress.stage.Edit`."""
+
+    layer: str
+    what: str
+    before: Plain = None
+    after: Plain = None
+    kind: str = "attribute"
+    axis: int | None = None
+    kept: tuple[int, ...] | None = None
+
+
+class SkipRecord(Record):
+    """A layer that a stage left alone, and why."""
+
+    layer: str
+    reason: str
+
+
+class StageRecord(Record):
+    """What a stage was asked, what it did and what the network cost before and after.
+
+    ``history`` has a record per epoch with ``epoch``, ``loss`` and, where there are labels, ``validation_top1``.
+    """
+
+    name: str
+    config: Mapping[str, object] = {}
+    seconds: float | None = None
+    edits: tuple[EditRecord, ...] = ()
+    skipped: tuple[SkipRecord, ...] = ()
+    before: Cost = Cost()
+    after: Cost = Cost()
+    history: tuple[Mapping[str, float | None], ...] = ()
+
+
+class NodeCounts(Record):
+    """Nodes of the graph that the runtime really executes, by the type they compute in."""
+
+    integer: int = 0
+    float: int = 0
+    other: int = 0
+
+
+class ExportRecord(Record):
+    """A written file. ``bytes_by_dtype`` are its weights; ``graph_bytes`` is everything else in it."""
+
+    name: str
+    format: str
+    file: str
+    size_bytes: int | None = None
+    opset: int | None = None
+    nodes: NodeCounts | None = None
+    operators: Mapping[str, int] = {}
+    bytes_by_dtype: Mapping[str, int] = {}
+    graph_bytes: int | None = None
+    sha256: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Latency(Record):
+    """Statistics of the raw samples, in milliseconds; p99 is None where the runs are too few for it."""
+
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    min: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+
+class Parity(Record):
+    """How near a file's outputs are to those of the network it was made from; ``top1_agreement`` in percent."""
+
+    samples: int | None = None
+    max_abs_error: float | None = None
+    relative_error: float | None = None
+    snr_db: float | None = None
+    top1_agreement: float | None = None
+
+
+class BenchmarkRecord(Record):
+    """A file measured in a runtime. ``top1`` is on ``samples`` items of the test split, in percent."""
+
+    name: str
+    file: str | None = None
+    runtime: str
+    runtime_version: str | None = None
+    threads: int | None = None
+    preset: str | None = None
+    runs: int | None = None
+    latency_ms: Latency = Latency()
+    samples_ms: tuple[Sample, ...] = ()
+    peak_memory_bytes: int | None = None
+    stable: bool | None = None
+    notes: tuple[str, ...] = ()
+    top1: float | None = None
+    samples: int | None = None
+    parity: Parity | None = None
+
+
+class LayerRecord(Record):
+    """A layer's cost for one input; ``output_shape`` is batch first."""
+
+    layer: str
+    operation: str
+    params: int | None = None
+    macs: int | None = None
+    activation_bytes: int | None = None
+    output_shape: tuple[int, ...] | None = None
+
+
+class Layers(Record):
+    """The layers of the network that was given and of the one that came out."""
+
+    before: tuple[LayerRecord, ...] = ()
+    after: tuple[LayerRecord, ...] = ()
+
+
+class DataRecord(Record):
+    """The data set, and how many samples each split holds."""
+
+    name: str
+    samples: Mapping[str, int] = {}
+
+
+class Summary(Record):
+    """The outcome: ratios are baseline over deployed (more is better), ``top1_drop`` is in points (less is better)."""
+
+    speedup: float | None = None
+    size_ratio: float | None = None
+    macs_ratio: float | None = None
+    top1_drop: float | None = None
+    params_ratio: float | None = None
+    baseline: str | None = None
+    deployed: str | None = None
+
+
+class Gate(Record):
+    """A condition on the outcome."""
+
+    name: str
+    expected: str | int | float | None
+    got: str | int | float | None
+    passed: bool
+
+
+class Report(Record):
+    """Everything that a run did and measured."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    created: datetime
+    command: str
+    recipe: Mapping[str, object] | None = None
+    recipe_digest: str | None = None
+    seed: int | None = None
+    machine: Mapping[str, object] = {}
+    versions: Mapping[str, str] = {}
+    model: str
+    data: DataRecord | None = None
+    stages: tuple[StageRecord, ...] = ()
+    exports: tuple[ExportRecord, ...] = ()
+    benchmarks: tuple[BenchmarkRecord, ...] = ()
+    layers: Layers = Layers()
+    summary: Summary = Summary()
+    gates: tuple[Gate, ...] = ()

@@ -1,0 +1,95 @@
+"""Reports on disk: ``report.json`` and ``report.html``, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..errors import InvalidInput
+from .page import render
+from .schema import SCHEMA_VERSION, Report
+
+JSON_NAME, HTML_NAME = "report.json", "report.html"
+
+
+def write(report: Report, folder: str | Path) -> tuple[Path, Path]:
+    """Write ``report.json`` and ``report.html`` into ``folder``, made if it is not there; returns their paths.
+
+    Both are written in full beside their places and renamed at the end, so that a failure leaves what was there before.
+
+    Raises:
+        InvalidInput: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    texts = {JSON_NAME: report.model_dump_json(indent=1) + "\n", HTML_NAME: render(report)}
+    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in texts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            partial[name].write_text(text, encoding="utf-8")
+        for name, path in partial.items():
+            path.replace(folder / name)
+    except OSError as error:
+        raise InvalidInput(
+            f"report folder {folder}: cannot write there ({error.strerror or error}); choose another folder with -o"
+        ) from error
+    finally:
+        for path in partial.values():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+    return folder / JSON_NAME, folder / HTML_NAME
+
+
+def read(path: str | Path) -> Report:
+    """The report in the file ``path``, or in ``report.json`` of the folder ``path``.
+
+    Raises:
+        InvalidInput: there is no such file, it is no complete JSON, or it is not a report of a version known here.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / JSON_NAME
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(f"report {path}: no such file; give a report.json or the folder that holds one") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"report {path}: expected JSON text in UTF-8, got other bytes; give a report.json") from None
+    except OSError as error:
+        raise InvalidInput(f"report {path}: cannot be read ({error.strerror or error}); check the path") from error
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        if not text.strip():
+            what = "the file is empty"
+        elif isinstance(error, json.JSONDecodeError) and (
+            error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - 1
+        ):
+            what = f"the JSON ends early, at line {error.lineno}; the file is truncated"
+        elif isinstance(error, json.JSONDecodeError):
+            what = f"not JSON at line {error.lineno}, column {error.colno} ({error.msg})"
+        else:
+            what = "not a report: nested too deep"
+        raise InvalidInput(f"report {path}: {what}; run the command that wrote it again") from None
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise InvalidInput(f"report {path}: expected a mapping with a schema_version, got none; give a report.json")
+    version = content["schema_version"]
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise InvalidInput(
+            f"report {path}: expected schema_version {SCHEMA_VERSION}, got {version!r:.40}; "
+            "read it with the version of edgepress that wrote it, or run the command again"
+        )
+    try:
+        return Report.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = " ".join(str(first["msg"]).split())
+        raise InvalidInput(
+            f"report {path}: {place}: {message}{more}; the file was changed or is incomplete: run the command again"
+        ) from None

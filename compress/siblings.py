@@ -1,0 +1,67 @@
+"""Our own packages beside a user's project that has packages of the same names (``models``, ``export``)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("models", "export", "runtimes")
+
+
+def sibling(name: str) -> ModuleType:
+    """Our module ``name`` ("export.onnx"), whatever else answers to that name where the user works.
+
+    Where the name is free, or ours already, this is a plain import. Where a module of the user's has it, ours is
+    imported under an alias, and its relative imports follow.
+    """
+    top, _, rest = name.partition(".")
+    location = ROOT / top
+    imported = sys.modules.get(top)
+    if imported is not None:
+        ours = _is_ours(imported)
+    else:
+        spec = importlib.util.find_spec(top)
+        ours = spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent == location
+    if ours:
+        return importlib.import_module(name)
+    alias = f"_edgepress_{top}"
+    if alias not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            alias, location / "__init__.py", submodule_search_locations=[str(location)]
+        )
+        assert spec is not None and spec.loader is not None, f"{location} is a package"
+        package = importlib.util.module_from_spec(spec)
+        sys.modules[alias] = package
+        spec.loader.exec_module(package)
+    return importlib.import_module(f"{alias}.{rest}" if rest else alias)
+
+
+def _is_ours(module: ModuleType) -> bool:
+    origin = getattr(module, "__file__", None)
+    return origin is not None and Path(origin).resolve().is_relative_to(ROOT / module.__name__.partition(".")[0])
+
+
+@contextmanager
+def users_imports(folder: Path) -> Iterator[None]:
+    """Within: imports look into ``folder`` first, and our packages do not stand in the way of the user's."""
+    ours = {
+        name: module for name, module in sys.modules.items() if name.partition(".")[0] in NAMES and _is_ours(module)
+    }
+    for name in ours:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        taken = {name.partition(".")[0] for name in ours}
+        for name in [n for n in sys.modules if n.partition(".")[0] in taken]:
+            del sys.modules[name]
+        sys.modules.update(ours)

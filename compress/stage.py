@@ -1,0 +1,119 @@
+"""The nouns that every stage shares: Stage, Result, Edit, Skip and Context."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .data import Data
+    from .quantize.encoding import Encoding
+
+EditKind = Literal["attribute", "tensor", "module", "precision", "weights"]
+
+
+class Config(BaseModel):
+    """A frozen, validated configuration: an unknown key is an error, and so is a value out of range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One thing that a stage changed in a network.
+
+    ``kind`` says how the edit is replayed on a freshly built network:
+
+    - ``attribute``: ``layer.what = after``, as in ``("layer1.0.conv1", "out_channels", 16, 10)``;
+    - ``tensor``: the parameter or buffer ``layer.what`` has the shape ``after``, where ``before`` was; along dimension
+      ``axis`` the indices ``kept`` stay. Where ``before`` is None the tensor is new (a bias from folding), and where
+      ``after`` is None it is gone;
+    - ``module``: the module ``layer`` was a ``before`` and is an ``after`` ("Identity");
+    - ``precision``: the tensor ``layer.what`` is held in ``after`` ("int8") in the exported file, nothing to replay;
+    - ``weights``: values changed, shapes did not, nothing to replay.
+    """
+
+    layer: str
+    what: str
+    before: object
+    after: object
+    kind: EditKind = "attribute"
+    axis: int | None = None
+    kept: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A layer that a stage left alone, and why."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage returns: the network and an account of what was done and what was not.
+
+    Measuring is the runner's work: a stage never reports its own cost or accuracy. ``history`` has a record per epoch
+    of what :func:`compress.train.fit` saw, where weights were fitted.
+    """
+
+    model: nn.Module
+    edits: tuple[Edit, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+
+
+class Progress(Protocol):
+    """Told how far a task is: ``progress("train", 3, 10, "loss 0.4")``. Called often; must be cheap."""
+
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None: ...
+
+
+def silent(task: str, done: int, total: int, note: str = "") -> None:
+    """A progress that says nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use.
+
+    Args:
+        example_inputs: one tensor per input of the network, batch first, as ``model(*example_inputs)`` takes them.
+        data: the data set, its splits kept apart; stages that train or calibrate need it.
+        teacher: the network that fine-tuning distils from, in evaluation mode.
+        seed: of everything random.
+        progress: told how far a stage is.
+        checkpoints: a folder for the states of interrupted trainings, or None.
+    """
+
+    example_inputs: tuple[Tensor, ...]
+    data: Data | None = None
+    teacher: nn.Module | None = None
+    seed: int = 0
+    progress: Progress = silent
+    checkpoints: str | None = None
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A frozen configuration with one verb."""
+
+    def apply(self, model: nn.Module, context: Context) -> Result:
+        """Return a changed network; the one given is left as it was."""
+        ...
+
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""A training loss: ``objective(model, x, y)`` is a scalar."""
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A deep copy in evaluation mode: stages work on copies."""
+    return copy.deepcopy(model).eval()

@@ -1,0 +1,345 @@
+"""The one training loop: every stage that fits weights calls :func:`fit`.
+
+Lightning Fabric moves it to the device, the precision and the number of processes that :class:`Training` asks for. A
+training is checkpointed after each epoch and resumes with the result that it would have had uninterrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import cloudpickle
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .data import Data, Split
+from .errors import InvalidInput
+from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
+
+
+class Training(Config):
+    """How weights are fitted.
+
+    Args:
+        learning_rate: the highest, reached after ``warmup_epochs`` from near zero; then cosine to zero (Loshchilov and
+            Hutter, "SGDR", 2016, equation 5, without restarts) or constant.
+        ema: decay of an exponential moving average of the weights, which is then the result; None for none.
+        augment: random horizontal ``flip``, ``crop`` after padding by an eighth of the image, ``cutout`` of a quarter
+            of the side (DeVries and Taylor, 2017).
+        precision: bf16 runs the forward pass in bfloat16 where it is safe, with float32 weights.
+        devices: processes (CPU) or GPUs, each with its share of every batch.
+        temperature: of the soft targets, where there is a teacher (Hinton et al., 2015).
+        teacher_weight: share of the teacher's loss in the sum, the labels' being the rest.
+    """
+
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = Field(1.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: float | None = Field(None, gt=0, lt=1)
+    augment: tuple[Literal["flip", "crop", "cutout"], ...] = ()
+    precision: Literal["fp32", "bf16"] = "bf16"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)
+    temperature: float = Field(4.0, gt=0)
+    teacher_weight: float = Field(0.9, ge=0, le=1)
+
+    def apply(self, model: nn.Module, context: Context) -> Result:
+        """A copy of ``model`` trained on labels alone: the stage that makes a baseline.
+
+        Raises:
+            InvalidInput: there is no data to train on.
+        """
+        if context.data is None:
+            raise InvalidInput("train: it needs data to train on; give --data")
+        trained = evaluation_copy(model)
+        checkpoint = Path(context.checkpoints, "train.ckpt") if context.checkpoints else None
+        history = fit(trained, context.data, self, seed=context.seed, checkpoint=checkpoint, progress=context.progress)
+        return Result(trained, (Edit("", "weights", "given", "trained", kind="weights"),), history=tuple(history))
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["cosine", "constant"]) -> float:
+    """The factor on the highest learning rate at ``step`` of ``steps``.
+
+    >>> [round(learning_rate_factor(s, 10, 2, "cosine"), 3) for s in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def augmentation(x: Tensor, generator: torch.Generator, names: Iterable[str]) -> Tensor:
+    """A batch of stored pixels (N, C, H, W), changed at random by the augmentations named; same shape and dtype."""
+    count, _, height, width = x.shape
+    for name in names:
+        if name == "flip":
+            flipped = torch.rand(count, generator=generator) < 0.5
+            x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(3), x)
+        elif name == "crop":
+            margin = max(1, height // 8)
+            top = torch.randint(0, 2 * margin + 1, (count, 1), generator=generator)
+            left = torch.randint(0, 2 * margin + 1, (count, 1), generator=generator)
+            rows, columns = top + torch.arange(height), left + torch.arange(width)
+            padded = pad(x, (margin,) * 4).permute(0, 2, 3, 1)
+            x = padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        else:
+            side = max(1, height // 4)
+            top = torch.randint(1 - side, height, (count, 1), generator=generator)
+            left = torch.randint(1 - side, width, (count, 1), generator=generator)
+            row_hit = (torch.arange(height) >= top) & (torch.arange(height) < top + side)
+            column_hit = (torch.arange(width) >= left) & (torch.arange(width) < left + side)
+            x = x.masked_fill((row_hit[:, :, None] & column_hit[:, None, :])[:, None], 0)
+    return x
+
+
+def top1(model: nn.Module, split: Split, batch_size: int = 256) -> float:
+    """The share of a labelled split that ``model`` gets right, in percent."""
+    was_training = model.training
+    model.eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    right = seen = 0
+    with torch.no_grad():
+        for x, y in split.batches(batch_size):
+            if y is None:
+                raise InvalidInput("accuracy needs labels, and this split has none")
+            logits = model(x.to(device))
+            right += int((logits.argmax(1).cpu() == y).sum())
+            seen += len(y)
+    model.train(was_training)
+    return 100.0 * right / max(1, seen)
+
+
+def classification(label_smoothing: float = 0.0) -> Objective:
+    """The cross-entropy of ``model(x)`` against ``y``."""
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(model(x), y, label_smoothing=label_smoothing)
+
+    return objective
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    *,
+    objective: Objective | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+    task: str = "train",
+) -> list[dict[str, float]]:
+    """Train ``model`` in place on the train split; returns one record per epoch (loss, learning rate, validation top1).
+
+    The weights are those of the last epoch (or of its moving average): nothing is chosen on any split.
+
+    Args:
+        objective: the loss, :func:`classification` by default.
+        checkpoint: a file written after each epoch and read first if it exists; an interrupted training goes on from
+            there with the result of an uninterrupted one.
+
+    Raises:
+        InvalidInput: the loss is no longer finite, or the checkpoint is of another training.
+    """
+    if training.devices > 1:
+        return _fit_in_processes(model, data, training, objective, seed, checkpoint, task)
+    return _fit_on(_fabric(training), model, data, training, objective, seed, checkpoint, progress, task)
+
+
+def _fit_on(
+    fabric: Fabric,
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    objective: Objective | None,
+    seed: int,
+    checkpoint: Path | None,
+    progress: Progress,
+    task: str,
+) -> list[dict[str, float]]:
+    """:func:`fit` on a launched fabric: every process of it calls this with the same arguments."""
+    objective = objective or classification(training.label_smoothing)
+    split = data.split("train")
+    steps_per_epoch = max(1, len(split) // training.batch_size)
+    total, warmup = steps_per_epoch * training.epochs, round(training.warmup_epochs * steps_per_epoch)
+
+    torch.manual_seed(seed + fabric.global_rank)
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = _optimizer(model, training)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total, warmup, training.schedule)
+    )
+    average: AveragedModel | None = None
+    if training.ema is not None:
+        average_with = get_ema_multi_avg_fn(training.ema)  # type: ignore[no-untyped-call]
+        average = AveragedModel(model, multi_avg_fn=average_with, use_buffers=True)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    if average is not None:
+        average.to(fabric.device)
+    state: dict[str, Any] = {
+        "model": wrapped,
+        "optimizer": wrapped_optimizer,
+        "scheduler": scheduler,
+        "epoch": 0,
+        "history": [],
+        "settings": training.model_dump_json(),
+        "seed": seed,
+        "rng": torch.get_rng_state(),
+    }
+    if average is not None:
+        state["average"] = average
+    if checkpoint is not None and checkpoint.exists():
+        saved = fabric.load(checkpoint, weights_only=True)
+        if saved.get("settings") != state["settings"] or saved.get("seed") != seed:
+            raise InvalidInput(
+                f"checkpoint {checkpoint}: it belongs to a training with other settings; remove it or restore them"
+            )
+        for key in ("model", "optimizer", "scheduler", "average"):
+            if key in state:
+                state[key].load_state_dict(saved[key])
+        state.update(epoch=saved["epoch"], history=saved["history"])
+        torch.set_rng_state(saved["rng"])
+
+    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+        return augmentation(x, generator, training.augment)
+
+    for epoch in range(state["epoch"], training.epochs):
+        model.train()
+        loss_sum = 0.0
+        batches = split.batches(
+            training.batch_size,
+            shuffle_seed=(seed, epoch),
+            augment=augment if training.augment else None,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        step = 0
+        for step, (x, y) in enumerate(batches, 1):
+            if y is None:
+                raise InvalidInput(f"data {data.name}: training needs labels, and the train split has none")
+            x = fabric.to_device(x)
+            if x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            with fabric.autocast():
+                loss = objective(wrapped, x, fabric.to_device(y))
+            fabric.backward(loss)
+            wrapped_optimizer.step()
+            wrapped_optimizer.zero_grad()
+            scheduler.step()
+            if average is not None:
+                average.update_parameters(model)
+            loss_sum += float(loss.detach())
+            progress(
+                task,
+                epoch * steps_per_epoch + min(step, steps_per_epoch),
+                total,
+                f"epoch {epoch + 1}/{training.epochs}",
+            )
+        if not math.isfinite(loss_sum):
+            raise InvalidInput(
+                f"{task}: the loss is not finite in epoch {epoch + 1}; "
+                f"lower the learning rate ({training.learning_rate:g})"
+            )
+        record = {"epoch": epoch + 1, "loss": loss_sum / max(1, step), "learning_rate": scheduler.get_last_lr()[0]}
+        if "validation" in data.splits and fabric.is_global_zero:
+            record["validation_top1"] = top1(
+                average.module if average is not None else model, data.splits["validation"]
+            )
+        state["history"].append(record)
+        note = ", ".join(f"{key} {value:.4g}" for key, value in record.items())
+        progress(task, (epoch + 1) * steps_per_epoch, total, note)
+        if checkpoint is not None:
+            state.update(epoch=epoch + 1, rng=torch.get_rng_state())
+            fabric.save(checkpoint.with_suffix(".partial"), state)
+            if fabric.is_global_zero:
+                checkpoint.with_suffix(".partial").replace(checkpoint)
+            fabric.barrier()
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
+    model.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    return list(state["history"])
+
+
+def _fabric(training: Training) -> Fabric:
+    return Fabric(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        strategy="ddp_spawn" if training.devices > 1 else "auto",
+        precision="bf16-mixed" if training.precision == "bf16" else "32-true",
+    )
+
+
+def _fit_in_processes(
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    objective: Objective | None,
+    seed: int,
+    checkpoint: Path | None,
+    task: str,
+) -> list[dict[str, float]]:
+    """:func:`fit` in ``training.devices`` new processes; the first one's weights come back into ``model``."""
+    # A user's class may live in a file that a new process cannot import: such modules travel as code.
+    users = {type(module).__module__ for network in (model, objective) for module in _modules_of(network)}
+    by_value = [sys.modules[name] for name in users if name.startswith("_user_")]
+    for module in by_value:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        payload = cloudpickle.dumps((model, data, training, objective, seed, checkpoint, task))
+    finally:
+        for module in by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+    state, history = _fabric(training).launch(_process, payload)  # type: ignore[arg-type]
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    model.eval()
+    return list(history)
+
+
+def _modules_of(network: object) -> Iterable[nn.Module]:
+    parts = [network, *vars(network).values()] if hasattr(network, "__dict__") else [network]
+    for part in parts:
+        if isinstance(part, nn.Module):
+            yield from part.modules()
+
+
+def _process(fabric: Fabric, payload: bytes) -> tuple[dict[str, NDArray[Any]], list[dict[str, float]]]:
+    model, data, training, objective, seed, checkpoint, task = cloudpickle.loads(payload)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // training.devices))
+    history = _fit_on(fabric, model, data, training, objective, seed, checkpoint, silent, task)
+    # As arrays: a tensor's memory would be gone with this process before the other end has read it.
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}, history
+
+
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Weight decay on weights alone: biases and normalization scales (one dimension) are left free."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(
+        groups,
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        nesterov=training.momentum > 0,
+    )

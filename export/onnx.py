@@ -1,0 +1,247 @@
+"""ONNX: one self-contained file, in float or with integers placed by QuantizeLinear and DequantizeLinear.
+
+The network is traced once, converted by ``torch.onnx`` and then edited: operations that engines run in integers are
+written as such, everything that no engine reads is taken out. ONNX: https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from compress.errors import GateFailed, InvalidInput
+from compress.graph import Graph, trace
+from compress.quantize.encoding import Encoding
+from compress.quantize.flavour import flavour_named
+from compress.quantize.sites import encoded_parts
+
+from . import qdq, rewrite, site
+from .contents import Contents, contents_of
+
+OPSET = 18
+LARGEST_FILE_BYTES = 2**31
+OLDEST_OPSET, NEWEST_OPSET = 13, 23
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Args:
+        file: where it is.
+        format: "onnx".
+        opset: of the standard operations, read from the file.
+        size_bytes: of the file.
+        contents: operations, and where the bytes went.
+        notes: what was asked for and not done, and why.
+    """
+
+    file: Path
+    format: str
+    opset: int
+    size_bytes: int
+    contents: Contents
+    notes: tuple[str, ...] = ()
+
+
+def export_onnx(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    path: str | Path,
+    *,
+    encodings: Mapping[str, Encoding] | None = None,
+    flavour: str = "ort-x86",
+    opset: int = OPSET,
+    simplify: bool = False,
+    dynamic_batch: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> Exported:
+    """The account of the file that was written to ``path``: nothing is there before the file is whole and valid.
+
+    Inputs are called as the arguments of ``forward``, the result "output" ("output_0", ... if there are several).
+
+    Args:
+        encodings: of the tensors that run in integers, from the stage Quantize; none writes a float file.
+        flavour: which integers the engine wants.
+        opset: of the standard operations.
+        simplify: run onnxsim over the file, and keep what it makes if that computes the same.
+        dynamic_batch: leave the batch size open, where the network allows it.
+        metadata: written into the file.
+
+    Raises:
+        InvalidInput: the network cannot be traced or converted, the encodings are of another network, there is no such
+            flavour, or the opset is out of range.
+        GateFailed: the conversion left another opset, lost a tensor, or made an invalid file.
+    """
+    path = Path(path)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InvalidInput(f"export {path}: opset {opset} is not supported; give {OLDEST_OPSET} to {NEWEST_OPSET}")
+    engine = flavour_named(flavour)
+    graph = trace(model, example_inputs, dynamic_batch=dynamic_batch)
+    marked: dict[str, qdq.Marked] = {}
+    if encodings:
+        activations, products = encoded_parts(graph, encodings)
+        biases = [(product, _values(graph.tensor(product.bias_node))) for product in products]
+        marked = qdq.marks(engine, encodings, [node.name for node in activations], biases)
+        for product in products:
+            weight, bias = product.node.all_input_nodes[1], product.bias_node
+            site.mark_argument(graph.program, product.node, weight, qdq.weight_mark(product))
+            if bias is not None:
+                site.mark_argument(graph.program, product.node, bias, qdq.bias_mark(product))
+        for node in activations:
+            site.mark_value(graph.program, node, qdq.activation_mark(node.name))
+        graph.program.graph_module.recompile()
+    converted = _convert(graph, opset, path)
+    rewrite.use_global_average_pool(converted.graph)
+    if marked:
+        qdq.place(converted.graph, marked)
+    notes: list[str] = []
+    if simplify:
+        converted, note = _simplified(converted, example_inputs)
+        notes.append(note)
+    _finish(converted, metadata or {})
+    _check(converted, opset, path)
+    serialized = converted.SerializeToString()
+    _write(serialized, path)
+    return Exported(path, "onnx", opset, len(serialized), contents_of(converted, len(serialized)), tuple(notes))
+
+
+def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
+    return None if tensor is None else tensor.detach().cpu().numpy().astype(np.float32)
+
+
+def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph.program,
+                dynamo=True,
+                optimize=True,
+                external_data=False,
+                verbose=False,
+                opset_version=opset,
+                custom_translation_table=site.translations(),
+            )
+        assert program is not None
+        return program.model_proto
+    except Exception as error:
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise InvalidInput(f"export {path}: the network cannot be converted to ONNX: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's remarks about packages that are not needed off the console."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers += [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger) and name.startswith(("torch.onnx.", "onnxscript.", "onnx_ir."))
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _finish(model: ModelProto, metadata: Mapping[str, str]) -> None:
+    rewrite.name_interface(model.graph)
+    rewrite.drop_unused(model.graph)
+    rewrite.share_constants(model.graph)
+    rewrite.slim(model)
+    model.graph.name = "network"
+    model.producer_name = "edgepress"
+    model.ClearField("producer_version")
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    onnx.helper.set_model_props(model, dict(metadata))
+
+
+def _check(model: ModelProto, opset: int, path: Path) -> None:
+    if model.ByteSize() >= LARGEST_FILE_BYTES:
+        raise InvalidInput(
+            f"export {path}: the file would have {model.ByteSize()} bytes, and one ONNX file holds less than "
+            f"{LARGEST_FILE_BYTES}; quantize or prune the network first"
+        )
+    got = {item.domain: item.version for item in model.opset_import}
+    if got.get("") != opset:
+        raise GateFailed(
+            f"export {path}: asked for opset {opset}, and the conversion left {got.get('')}; "
+            f"ask for that one, or leave the option out"
+        )
+    if set(got) - {""}:
+        raise GateFailed(
+            f"export {path}: the file would need operations of {sorted(set(got) - {''})[0]!r}, not of ONNX"
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown")
+        raise GateFailed(f"export {path}: the conversion made an invalid model: {reason}") from error
+
+
+def _simplified(model: ModelProto, example_inputs: tuple[Tensor, ...]) -> tuple[ModelProto, str]:
+    """What onnxsim makes of ``model``, if it computes the same; else ``model`` itself; and what happened."""
+    import onnxsim
+
+    try:
+        made, _ = onnxsim.simplify(model)
+        before, after = _run(model, example_inputs), _run(made, example_inputs)
+    except Exception as error:  # noqa: BLE001 - whatever fails, the file as it was is right
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return model, f"not simplified: onnxsim failed ({reason})"
+    same = all(
+        a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-4 * max(float(np.abs(a).max(initial=0)), 1e-6))
+        for a, b in zip(before, after, strict=True)
+    )
+    if not same:
+        return model, "not simplified: what onnxsim made computes something else"
+    return made, f"simplified: {len(model.graph.node)} nodes became {len(made.graph.node)}"
+
+
+def _run(
+    model: ModelProto, example_inputs: tuple[Tensor, ...]
+) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {item.name: x.numpy() for item, x in zip(session.get_inputs(), example_inputs, strict=True)}
+    return list(session.run(None, feed))
+
+
+def _write(serialized: bytes, path: Path) -> None:
+    """Write all or nothing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InvalidInput(f"export {path}: cannot write there: {error.strerror or error}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(serialized)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise InvalidInput(f"export {path}: cannot write there: {error.strerror or error}") from error

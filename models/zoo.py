@@ -1,0 +1,51 @@
+"""The registry of the zoo: names to builders, filled by the architecture files of this folder."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+Builder = Callable[..., nn.Module]
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register(name: str, builder: Builder) -> None:
+    """Make ``name`` known; a name can be taken once.
+
+    Raises:
+        ValueError: ``name`` is taken.
+    """
+    if name in _BUILDERS:
+        raise ValueError(f"the zoo has a network named {name!r} already")
+    _BUILDERS[name] = builder
+
+
+def _import_architectures() -> None:
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name != "zoo":
+            importlib.import_module(f"{__package__}.{module.name}")
+
+
+def names() -> tuple[str, ...]:
+    """The names of all networks, sorted."""
+    _import_architectures()
+    return tuple(sorted(_BUILDERS))
+
+
+def build(name: str, **options: object) -> nn.Module:
+    """The network called ``name``, with random weights, in training mode.
+
+    Args:
+        name: one of :func:`names`.
+        options: the builder's keywords; all take ``num_classes`` and ``in_channels``.
+
+    Raises:
+        KeyError: no such name.
+        TypeError: the builder has no such option.
+    """
+    _import_architectures()
+    return _BUILDERS[name](**options)

@@ -1,0 +1,80 @@
+"""``python -m runtimes FILE...`` measures files on this machine and prints JSON; numpy and the engine are enough."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from .benchmark import PRESETS, benchmark, require_stable
+from .errors import InvalidInputs, RuntimesError, Unstable
+from .runtime import Arrays, Options, engines, load
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a JSON list with a measurement per file; the exit code is 5 where one is unstable."""
+    parser = argparse.ArgumentParser(prog="python -m runtimes", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="model files; several are run in turn")
+    parser.add_argument("--engine", choices=engines(), help="by default the one that the suffix names")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="standard")
+    parser.add_argument("--inputs", type=Path, help="an .npz with an array for every input; random without it")
+    parser.add_argument("--cores", type=int, nargs="+", help="pin to these cores")
+    parser.add_argument("--seed", type=int, default=0, help="of random inputs")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the separate run for peak memory")
+    parser.add_argument("--no-samples", action="store_true", help="leave out the raw samples")
+    asked = parser.parse_args(arguments)
+    try:
+        options = Options(asked.threads)
+        inputs = None if asked.inputs is None else _arrays(asked.inputs)
+        measurements = benchmark(
+            asked.files,
+            engine=asked.engine,
+            options=options,
+            preset=asked.preset,
+            inputs=inputs,
+            seed=asked.seed,
+            cores=asked.cores,
+            memory=not asked.no_memory,
+        )
+        told = []
+        for file, measurement in zip(asked.files, measurements, strict=True):
+            facts = measurement.to_json()
+            if asked.no_samples:
+                del facts["samples_ms"], facts["sentinel_ms"]
+            runtime = load(file, asked.engine, options)
+            graph = runtime.executed_graph(inputs)
+            runtime.close()
+            facts["executed"] = graph and {
+                "ops": graph.ops,
+                "integer": graph.integer,
+                "float": graph.float,
+                "other": graph.other,
+                "nodes": [asdict(node) for node in graph.nodes],
+            }
+            told.append(facts)
+        print(json.dumps(told, indent=None if not asked.no_samples else 2))
+        require_stable(measurements)
+    except Unstable as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return error.exit_code
+    except RuntimesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _arrays(file: Path) -> Arrays:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise InvalidInputs(f"{file}: expected an .npz of arrays by input name ({error})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""ONNX Runtime on the CPU: one operator after the other, all of its graph optimizations on."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from ..errors import InvalidModel
+from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
+
+PACKAGE = "onnxruntime"
+SUFFIXES = (".onnx", ".ort")
+INSTALL = "pip install onnxruntime"
+
+_FAILURES = (
+    native.EPFail,
+    native.Fail,
+    native.InvalidArgument,
+    native.InvalidGraph,
+    native.InvalidProtobuf,
+    native.NoModel,
+    native.NoSuchFile,
+    native.NotImplemented,
+    native.RuntimeException,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+_DTYPES = {"float": "float32", "double": "float64", "string": "object"}
+
+_FLOATS = {"float", "float16", "double", "bfloat16"}
+
+# Operators that compute in integers whatever their first input is.
+_INTEGER = re.compile(r"QLinear\w+|QGemm|QAttention|\w+Integer|MatMulIntegerToFloat|DynamicQuantize(MatMul|LSTM)")
+
+# Operators that convert, move or reshape data and compute nothing.
+_MOVES = re.compile(
+    r"(Dynamic)?QuantizeLinear|DequantizeLinear|Cast(Like)?|Reorder(In|Out)put|Memcpy\w+|Reshape|Flatten|Transpose"
+    r"|(Un)?[Ss]queeze|Concat|Split|Slice|Gather(Elements|ND)?|Scatter\w*|Pad|Expand|Tile|Identity|Dropout|Shape|Size"
+    r"|Constant(OfShape)?|Range|NonZero|DepthToSpace|SpaceToDepth|If|Loop|Scan|Sequence\w+|Optional\w*|ReverseSequence"
+)
+
+# external_data { key: "location" value: <a name shorter than 128 bytes> } as protobuf writes it.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])", re.DOTALL)
+
+
+def version() -> str:
+    """Return the version of ONNX Runtime."""
+    return str(ort.__version__)
+
+
+def parts(file: Path) -> tuple[Path, ...]:
+    """Return the file and the files that hold its external tensors."""
+    content = file.read_bytes()
+    names = {content[hit.end() : hit.end() + hit[1][0]] for hit in _LOCATION.finditer(content)}
+    external = (file.parent / name.decode("utf-8", "replace") for name in sorted(names) if b"\0" not in name)
+    return (file, *(path for path in external if path.is_file() and path != file))
+
+
+def load(file: Path, options: Options) -> Session:
+    """Return ``file`` as a session with ``options.threads`` threads; raises InvalidModel."""
+    return Session(file, options)
+
+
+def kind_of(op: str, dtype: str | None) -> Literal["integer", "float", "other"]:
+    """Return the arithmetic of a node from its operator and the dtype of its first input, in ONNX Runtime's names.
+
+    Operators that run on several types (MaxPool, Relu, Add) are what their input is; wider integers are shapes and
+    indices, not a network's arithmetic.
+
+    >>> kind_of("QLinearConv", "uint8"), kind_of("MaxPool", "uint8"), kind_of("MaxPool", "float")
+    ('integer', 'integer', 'float')
+    >>> kind_of("DequantizeLinear", "uint8"), kind_of("Reshape", "float"), kind_of("Add", "int64")
+    ('other', 'other', 'other')
+    """
+    if _INTEGER.fullmatch(op):
+        return "integer"
+    if _MOVES.fullmatch(op):
+        return "other"
+    if dtype in _FLOATS:
+        return "float"
+    return "integer" if dtype in ("int8", "uint8") else "other"
+
+
+class Session:
+    """A file loaded into ONNX Runtime; see `runtimes.runtime.Runtime`."""
+
+    def __init__(self, file: Path, options: Options) -> None:
+        self._file = file
+        self._options = options
+        self._session: ort.InferenceSession | None = self._open()
+        self.inputs = tuple(_spec(each) for each in self._session.get_inputs())
+        self.outputs = tuple(_spec(each) for each in self._session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Return the outputs by name; raises InvalidInputs for a wrong name, shape or dtype."""
+        if self._session is None:
+            raise InvalidModel(f"{self._file}: the runtime is closed")
+        # The engine would cast a list, and read bytes in the wrong order, without a word.
+        if not all(isinstance(value, np.ndarray) and value.dtype.isnative for value in inputs.values()):
+            check_inputs(self.inputs, inputs)
+        try:
+            return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
+        except _FAILURES as error:
+            # The engine checks all else by itself: it is looked at again only to explain, off the timed path.
+            check_inputs(self.inputs, inputs)
+            raise InvalidModel(f"{self._file}: ONNX Runtime failed: {one_line(error)}") from error
+
+    def executed_graph(self, inputs: Arrays | None = None) -> ExecutedGraph:
+        """Return the nodes that ONNX Runtime executed in one profiled run, with the dtypes that it ran them on.
+
+        This is the optimized graph as executed, with fused and com.microsoft operators, and needs no ``onnx`` package.
+        """
+        arrays = random_inputs(self.inputs) if inputs is None else inputs
+        check_inputs(self.inputs, arrays)
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._open(profile=Path(folder) / "profile")
+            try:
+                session.run(self._names, dict(arrays))
+            except _FAILURES as error:
+                raise InvalidModel(f"{self._file}: ONNX Runtime failed: {one_line(error)}") from error
+            finally:
+                profile = Path(session.end_profiling())
+            events = json.loads(profile.read_text(encoding="utf-8"))
+        return ExecutedGraph(tuple(_node(event) for event in events if _is_node(event)))
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+    def _open(self, profile: Path | None = None) -> ort.InferenceSession:
+        settings = ort.SessionOptions()
+        settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.intra_op_num_threads = self._options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 4
+        # Idle threads that spin would take the cores from the next session when several are run in turn.
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(profile)
+        try:
+            return ort.InferenceSession(
+                str(self._file), settings, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+        except _FAILURES as error:
+            reason = one_line(error)
+            raise InvalidModel(
+                f"{self._file}: ONNX Runtime {version()} cannot load it, export it again ({reason})"
+            ) from error
+
+
+def _spec(tensor: ort.NodeArg) -> TensorSpec:
+    kind = re.sub(r"tensor\((\w+)\)", r"\1", tensor.type)
+    shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in tensor.shape)
+    return TensorSpec(tensor.name, shape, _DTYPES.get(kind, kind))
+
+
+def _is_node(event: dict[str, object]) -> bool:
+    return event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time")
+
+
+def _node(event: dict[str, dict[str, object]]) -> Node:
+    facts = event["args"]
+    op = str(facts["op_name"])
+    types = facts.get("input_type_shape")
+    first = next((name for each in types for name in each), None) if isinstance(types, list) else None
+    return Node(str(event["name"]).removesuffix("_kernel_time"), op, kind_of(op, first))

@@ -1,0 +1,158 @@
+"""What a deployed file is worth: its agreement with a reference, and its accuracy on labelled data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidInputs
+from .runtime import Array, Arrays, Runtime
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far outputs are from the expected ones; over several outputs, each figure is that of the worst one.
+
+    Args:
+        samples: the number of samples compared.
+        max_abs_error: max|expected - actual|; infinite where a value is NaN, or infinite in one of the two alone.
+        relative_error: max|expected - actual| / max|expected|.
+        snr_db: 10 log10(sum expected^2 / sum (expected - actual)^2) in decibel; infinite where they are equal.
+        top1_agreement: of (N, classes) outputs, the share of samples with the same class first, in percent; None where
+            no output is of this kind.
+    """
+
+    samples: int
+    max_abs_error: float
+    relative_error: float
+    snr_db: float
+    top1_agreement: float | None
+
+
+def compare(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> Parity:
+    """Return how far ``actual`` is from ``expected``, both by name of output, computed in float64.
+
+    >>> compare({"y": np.array([[0.0, 2.0]])}, {"y": np.array([[0.5, 2.0]])})
+    Parity(samples=1, max_abs_error=0.5, relative_error=0.25, snr_db=12.041199826559248, top1_agreement=100.0)
+
+    Raises:
+        InvalidInputs: the names or the shapes differ, or there is nothing to compare.
+    """
+    if set(expected) != set(actual):
+        raise InvalidInputs(f"outputs: expected {', '.join(sorted(expected))}; got {', '.join(sorted(actual))}")
+    if not expected:
+        raise InvalidInputs("outputs: nothing to compare, there are none")
+    each = [_compare(name, np.asarray(expected[name]), np.asarray(actual[name])) for name in expected]
+    agreements = [parity.top1_agreement for parity in each if parity.top1_agreement is not None]
+    return Parity(
+        samples=min(parity.samples for parity in each),
+        max_abs_error=max(parity.max_abs_error for parity in each),
+        relative_error=max(parity.relative_error for parity in each),
+        snr_db=min(parity.snr_db for parity in each),
+        top1_agreement=min(agreements, default=None),
+    )
+
+
+def run_samples(runtime: Runtime, inputs: Arrays, batch: int = 64) -> dict[str, Array]:
+    """Return the outputs for N samples, (N, ...) each, run in chunks that the file's batch dimension allows.
+
+    Chunks have ``batch`` samples where the batch is dynamic. Where it is fixed they have that many, and the last one is
+    filled up with copies of its last sample, whose outputs are dropped.
+
+    Raises:
+        InvalidInputs: there are no samples, inputs differ in their number, or an output has no sample dimension.
+    """
+    if batch < 1:
+        raise InvalidInputs(f"batch: expected at least 1, got {batch}")
+    lengths = {name: value.shape[0] if value.ndim else 0 for name, value in inputs.items()}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items()) or "there are no inputs"
+        raise InvalidInputs(f"inputs: expected the same number of samples in each, at least 1; {told}")
+    total = next(iter(lengths.values()))
+    fixed = {spec.shape[0] for spec in runtime.inputs if spec.shape and spec.shape[0] is not None}
+    if len(fixed) > 1:
+        raise InvalidInputs(f"inputs: expected one batch size, the file has {sorted(fixed)}; run it directly")
+    size = next(iter(fixed), None)
+    step = size or batch
+    chunks: list[dict[str, Array]] = []
+    for start in range(0, total, step):
+        held = min(step, total - start)
+        filled = np.minimum(np.arange(start, start + (size or held)), total - 1)
+        outputs = runtime.run({name: np.ascontiguousarray(value[filled]) for name, value in inputs.items()})
+        for name, value in outputs.items():
+            if value.ndim == 0 or value.shape[0] != len(filled):
+                raise InvalidInputs(f"output {name!r}: expected {len(filled)} samples, got the shape {value.shape}")
+        chunks.append({name: value[:held] for name, value in outputs.items()})
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def accuracy(runtime: Runtime, batches: Iterable[tuple[Array, Array]]) -> float:
+    """Return the share of samples that a deployed classifier gets right, in percent.
+
+    Batches are ``x`` of (N, ...) and the labels ``y`` of (N,); the file's first output is (N, classes). A sample with a
+    NaN among its outputs counts as wrong.
+
+    Raises:
+        InvalidInputs: there are no samples, a label is not a class, or the file is no classifier with one input.
+    """
+    if len(runtime.inputs) != 1:
+        raise InvalidInputs(f"accuracy: expected a file with one input, got {len(runtime.inputs)}")
+    seen = right = 0
+    for x, y in batches:
+        if y.shape != (x.shape[0],) or not np.issubdtype(y.dtype, np.integer):
+            raise InvalidInputs(f"labels: expected {x.shape[0]} integers, got {y.dtype} of the shape {y.shape}")
+        if x.shape[0] == 0:
+            continue
+        outputs = run_samples(runtime, {runtime.inputs[0].name: x}, batch=x.shape[0])
+        scores = outputs[runtime.outputs[0].name]
+        if scores.ndim != 2:
+            raise InvalidInputs(f"output {runtime.outputs[0].name!r}: expected (N, classes), got {scores.shape}")
+        if y.min() < 0 or y.max() >= scores.shape[1]:
+            raise InvalidInputs(f"labels: expected 0 to {scores.shape[1] - 1}, got {y.min()} to {y.max()}")
+        numbers = scores.astype(np.float64)
+        right += int(((numbers.argmax(1) == y) & ~np.isnan(numbers).any(1)).sum())
+        seen += x.shape[0]
+    if seen == 0:
+        raise InvalidInputs("accuracy: there are no samples")
+    return 100.0 * right / seen
+
+
+def _compare(name: str, expected: Array, actual: Array) -> Parity:
+    if expected.shape != actual.shape:
+        raise InvalidInputs(f"output {name!r}: expected the shape {expected.shape}, got {actual.shape}")
+    if expected.size == 0:
+        raise InvalidInputs(f"output {name!r}: nothing to compare, its shape is {expected.shape}")
+    want, got = expected.astype(np.float64), actual.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = np.where(want == got, 0.0, np.abs(want - got))
+    error = np.where(np.isnan(error), np.inf, error)
+    finite = np.where(np.isfinite(want), want, 0.0)
+    worst, scale = float(error.max()), float(np.abs(finite).max())
+    top1 = None
+    if want.ndim == 2 and want.shape[1] > 1:
+        same = (want.argmax(1) == got.argmax(1)) & ~np.isnan(want).any(1) & ~np.isnan(got).any(1)
+        top1 = 100.0 * float(same.mean())
+    return Parity(
+        samples=want.shape[0] if want.ndim else 1,
+        max_abs_error=worst,
+        relative_error=0.0 if worst == 0 else worst / scale if scale > 0 else math.inf,
+        snr_db=_snr_db(finite, error),
+        top1_agreement=top1,
+    )
+
+
+def _snr_db(signal: _Floats, noise: _Floats) -> float:
+    # Both are scaled by their peaks first: squares of large or small numbers neither overflow nor vanish.
+    signal_peak, noise_peak = float(np.abs(signal).max()), float(np.abs(noise).max())
+    if noise_peak == 0:
+        return math.inf
+    if signal_peak == 0 or math.isinf(noise_peak):
+        return -math.inf
+    ratio = np.square(signal / signal_peak).sum() / np.square(noise / noise_peak).sum()
+    return 10 * math.log10(ratio) + 20 * math.log10(signal_peak / noise_peak)

@@ -1,0 +1,1 @@
+"""One file per kind of place where a runtime runs."""

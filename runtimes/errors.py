@@ -1,0 +1,35 @@
+"""What can go wrong, by exit code. A message says in one line where, what was expected and got, and what to do."""
+
+from __future__ import annotations
+
+
+class RuntimesError(Exception):
+    """An error that is explained in one line; ``exit_code`` is what a command line ends with."""
+
+    exit_code = 2
+
+
+class InvalidModel(RuntimesError):
+    """A file is missing, truncated, of no known kind, or the engine cannot load or run it."""
+
+
+class InvalidInputs(RuntimesError, ValueError):
+    """Arrays or options do not fit: a name, a shape, a dtype, a number of samples."""
+
+
+class EngineMissing(RuntimesError):
+    """An engine is not installed, or not usable here; the message has the exact install line."""
+
+    exit_code = 3
+
+
+class DeviceUnreachable(RuntimesError):
+    """A device does not answer."""
+
+    exit_code = 4
+
+
+class Unstable(RuntimesError):
+    """A measurement was disturbed too much to be trusted."""
+
+    exit_code = 5

@@ -1,0 +1,111 @@
+"""Peak memory of a file, measured in a process of its own: ``python -m runtimes.memory FILE`` prints it as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InvalidModel, RuntimesError
+from .runtime import Arrays, Options, backend, engine_of, existing, load, random_inputs
+
+_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of a process that loads a file and runs it.
+
+    Args:
+        baseline_bytes: its peak with Python, numpy and the engine imported, and nothing loaded.
+        peak_bytes: its peak after the file was loaded and run.
+    """
+
+    baseline_bytes: int
+    peak_bytes: int
+
+
+def peak_memory(
+    file: Path | str, engine: str | None = None, options: Options | None = None, inputs: Arrays | None = None
+) -> Memory:
+    """Return the peak memory of ``file`` in a fresh process, whatever this process holds.
+
+    Raises:
+        InvalidModel: the process failed; the message has what it said.
+    """
+    path = existing(file)
+    # The names come from the files: this package may have been imported here under another name.
+    here = Path(__file__).resolve()
+    module = f"{here.parent.name}.{here.stem}"
+    command = [sys.executable, "-P", "-m", module, str(path.resolve()), "--engine", engine or engine_of(path)]
+    command += ["--threads", str((options or Options()).threads)]
+    paths = [str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    with tempfile.TemporaryDirectory() as folder:
+        if inputs is not None:
+            given = Path(folder) / "inputs.npz"
+            np.savez(given, allow_pickle=False, **inputs)
+            command += ["--inputs", str(given)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise InvalidModel(f"{path}: the process that measures its memory failed: {said[0]}")
+    told = json.loads(done.stdout)
+    return Memory(int(told["baseline_bytes"]), int(told["peak_bytes"]))
+
+
+def process_peak_bytes() -> int:
+    """Return the highest resident memory that this process had.
+
+    On Linux this is VmHWM and not ``ru_maxrss``: the latter keeps the peak of the process that started this one.
+    """
+    try:
+        hit = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        hit = None
+    if hit is not None:
+        return int(hit[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure in this process and print the result."""
+    parser = argparse.ArgumentParser(prog="python -m runtimes.memory", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--engine")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--inputs", type=Path, help="an .npz with an array for every input; random without it")
+    asked = parser.parse_args(arguments)
+    try:
+        path = existing(asked.file)
+        engine = asked.engine or engine_of(path)
+        backend(engine).version()
+        baseline = process_peak_bytes()
+        runtime = load(path, engine, Options(asked.threads))
+        if asked.inputs is None:
+            inputs = random_inputs(runtime.inputs)
+        else:
+            with np.load(asked.inputs) as arrays:
+                inputs = dict(arrays)
+        for _ in range(_RUNS):
+            runtime.run(inputs)
+        print(json.dumps(asdict(Memory(baseline, process_peak_bytes()))))
+    except RuntimesError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""The Runtime protocol, and the engines that are there: found by file name, imported only when asked for."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EngineMissing, InvalidInputs, InvalidModel
+
+Array = NDArray[np.generic]
+Arrays = Mapping[str, Array]
+
+_BACKENDS = Path(__file__).with_name("backends")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a file is run.
+
+    Args:
+        threads: the number of threads that one operator may use, at least 1.
+    """
+
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InvalidInputs(f"threads: expected at least 1, got {self.threads}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or an output of a file: a dimension is None where it is dynamic, the dtype has numpy's name."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join('?' if n is None else str(n) for n in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that an engine executed; ``kind`` is the arithmetic it computed in.
+
+    ``integer`` and ``float`` are nodes that compute; ``other`` are those that only convert, move or reshape data.
+    """
+
+    name: str
+    op: str
+    kind: Literal["integer", "float", "other"]
+
+
+@dataclass(frozen=True)
+class ExecutedGraph:
+    """What an engine executed after its own optimization of a file, node by node."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def ops(self) -> dict[str, int]:
+        """Return how often each operator was executed, the most frequent first."""
+        return dict(Counter(node.op for node in self.nodes).most_common())
+
+    @property
+    def integer(self) -> int:
+        """Return the number of nodes that computed in integers."""
+        return sum(node.kind == "integer" for node in self.nodes)
+
+    @property
+    def float(self) -> int:
+        """Return the number of nodes that computed in floating point."""
+        return sum(node.kind == "float" for node in self.nodes)
+
+    @property
+    def other(self) -> int:
+        """Return the number of nodes that converted, moved or reshaped data."""
+        return sum(node.kind == "other" for node in self.nodes)
+
+    @property
+    def float_nodes(self) -> tuple[str, ...]:
+        """Return the names of the nodes that computed in floating point, in order of execution."""
+        return tuple(node.name for node in self.nodes if node.kind == "float")
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """A loaded file."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Return what `run` takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Return what `run` gives."""
+        ...
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Return the outputs by name.
+
+        Raises:
+            InvalidInputs: a name, a shape or a dtype is not that of `inputs`; nothing is cast.
+            InvalidModel: the engine failed on inputs that fit, or the runtime is closed.
+        """
+        ...
+
+    def executed_graph(self, inputs: Arrays | None = None) -> ExecutedGraph | None:
+        """Return the nodes that one run executes, or None where the engine does not tell.
+
+        ``inputs`` are random where none are given, see `random_inputs`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the memory; may be called twice."""
+        ...
+
+
+class Backend(Protocol):
+    """What each file in ``backends/`` defines. The three constants are literals: they are read without importing it.
+
+    ``SUFFIXES`` are the kinds of file that this engine is taken for when none is named.
+    """
+
+    PACKAGE: str
+    SUFFIXES: tuple[str, ...]
+    INSTALL: str
+
+    def version(self) -> str:
+        """Return the version of the engine."""
+        ...
+
+    def parts(self, file: Path) -> tuple[Path, ...]:
+        """Return every file on disk that the model is made of, ``file`` first."""
+        ...
+
+    def load(self, file: Path, options: Options) -> Runtime:
+        """Return the file, loaded. Raises InvalidModel where it cannot be."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is known of an engine without importing it."""
+
+    name: str
+    package: str
+    suffixes: tuple[str, ...]
+    install: str
+
+
+def engines() -> tuple[str, ...]:
+    """Return the names of all engines that there is a backend for, installed or not.
+
+    >>> "onnxruntime" in engines()
+    True
+    """
+    return tuple(sorted(file.stem for file in _BACKENDS.glob("*.py") if not file.stem.startswith("_")))
+
+
+def describe(engine: str) -> Engine:
+    """Return what the backend of ``engine`` declares, read from its source: nothing is imported.
+
+    >>> describe("onnxruntime").suffixes
+    ('.onnx', '.ort')
+    """
+    if engine not in engines():
+        raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
+    source = ast.parse((_BACKENDS / f"{engine}.py").read_text(encoding="utf-8"))
+    constants = {
+        target.id: ast.literal_eval(statement.value)
+        for statement in source.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name) and target.id in ("PACKAGE", "SUFFIXES", "INSTALL")
+    }
+    return Engine(engine, constants["PACKAGE"], tuple(constants["SUFFIXES"]), constants["INSTALL"])
+
+
+def backend(engine: str) -> Backend:
+    """Return the module that runs ``engine``, imported.
+
+    Raises:
+        InvalidInputs: there is no such engine.
+        EngineMissing: its package is not installed or does not load here.
+    """
+    facts = describe(engine)
+    try:
+        return cast(Backend, importlib.import_module(f".backends.{engine}", __package__))
+    except (ImportError, OSError) as error:
+        raise EngineMissing(f"engine {engine!r} cannot be used here ({one_line(error)}); {facts.install}") from error
+
+
+def available(engine: str) -> tuple[str | None, str]:
+    """Return the version of an engine and "", or None and why it cannot be used with its install line.
+
+    >>> version, reason = available("onnxruntime")
+    >>> (version is None) == bool(reason)
+    True
+    """
+    try:
+        return backend(engine).version(), ""
+    except EngineMissing as error:
+        return None, str(error)
+
+
+def engine_of(file: Path) -> str:
+    """Return the engine that runs files with the suffix of ``file``.
+
+    >>> engine_of(Path("net.onnx"))
+    'onnxruntime'
+    """
+    known = {name: describe(name).suffixes for name in engines()}
+    fitting = [name for name, suffixes in known.items() if file.suffix.lower() in suffixes]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise InvalidInputs(f"{file}: several engines run {file.suffix}: name one of {', '.join(fitting)}")
+    suffixes = ", ".join(sorted({suffix for each in known.values() for suffix in each}))
+    raise InvalidModel(f"{file}: no engine is known for {file.suffix or 'a name without suffix'}: expected {suffixes}")
+
+
+def load(file: Path | str, engine: str | None = None, options: Options | None = None) -> Runtime:
+    """Return ``file`` loaded into ``engine``, by default the one that runs files with its suffix.
+
+    Raises:
+        InvalidModel: the file is missing, empty, truncated, of no known kind, or the engine refuses it.
+        InvalidInputs: there is no such engine.
+        EngineMissing: the engine's package is not installed.
+    """
+    path = existing(file)
+    return backend(engine or engine_of(path)).load(path, options or Options())
+
+
+def existing(file: Path | str) -> Path:
+    """Return the path of a model file, which is there and not empty; raises InvalidModel."""
+    path = Path(file)
+    try:
+        if path.is_dir():
+            raise InvalidModel(f"{path}: expected a model file, got a folder")
+        if path.stat().st_size == 0:
+            raise InvalidModel(f"{path}: the file is empty; export it again")
+    except OSError as error:
+        raise InvalidModel(f"{path}: the model file cannot be read ({error.strerror})") from error
+    return path
+
+
+def size_bytes(file: Path | str, engine: str | None = None) -> int:
+    """Return the size on disk of a model, its external weights included."""
+    path = existing(file)
+    return sum(part.stat().st_size for part in backend(engine or engine_of(path)).parts(path))
+
+
+def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> None:
+    """Raise InvalidInputs where a name, a shape, a dtype or a byte order is not as the file expects it."""
+    names = [spec.name for spec in specs]
+    if sorted(names) != sorted(inputs):
+        raise InvalidInputs(f"inputs: expected the names {', '.join(names)}; got {', '.join(inputs) or 'none'}")
+    for spec in specs:
+        value = inputs[spec.name]
+        if not isinstance(value, np.ndarray):
+            raise InvalidInputs(f"input {spec.name!r}: expected a numpy array, got {type(value).__name__}")
+        if value.dtype.name != spec.dtype:
+            raise InvalidInputs(f"input {spec.name!r}: expected {spec.dtype}, got {value.dtype.name}; cast it first")
+        if not value.dtype.isnative:
+            raise InvalidInputs(f"input {spec.name!r}: expected this machine's byte order, got {value.dtype.str}")
+        fits = len(value.shape) == len(spec.shape) and all(
+            want is None or want == got for want, got in zip(spec.shape, value.shape, strict=True)
+        )
+        if not fits:
+            raise InvalidInputs(f"input {spec.name!r}: expected {spec}, got the shape {list(value.shape)}")
+
+
+def random_inputs(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Array]:
+    """Return an array for every input: dynamic batches are 1, floats standard normal, and the same seed gives the same.
+
+    8-bit integers take their whole range, wider ones 0 or 1, which any embedding holds.
+
+    Raises:
+        InvalidInputs: a dimension other than the first is dynamic, or the dtype is not a number: nothing is guessed.
+    """
+    rng = np.random.default_rng(seed)
+    made: dict[str, Array] = {}
+    for spec in specs:
+        if None in spec.shape[1:]:
+            raise InvalidInputs(f"input {spec}: only the batch may be dynamic for random inputs; give the inputs")
+        shape = [1 if n is None else n for n in spec.shape]
+        try:
+            dtype = np.dtype(spec.dtype)
+        except TypeError:
+            raise InvalidInputs(f"input {spec}: no random values for this dtype; give the inputs") from None
+        if dtype.kind == "f":
+            made[spec.name] = rng.standard_normal(shape).astype(dtype)
+        elif dtype.kind in "iu" and dtype.itemsize == 1:
+            limits = np.iinfo(dtype)
+            made[spec.name] = rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+        elif dtype.kind in "iub":
+            made[spec.name] = rng.integers(0, 2, shape).astype(dtype)
+        else:
+            raise InvalidInputs(f"input {spec}: no random values for this dtype; give the inputs")
+    return made
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error in one line.
+
+    >>> one_line(ValueError("first\\n  second"))
+    'first second'
+    """
+    return " ".join(str(error).split()) or type(error).__name__

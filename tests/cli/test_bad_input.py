@@ -1,0 +1,195 @@
+"""Bad input: one clear line, the right exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.conftest import SMALL_NET
+
+NET = "net.py:build --input-shape 1,8,8"
+FAST = "--epochs 1 --batch-size 8 --precision fp32 --accelerator cpu"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command in a folder that ``spoil`` has prepared; ``says`` must all stand in its one line."""
+
+    name: str
+    command: str
+    says: tuple[str, ...]
+    code: int = 2
+
+
+CASES = (
+    Case("no network", "fold -o out", ("no network given", "--model")),
+    Case("network twice", "fold resnet20 --model resnet32 -o out", ("given twice",)),
+    Case("unknown zoo name", "fold resnet21 -o out", ("resnet21", "resnet20")),
+    Case("missing python file", "fold gone.py:build -o out", ("gone.py", "no such file")),
+    Case("no callable named", "fold net.py -o out", ("net.py:callable",)),
+    Case("no such callable", "fold net.py:make --input-shape 1,8,8 -o out", ("has no make", "build")),
+    Case("user's code fails", "fold broken.py:build --input-shape 1,8,8 -o out", ("broken.py", "ZeroDivisionError")),
+    Case("not a module", "fold net.py:SMALL --input-shape 1,8,8 -o out", ("expected a torch.nn.Module", "int")),
+    Case("unknown option of the zoo", "fold resnet20:widht=3 --input-shape 3,8,8 -o out", ("widht",)),
+    Case("no input shape", "fold net.py:build -o out", ("--input-shape",)),
+    Case("malformed input shape", "fold net.py:build --input-shape 1,a,8 -o out", ("1,a,8", "3,32,32")),
+    Case("wrong input shape", "fold net.py:build --input-shape 3,8,8 -o out", ("(1, 3, 8, 8)", "--input-shape")),
+    Case("missing weights", f"fold {NET} --weights gone.pt -o out", ("gone.pt", "no such file")),
+    Case("a pickle posing as weights", f"fold {NET} --weights evil.pt -o out", ("--trust",)),
+    Case("text posing as weights", f"fold {NET} --weights notes.safetensors -o out", ("safetensors",)),
+    Case("weights of another network", f"fold {NET} --weights other.safetensors -o out", ("missing", "unknown")),
+    Case("NaN weights", f"fold {NET} --weights nan.safetensors -o out", ("fc.bias", "not finite")),
+    Case("missing onnx", "fold gone.onnx -o out", ("gone.onnx", "no such file")),
+    Case("truncated onnx", "quantize cut.onnx --data good.npz -o out", ("cut.onnx",)),
+    Case("truncated onnx to bench", "bench cut.onnx --preset quick", ("cut.onnx",)),
+    Case("empty onnx", "analyze empty.onnx", ("empty.onnx",)),
+    Case("missing data", "quantize net.py:build --data gone -o out", ("gone", "no such file or folder")),
+    Case("no data for quantize", f"quantize {NET} -o out", ("--data",)),
+    Case("no calibration samples", "quantize net.py:build --data testonly.npz -o out", ("calibration",)),
+    Case("no data for train", f"train {NET} -o out", ("--data",)),
+    Case("empty class folder", "train net.py:build --data photos -o out", ("photos/train/b", "no images")),
+    Case("no train folder", "train net.py:build --data emptyfolder -o out", ("train", "<class>")),
+    Case("not an image", f"train net.py:build --data badphotos -o out {FAST}", ("0.png", "not a readable image")),
+    Case("npz without labels", "train net.py:build --data nolabels.npz -o out", ("y_train",)),
+    Case("npz with NaN", "quantize net.py:build --data nan.npz -o out", ("x_calib", "not finite")),
+    Case("damaged npz", "quantize net.py:build --data cut.npz -o out", ("cut.npz",)),
+    Case("data of other shape", "quantize net.py:build --data rgb.npz -o out", ("3, 8, 8",)),
+    Case("recipe missing", "run gone.yaml -o out", ("gone.yaml",)),
+    Case("recipe not given", "run -o out", ("no recipe",)),
+    Case("unknown recipe key", "run key.yaml -o out", ("stages.0.prune.ratoi", "no such key")),
+    Case("recipe not yaml", "run notyaml.yaml -o out", ("not YAML",)),
+    Case("recipe value out of range", "run range.yaml -o out", ("train.epochs",)),
+    Case("prune without a target", f"prune {NET} -o out", ("ratio", "macs")),
+    Case("prune ratio out of range", "prune net.py:build --ratio 1.5 --input-shape 1,8,8 -o out", ("ratio",)),
+    Case("prune target out of reach", "prune net.py:build --macs 1e6 --input-shape 1,8,8 -o out", ("macs",)),
+    Case("distill without a teacher", f"distill net.py:build --data good.npz -o out {FAST}", ("--teacher",)),
+    Case("teacher of others", f"distill net.py:build --teacher net.py:other --data good.npz -o out {FAST}", ("logits",)),
+    Case("unknown augmentation", f"train net.py:build --data good.npz --augment spin -o out {FAST}", ("augment",)),
+    Case("output exists", "fold net.py:build --input-shape 1,8,8 -o taken", ("taken", "--overwrite")),
+    Case("run output exists", "run good.yaml -o taken", ("taken", "--overwrite")),
+    Case("output below a file", f"fold {NET} -o notes.safetensors/out", ("cannot be written",)),
+    Case("damaged artifact", "export damaged -o out", ("manifest.json", "damaged")),
+    Case("a folder that is no artifact", "export emptyfolder -o out", ("emptyfolder", "manifest.json")),
+    Case("no report", "report emptyfolder", ("report.json",)),
+    Case("damaged report", "report damagedreport", ("report.json",)),
+    Case("unknown option", "fold net.py:build --widht 3 -o out", ("--widht",)),
+    Case("unknown command", "shrink resnet20", ("shrink",)),
+    Case("nothing to bench", "bench", ("no network given",)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the commands name."""
+    root = tmp_path_factory.mktemp("work")
+    other = "\n\ndef other():\n    net = build()\n    net.fc = nn.Linear(8, 7)\n    return net\n"
+    (root / "net.py").write_text(SMALL_NET + other + "\n\nSMALL = 3\n")
+    (root / "broken.py").write_text("def build():\n    return 1 / 0\n")
+    torch.manual_seed(0)
+    torch.save({"a": Path("x")}, root / "evil.pt")
+    (root / "notes.safetensors").write_text("these are notes")
+    save_file({"something": torch.ones(3)}, root / "other.safetensors")
+    namespace: dict[str, object] = {}
+    exec(SMALL_NET, namespace)
+    net = namespace["build"]()  # type: ignore[operator]
+    state = net.state_dict() | {"fc.bias": torch.tensor([0.0, float("nan"), *[0.0] * 8])}
+    save_file(state, root / "nan.safetensors")
+    torch.onnx.export(net.eval(), (torch.zeros(1, 1, 8, 8),), root / "whole.onnx", external_data=False, verbose=False)
+    (root / "cut.onnx").write_bytes((root / "whole.onnx").read_bytes()[:-400])
+    (root / "empty.onnx").touch()
+    x = np.random.default_rng(0).integers(0, 255, (40, 1, 8, 8), dtype=np.uint8)
+    y = np.arange(40) % 10
+    np.savez(root / "good.npz", x_train=x, y_train=y, x_test=x[:10], y_test=y[:10])
+    np.savez(root / "testonly.npz", x_test=x, y_test=y)
+    np.savez(root / "nolabels.npz", x_train=x)
+    np.savez(root / "nan.npz", x_calib=np.full((4, 1, 8, 8), np.nan, np.float32))
+    np.savez(root / "rgb.npz", x_calib=np.zeros((4, 3, 8, 8), np.float32))
+    (root / "cut.npz").write_bytes((root / "good.npz").read_bytes()[:300])
+    for folder, spoilt in (("photos", False), ("badphotos", True)):
+        for name in ("a", "b"):
+            (root / folder / "train" / name).mkdir(parents=True)
+            for i in range(8 if spoilt or name == "a" else 0):
+                Image.fromarray(x[i, 0]).save(root / folder / "train" / name / f"{i}.png")
+    (root / "badphotos" / "train" / "b" / "0.png").write_text("no picture")
+    (root / "emptyfolder").mkdir()
+    (root / "taken").mkdir()
+    (root / "taken" / "mine.txt").write_text("keep")
+    (root / "damaged").mkdir()
+    (root / "damaged" / "manifest.json").write_text('{"schema_version": 1, ')
+    (root / "damagedreport").mkdir()
+    (root / "damagedreport" / "report.json").write_text('{"schema_version": 1, ')
+    (root / "good.yaml").write_text("model: net.py:build\ndata: {source: good.npz}\nstages: [fold]\n")
+    (root / "key.yaml").write_text("model: resnet20\nstages:\n  - prune: {ratoi: 0.5}\n")
+    (root / "notyaml.yaml").write_text("model: [\n")
+    (root / "range.yaml").write_text("model: resnet20\ntrain: {epochs: -3}\n")
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(root.rglob("*"))
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input(
+    case: Case, workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from compress.cli import main
+
+    before = contents(workplace)
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "argv", ["compress", *case.command.split()])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capfd.readouterr()
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert end.value.code == case.code, err
+    assert len(errors) == 1 and err.splitlines()[-1] == errors[0], err
+    assert "Traceback" not in err + out and "unexpected" not in errors[0]
+    for text in case.says:
+        assert text in errors[0], errors[0]
+    assert contents(workplace) == before, "something was written or changed"
+
+
+def test_a_read_only_place(tmp_path: Path, workplace: Path) -> None:
+    """As a user who may not write there: root may write anywhere."""
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o555)
+    tmp_path.chmod(0o755)
+    # Names are imported first, so that a user without rights to the installation can run them.
+    code = (
+        "import os, sys\n"
+        "from compress.cli import main\n"
+        "import compress.pipeline, compress.fold, compress.cli.fold, compress.cli.session\n"
+        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "sys.argv = ['compress', 'fold', 'resnet20:width=2', '--input-shape', '3,8,8', '-o', "
+        f"{str(locked / 'out')!r}]\n"
+        "main()\n"
+    )
+    for parent in locked.parents:
+        if parent.stat().st_mode & 0o005 != 0o005 and os.getuid() == 0 and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o005)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=workplace)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: output ") and "cannot be written" in done.stderr
+    assert list(locked.iterdir()) == []
+
+
+def test_debug_shows_a_traceback(tmp_path: Path) -> None:
+    arguments = ["compress", "fold", "gone.py:f", "-o", "x", "--debug"]
+    code = f"import sys; from compress.cli import main; sys.argv = {arguments}; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "Traceback" in done.stderr and "InvalidInput" in done.stderr

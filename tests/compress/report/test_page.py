@@ -1,0 +1,300 @@
+"""The page and the terminal tables: complete, self-contained, safe and well-formed, whatever was measured."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from compress.report import Report, render, terminal
+from compress.report.figures import Distribution, Point, distributions, place_labels, scatter
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Outline(HTMLParser):
+    """Checks that every tag is closed where it should be; collects tags, attributes and the text that a reader sees."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()} closes another tag"
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    parser.close()
+    assert not parser.open, f"left open: {parser.open}"
+    return parser
+
+
+def spaces(text: str) -> str:
+    return " ".join(text.replace("\u00a0", " ").split())
+
+
+def printed(report: Report, width: int = 200) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(terminal(report))
+    return out.getvalue().replace("\u00a0", " ")
+
+
+def without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in keys}
+
+
+def unlabelled(content: dict[str, Any]) -> dict[str, Any]:
+    """As if the data had no labels: no accuracy anywhere."""
+    content = copy.deepcopy(content)
+    for stage in content["stages"]:
+        stage["before"]["top1"] = stage["after"]["top1"] = None
+        stage["history"] = []
+    for benchmark in content["benchmarks"]:
+        benchmark["top1"] = benchmark["samples"] = benchmark["parity"] = None
+    content["summary"]["top1_drop"] = None
+    return content
+
+
+def sparse(content: dict[str, Any]) -> dict[str, Any]:
+    """Every optional value of exports and benchmarks missing."""
+    content = copy.deepcopy(content)
+    content["exports"] = [{"name": e["name"], "format": "onnx", "file": e["file"]} for e in content["exports"]]
+    content["benchmarks"] = [{"name": b["name"], "runtime": "onnxruntime"} for b in content["benchmarks"]]
+    content["stages"] = [{"name": stage["name"]} for stage in content["stages"]]
+    content["summary"] = {}
+    return content
+
+
+def one_sample(content: dict[str, Any]) -> dict[str, Any]:
+    content = copy.deepcopy(content)
+    content["benchmarks"] = content["benchmarks"][:1]
+    content["benchmarks"][0]["samples_ms"] = [1.5]
+    content["stages"][0]["history"] = content["stages"][0]["history"][:1]
+    return content
+
+
+def not_finite(content: dict[str, Any]) -> dict[str, Any]:
+    content = copy.deepcopy(content)
+    content["stages"][0]["history"][0]["loss"] = float("nan")
+    content["benchmarks"][0]["parity"]["snr_db"] = float("inf")
+    content["benchmarks"][0]["samples_ms"][3] = float("nan")
+    content["summary"]["speedup"] = float("nan")
+    return content
+
+
+def zeros(content: dict[str, Any]) -> dict[str, Any]:
+    content = copy.deepcopy(content)
+    content["summary"] |= {"speedup": 0.0, "size_ratio": 0.0, "macs_ratio": 0.0, "top1_drop": 0.0, "params_ratio": 0.0}
+    for benchmark in content["benchmarks"]:
+        benchmark |= {"top1": 0.0, "latency_ms": {"p50": 0.0, "p90": 0.0}, "samples_ms": [0.0, 0.0]}
+    for export in content["exports"]:
+        export |= {"size_bytes": 0, "bytes_by_dtype": {"int8": 0}, "graph_bytes": 0}
+        export["nodes"] = {"integer": 0, "float": 0, "other": 0}
+    for layer in content["layers"]["before"]:
+        layer["macs"] = 0
+    return content
+
+
+VARIANTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "full": lambda content: content,
+    "unlabelled": unlabelled,
+    "sparse": sparse,
+    "one sample": one_sample,
+    "not finite": not_finite,
+    "zeros": zeros,
+    "bare": lambda content: {key: content[key] for key in ("schema_version", "created", "command", "model")},
+    "no benchmarks": lambda content: without(content, "benchmarks", "summary", "gates"),
+    "no exports": lambda content: without(content, "exports"),
+    "no stages": lambda content: without(content, "stages"),
+    "no layers after": lambda content: content | {"layers": {"before": content["layers"]["before"]}},
+    "only layers after": lambda content: content | {"layers": {"after": content["layers"]["after"]}},
+    "no recipe, data or machine": lambda content: without(content, "recipe", "recipe_digest", "data", "machine"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_page_is_well_formed_and_loads_nothing_whatever_is_missing(filled: dict[str, Any], variant: str) -> None:
+    report = Report.model_validate(VARIANTS[variant](filled))
+    page = render(report)
+    found = outline(page)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & set(found.tags)
+    assert not [a for a in found.attributes if a[1] in ("src", "href", "srcset", "data", "action", "xlink:href")]
+    assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
+    assert not re.search(r"\b(None|nan|inf)\b", found.text), "a missing value is shown as Python writes it"
+    assert not [a for a in found.attributes if a[0] in ("rect", "line", "path", "text") and "nan" in a[2]]
+    assert spaces(report.model) in found.text
+    assert printed(report)
+
+
+def test_every_stage_export_benchmark_and_gate_is_shown_on_the_page_and_in_the_terminal(report: Report) -> None:
+    text, in_terminal = spaces(outline(render(report)).text), printed(report)
+    for shown in (text, in_terminal):
+        for named in (*report.stages, *report.exports, *report.benchmarks, *report.gates):
+            assert named.name in shown
+        assert "8.1× faster and 12.8× smaller, 0.28 points of accuracy lost" in shown
+        assert "All 4 gates passed" in shown
+        assert "1.49 ms" in shown and "342 kB" in shown and "98.89 %" in shown
+    for export in report.exports:
+        assert export.sha256 is not None
+        assert export.sha256 in text
+    assert "8.1× faster at 1 thread in ONNX Runtime, 0.28 points of accuracy lost" in text
+    assert "31 of the 34 nodes of pruned-int8 run in integers, none in floating point" in text
+    assert "161 M multiply-adds became 40.6 M: layers keep 25 % to 50 % of theirs" in text
+    assert "32 → 16 channels" in text and "BatchNorm2d → Identity" in text and "weight in int8" in text
+    assert "its outputs are the outputs of the network" in text
+    assert report.command in text and "criterion: magnitude" in text
+
+
+def test_the_page_is_small_even_with_very_many_samples_and_layers(filled: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    for benchmark in filled["benchmarks"]:
+        benchmark["samples_ms"] = (1 + rng.random(20_000)).tolist()
+    shape = (1, 64, 8, 8)
+    filled["layers"]["before"] = [
+        {"layer": f"features.{i}.conv", "operation": "conv2d", "macs": 1000 + i, "output_shape": shape}
+        for i in range(900)
+    ]
+    page = render(Report.model_validate(filled))
+    assert len(page.encode()) < 500_000
+    text = spaces(outline(page).text)
+    assert "features.899.conv" in text and "features.10.conv" not in text
+    assert "cheaper layers" in text, "what is not shown is counted"
+
+
+def test_a_failed_gate_and_a_loss_are_said_in_the_headline(filled: dict[str, Any]) -> None:
+    filled["gates"][1] |= {"got": "1.30 points", "passed": False}
+    filled["summary"] |= {"speedup": 0.5, "size_ratio": 0.8, "top1_drop": -0.4}
+    filled["benchmarks"][2]["stable"] = False
+    report = Report.model_validate(filled)
+    for text in (spaces(outline(render(report)).text), printed(report)):
+        assert "1 of 4 gates failed" in text
+        assert "2.0× slower and 1.2× larger, 0.40 points of accuracy gained" in text
+        assert "✗ accuracy: 1.30 points" in text
+        assert "nstable" in text
+
+
+def test_names_are_escaped_wherever_they_stand(filled: dict[str, Any]) -> None:
+    hostile = '<script>alert("1")</script>&"\'[bold]x[/bold]'
+
+    def spoiled(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {(f"{name}{hostile}" if key in ("operators", "versions", "machine") else name): spoiled(item, name)
+                    for name, item in value.items()}  # fmt: skip
+        if isinstance(value, list | tuple):
+            return [spoiled(item, key) for item in value]
+        return f"{value}{hostile}" if isinstance(value, str) and key != "created" else value
+
+    report = Report.model_validate(spoiled(filled))
+    page = render(report)
+    found = outline(page)
+    assert "<script" not in page and "script" not in found.tags
+    assert not [a for a in found.attributes if a[1].startswith("on")]
+    layer = report.layers.before[0].layer
+    assert layer == f"conv1{hostile}"
+    assert layer in found.text
+    assert f"{report.exports[0].name}" in found.text
+    folded = "".join(printed(report, width=4000).split())
+    assert "".join(report.stages[0].name.split()) in folded, "the terminal shows markup as it is written"
+
+
+def test_edits_made_twice_are_told_from_first_to_last(filled: dict[str, Any]) -> None:
+    filled["stages"] = [
+        {
+            "name": "prune",
+            "edits": [
+                {"layer": "a", "what": "out_channels", "before": 64, "after": 48},
+                {"layer": "a", "what": "out_channels", "before": 48, "after": 40},
+                {"layer": "b", "what": "in_channels", "before": 64, "after": 40},
+                {"layer": "c", "what": "scale", "before": (1, 8), "after": (1, 6), "kind": "tensor", "axis": 1},
+                {"layer": "d", "what": "weight", "before": None, "after": None, "kind": "weights"},
+                {"layer": "e", "what": "bias", "before": (8,), "after": None, "kind": "tensor"},
+            ],
+        }
+    ]
+    text = spaces(outline(render(Report.model_validate(filled))).text)
+    for expected in (
+        "64 → 40 channels a",
+        "inputs 64 → 40 b",
+        "scale 1×8 → 1×6 c",
+        "weights changed d",
+        "bias removed e",
+    ):
+        assert expected in text
+
+
+def test_benchmarks_at_other_settings_are_told_apart(filled: dict[str, Any]) -> None:
+    again = [benchmark | {"threads": 2} for benchmark in copy.deepcopy(filled["benchmarks"])]
+    filled["benchmarks"] = [*again[:1], *filled["benchmarks"]]
+    text = spaces(outline(render(Report.model_validate(filled))).text)
+    assert "8.1× faster at 1 thread in ONNX Runtime" in text, "the headline's setting has both of its files"
+    slower = [benchmark | {"latency_ms": {"p50": 3.0}} for benchmark in again]
+    crowded = filled | {"benchmarks": [*slower, *filled["benchmarks"][1:]]}
+    other = spaces(outline(render(Report.model_validate(crowded))).text)
+    assert "8.1× faster at 1 thread in ONNX Runtime" in other, "the headline's setting has the ratio of the summary"
+    assert "1 other setting below" in other and "at 2 threads in ONNX Runtime" in other
+    assert "baseline, 2 threads" in text and "pruned-int8, 1 thread" in text
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_cover_neither_each_other_nor_points_and_stay_inside(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    anchors = [(float(x), float(y)) for x, y in zip(rng.uniform(60, 440, 5), rng.uniform(40, 260, 5), strict=True)]
+    bounds = (54.0, 14.0, 474.0, 270.0)
+    boxes = place_labels(anchors, [100.0] * 5, 32, bounds)
+    for i, box in enumerate(boxes):
+        assert bounds[0] - 0.01 <= box[0] and box[2] <= bounds[2] + 0.01
+        assert bounds[1] - 0.01 <= box[1] and box[3] <= bounds[3] + 0.01
+        assert not any(box[0] < x < box[2] and box[1] < y < box[3] for x, y in anchors)
+        for other in boxes[i + 1 :]:
+            apart = box[2] <= other[0] or other[2] <= box[0] or box[3] <= other[1] or other[3] <= box[1]
+            assert apart
+
+
+def numbers(svg: str, pattern: str) -> list[float]:
+    return [float(found) for found in re.findall(pattern, svg)]
+
+
+def test_scatter_draws_points_in_the_order_of_their_values() -> None:
+    points = [Point(x, y, f"file {x}", "", 0) for x, y in ((1.0, 90.0), (2.0, 95.0), (4.0, 92.0))]
+    svg = str(scatter(points, [[0, 1, 2]], "ms", "%"))
+    xs, ys = numbers(svg, r'circle cx="([\d.]+)"'), numbers(svg, r'circle cx="[\d.]+" cy="([\d.]+)"')
+    assert (xs[2] - xs[1]) == pytest.approx(2 * (xs[1] - xs[0]), abs=0.2)
+    assert (ys[0] - ys[2]) == pytest.approx(2 / 3 * (ys[2] - ys[1]), abs=0.2)
+    assert svg.count("<polygon") == 2, "an arrow between each two files that follow each other"
+
+
+def test_the_slowest_run_is_in_the_figure() -> None:
+    steady, slow = [1.0] * 99, 2.5
+    svg = str(distributions([Distribution("a", [*steady, slow], 0)], "t"))
+    pattern = r'<line x1="([\d.]+)" y1="[\d.]+" x2="[\d.]+" y2="[\d.]+" class="median"'
+    median = numbers(svg, pattern)[0]
+    reach = max(numbers(svg, r'x2="([\d.]+)" y2="[\d.]+" class="whisker'))
+    assert reach - median > 400, "from the median to the outlier, almost all of the 480 units"

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from compress.errors import InvalidInput
+from compress.load import build, load_weights, parse, parse_shape, zoo_names
+from compress.siblings import sibling
+
+
+def test_the_zoo_is_known_by_name() -> None:
+    assert "resnet20" in zoo_names()
+    model, source = build(parse("resnet20:width=4"), {"num_classes": 7, "width": 99})
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    assert dict(source.options) == {"num_classes": 7, "width": 4}
+
+
+def test_a_file_with_options(small_net_file: Path) -> None:
+    model, source = build(parse(f"{small_net_file}:build:width=5"))
+    assert model.conv.out_channels == 5 and not model.training
+    assert source.kind == "file" and len(source.sha256) == 64
+
+
+def test_a_module_from_the_working_folder(small_net_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (small_net_file.parent / "mypackage").mkdir()
+    (small_net_file.parent / "mypackage" / "__init__.py").touch()
+    small_net_file.rename(small_net_file.parent / "mypackage" / "nets.py")
+    monkeypatch.chdir(small_net_file.parent)
+    model, _ = build(parse("mypackage.nets:build"))
+    assert type(model).__name__ == "SmallNet"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", "nested.pt"])
+def test_weights_in_each_form(small_net: nn.Module, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    state = {f"module.{k}" if suffix == ".pt" else k: v + 1 for k, v in small_net.state_dict().items()}
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if suffix == "nested.pt" else state, path)
+    expected = small_net.conv1.weight.detach() + 1
+    load_weights(small_net, path)
+    assert torch.equal(small_net.conv1.weight, expected)
+
+
+def test_a_pickle_is_not_run_without_trust(small_net: nn.Module, tmp_path: Path) -> None:
+    path, mark = tmp_path / "w.pt", tmp_path / "it-ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return Path.touch, (mark,)
+
+    torch.save({"weights": Payload()}, path)
+    with pytest.raises(InvalidInput, match="--trust"):
+        load_weights(small_net, path)
+    assert not mark.exists()
+    with pytest.raises(InvalidInput, match="expected a state dict"):
+        load_weights(small_net, path, trust=True)
+    assert mark.exists()
+
+
+def test_weights_that_do_not_fit(small_net: nn.Module, tmp_path: Path) -> None:
+    state = dict(small_net.state_dict())
+    save_file({k: v for k, v in state.items() if k != "fc.bias"} | {"extra": torch.ones(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(InvalidInput, match=r"1 tensors are missing \(fc.bias\) and 1 are unknown \(extra\)"):
+        load_weights(small_net, tmp_path / "a.safetensors")
+    save_file(state | {"fc.bias": torch.ones(5)}, tmp_path / "b.safetensors")
+    with pytest.raises(InvalidInput, match=r"fc.bias has shape \(5,\), the network's is \(3,\)"):
+        load_weights(small_net, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [("3,32,32", (1, 3, 32, 32)), ("2,3,32,32", (2, 3, 32, 32)), ("3x8x8", (1, 3, 8, 8)), ("1,10", (1, 10))],
+)
+def test_input_shapes(text: str, shape: tuple[int, ...]) -> None:
+    assert parse_shape(text) == shape
+
+
+@pytest.fixture
+def users_project(tmp_path: Path) -> Path:
+    """A project whose own folders and files have the names of our packages."""
+    files = {
+        "models/__init__.py": "NAME = 'the user'\n",
+        "models/blocks.py": """
+            from torch import nn
+
+            def block(n):
+                return nn.Sequential(nn.Conv2d(1, n, 3), nn.ReLU())
+        """,
+        "export.py": "MARK = 'the export of the user'\n",
+        "runtimes.py": "MARK = 'the runtimes of the user'\n",
+        "net.py": """
+            import torch
+            from torch import nn
+            import export
+            import models
+            from models.blocks import block
+
+            assert export.MARK and models.NAME == 'the user'
+
+            class Net(nn.Module):
+                def __init__(self, width=4):
+                    super().__init__()
+                    self.features = block(width)
+                    self.fc = nn.Linear(width, 10)
+
+                def forward(self, x):
+                    return self.fc(self.features(x).mean((2, 3)))
+
+            def build(width=4):
+                torch.manual_seed(0)
+                return Net(width)
+        """,
+    }
+    for name, text in files.items():
+        path = tmp_path / "project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    return tmp_path / "project"
+
+
+def test_a_project_with_its_own_models_and_export_from_the_command_line(users_project: Path) -> None:
+    """The zoo, our exporter and the user's network meet in one process, started in the user's folder."""
+    script = (
+        "import sys; from compress.cli import main\n"
+        "sys.argv = ['compress', 'export', 'net.py:build', '--input-shape', '1,8,8', '-o', 'out.onnx']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=users_project, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (users_project / "out.onnx").stat().st_size > 0
+
+
+def test_a_script_in_a_project_with_its_own_models_and_export(users_project: Path) -> None:
+    """`import models` is the user's before, between and after; ours are found beside them."""
+    (users_project / "script.py").write_text(
+        textwrap.dedent("""
+        import export, models
+        import torch
+        from pathlib import Path
+        from compress import Context, Fold, Prune
+        from compress.load import Network, Source, build, parse
+        from compress import deploy
+        from net import build as mine
+
+        x = torch.zeros(2, 1, 8, 8)
+        net = mine(width=16)
+        pruned = Prune(ratio=0.5).apply(net, Context(example_inputs=(x,))).model
+        assert type(pruned) is type(net) and pruned.features[0].out_channels == 8
+        zoo, _ = build(parse("resnet20:width=4"))
+        record = deploy.export(Network(pruned, Source("zoo", "x"), example_inputs=(x,)), "pruned", Path("pruned.onnx"))
+        assert record.size_bytes > 0
+        assert models.NAME == "the user" and export.MARK == "the export of the user"
+        import models as again
+        assert again.NAME == "the user"
+        """)
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=users_project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_loading_a_users_network_leaves_our_packages_in_place(users_project: Path) -> None:
+    ours = sibling("models")
+    model, _ = build(parse(f"{users_project}/net.py:build"))
+    assert sibling("models") is ours and sys.modules["models"] is ours
+    assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert str(users_project) not in sys.path

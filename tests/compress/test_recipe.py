@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compress.errors import InvalidInput
+from compress.prune import Prune
+from compress.recipe import STAGES, Recipe, Step, read, schema
+from compress.stage import Stage
+
+GOOD = """
+model: resnet20:width=8
+data: {source: digits}
+train: {epochs: 2}
+stages:
+  - prune: {macs: 2, training: {epochs: 1, augment: [crop]}}
+  - fold
+  - prune: {ratio: 0.5}
+  - quantize:
+exports:
+  - {name: base, after: baseline}
+  - {name: small, after: prune-2}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_stages_in_order(tmp_path: Path) -> None:
+    recipe = read(write(tmp_path, GOOD))
+    assert recipe.step_names == ("prune", "fold", "prune-2", "quantize")
+    first = recipe.stages[0].stage
+    assert isinstance(first, Prune) and first.macs == 2 and first.training is not None and first.training.epochs == 1
+
+
+def test_every_stage_has_a_key_and_applies() -> None:
+    assert set(Step.model_fields) == set(STAGES)
+    for name, kind in STAGES.items():
+        assert Step.model_fields[name].annotation == kind | None
+        assert callable(getattr(kind, "apply", None)) and issubclass(kind, Stage)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("macs: 2", "macz: 2"), "stages.0.prune.macz: no such key"),
+        (("epochs: 1", "epochs: -1"), r"stages.0.prune.training.epochs: .*greater than or equal to 0"),
+        (("model: resnet20:width=8", ""), "model: Field required"),
+        (("after: prune-2", "after: prune-3"), "'prune-3' is not a step"),
+        (("name: small", "name: base"), "export names must differ"),
+        (("- fold", "- fold: {}\n    quantize: {}"), "stages.1: expected one stage"),
+        (("- fold", "- melt"), "stages.1.melt: no such key"),
+        (("stages:", "stages: ["), "not YAML"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        read(write(tmp_path, GOOD.replace(*change)))
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    recipe = read(path, ["stages.0.prune.macs=3.5", "seed=7", "data.source=/some/where", "gates.speedup=2"])
+    assert recipe.stages[0].prune is not None and recipe.stages[0].prune.macs == 3.5
+    assert recipe.seed == 7 and recipe.gates.speedup == 2
+    assert recipe.data is not None and recipe.data.source == "/some/where"
+    for bad in ("seed", "stages.9.prune.macs=2", "model.x.y=1"):
+        with pytest.raises(InvalidInput, match="--set"):
+            read(path, [bad])
+
+
+def test_digest_is_of_the_settings_not_the_layout(tmp_path: Path) -> None:
+    digest = read(write(tmp_path, GOOD)).digest
+    assert (
+        read(write(tmp_path, "# a comment\n" + GOOD.replace("{source: digits}", "\n  source: digits"))).digest == digest
+    )
+    assert read(write(tmp_path, GOOD.replace("macs: 2", "macs: 3"))).digest != digest
+
+
+def test_schema_names_the_stages() -> None:
+    text = str(schema())
+    assert all(name in text for name in STAGES) and "additionalProperties" in text
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=str)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    assert isinstance(read(path), Recipe)

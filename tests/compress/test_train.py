@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compress.data import Data
+from compress.errors import InvalidInput
+from compress.stage import Context
+from compress.train import Training, augmentation, fit, learning_rate_factor, top1
+
+FAST = Training(epochs=3, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
+
+
+def states_equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_training_learns(small_net: nn.Module, data: Data) -> None:
+    before = top1(small_net, data.split("test"))
+    history = fit(small_net, data, FAST.model_copy(update={"epochs": 8}))
+    assert top1(small_net, data.split("test")) > max(before, 80)
+    assert history[-1]["loss"] < history[0]["loss"] and len(history) == 8
+    assert not small_net.training
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_an_interrupted_training_resumes_with_the_same_result(
+    small_net: nn.Module, data: Data, tmp_path: Path, ema: float | None
+) -> None:
+    training = FAST.model_copy(update={"epochs": 4, "ema": ema, "augment": ("flip", "crop", "cutout")})
+    whole, broken = copy.deepcopy(small_net), copy.deepcopy(small_net)
+    expected = fit(whole, data, training, seed=5)
+    checkpoint = tmp_path / "train.ckpt"
+
+    def stop(task: str, done: int, total: int, note: str = "") -> None:
+        if note.startswith("epoch 3/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, data, training, seed=5, checkpoint=checkpoint, progress=stop)
+    assert checkpoint.exists() and not states_equal(whole, broken)
+    resumed = copy.deepcopy(small_net)
+    assert fit(resumed, data, training, seed=5, checkpoint=checkpoint) == expected
+    assert states_equal(whole, resumed)
+
+
+def test_a_checkpoint_of_another_training_is_refused(small_net: nn.Module, data: Data, tmp_path: Path) -> None:
+    fit(small_net, data, FAST, checkpoint=tmp_path / "c")
+    with pytest.raises(InvalidInput, match="other settings"):
+        fit(small_net, data, FAST.model_copy(update={"learning_rate": 0.2}), checkpoint=tmp_path / "c")
+
+
+def test_the_same_seed_gives_the_same_weights(small_net: nn.Module, data: Data) -> None:
+    first, second, third = (copy.deepcopy(small_net) for _ in range(3))
+    fit(first, data, FAST, seed=1)
+    fit(second, data, FAST, seed=1)
+    fit(third, data, FAST, seed=2)
+    assert states_equal(first, second) and not states_equal(first, third)
+
+
+def test_two_processes_train_one_network(small_net: nn.Module, data: Data) -> None:
+    history = fit(small_net, data, FAST.model_copy(update={"devices": 2, "epochs": 6}))
+    assert len(history) == 6 and history[-1]["loss"] < history[0]["loss"]
+    assert top1(small_net, data.split("test")) > 80
+
+
+def test_two_processes_average_their_gradients(data: Data) -> None:
+    """Without batch norm, two halves of a batch give the step of the whole batch."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    alone, together = copy.deepcopy(network), copy.deepcopy(network)
+    fit(alone, data, FAST)
+    fit(together, data, FAST.model_copy(update={"devices": 2}))
+    for a, b in zip(alone.parameters(), together.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_training_as_a_stage_leaves_the_network_given(small_net: nn.Module, data: Data) -> None:
+    untouched = copy.deepcopy(small_net)
+    result = FAST.apply(small_net, Context((data.example(1),), data))
+    assert states_equal(small_net, untouched) and not states_equal(small_net, result.model)
+    assert len(result.history) == 3
+
+
+def test_a_diverging_training_is_an_error(small_net: nn.Module, data: Data) -> None:
+    with pytest.raises(InvalidInput, match="not finite"):
+        fit(small_net, data, FAST.model_copy(update={"learning_rate": 1e30, "warmup_epochs": 0.0}))
+
+
+def test_learning_rate_warms_up_then_falls_to_zero() -> None:
+    factors = [learning_rate_factor(step, 100, 10, "cosine") for step in range(101)]
+    assert factors[0] == 0.1 and max(factors) == 1 and factors[100] == pytest.approx(0)
+    assert np.all(np.diff(factors[:10]) > 0) and np.all(np.diff(factors[10:]) <= 0)
+    assert learning_rate_factor(99, 100, 10, "constant") == 1
+
+
+def test_augmentations_keep_shape_and_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(1, 255, (16, 3, 16, 16), dtype=torch.uint8)
+    flipped = augmentation(x, generator, ["flip"])
+    for before, after in zip(x, flipped, strict=True):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(2))
+    assert not torch.equal(flipped, x) and not torch.equal(flipped, x.flip(3))
+    for before, after in zip(x, augmentation(x, generator, ["crop"]), strict=True):
+        padded = torch.nn.functional.pad(before, (2,) * 4)
+        windows = [padded[:, t : t + 16, s : s + 16] for t in range(5) for s in range(5)]
+        assert any(torch.equal(after, window) for window in windows)
+    cut = augmentation(x, generator, ["cutout"])
+    hidden = (cut == 0).sum((1, 2, 3))
+    assert torch.equal(cut[cut != 0], x[cut != 0]) and int(hidden.min()) > 0 and int(hidden.max()) <= 3 * 16

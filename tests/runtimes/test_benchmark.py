@@ -1,0 +1,284 @@
+"""The measuring loop under a clock of our own, its figures against plain formulas, and all of it on real files."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from runtimes import benchmark as module
+from runtimes.__main__ import main
+from runtimes.benchmark import PRESETS, Measurement, Preset, Samples, benchmark, interleave, require_stable
+from runtimes.devices.local import conditions
+from runtimes.errors import InvalidInputs, InvalidModel, Unstable
+
+Saved = Callable[[ModelProto, str], Path]
+Models = dict[str, Callable[..., ModelProto]]
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the quick preset quicker."""
+    monkeypatch.setitem(PRESETS, "quick", Preset("quick", 1, 0.0, 5, 0.01))
+
+
+class Clock:
+    """A clock that moves only when work is done."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.log: list[str] = []
+
+    def work(self, name: str, ms: Callable[[], float]) -> Callable[[], None]:
+        def do() -> None:
+            self.log.append(name)
+            self.now_ns += round(ms() * 1e6)
+
+        return do
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def loop(clock: Clock, costs_ms: Sequence[float], preset: Preset, sentinel_ms: float = 0.0) -> Samples:
+    works = [clock.work("ABCDE"[i], lambda cost=cost: cost) for i, cost in enumerate(costs_ms)]
+    return interleave(works, preset, clock.work("s", lambda: sentinel_ms), clock_ns=clock)
+
+
+def measured(samples_ms: Sequence[float], sentinel_ms: Sequence[float] = (1.0, 1.0)) -> Measurement:
+    here = conditions()
+    return Measurement(
+        file="net.onnx",
+        engine="onnxruntime",
+        engine_version="1",
+        threads=1,
+        preset="quick",
+        samples_ms=tuple(samples_ms),
+        warmup_runs=3,
+        duration_s=1.0,
+        interleaved=1,
+        conditions=here,
+        conditions_after=here,
+        sentinel_ms=tuple(sentinel_ms),
+        size_bytes=10,
+        peak_memory_bytes=None,
+        baseline_memory_bytes=None,
+        load_ms=1.0,
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("costs_ms", [[7.0], [900.0], [40.0, 250.0]], ids=str)
+def test_loop_takes_the_runs_and_the_seconds_of_its_preset(preset: Preset, costs_ms: list[float]) -> None:
+    samples = loop(Clock(), costs_ms, preset)
+    round_s, count = sum(costs_ms) / 1e3, len(costs_ms)
+    fewest = max(preset.runs, int(np.ceil(preset.seconds * count / round_s)))
+    assert [len(row) for row in samples.rows_ms] == [fewest] * count
+    assert samples.warmup_runs == max(preset.warmup_runs, int(np.ceil(preset.warmup_s * count / round_s)))
+    for row, cost in zip(samples.rows_ms, costs_ms, strict=True):
+        assert set(row) == {cost}
+
+
+def test_presets_are_those_that_were_agreed() -> None:
+    standard, quick, mlperf = PRESETS["standard"], PRESETS["quick"], PRESETS["mlperf"]
+    assert (standard.warmup_runs, standard.warmup_s, standard.runs, standard.seconds) == (10, 1.0, 100, 10.0)
+    assert (mlperf.runs, mlperf.seconds) == (1024, 60.0)
+    assert quick.runs < standard.runs and quick.seconds < standard.seconds
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_files_are_run_in_turn_and_none_has_a_place_of_its_own(count: int) -> None:
+    clock = Clock()
+    rounds = 4 * count
+    loop(clock, [1.0] * count, Preset("quick", 0, 0.0, rounds, 0.0))
+    names = [name for name in clock.log if name != "s"]
+    turns = ["".join(names[i : i + count]) for i in range(0, len(names), count)]
+    assert len(turns) == rounds
+    assert all(sorted(turn) == sorted("ABCDE"[:count]) for turn in turns)
+    for name in "ABCDE"[:count]:
+        places = [turn.index(name) for turn in turns]
+        assert {places.count(place) for place in range(count)} == {rounds // count}
+
+
+def test_sentinel_runs_all_through_the_loop_and_is_in_no_sample() -> None:
+    clock = Clock()
+    samples = loop(clock, [10.0], Preset("quick", 0, 0.0, 10, 10.0), sentinel_ms=3.0)
+    assert set(samples.rows_ms[0]) == {10.0} and set(samples.sentinel_ms) == {3.0}
+    measured_log = clock.log[3:]
+    places = [i / len(measured_log) for i, name in enumerate(measured_log) if name == "s"]
+    assert len(places) == len(samples.sentinel_ms) >= 50
+    assert max(np.diff([0.0, *places, 1.0])) < 0.05
+
+
+def test_outliers_stay() -> None:
+    clock = Clock()
+    costs = iter([1.0] * 20 + [5000.0] + [1.0] * 1000)
+    samples = interleave(
+        [clock.work("A", lambda: next(costs))],
+        Preset("quick", 0, 0.0, 50, 0.0),
+        clock.work("s", lambda: 0.0),
+        None,
+        clock,
+    )
+    assert samples.rows_ms[0][20] == 5000.0 and len(samples.rows_ms[0]) == 50
+
+
+def test_garbage_collector_is_as_before_even_after_a_failure() -> None:
+    def fail() -> None:
+        assert not gc.isenabled()
+        raise InvalidModel("broken")
+
+    with pytest.raises(InvalidModel):
+        interleave([fail], PRESETS["quick"], lambda: None)
+    assert gc.isenabled()
+
+
+def test_figures_are_those_of_the_raw_samples() -> None:
+    samples = [float(n) for n in range(1000, 0, -1)]
+    found = measured(samples)
+    cuts = statistics.quantiles(samples, n=100, method="inclusive")
+    assert found.p50_ms == pytest.approx(statistics.median(samples))
+    assert (found.p90_ms, found.p95_ms, found.p99_ms) == pytest.approx((cuts[89], cuts[94], cuts[98]))
+    assert (found.min_ms, found.mean_ms) == (1.0, pytest.approx(statistics.fmean(samples)))
+    assert found.std_ms == pytest.approx(statistics.stdev(samples))
+    assert found.spread == pytest.approx((cuts[89] - cuts[9]) / statistics.median(samples))
+
+
+def test_p99_needs_662_runs() -> None:
+    assert measured([1.0] * 661).p99_ms is None
+    assert measured([1.0] * 662).p99_ms == 1.0
+
+
+def test_quiet_measurement_is_stable_and_one_outlier_does_not_change_that() -> None:
+    found = measured([1.0] * 99 + [50.0])
+    assert found.stable and found.unstable == ()
+    require_stable([found])
+
+
+def test_spread_drift_and_throttling_are_unstable() -> None:
+    wide = measured([1.0] * 60 + [1.2] * 40)
+    assert "spread of 20%" in wide.unstable[0] and not wide.stable
+    drifted = measured([1.0] * 100, [1.0] * 10 + [1.3] * 10)
+    assert drifted.drift == pytest.approx(0.3) and "drifted by 30%" in drifted.unstable[0]
+    assert measured([1.0] * 100, [1.0] * 10 + [0.8] * 10).drift == pytest.approx(0.2)
+    calm = measured([1.0] * 100)
+    for before, after, stable in [
+        (0, 0, True),
+        (0x50000, 0x50000, True),
+        (0, 0x50000, False),
+        (0, 4, False),
+        (1, 1, False),
+    ]:
+        throttled = dataclasses.replace(
+            calm,
+            conditions=dataclasses.replace(calm.conditions, throttled=before),
+            conditions_after=dataclasses.replace(calm.conditions_after, throttled=after),
+        )
+        assert throttled.stable is stable
+    with pytest.raises(Unstable, match="spread of 20%") as caught:
+        require_stable([calm, wide])
+    assert caught.value.exit_code == 5
+
+
+def test_json_keeps_everything() -> None:
+    found = measured([1.0, 2.5, 3.0], [1.0, 2.0])
+    told = json.loads(json.dumps(found.to_json()))
+    assert Measurement.from_json(told) == found
+    assert told["latency_ms"]["p50"] == 2.5 and told["latency_ms"]["p99"] is None
+    assert told["stability"]["stable"] is False and told["runs"] == 3
+    del told["conditions"]["cpu"]
+    with pytest.raises(InvalidInputs, match="cpu"):
+        Measurement.from_json(told)
+
+
+def test_files_are_measured_together(saved: Saved, models: Models) -> None:
+    files = [saved(models["float"](), "float.onnx"), saved(models["int8"](), "int8.onnx")]
+    told: list[tuple[int, int]] = []
+    found = benchmark(files, preset="quick", progress=lambda _task, done, total, _note="": told.append((done, total)))
+    assert [each.file for each in found] == [str(file) for file in files]
+    for each, file in zip(found, files, strict=True):
+        assert len(each.samples_ms) >= PRESETS["quick"].runs and min(each.samples_ms) > 0
+        assert each.duration_s >= 2 * PRESETS["quick"].seconds
+        assert each.size_bytes == file.stat().st_size
+        assert each.peak_memory_bytes is not None and each.baseline_memory_bytes is not None
+        assert each.peak_memory_bytes >= each.baseline_memory_bytes > 0
+        assert (each.engine, each.preset, each.interleaved, each.threads) == ("onnxruntime", "quick", 2, 1)
+    assert len(found[0].samples_ms) == len(found[1].samples_ms)
+    assert told[-1] == (2, 2) and told == sorted(told)
+
+
+@pytest.mark.usefixtures("brief")
+def test_inputs_are_given_or_made(linear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    taken = module._work
+    monkeypatch.setattr(module, "_work", lambda runtime, feed: seen.append(feed["x"].shape) or taken(runtime, feed))
+    benchmark([linear], preset="quick", memory=False)
+    benchmark([linear], preset="quick", inputs={"x": np.ones((7, 4), np.float32)})
+    assert seen == [(1, 4), (7, 4)]
+    with pytest.raises(InvalidInputs, match="expected"):
+        benchmark([linear], preset="quick", inputs={"x": np.ones((7, 3), np.float32)})
+
+
+@pytest.mark.usefixtures("brief")
+def test_memory_is_left_out_when_asked(linear: Path) -> None:
+    (found,) = benchmark([linear], preset="quick", memory=False)
+    assert found.peak_memory_bytes is None and found.baseline_memory_bytes is None
+
+
+@pytest.mark.usefixtures("brief")
+def test_pinning_is_recorded(linear: Path) -> None:
+    core = (conditions().affinity or ())[0]
+    (found,) = benchmark([linear], preset="quick", cores=[core], memory=False)
+    assert found.conditions.affinity == (core,)
+
+
+def test_bad_requests(linear: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputs, match="preset"):
+        benchmark([linear], preset="forever")
+    with pytest.raises(InvalidInputs, match="at least one"):
+        benchmark([])
+    with pytest.raises(InvalidModel, match=r"none\.onnx"):
+        benchmark([linear, tmp_path / "none.onnx"])
+
+
+@pytest.mark.usefixtures("brief")
+def test_command_prints_json(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main([str(linear), "--preset", "quick", "--no-memory"])
+    (told,) = json.loads(capsys.readouterr().out)
+    assert code in (0, 5) and code == (0 if told["stability"]["stable"] else 5)
+    assert Measurement.from_json(told).file == str(linear)
+    assert told["executed"]["float"] >= 1 and told["executed"]["integer"] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["none.onnx"], ["--threads", "0", "none.onnx"], ["none.onnx", "--inputs", "none.npz"]]
+)
+def test_command_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_runs_without_torch_compress_and_onnx(linear: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'compress', 'export', 'models', 'onnx', 'pydantic'): sys.modules[name] = None\n"
+        "from runtimes import benchmark\n"
+        "benchmark.PRESETS['quick'] = benchmark.Preset('quick', 1, 0.0, 5, 0.0)\n"
+        "from runtimes.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(linear), "--preset", "quick"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 5), done.stderr
+    assert len(json.loads(done.stdout)[0]["samples_ms"]) == 5

@@ -1,0 +1,156 @@
+"""Parity and accuracy of deployed files, against plain loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from runtimes.check import accuracy, compare, run_samples
+from runtimes.errors import InvalidInputs
+from runtimes.runtime import load
+
+Saved = Callable[[ModelProto, str], Path]
+Models = dict[str, Callable[..., ModelProto]]
+
+
+def test_figures_equal_those_of_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((40, 7)).astype(np.float32)
+    b = a + rng.standard_normal((40, 7)).astype(np.float32)
+    worst = signal = noise = 0.0
+    same = 0
+    for i in range(40):
+        for j in range(7):
+            x, y = float(a[i, j]), float(b[i, j])
+            worst, signal, noise = max(worst, abs(x - y)), signal + x * x, noise + (x - y) ** 2
+        same += max(range(7), key=lambda j: a[i, j]) == max(range(7), key=lambda j: b[i, j])
+    parity = compare({"y": a}, {"y": b})
+    assert parity.samples == 40
+    assert parity.max_abs_error == pytest.approx(worst)
+    assert parity.relative_error == pytest.approx(worst / max(abs(float(v)) for v in a.flat))
+    assert parity.snr_db == pytest.approx(10 * math.log10(signal / noise))
+    assert parity.top1_agreement == pytest.approx(100 * same / 40)
+    assert 0 < same < 40
+
+
+def test_equal_outputs() -> None:
+    parity = compare({"y": np.ones((2, 3, 4))}, {"y": np.ones((2, 3, 4))})
+    assert (parity.max_abs_error, parity.relative_error, parity.snr_db) == (0.0, 0.0, math.inf)
+    assert parity.top1_agreement is None
+
+
+def test_the_worst_output_counts() -> None:
+    good, bad = np.eye(3), np.eye(3)[::-1]
+    parity = compare({"a": good, "b": good}, {"a": good, "b": bad})
+    assert parity.max_abs_error == 1.0
+    assert parity.top1_agreement == pytest.approx(100 / 3)
+    assert parity == compare({"b": good}, {"b": bad})
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual"),
+    [(np.nan, 1.0), (1.0, np.nan), (np.nan, np.nan), (np.inf, 1.0), (1.0, -np.inf), (np.inf, -np.inf)],
+)
+def test_what_is_not_finite_never_passes(expected: float, actual: float) -> None:
+    a, b = np.ones((2, 3)), np.ones((2, 3))
+    a[1, 2], b[1, 2] = expected, actual
+    parity = compare({"y": a}, {"y": b})
+    assert parity.max_abs_error == parity.relative_error == math.inf
+    assert parity.snr_db == -math.inf
+    nan = math.isnan(expected) or math.isnan(actual)
+    assert not nan or parity.top1_agreement == 50.0
+
+
+def test_infinities_in_the_same_place_do_not_hide_an_error() -> None:
+    parity = compare({"y": np.array([[-np.inf, 2.0]])}, {"y": np.array([[-np.inf, 1.0]])})
+    assert (parity.max_abs_error, parity.relative_error) == (1.0, 0.5)
+
+
+def test_expected_zeros_and_extreme_sizes() -> None:
+    assert compare({"y": np.zeros(3)}, {"y": np.ones(3)}).relative_error == math.inf
+    assert compare({"y": np.zeros(3)}, {"y": np.ones(3)}).snr_db == -math.inf
+    for size in (1e-200, 1e200):
+        parity = compare({"y": np.array([size, size])}, {"y": np.array([size, size * 1.1])})
+        assert parity.snr_db == pytest.approx(10 * math.log10(2 / 0.01))
+
+
+def test_integers_do_not_wrap() -> None:
+    assert compare({"y": np.array([0], np.uint8)}, {"y": np.array([255], np.uint8)}).max_abs_error == 255
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "said"),
+    [
+        ({}, {}, "nothing to compare"),
+        ({"y": np.zeros((0, 3))}, {"y": np.zeros((0, 3))}, "nothing to compare"),
+        ({"y": np.zeros((2, 3))}, {"y": np.zeros((2, 1))}, "shape"),
+        ({"y": np.zeros((2, 3))}, {"y": np.zeros((1, 3))}, "shape"),
+        ({"y": np.zeros(2)}, {"z": np.zeros(2)}, "expected y; got z"),
+    ],
+)
+def test_nothing_is_broadcast_or_skipped(
+    expected: dict[str, np.ndarray], actual: dict[str, np.ndarray], said: str
+) -> None:
+    with pytest.raises(InvalidInputs, match=said):
+        compare(expected, actual)
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 3, 4, 16])
+@pytest.mark.parametrize("samples", [1, 8, 11])
+def test_samples_are_run_whatever_the_batch(
+    batch: int | str, samples: int, saved: Saved, models: Models, reference: Callable
+) -> None:
+    runtime = load(saved(models["linear"](batch), "net.onnx"))
+    x = np.random.default_rng(0).standard_normal((samples, 4)).astype(np.float32)
+    outputs = run_samples(runtime, {"x": x}, batch=3)
+    assert outputs["y"].shape == (samples, 5)
+    np.testing.assert_allclose(outputs["y"], reference(x), rtol=1e-5, atol=1e-6)
+
+
+def test_run_samples_refuses_nothing(linear: Path) -> None:
+    runtime = load(linear)
+    with pytest.raises(InvalidInputs, match="at least 1"):
+        run_samples(runtime, {"x": np.zeros((0, 4), np.float32)})
+    with pytest.raises(InvalidInputs, match="no inputs"):
+        run_samples(runtime, {})
+    with pytest.raises(InvalidInputs, match="batch"):
+        run_samples(runtime, {"x": np.zeros((1, 4), np.float32)}, batch=0)
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 4])
+def test_accuracy_equals_that_of_a_loop(batch: int | str, saved: Saved, models: Models, reference: Callable) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((50, 4)).astype(np.float32), rng.integers(0, 5, 50)
+    y[:20] = reference(x[:20]).argmax(1)
+    right = sum(int(reference(x[i : i + 1])[0].argmax()) == y[i] for i in range(50))
+    runtime = load(saved(models["linear"](batch), "net.onnx"))
+    assert accuracy(runtime, [(x[:32], y[:32]), (x[32:], y[32:])]) == pytest.approx(100 * right / 50)
+    assert 20 <= right < 50
+
+
+def test_sample_with_nan_counts_as_wrong(linear: Path, reference: Callable) -> None:
+    x = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+    y = reference(x).argmax(1)
+    x[3] = np.nan
+    y[3] = 0
+    assert accuracy(load(linear), [(x, y)]) == 90.0
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), "no samples"),
+        (np.zeros((3, 4), np.float32), np.zeros(2, np.int64), "labels: expected 3 integers"),
+        (np.zeros((3, 4), np.float32), np.zeros(3), "integers"),
+        (np.zeros((3, 4), np.float32), np.array([0, 1, 5]), "expected 0 to 4, got 0 to 5"),
+        (np.zeros((3, 4), np.float32), np.array([0, -1, 4]), "got -1 to 4"),
+    ],
+)
+def test_accuracy_refuses_what_has_none(linear: Path, x: np.ndarray, y: np.ndarray, said: str) -> None:
+    with pytest.raises(InvalidInputs, match=said):
+        accuracy(load(linear), [(x, y)])

@@ -1,0 +1,206 @@
+"""Every engine with a file in ``backends/`` keeps the contract of `runtimes.runtime`; new ones are found by name."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
+from runtimes.runtime import (
+    Options,
+    Runtime,
+    TensorSpec,
+    available,
+    backend,
+    check_inputs,
+    describe,
+    engine_of,
+    engines,
+    load,
+    random_inputs,
+    size_bytes,
+)
+
+Saved = Callable[[ModelProto, str], Path]
+Models = dict[str, Callable[..., ModelProto]]
+
+INSTALLED = [engine for engine in engines() if available(engine)[0] is not None]
+
+
+@pytest.fixture
+def sample(saved: Saved, models: Models) -> Callable[[str], Path]:
+    """The linear network, (N, 4) -> (N, 5), in the format of an engine."""
+
+    def make(engine: str) -> Path:
+        suffix = describe(engine).suffixes[0]
+        makers = {".onnx": lambda: saved(models["linear"]("N"), "sample.onnx")}
+        assert suffix in makers, f"{engine}: add here how the sample is written as {suffix}"
+        return makers[suffix]()
+
+    return make
+
+
+def test_engines_are_the_files_in_backends() -> None:
+    folder = Path(importlib.import_module("runtimes.backends").__file__ or "").parent
+    assert engines() == tuple(sorted(f.stem for f in folder.iterdir() if f.suffix == ".py" and f.stem != "__init__"))
+    assert "onnxruntime" in engines()
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_engine_declares_what_it_is(engine: str) -> None:
+    facts = describe(engine)
+    assert facts.suffixes and all(suffix.startswith(".") and suffix == suffix.lower() for suffix in facts.suffixes)
+    assert facts.install.startswith("pip install ") and facts.package in facts.install
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_engine_is_available_or_says_how_to_install_it(engine: str) -> None:
+    version, reason = available(engine)
+    assert (version is None) != (reason == "")
+    assert version is not None or describe(engine).install in reason
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_engine_runs_the_sample(engine: str, sample: Callable[[str], Path], reference: Callable) -> None:
+    file = sample(engine)
+    runtime = load(file, engine, Options(threads=2))
+    assert isinstance(runtime, Runtime)
+    assert [(spec.shape, spec.dtype) for spec in runtime.inputs] == [((None, 4), "float32")]
+    assert [(spec.shape, spec.dtype) for spec in runtime.outputs] == [((None, 5), "float32")]
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    outputs = runtime.run({runtime.inputs[0].name: x})
+    assert list(outputs) == [spec.name for spec in runtime.outputs]
+    np.testing.assert_allclose(outputs[runtime.outputs[0].name], reference(x), rtol=1e-5, atol=1e-6)
+    graph = runtime.executed_graph()
+    assert graph is None or graph.float >= 1
+    runtime.close()
+    runtime.close()
+    with pytest.raises(InvalidModel, match="closed"):
+        runtime.run({runtime.inputs[0].name: x})
+    assert size_bytes(file, engine) >= file.stat().st_size
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, x: {f"not_{name}": x},
+        lambda name, x: {name: x, "more": x},
+        lambda _name, _x: {},
+        lambda name, x: {name: x[:, :3]},
+        lambda name, x: {name: x[0]},
+        lambda name, x: {name: x.astype(np.float64)},
+        lambda name, x: {name: x.tolist()},
+        lambda name, x: {name: x.astype(x.dtype.newbyteorder())},
+    ],
+    ids=["name", "one too many", "none", "width", "rank", "dtype", "list", "byte order"],
+)
+def test_engine_refuses_wrong_inputs(engine: str, change: Callable, sample: Callable[[str], Path]) -> None:
+    runtime = load(sample(engine), engine)
+    with pytest.raises(InvalidInputs, match="expected") as caught:
+        runtime.run(change(runtime.inputs[0].name, np.zeros((2, 4), np.float32)))
+    assert "\n" not in str(caught.value) and isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+@pytest.mark.parametrize("content", [b"", b"\0" * 64, b"not a model at all\n" * 50], ids=["empty", "zeros", "text"])
+def test_engine_refuses_what_is_no_model(engine: str, content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / f"bad{describe(engine).suffixes[0]}"
+    file.write_bytes(content)
+    with pytest.raises(InvalidModel, match="bad") as caught:
+        load(file, engine)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_engine_refuses_a_truncated_file(engine: str, share: float, sample: Callable[[str], Path]) -> None:
+    file = sample(engine)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(InvalidModel, match="sample") as caught:
+        load(file, engine)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_folder_and_unknown_suffix(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match="cannot be read"):
+        load(tmp_path / "none.onnx")
+    with pytest.raises(InvalidModel, match="folder"):
+        load(tmp_path)
+    (tmp_path / "net.xyz").write_bytes(b"x")
+    with pytest.raises(InvalidModel, match=r"\.onnx"):
+        load(tmp_path / "net.xyz")
+
+
+def test_suffix_names_the_engine() -> None:
+    assert engine_of(Path("a/net.onnx")) == engine_of(Path("NET.ONNX")) == "onnxruntime"
+
+
+def test_unknown_engine_lists_the_known_ones(linear: Path) -> None:
+    with pytest.raises(InvalidInputs, match="onnxruntime"):
+        load(linear, "nonesuch")
+
+
+def test_threads_are_checked() -> None:
+    with pytest.raises(InvalidInputs, match="threads"):
+        Options(threads=0)
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_missing_package_gives_the_install_line(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, f"runtimes.backends.{engine}", raising=False)
+    monkeypatch.setitem(sys.modules, describe(engine).package.replace("-", "_"), None)
+    with pytest.raises(EngineMissing) as caught:
+        backend(engine)
+    assert describe(engine).install in str(caught.value) and caught.value.exit_code == 3
+    assert available(engine) == (None, str(caught.value))
+
+
+def test_listing_engines_imports_none_of_them() -> None:
+    code = (
+        "import sys; from runtimes.runtime import describe, engines; import runtimes.benchmark, runtimes.check; "
+        "packages = [describe(engine).package for engine in engines()]; "
+        "print(sorted(set(sys.modules) & {*packages, 'torch', 'compress', 'onnx', 'pydantic'}))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_random_inputs_follow_the_specs() -> None:
+    specs = (
+        TensorSpec("image", (None, 3, 8, 8), "float32"),
+        TensorSpec("half", (2, 3), "float16"),
+        TensorSpec("bytes", (None, 1000), "uint8"),
+        TensorSpec("tokens", (1, 1000), "int64"),
+        TensorSpec("mask", (None, 5), "bool"),
+        TensorSpec("scalar", (), "float32"),
+    )
+    made = random_inputs(specs, seed=7)
+    check_inputs(specs, made)
+    assert made["image"].shape == (1, 3, 8, 8)
+    assert (made["bytes"].min(), made["bytes"].max()) == (0, 255)
+    assert set(np.unique(made["tokens"])) == {0, 1}
+    again, other = random_inputs(specs, seed=7), random_inputs(specs, seed=8)
+    assert all(np.array_equal(made[name], again[name]) for name in made)
+    assert not np.array_equal(made["image"], other["image"])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TensorSpec("x", (None, 3, None, None), "float32"),
+        TensorSpec("x", (1,), "bfloat16"),
+        TensorSpec("x", (1,), "object"),
+    ],
+)
+def test_random_inputs_guess_nothing(spec: TensorSpec) -> None:
+    with pytest.raises(InvalidInputs, match="give the inputs"):
+        random_inputs([spec])

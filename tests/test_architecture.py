@@ -1,0 +1,61 @@
+"""Imports point one way, and the command line starts without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("compress", "export", "runtimes", "models")
+# Each package, and what its files may import; the runner and the command line see everything.
+ALLOWED = {"models": set(), "runtimes": set(), "export": {"compress"}, "compress": set()}
+SEES_EVERYTHING = ("compress/cli/", "compress/deploy.py", "compress/pipeline.py", "compress/load.py")
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names that a file imports, by statement or as one of our packages by name."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sibling":
+            names |= {str(a.value).partition(".")[0] for a in node.args if isinstance(a, ast.Constant)}
+    return names
+
+
+FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_point_one_way(path: Path) -> None:
+    package = path.parts[0]
+    others = (imported(ROOT / path) & set(PACKAGES)) - {package}
+    if not path.as_posix().startswith(SEES_EVERYTHING):
+        assert others <= ALLOWED[package], f"{path} imports {others}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "runtimes"], ids=str)
+def test_runtimes_need_no_torch(path: Path) -> None:
+    assert not imported(ROOT / path) & {"torch", "compress", "export", "models"}
+
+
+def test_every_package_is_seen_by_the_walk() -> None:
+    assert {path.parts[0] for path in FILES} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["prune", "--help"], ["--version"]])
+def test_help_imports_neither_torch_nor_onnx(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom compress.cli import cli\n"
+        f"try:\n    cli.main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
