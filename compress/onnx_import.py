@@ -33,6 +33,7 @@ _OLDEST_OPSET = 7
 _GUESSED_SIZES = (64, 224, 128, 32, 256, 299, 16)
 """Tried in turn for sizes that the file leaves open."""
 _QUANTIZED = re.compile(r"QLinear|QuantizeLinear|QAttention|QGemm|Integer$|^Q(Add|Mul|Conv|MatMul)")
+_WEIGHT = re.compile(r"(.+)[./](weight|kernel|w)(:0)?")
 _CONVOLUTIONS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED: tuple[Callable[..., nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORMS: Mapping[int, Callable[..., nn.Module]] = {
@@ -62,6 +63,7 @@ class OnnxNetwork(nn.Module):
         self.steps: tuple[Step, ...] = ()
         self.known: dict[str, Array] = {}
         self.buffer_names: dict[str, str] = {}
+        self.fixed_batch: int | None = None
         self._releases: tuple[tuple[str, ...], ...] = ()
 
     def plan(self, steps: tuple[Step, ...], outputs: tuple[str, ...]) -> None:
@@ -76,27 +78,54 @@ class OnnxNetwork(nn.Module):
         self._releases = tuple(reversed(releases))
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The outputs for ``inputs``, in the order of the file."""
+        """The outputs for ``inputs``, in the order of the file.
+
+        Raises:
+            InvalidInput: a batch other than the one that the file's shape arithmetic is tied to.
+        """
+        if self.fixed_batch is not None and inputs[0].shape[0] != self.fixed_batch:
+            raise InvalidInput(
+                f"the ONNX file fixes the batch at {self.fixed_batch}, got {inputs[0].shape[0]}; export the network "
+                "with a dynamic batch"
+            )
+        return self.execute(inputs)
+
+    def execute(
+        self, inputs: tuple[Tensor, ...], observe: Callable[[str, Value], None] | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The outputs for ``inputs``; ``observe`` is told the name and value of what each node yields."""
         values: dict[str, Value] = {**self.known, **dict(zip(self.inputs, inputs, strict=True))}
         for name, buffer in self.buffer_names.items():
             owner, _, attribute = buffer.rpartition(".")
             values[name] = getattr(self.get_submodule(owner), attribute)
         for step, release in zip(self.steps, self._releases, strict=True):
             module = self.get_submodule(step.layer) if step.layer else None
-            call = Call(step, [values[name] if name else None for name in step.inputs], module)
             try:
+                call = Call(step, [_value(values, name) if name else None for name in step.inputs], module)
                 results = operations.run(call)
             except Unsupported as error:
                 raise InvalidInput(f"node {step.name} ({step.operator}): {error} is not supported") from error
             except Exception as error:
                 error.add_note(f"in node {step.name} ({step.operator})")
                 raise
-            values.update(zip(step.outputs, results, strict=False))
+            for name, result in zip(step.outputs, results, strict=False):
+                values[name] = result
+                if observe is not None:
+                    observe(name, result)
             for name in release:
                 values.pop(name, None)
-        results = tuple(values[name] for name in self.outputs)
-        tensors = tuple(r if isinstance(r, Tensor) else operations.as_tensor(r) for r in results)
+        try:
+            made = [_value(values, name) for name in self.outputs]
+        except Unsupported as error:
+            raise InvalidInput(f"outputs: {error} is not supported") from error
+        tensors = tuple(value if isinstance(value, Tensor) else operations.as_tensor(value) for value in made)
         return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _value(values: Mapping[str, Value], name: str) -> Value:
+    if name not in values:
+        raise Unsupported(f"the value {name}, a second output of its node,")
+    return values[name]
 
 
 def _class_with_inputs(names: tuple[str, ...]) -> type[OnnxNetwork]:
@@ -170,7 +199,7 @@ def example_inputs_of(
     for number, (name, element, dimensions) in enumerate(_graph_inputs(_parse(path))):
         given = input_shape if number == 0 or (dimensions and len(dimensions) == len(input_shape or ())) else None
         shapes.append((_filled(path, name, dimensions, batch, given, required=number == 0), element))
-    return _random_inputs(path, shapes, seed)
+    return _random_inputs(shapes, seed)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -299,13 +328,11 @@ def _text(dimensions: Dimensions) -> str:
     return "(" + ", ".join("?" if d is None else str(d) for d in dimensions) + ")"
 
 
-def _random_inputs(path: Path, shapes: list[tuple[tuple[int, ...], int]], seed: int) -> tuple[Tensor, ...]:
+def _random_inputs(shapes: list[tuple[tuple[int, ...], int]], seed: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     made = []
     for shape, element in shapes:
-        if element not in operations.DTYPES:
-            raise InvalidInput(f"{path}: inputs of type {TensorProto.DataType.Name(element)} cannot be imported")
-        dtype = operations.DTYPES[element]
+        dtype = operations.DTYPES.get(element, torch.float32)
         random = (
             torch.randn(shape, generator=generator)
             if dtype.is_floating_point
@@ -360,6 +387,10 @@ class _Builder:
         graph = self.model.graph
         self.network = _class_with_inputs(tuple(name for name, _, _ in _graph_inputs(self.model)))()
         self.network.inputs = tuple(name for name, _, _ in _graph_inputs(self.model))
+        for name, element, _ in _graph_inputs(self.model):
+            if element not in operations.DTYPES:
+                kind = TensorProto.DataType.Name(element)
+                raise InvalidInput(f"{self.path}: the input {name} of type {kind} cannot be imported")
         self.shapes, self.elements = self._inferred()
         try:
             self.constants = {tensor.name: _array(tensor) for tensor in graph.initializer}
@@ -369,16 +400,45 @@ class _Builder:
         steps = []
         for step in self._merged(list(self._unfolded())):
             layer = self._layer(step)
-            steps.append(replace(step, layer=layer, inputs=step.inputs[:1]) if layer else self._relative(step))
+            steps.append(replace(step, layer=layer, inputs=step.inputs[:1]) if layer else step)
         outputs = tuple(value.name for value in graph.output)
         self._keep_constants(steps, outputs)
         self.network.plan(tuple(steps), outputs)
-        return self.network.eval()
+        self.network.eval()
+        self._observe_shapes(steps)
+        steps = [self._relative(step) for step in steps]
+        used = {*outputs, *(name for step in steps for name in step.inputs)}
+        self.network.known = {name: array for name, array in self.network.known.items() if name in used}
+        self.network.plan(tuple(steps), outputs)
+        return self.network
+
+    def _observe_shapes(self, steps: list[Step]) -> None:
+        """Run the network to learn shapes that reshapes need and that inference did not find."""
+        reshaped = [step.inputs[0] for step in steps if step.operator == "Reshape"]
+        declared = _graph_inputs(self.model)
+        if all(None not in self.shapes.get(name, (None,)) for name in reshaped):
+            return
+        if any(dimensions is None or None in dimensions for _, _, dimensions in declared):
+            return
+
+        def observe(name: str, value: Value) -> None:
+            if isinstance(value, Tensor):
+                self.shapes[name] = tuple(value.shape)
+
+        zeros = [
+            torch.zeros(tuple(d or 1 for d in dimensions or ()), dtype=operations.DTYPES[element])
+            for _, element, dimensions in declared
+        ]
+        try:
+            with torch.no_grad():
+                self.network.execute(tuple(zeros), observe)
+        except Exception:  # noqa: BLE001 - verifying runs it again, and reports
+            return
 
     def _inferred(self) -> tuple[dict[str, Dimensions], dict[str, int]]:
         """Sizes and element types of the values for which they follow from the file."""
         try:
-            graph = onnx.shape_inference.infer_shapes(self.model).graph
+            graph = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         except Exception:  # noqa: BLE001 - shapes make better networks, and none are needed
             graph = self.model.graph
         values = (*graph.input, *graph.value_info, *graph.output)
@@ -450,8 +510,10 @@ class _Builder:
                 raise InvalidInput(f"{self.path}: node {step.name} ({step.operator}): {_first_line(error)}") from error
             for name, result in zip(step.outputs, results if isinstance(results, tuple) else (results,), strict=False):
                 self.constants[name] = result.numpy() if isinstance(result, Tensor) else result
-        if step.inputs and step.inputs[0] in self.origins:
-            self.origins.setdefault(step.outputs[0], self.origins[step.inputs[0]])
+        if _WEIGHT.fullmatch(step.outputs[0]):
+            self.origins[step.outputs[0]] = step.outputs[0]
+        elif step.inputs and step.inputs[0] in self.origins:
+            self.origins[step.outputs[0]] = self.origins[step.inputs[0]]
         return True
 
     def _merged(self, steps: list[Step]) -> list[Step]:
@@ -544,7 +606,7 @@ class _Builder:
 
     def _layer_name(self, step: Step) -> str:
         origin = self.origins.get(step.inputs[1], "") if len(step.inputs) > 1 else ""
-        match = re.fullmatch(r"(.+)[./](weight|kernel|w)(:0)?", origin)
+        match = _WEIGHT.fullmatch(origin)
         if match:
             return _dotted(match[1])
         if step.name not in step.outputs:
@@ -781,8 +843,6 @@ def _make_prelu(_step: Step, weights: Weights, have: Dimensions | None) -> Made:
 
 
 def _make_dropout(step: Step, weights: Weights, _: Dimensions | None) -> Made:
-    if len(step.outputs) > 1 and step.outputs[1]:
-        raise InvalidInput(f"node {step.name} (Dropout): the output mask is not supported")
     ratio = weights[0] if weights else None
     return nn.Dropout(step.real("ratio", 0.5) if ratio is None else float(ratio.reshape(-1)[0])), {}
 
@@ -827,12 +887,31 @@ def _verify(path: Path, network: OnnxNetwork, input_shape: tuple[int, ...] | Non
     shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
     for name, ours, theirs in zip(network.outputs, got if isinstance(got, tuple) else (got,), expected, strict=True):
         difference, tolerance = _relative_difference(ours, theirs)
-        if not difference <= tolerance:
+        if difference > tolerance:
             raise InvalidInput(
                 f"{path}: the network imported into torch differs from ONNX Runtime in the output {name} by "
                 f"{difference:.2g} of its largest value (expected at most {tolerance:.0e}) on random inputs of shape "
                 f"{shapes}"
             )
+    fixed = {dimensions[0] for _, _, dimensions in _graph_inputs(_parse(path)) if dimensions}
+    if fixed != {None} and not _batch_may_vary(network, inputs):
+        network.fixed_batch = inputs[0].shape[0]
+
+
+def _batch_may_vary(network: OnnxNetwork, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether twice the batch gives the same outputs as its halves: the file may compute with the size it fixes."""
+    others = tuple(x.flip(-1) if x.ndim else x for x in inputs)
+    try:
+        with torch.no_grad():
+            both = network(*(torch.cat(pair) for pair in zip(inputs, others, strict=True)))
+            halves = network(*inputs), network(*others)
+        wholes, firsts, seconds = (out if isinstance(out, tuple) else (out,) for out in (both, *halves))
+        return all(
+            _relative_difference(whole, torch.cat([first, second]).numpy())[0] <= _HALF_TOLERANCE
+            for whole, first, second in zip(wholes, firsts, seconds, strict=True)
+        )
+    except Exception:  # noqa: BLE001 - whatever the reason, it does not run so
+        return False
 
 
 def _reference(path: Path, session: Any, input_shape: tuple[int, ...] | None) -> tuple[tuple[Tensor, ...], list[Array]]:
@@ -853,7 +932,7 @@ def _reference(path: Path, session: Any, input_shape: tuple[int, ...] | None) ->
                 (tuple(d or (size if i else batch) for i, d in enumerate(dimensions or ())), element)
                 for _, element, dimensions in declared
             ]
-            inputs = _random_inputs(path, filled, 0)
+            inputs = _random_inputs(filled, 0)
         try:
             feeds = {name: x.numpy() for (name, _, _), x in zip(declared, inputs, strict=True)}
             return inputs, session.run(None, feeds)
@@ -865,7 +944,7 @@ def _reference(path: Path, session: Any, input_shape: tuple[int, ...] | None) ->
 
 
 def _relative_difference(ours: Tensor, theirs: Array) -> tuple[float, float]:
-    """The largest difference relative to the largest value, and what it may be; infinite if the shapes differ."""
+    """The largest difference relative to the largest value (infinite if the shapes differ), and what it may be."""
     mine = ours.detach().cpu()
     tolerance = _HALF_TOLERANCE if mine.dtype in (torch.float16, torch.bfloat16) else TOLERANCE
     if tuple(mine.shape) != theirs.shape:
@@ -875,4 +954,5 @@ def _relative_difference(ours: Tensor, theirs: Array) -> tuple[float, float]:
     if same.all():
         return 0.0, tolerance
     scale = float(np.max(np.abs(b[np.isfinite(b)]), initial=1e-6))
-    return float(np.max(np.where(same, 0.0, np.abs(a - b)))) / scale, tolerance
+    difference = float(np.max(np.where(same, 0.0, np.abs(a - b)))) / scale
+    return (np.inf if np.isnan(difference) else difference), tolerance

@@ -290,6 +290,8 @@ def _clip(call: Call) -> Tensor:
         return F.relu6(x)
     if low == 0 and high == math.inf and x.is_floating_point():
         return F.relu(x)
+    if low == -math.inf and high == math.inf:
+        return x
     return torch.clamp(x, None if low == -math.inf else low, None if high == math.inf else high)
 
 
@@ -323,7 +325,7 @@ def _dtype(element: int) -> torch.dtype:
 
 @operator("LpNormalization")
 def _lp_normalization(call: Call) -> Tensor:
-    return F.normalize(call.tensor(), call.step.integer("p", 2), call.step.integer("axis", -1), 0.0)
+    return F.normalize(call.tensor(), call.step.integer("p", 2), call.step.integer("axis", -1))
 
 
 @operator("LRN")
@@ -338,10 +340,11 @@ def _local_response_normalization(call: Call) -> Tensor:
 @operator("CumSum")
 def _cumulative_sum(call: Call) -> Tensor:
     x, axis = call.tensor(), int(call.array(1).reshape(-1)[0])
-    if call.step.integer("reverse"):
-        raise Unsupported("reverse")
-    total = torch.cumsum(x, axis)
-    return total - x if call.step.integer("exclusive") else total
+    reverse = call.step.integer("reverse")
+    x = x.flip(axis) if reverse else x
+    total = torch.cumsum(x, axis, dtype=x.dtype)
+    total = total - x if call.step.integer("exclusive") else total
+    return total.flip(axis) if reverse else total
 
 
 @operator("Trilu")
@@ -614,8 +617,6 @@ def _fits(before: list[int], after: list[int], kernel: tuple[int, ...]) -> bool:
 def _max_pool(call: Call) -> Tensor:
     x = call.tensor()
     kernel, stride, dilation, before, after = _window(call)
-    if len(call.step.outputs) > 1 and call.step.outputs[1]:
-        raise Unsupported("the output Indices")
     function: Callable[..., Tensor] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
     ceil = bool(call.step.integer("ceil_mode"))
     if not _fits(before, after, kernel):
@@ -809,6 +810,8 @@ def _depth_to_space(call: Call) -> Tensor:
 @operator("SpaceToDepth")
 def _space_to_depth(call: Call) -> Tensor:
     x, size = call.tensor(), call.step.integer("blocksize")
+    if call.step.text("mode", "DCR") == "CRD":
+        return F.pixel_unshuffle(x, size)
     n, channels, height, width = x.shape
     x = x.reshape(n, channels, height // size, size, width // size, size).permute(0, 3, 5, 1, 2, 4)
     return x.reshape(n, channels * size**2, height // size, width // size)
@@ -861,7 +864,9 @@ def _arg_extremum(call: Call) -> Tensor:
 def _top_k(call: Call) -> tuple[Tensor, ...]:
     k = int(call.array(1).reshape(-1)[0])
     largest = bool(call.step.integer("largest", 1))
-    return tuple(torch.topk(call.tensor(), k, call.step.integer("axis", -1), largest))
+    axis = call.step.integer("axis", -1)
+    values, indices = torch.sort(call.tensor(), dim=axis, descending=largest, stable=True)
+    return values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
 
 
 # --- resizing --------------------------------------------------------------------------------------------------------
@@ -898,11 +903,13 @@ def _resize(call: Call) -> Tensor:
         and math.isclose(step.real("cubic_coeff_a", -0.75), -0.75)
     ):
         direct = "bicubic"
+    target = sizes[2:] if sizes else [int(n * s) for n, s in zip(x.shape[2:], scales[2:], strict=True)]
+    if transformation == "pytorch_half_pixel" and 1 in target:
+        direct = None
     if direct and spatial:
         corners = None if direct == "nearest" else transformation == "align_corners"
         if scales and not corners:
             return F.interpolate(x, scale_factor=list(scales[2:]), mode=direct, align_corners=corners)
-        target = sizes[2:] if sizes else [int(n * s) for n, s in zip(x.shape[2:], scales[2:], strict=True)]
         return F.interpolate(x, size=target, mode=direct, align_corners=corners)
     if mode == "cubic":
         raise Unsupported(f"mode cubic with {transformation}")

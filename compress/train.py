@@ -6,6 +6,7 @@ training is checkpointed after each epoch and resumes with the result that it wo
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -25,6 +26,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .data import Data, Split
 from .errors import InvalidInput
 from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
+
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every training
 
 
 class Training(Config):

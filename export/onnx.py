@@ -32,7 +32,7 @@ from .contents import Contents, contents_of
 
 OPSET = 18
 LARGEST_FILE_BYTES = 2**31
-OLDEST_OPSET, NEWEST_OPSET = 13, 23
+OLDEST_OPSET, NEWEST_OPSET = 18, 23
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,9 @@ class Channels:
         return total
 
 
-def channels(graph: Graph) -> Channels:
-    """The channels of a traced network."""
-    return Channels(graph, walk(graph))
+def channels(graph: Graph, choices: Mapping[str, int] | None = None) -> Channels:
+    """The channels of a traced network; ``choices`` as :func:`compress.prune.labels.walk` takes them."""
+    return Channels(graph, walk(graph, choices))
 
 
 def edits(model: nn.Module, removed: Collection[Unit]) -> tuple[Edit, ...]:

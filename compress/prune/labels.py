@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -49,6 +49,18 @@ class Product:
     outputs: Tensor | None
 
 
+@dataclass(frozen=True)
+class Assumption:
+    """A place whose code has to follow the channel count of its tensors: a split, or a view of C channels as a grid.
+
+    ``options`` counts the ways to read it (the dimension of the grid that shrinks); a choice beyond them keeps all.
+    """
+
+    place: str
+    labels: Tensor
+    options: int
+
+
 @dataclass
 class Labels:
     """What a walk over a graph found.
@@ -59,7 +71,7 @@ class Labels:
         scales: the sites of normalization scales, one per channel.
         consumed: per node, the input argument, its dimension and the labels there that the node's weight consumes.
         products: what costs multiply-adds.
-        assumed: places whose code must follow the channel count of its tensors, with the labels that pass there.
+        assumed: what was assumed of the code, which a trace with fixed sizes does not show.
     """
 
     sites: dict[Site, Tensor] = field(default_factory=dict)
@@ -67,7 +79,7 @@ class Labels:
     scales: set[Site] = field(default_factory=set)
     consumed: dict[Node, tuple[int, int, Tensor]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
-    assumed: list[tuple[str, Tensor]] = field(default_factory=list)
+    assumed: list[Assumption] = field(default_factory=list)
     _parent: list[int] = field(default_factory=lambda: [0])
     _reason: dict[int, str] = field(default_factory=dict)
 
@@ -128,9 +140,9 @@ class Labels:
         return torch.tensor([self.find(label) for label in labels.tolist()], dtype=torch.int64)
 
 
-def walk(graph: Graph) -> Labels:
-    """The labels of a graph that was traced with static shapes."""
-    walker = _Walk(graph)
+def walk(graph: Graph, choices: Mapping[str, int] | None = None) -> Labels:
+    """The labels of a graph that was traced with static shapes; ``choices`` say how to read a place (the first way)."""
+    walker = _Walk(graph, choices or {})
     walker.run()
     return walker.labels
 
@@ -138,8 +150,9 @@ def walk(graph: Graph) -> Labels:
 class _Walk:
     """One pass over the nodes; ``values`` holds the labels of what each has yielded."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, choices: Mapping[str, int]) -> None:
         self.graph = graph
+        self.choices = choices
         self.labels = Labels()
         self.values: dict[Node, Value] = {}
         self.names: dict[int, str] = {}
@@ -295,15 +308,25 @@ class _Walk:
         if len(varying) > 1:
             sizes = node.args[1] if len(node.args) > 1 and isinstance(node.args[1], (list, tuple)) else ()
             inferred = [d for d in varying if d < len(sizes) and sizes[d] == -1]
-            if inferred:
-                axis = inferred[0]
-            elif _name(node) != "pixel_shuffle" and len(varying) == 2:
-                axis = varying[1]
-            self.labels.assumed.append((self.place(node), torch.unique(full)))
+            inner = varying[1:] if _name(node) != "pixel_shuffle" and len(varying) == 2 else []
+            read = self.assume(node, full, list(dict.fromkeys([*inferred, *inner, *varying])))
+            if read is None:
+                return None
+            axis = read
         for d in set(range(full.ndim)) - set(varying):
             full = full.narrow(d, 0, 1)
         rows = full.movedim(axis, -1).reshape(-1, full.shape[axis])
         return axis, self.labels.unite_rows(rows, f"is grouped with values that cannot be cut: {self.place(node)}")
+
+    def assume(self, node: Node, labels: Tensor, options: list[int]) -> int | None:
+        """The chosen one of the ways to read a place; None, with the labels pinned, where none is right."""
+        place = self.place(node)
+        self.labels.assumed.append(Assumption(place, torch.unique(labels), len(options)))
+        choice = self.choices.get(place, 0)
+        if choice < len(options):
+            return options[choice]
+        self.labels.pin(labels, f"the code does not follow its channel count: {place}")
+        return None
 
     def dim_kept(self, node: Node) -> Value:
         """Operations that mix along given dimensions and keep the shape: softmax, roll, flip, cumsum, ..."""
@@ -360,8 +383,9 @@ class _Walk:
         if len(set(parts)) != 1:
             self.labels.pin(axes[dim], f"is split into unequal parts: {self.place(node)}")
             return tuple(dict(others) for _ in parts)
+        if self.assume(node, axes[dim], [dim]) is None:
+            return tuple(dict(others) for _ in parts)
         reason = f"is split beside values that cannot be cut: {self.place(node)}"
-        self.labels.assumed.append((self.place(node), axes[dim]))
         rows = axes[dim].view(len(parts), -1)
         self.labels.unite_rows(rows, reason)
         if rows.shape[1] == 1:

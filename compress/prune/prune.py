@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..edits import replay
 from ..errors import InvalidInput
-from ..graph import trace
+from ..graph import Graph, trace
 from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
 from ..train import Training, fit
 from . import criteria
@@ -71,8 +71,7 @@ class Prune(Config):
         if self.training is not None and context.data is None:
             raise InvalidInput("prune: training is set, and there is no data to train on; give data or leave it out")
         pruned = evaluation_copy(model)
-        graph = trace(evaluation_copy(model), context.example_inputs)
-        found = channels(graph)
+        found = _readable(trace(evaluation_copy(model), context.example_inputs), context)
         groups, skipped = self._eligible(found)
         if not groups:
             reasons = "; ".join(dict.fromkeys(f"{s.layer}: {s.reason}" for s in skipped)) or "it has no channels"
@@ -81,11 +80,14 @@ class Prune(Config):
         removed, untouched = self._choose(found, groups, scores)
         changes = edits(pruned, removed)
         replay(pruned, changes)
-        _check(pruned, found, removed, context)
+        difference = _difference(pruned, found, removed, context)
+        if difference is not None:
+            raise InvalidInput(f"prune: the smaller network {difference}; {_ADVICE}")
+        history: list[dict[str, float]] = []
         if self.training is not None and context.data is not None:
             from ..distill import objective_for
 
-            fit(
+            history = fit(
                 pruned,
                 context.data,
                 self.training,
@@ -97,7 +99,7 @@ class Prune(Config):
             )
             pruned.eval()
             changes = (*changes, Edit("", "weights", None, f"{self.training.epochs} epochs", "weights"))
-        return Result(pruned, changes, (*skipped, *untouched))
+        return Result(pruned, changes, (*skipped, *untouched), history=tuple(history))
 
     def _eligible(self, found: Channels) -> tuple[list[Group], list[Skip]]:
         """The groups that may be cut, and the layers of all others with the reason."""
@@ -230,8 +232,35 @@ def group_scores(group: Group, found: Channels, criterion: criteria.Criterion) -
     return total / max(1, len(per_site))
 
 
-def _check(pruned: nn.Module, found: Channels, removed: Sequence[Unit], context: Context) -> None:
-    """Hold the pruned network to the masked one, on inputs drawn at random where they are floating point."""
+def _readable(graph: Graph, context: Context) -> Channels:
+    """The channels of a traced network. A place that can be read in several ways is read in the first that stands a
+    trial, in which all but one of the units that pass there are cut; where none does, in one that cuts nothing there.
+    """
+    choices: dict[str, int] = {}
+    found = channels(graph)
+    options = {assumption.place: assumption.options for assumption in found.labels.assumed}
+    for place, count in options.items():
+        idle = None
+        for choice in range(count + 1):
+            found = channels(graph, choices | {place: choice})
+            there = [a.labels for a in found.labels.assumed if a.place == place]
+            passing = set(found.labels.roots(torch.cat(there)).tolist())
+            units = [u for group in found.groups for u in [u for u in group.units if u.label in passing][1:]]
+            if not units:
+                idle = choice if idle is None else idle
+                continue
+            trial = evaluation_copy(graph.model)
+            replay(trial, edits(trial, units))
+            if _difference(trial, found, units, context) is None:
+                choices[place] = choice
+                break
+        else:
+            choices[place] = idle or 0
+    return channels(graph, choices)
+
+
+def _difference(pruned: nn.Module, found: Channels, removed: Sequence[Unit], context: Context) -> str | None:
+    """What tells the pruned network from the masked one, on inputs drawn at random where they are floating point."""
     generator = torch.Generator().manual_seed(context.seed)
     inputs = tuple(
         torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in context.example_inputs
@@ -239,22 +268,17 @@ def _check(pruned: nn.Module, found: Channels, removed: Sequence[Unit], context:
     try:
         with torch.no_grad():
             outputs = [leaf for leaf in tree_leaves(pruned(*inputs)) if isinstance(leaf, Tensor)]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidInput(
-            f"prune: the smaller network fails at {_user_line(error)} ({first_line}); {_ADVICE}"
-        ) from error
+        return f"fails at {_user_line(error)} ({first_line})"
     gone = {unit.label for unit in removed}
     expected = masked_outputs(found.graph, found.labels, gone, inputs)
-    same = len(outputs) == len(expected) and all(
+    if len(outputs) == len(expected) and all(
         a.shape == b.shape and _close(a, b) for a, b in zip(outputs, expected, strict=True)
-    )
-    if not same:
-        place = next(
-            (place for place, labels in found.labels.assumed if gone & set(found.labels.roots(labels).tolist())),
-            "a place that is not known",
-        )
-        raise InvalidInput(f"prune: the smaller network computes something else, likely from {place}; {_ADVICE}")
+    ):
+        return None
+    places = [a.place for a in found.labels.assumed if gone & set(found.labels.roots(a.labels).tolist())]
+    return f"computes something else, likely from {places[0] if places else 'a place that is not known'}"
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

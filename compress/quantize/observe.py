@@ -77,7 +77,7 @@ class Percentile:
     def range(self) -> tuple[float, float]:
         """The two percentiles, to one bin width and never outside of what was seen."""
         total = int(self.counts.sum())
-        cut = total * (1 - self.percentile / 100)
+        cut = int(total * (100 - self.percentile) / 100 + 1e-6)  # a whole number, compared with exact counts
         width = 2 * self.bound / BINS
         below = self.counts.cumsum(0)
         above = self.counts.flip(0).cumsum(0)

@@ -125,7 +125,7 @@ def _calibrate(graph: Graph, observers: dict[str, Observer], split: Split, sampl
     """Run ``samples`` calibration samples through ``graph``, batch by batch."""
     program = _Observing(graph, observers)
     traced = [node.meta["val"] for node in graph.inputs]
-    fixed = int(traced[0].shape[0]) if traced and isinstance(traced[0].shape[0], int) else None
+    fixed = _fixed_batch(traced[0]) if traced else None
     seen = 0
     with torch.no_grad():
         for batch in _batches(split, fixed or BATCH, len(traced)):
@@ -151,6 +151,15 @@ def _calibrate(graph: Graph, observers: dict[str, Observer], split: Split, sampl
                 break
     if not seen:
         raise InvalidInput("quantize: the calibration split is empty; give it samples")
+
+
+def _fixed_batch(traced: Tensor) -> int | None:
+    """The batch size, where the trace holds for that one only."""
+    size: int | torch.SymInt = traced.shape[0]
+    if isinstance(size, torch.SymInt):
+        number: int | None = size.node.maybe_as_int()
+        return number
+    return size
 
 
 def _argument(graph: Graph, node: Node, inputs: dict[str, Tensor]) -> object:

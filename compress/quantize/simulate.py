@@ -48,8 +48,10 @@ def simulate(
         if bias is not None:
             _round_argument(module, node, node.all_input_nodes[2], bias_parameters(scale, weight))
     module.graph.lint()
-    module.recompile()
-    return module
+    # A plain module again: an exported one refuses to be told its mode.
+    simulated = GraphModule(module, module.graph)
+    simulated.eval()
+    return simulated
 
 
 def _round_value(module: GraphModule, node: Node, parameters: IntegerParameters) -> None:

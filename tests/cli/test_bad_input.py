@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -77,6 +76,8 @@ CASES = (
     Case("output exists", "fold net.py:build --input-shape 1,8,8 -o taken", ("taken", "--overwrite")),
     Case("run output exists", "run good.yaml -o taken", ("taken", "--overwrite")),
     Case("output below a file", f"fold {NET} -o notes.safetensors/out", ("cannot be written",)),
+    Case("read-only output", f"fold {NET} -o /proc/out", ("/proc/out", "cannot be written")),
+    Case("read-only output of a run", "run good.yaml -o /proc/out", ("/proc/out", "cannot be written")),
     Case("damaged artifact", "export damaged -o out", ("manifest.json", "damaged")),
     Case("a folder that is no artifact", "export emptyfolder -o out", ("emptyfolder", "manifest.json")),
     Case("no report", "report emptyfolder", ("report.json",)),
@@ -157,35 +158,10 @@ def test_bad_input(
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert end.value.code == case.code, err
     assert len(errors) == 1 and err.splitlines()[-1] == errors[0], err
-    assert "Traceback" not in err + out and "unexpected" not in errors[0]
+    assert "Traceback" not in err + out and "defect of this program" not in errors[0]
     for text in case.says:
         assert text in errors[0], errors[0]
     assert contents(workplace) == before, "something was written or changed"
-
-
-def test_a_read_only_place(tmp_path: Path, workplace: Path) -> None:
-    """As a user who may not write there: root may write anywhere."""
-    locked = tmp_path / "locked"
-    locked.mkdir()
-    locked.chmod(0o555)
-    tmp_path.chmod(0o755)
-    # Names are imported first, so that a user without rights to the installation can run them.
-    code = (
-        "import os, sys\n"
-        "from compress.cli import main\n"
-        "import compress.pipeline, compress.fold, compress.cli.fold, compress.cli.session\n"
-        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-        "sys.argv = ['compress', 'fold', 'resnet20:width=2', '--input-shape', '3,8,8', '-o', "
-        f"{str(locked / 'out')!r}]\n"
-        "main()\n"
-    )
-    for parent in locked.parents:
-        if parent.stat().st_mode & 0o005 != 0o005 and os.getuid() == 0 and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o005)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=workplace)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: output ") and "cannot be written" in done.stderr
-    assert list(locked.iterdir()) == []
 
 
 def test_debug_shows_a_traceback(tmp_path: Path) -> None:
