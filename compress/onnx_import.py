@@ -176,9 +176,16 @@ def load_onnx(path: Path, *, input_shape: tuple[int, ...] | None = None, verify:
         InvalidInput: not a readable ONNX file, quantized already, operators without a counterpart (all are named), or
             outputs that differ from ONNX Runtime's by more than 1e-4 of their largest value.
     """
-    network = _Builder(path, _read(path)).build()
-    if verify:
-        _verify(path, network, input_shape)
+    model = _read(path)
+    session = _session(path) if verify else None
+    if session is None:
+        try:
+            onnx.checker.check_model(str(path))
+        except Exception as error:
+            raise InvalidInput(f"{path}: not a valid ONNX file: {_first_line(error)}") from error
+    network = _Builder(path, model).build()
+    if session is not None:
+        _verify(path, network, session, input_shape)
     return network
 
 
@@ -230,7 +237,7 @@ def _parse(path: Path, *, weights: bool = False) -> ModelProto:
 
 
 def _read(path: Path) -> ModelProto:
-    """The model with its functions inlined, checked for what cannot be imported."""
+    """The model with its functions inlined, and nothing in it that cannot be imported."""
     model = _parse(path, weights=True)
     operators = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     quantized = [node for node in operators if _QUANTIZED.search(node.op_type)]
@@ -263,10 +270,6 @@ def _read(path: Path) -> ModelProto:
         raise InvalidInput(
             f"{path}: sparse weights cannot be imported; store {model.graph.sparse_initializer[0]} dense"
         )
-    try:
-        onnx.checker.check_model(str(path))
-    except Exception as error:
-        raise InvalidInput(f"{path}: not a valid ONNX file: {_first_line(error)}") from error
     return model
 
 
@@ -864,17 +867,21 @@ _LAYERS: Mapping[str, Callable[[Step, Weights, Dimensions | None], Made]] = {
 # --- verifying -------------------------------------------------------------------------------------------------------
 
 
-def _verify(path: Path, network: OnnxNetwork, input_shape: tuple[int, ...] | None) -> None:
-    """Raise InvalidInput unless ``network`` gives what ONNX Runtime gives for the file."""
+def _session(path: Path) -> Any:
+    """The file in ONNX Runtime, which also checks that it is valid."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise InvalidInput(f"{path}: ONNX Runtime does not load it: {_first_line(error)}") from error
+        raise InvalidInput(f"{path}: not a valid ONNX file: ONNX Runtime says {_first_line(error)}") from error
+
+
+def _verify(path: Path, network: OnnxNetwork, session: Any, input_shape: tuple[int, ...] | None) -> None:
+    """Raise InvalidInput unless ``network`` gives what ONNX Runtime gives for the file."""
     inputs, expected = _reference(path, session, input_shape)
     try:
         with torch.no_grad():

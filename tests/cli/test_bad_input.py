@@ -71,7 +71,7 @@ CASES = (
     Case("prune ratio out of range", "prune net.py:build --ratio 1.5 --input-shape 1,8,8 -o out", ("ratio",)),
     Case("prune target out of reach", "prune net.py:build --macs 1e6 --input-shape 1,8,8 -o out", ("macs",)),
     Case("distill without a teacher", f"distill net.py:build --data good.npz -o out {FAST}", ("--teacher",)),
-    Case("teacher of others", f"distill net.py:build --teacher net.py:other --data good.npz -o out {FAST}", ("logits",)),
+    Case("other classes", f"distill net.py:build --teacher net.py:other --data good.npz -o out {FAST}", ("logits",)),
     Case("unknown augmentation", f"train net.py:build --data good.npz --augment spin -o out {FAST}", ("augment",)),
     Case("output exists", "fold net.py:build --input-shape 1,8,8 -o taken", ("taken", "--overwrite")),
     Case("run output exists", "run good.yaml -o taken", ("taken", "--overwrite")),
