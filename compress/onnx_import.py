@@ -760,13 +760,12 @@ def _make_transposed(step: Step, weights: Weights, _: Dimensions | None) -> Made
     dilation = step.integers("dilations") or (1,) * count
     groups = step.integer("group", 1)
     output_padding = step.integers("output_padding") or (0,) * count
-    pads = (step.integers("pads") if step.text("auto_pad", "NOTSET") == "NOTSET" else None) or (0,) * count
     module = _TRANSPOSED[count - 1](
         weight.shape[0],
         weight.shape[1] * groups,
         kernel,
         stride,
-        (0,) * count if operations.crops(step) else pads[:count],
+        operations.transposed_pads(step, count),
         output_padding,
         groups,
         bias is not None,

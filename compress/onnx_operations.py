@@ -478,6 +478,12 @@ def crops(step: Step) -> bool:
     return uneven or "output_shape" in step.attributes or step.text("auto_pad").startswith("SAME")
 
 
+def transposed_pads(step: Step, count: int) -> tuple[int, ...]:
+    """What a transposed convolution's module cuts on either side; 0 where :func:`crops`."""
+    pads = step.integers("pads") if step.text("auto_pad", "NOTSET") == "NOTSET" and not crops(step) else None
+    return (pads or (0,) * count)[:count]
+
+
 def interleave(before: Sequence[int], after: Sequence[int]) -> list[int]:
     """Paddings in the order of :func:`torch.nn.functional.pad`: the last dimension first."""
     return [pad for pair in zip(reversed(before), reversed(after), strict=True) for pad in pair]
@@ -507,26 +513,34 @@ def _kernel(call: Call) -> tuple[int, ...]:
     declared = call.step.integers("kernel_shape")
     if declared is not None:
         return declared
-    if isinstance(call.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return tuple(call.module.kernel_size)
-    return tuple(call.tensor(1).shape[2:])
+    weight = call.module.weight if call.module is not None else call.tensor(1)
+    assert isinstance(weight, Tensor), f"{call.step.name} has weights"
+    return tuple(weight.shape[2:])
 
 
 @operator("ConvTranspose")
 def _transposed_convolution(call: Call) -> Tensor:
     step, module, x = call.step, call.module, call.tensor()
-    if not isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        raise Unsupported("weights that are computed")
-    y = module(x)
+    weight = module.weight if module is not None else call.tensor(1)
+    assert isinstance(weight, Tensor), f"{step.name} has weights"
+    kernel = tuple(weight.shape[2:])
+    count = len(kernel)
+    stride = step.integers("strides") or (1,) * count
+    dilation = step.integers("dilations") or (1,) * count
+    if module is None:
+        function: Callable[..., Tensor] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[count - 1]
+        output_padding = step.integers("output_padding") or (0,) * count
+        groups = step.integer("group", 1)
+        pads = transposed_pads(step, count)
+        y = function(x, weight, call.optional(2), stride, pads, output_padding, groups, dilation)
+    else:
+        y = _through(call)
     if not crops(step):
-        return y  # type: ignore[no-any-return]
+        return y
     wanted = step.integers("output_shape")
-    count = y.ndim - 2
     if wanted is not None or step.text("auto_pad", "NOTSET").startswith("SAME"):
         sizes = (
-            [size * s for size, s in zip(x.shape[2:], module.stride, strict=True)]
-            if wanted is None
-            else list(wanted[-count:])
+            [size * s for size, s in zip(x.shape[2:], stride, strict=True)] if wanted is None else list(wanted[-count:])
         )
         totals = [have - want for have, want in zip(y.shape[2:], sizes, strict=True)]
         if any(total < 0 for total in totals):
@@ -534,10 +548,10 @@ def _transposed_convolution(call: Call) -> Tensor:
         before = [t // 2 if step.text("auto_pad") == "SAME_UPPER" else t - t // 2 for t in totals]
         after = [total - b for total, b in zip(totals, before, strict=True)]
     else:
-        before, after = window_pads(step, x.shape[2:], module.kernel_size, module.stride, module.dilation)
+        before, after = window_pads(step, x.shape[2:], kernel, stride, dilation)
     for axis, (b, a) in enumerate(zip(before, after, strict=True), start=2):
         y = y.narrow(axis, b, y.shape[axis] - a - b)
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 @operator("BatchNormalization")
@@ -854,10 +868,11 @@ def _reduce(call: Call) -> Tensor:
 
 @operator("ArgMax", "ArgMin")
 def _arg_extremum(call: Call) -> Tensor:
-    if call.step.integer("select_last_index"):
-        raise Unsupported("select_last_index")
+    x, axis, keep = call.tensor(), call.step.integer("axis"), bool(call.step.integer("keepdims", 1))
     function = torch.argmax if call.step.operator == "ArgMax" else torch.argmin
-    return function(call.tensor(), call.step.integer("axis"), keepdim=bool(call.step.integer("keepdims", 1)))
+    if call.step.integer("select_last_index"):
+        return x.shape[axis] - 1 - function(x.flip(axis), axis, keepdim=keep)
+    return function(x, axis, keepdim=keep)
 
 
 @operator("TopK")

@@ -1,0 +1,104 @@
+"""Image folders: ``train/<class>/*`` and ``test/<class>/*``."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InvalidInput
+from .partition import DataConfig, deal
+from .split import Data, Samples
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+IN_MEMORY_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files as samples: decoded, resized (shorter side, then centre crop) and stacked when asked for."""
+
+    paths: tuple[Path, ...]
+    size: tuple[int, int]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """(N, C, H, W) uint8."""
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(self._decode, (self.paths[i] for i in index.tolist())))
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+    def _decode(self, path: Path) -> NDArray[np.uint8]:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as image:
+                picture = image.convert("L" if self.channels == 1 else "RGB")
+                height, width = self.size
+                if picture.size != (width, height):
+                    picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+                pixels = np.asarray(picture)
+        except (UnidentifiedImageError, OSError) as error:
+            raise InvalidInput(f"data {path}: not a readable image ({error}); mend or remove the file") from error
+        return pixels.reshape(height, width, -1)
+
+
+def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
+    from PIL import Image, UnidentifiedImageError
+
+    train_folder = path / "train"
+    if not train_folder.is_dir():
+        raise InvalidInput(f"data {path}: expected {path / 'train'}/<class>/*.jpg (or .png ...), found no train folder")
+    classes = tuple(sorted(entry.name for entry in train_folder.iterdir() if entry.is_dir()))
+    if not classes:
+        raise InvalidInput(f"data {train_folder}: expected one folder per class, found none")
+
+    def listing(folder: Path) -> tuple[tuple[Path, ...], Tensor]:
+        paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            if not (folder / name).is_dir():
+                raise InvalidInput(f"data {folder / name}: no such class folder, but {train_folder / name} exists")
+            found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise InvalidInput(f"data {folder / name}: the class folder has no images")
+            paths += found
+            labels += [label] * len(found)
+        return tuple(paths), torch.tensor(labels)
+
+    paths, labels = listing(train_folder)
+    try:
+        with Image.open(paths[0]) as first:
+            native_width, native_height = first.size
+            mode = first.mode
+    except (UnidentifiedImageError, OSError) as error:
+        raise InvalidInput(f"data {paths[0]}: not a readable image ({error}); mend or remove the file") from error
+    size = (config.size, config.size) if config.size else (native_height, native_width)
+    channels = config.channels or (1 if mode in ("1", "L", "I;16") else 3)
+
+    def samples(files: tuple[Path, ...]) -> Samples:
+        images = ImageFiles(files, size, channels)
+        small = len(files) * channels * size[0] * size[1] <= IN_MEMORY_BYTES
+        return images[torch.arange(len(files))] if small else images
+
+    test = None
+    if (path / "test").is_dir():
+        test_paths, test_labels = listing(path / "test")
+        test = (samples(test_paths), test_labels)
+    return deal(
+        config,
+        seed,
+        (samples(paths), labels),
+        test,
+        classes,
+        1 / 255,
+        tuple(str(p.relative_to(path)) for p in paths),
+    )

@@ -1,0 +1,117 @@
+"""One set of samples dealt out to the splits: disjoint, balanced over the classes, fixed by the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InvalidInput
+from ..stage import Config
+from .split import Data, Preprocessing, Samples, SampleSplit, Split, SplitName
+
+
+class DataConfig(Config):
+    """Where the data comes from and how it is split; ``source`` as on the command line.
+
+    ``mean`` and ``std`` are per channel on the scale 0..1; left out, they are measured on the train split.
+    """
+
+    source: str
+    size: int | None = None
+    channels: int | None = None
+    validation: float = 0.1
+    calibration: int = 256
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def partition(labels: NDArray[np.int64], sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Disjoint, class-balanced sets of positions: for each name about ``size`` of them; the rest under ``"rest"``.
+
+    The same labels and seed give the same sets.
+    """
+    generator = np.random.default_rng(seed)
+    # Samples in random order within their class, then dealt out class by class, so that any prefix is balanced.
+    order = generator.permutation(len(labels))
+    rank_in_class = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank_in_class[members] = (np.arange(len(members)) + generator.random(len(members))) / len(members)
+    dealt = np.argsort(rank_in_class, kind="stable")
+    parts: dict[str, NDArray[np.int64]] = {}
+    start = 0
+    for name, size in sizes.items():
+        parts[name] = np.sort(dealt[start : start + size])
+        start += size
+    parts["rest"] = np.sort(dealt[start:])
+    return parts
+
+
+def _measured(config: DataConfig, raw: Tensor, scale: float) -> Preprocessing:
+    channels = raw.shape[1]
+    if config.mean is not None or config.std is not None:
+        mean, std = config.mean or (0.0,) * channels, config.std or (1.0,) * channels
+        if len(mean) != channels or len(std) != channels:
+            raise InvalidInput(
+                f"data {config.source}: mean and std need one value for each of {channels} channels, "
+                f"got {len(mean)} and {len(std)}"
+            )
+        return Preprocessing(scale, tuple(mean), tuple(std))
+    x = raw[:5000].float().mul_(scale).transpose(0, 1).flatten(1)
+    std_measured = x.std(1).clamp_min(1e-3)
+    return Preprocessing(
+        scale,
+        tuple(round(v, 4) for v in x.mean(1).tolist()),
+        tuple(round(v, 4) for v in std_measured.tolist()),
+    )
+
+
+def deal(
+    config: DataConfig,
+    seed: int,
+    train: tuple[Samples, Tensor],
+    test: tuple[Samples, Tensor] | None,
+    classes: tuple[str, ...],
+    scale: float,
+    names: tuple[str, ...] = (),
+) -> Data:
+    inputs, labels = train
+    count = len(inputs)
+    validation = max(1, round(config.validation * count))
+    calibration = min(config.calibration, max(1, (count - validation) // 4))
+    parts = partition(labels.numpy(), {"validation": validation, "calibration": calibration}, seed)
+    rest = torch.from_numpy(parts["rest"])
+    if not len(rest):
+        raise InvalidInput(f"data {config.source}: {count} training samples are too few to split")
+    preprocessing = _measured(config, inputs[rest[:: max(1, len(rest) // 5000)]], scale)
+    splits: dict[SplitName, Split] = {}
+    members: dict[SplitName, tuple[str, ...]] = {}
+    for name, key in (("train", "rest"), ("calibration", "calibration"), ("validation", "validation")):
+        index = torch.from_numpy(parts[key])
+        splits[name] = SampleSplit(_select(inputs, index), labels[index], preprocessing)  # type: ignore[index]
+        members[name] = tuple(names[i] if names else f"train/{i}" for i in parts[key])  # type: ignore[index]
+    if test is not None:
+        splits["test"] = SampleSplit(test[0], test[1], preprocessing)
+        members["test"] = tuple(f"test/{i}" for i in range(len(test[0])))
+    return Data(config.source, splits, preprocessing, classes, members)
+
+
+def _select(samples: Samples, index: Tensor) -> Samples:
+    return samples[index] if isinstance(samples, Tensor) else _Subset(samples, index)
+
+
+@dataclass(frozen=True)
+class _Subset:
+    samples: Samples
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        return self.samples[self.index[index]]

@@ -1,0 +1,155 @@
+"""Splits: batches of samples and labels, and how stored pixels become a network's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInput
+
+SplitName = Literal["train", "calibration", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Samples(Protocol):
+    """Something indexed by a tensor of positions: a tensor, or images that are decoded when asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
+class Split(Protocol):
+    """One split: batches of ``(inputs, labels)``; ``labels`` is None where the split has none."""
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: tuple[int, int] | None = None,
+        augment: Augmentation | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]: ...
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From stored pixels to network inputs: ``(x * scale - mean) / std``, per channel."""
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """(N, C, ...) in any dtype to (N, C, ...) float32."""
+        x = raw.float() * self.scale
+        if self.mean:
+            shape = (1, -1) + (1,) * (x.ndim - 2)
+            x = (x - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+        return x
+
+
+@dataclass(frozen=True)
+class SampleSplit:
+    """A split of indexable samples: batches are gathered, augmented, then preprocessed."""
+
+    inputs: Samples
+    labels: Tensor | None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: tuple[int, int] | None = None,
+        augment: Augmentation | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Batches in stored order, or shuffled by ``shuffle_seed`` = (seed, epoch), then with the last partial batch
+        dropped. Of each batch, process ``rank`` of ``world_size`` gets its share, in the same order whatever the count.
+        """
+        count = len(self)
+        generator = torch.Generator()
+        if shuffle_seed is None:
+            order = torch.arange(count)
+            stop = count
+        else:
+            seed, epoch = shuffle_seed
+            generator.manual_seed(seed * 1_000_003 + epoch)
+            order = torch.randperm(count, generator=generator)
+            generator.manual_seed((seed * 1_000_003 + epoch) * 64 + rank + 1)
+            stop = max(count - count % batch_size, min(count, batch_size))
+        for start in range(0, stop, batch_size):
+            index = order[start : start + batch_size][rank::world_size]
+            raw = self.inputs[index]
+            if augment is not None:
+                raw = augment(raw, generator)
+            yield self.preprocessing(raw), None if self.labels is None else self.labels[index]
+
+
+@dataclass(frozen=True)
+class LoaderSplit:
+    """A split that a user's loader yields: batches as they come, in the loader's own order and size."""
+
+    loader: Iterable[Any]
+
+    def __len__(self) -> int:
+        dataset = getattr(self.loader, "dataset", None)
+        return len(dataset) if dataset is not None else sum(len(x) for x, _ in self.batches(1))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: tuple[int, int] | None = None,
+        augment: Augmentation | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The loader's own batches; ``batch_size`` and ``augment`` are the loader's business."""
+        if shuffle_seed is not None:
+            torch.manual_seed(shuffle_seed[0] * 1_000_003 + shuffle_seed[1])
+        for item in self.loader:
+            x, y = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
+            x, y = torch.as_tensor(x), None if y is None else torch.as_tensor(y)
+            yield x[rank::world_size], None if y is None else y[rank::world_size]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: splits by name (those that exist), how pixels become inputs, and what the labels are called."""
+
+    name: str
+    splits: Mapping[SplitName, Split]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    classes: tuple[str, ...] = ()
+    members: Mapping[SplitName, tuple[str, ...]] = field(default_factory=dict)
+
+    def split(self, name: SplitName) -> Split:
+        """The split called ``name``.
+
+        Raises:
+            InvalidInput: the data set has none.
+        """
+        if name not in self.splits:
+            raise InvalidInput(
+                f"data {self.name}: no {name} samples, and this command needs them; it has {', '.join(self.splits)}"
+            )
+        return self.splits[name]
+
+    def example(self, batch_size: int = 1) -> Tensor:
+        """One batch of inputs, from the first split that is there."""
+        x, _ = next(self.split(next(iter(self.splits))).batches(batch_size))
+        return x[:batch_size]
