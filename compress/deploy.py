@@ -25,7 +25,6 @@ from .stage import Progress, silent
 if TYPE_CHECKING:
     import export.contents as contents
     import export.onnx as onnx_format
-
     import runtimes.benchmark as benchmark
     import runtimes.check as check
     import runtimes.devices.local as local
@@ -183,6 +182,7 @@ def measure(
                 threads=found.threads,
                 preset=found.preset,
                 runs=len(found.samples_ms),
+                size_bytes=found.size_bytes,
                 latency_ms=Latency(
                     p50=found.p50_ms,
                     p90=found.p90_ms,

@@ -27,7 +27,6 @@ from .data import Data, Split
 from .errors import InvalidInput
 from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
 
-
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every training
 
 

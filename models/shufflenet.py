@@ -1,4 +1,7 @@
-"""ShuffleNetV2: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design" (2018), table 5."""
+"""ShuffleNetV2: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design" (2018).
+
+Channels and repeats as in table 5, units as in figure 3 (c) and (d).
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
     """One row per file; the last column compares its median with the first file's."""
     first = records[0].latency_ms.p50
     table = Table(
-        "file", "p50 ms", "p90", "p99", "runs", "peak memory MB", "test top-1 %", "agreement %", "speed",
+        "file", "p50 ms", "p90", "p99", "runs", "size kB", "peak memory MB", "test top-1 %", "agreement %", "speed",
         title=f"{records[0].runtime} {records[0].runtime_version}, {records[0].threads} thread(s), {records[0].preset}",
         title_justify="left",
     )  # fmt: skip
@@ -24,6 +24,7 @@ def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
         table.add_row(
             record.name + ("" if record.stable is not False else " (unstable)"),
             _number(latency.p50, 3), _number(latency.p90, 3), _number(latency.p99, 3), str(record.runs),
+            _number(record.size_bytes / 1e3 if record.size_bytes is not None else None, 1),
             _number(memory, 1), _number(record.top1, 2), _number(agreement, 2),
             _number(first / latency.p50 if first and latency.p50 else None, 2) + "x",
         )  # fmt: skip

@@ -77,4 +77,6 @@ class Distill(Config):
             progress=context.progress,
             task="distill",
         )
-        return Result(student, (Edit("", "weights", "student", "distilled student", kind="weights"),), history=tuple(history))
+        return Result(
+            student, (Edit("", "weights", "student", "distilled student", kind="weights"),), history=tuple(history)
+        )

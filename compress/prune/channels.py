@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..graph import Graph
 from ..stage import Edit, Skip
-from .labels import Labels, Site, walk
+from .labels import Labels, Site
+from .walk import walk
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Channels:
 
 
 def channels(graph: Graph, choices: Mapping[str, int] | None = None) -> Channels:
-    """The channels of a traced network; ``choices`` as :func:`compress.prune.labels.walk` takes them."""
+    """The channels of a traced network; ``choices`` as :func:`compress.prune.walk.walk` takes them."""
     return Channels(graph, walk(graph, choices))
 
 

@@ -136,6 +136,7 @@ class BenchmarkRecord(Record):
     threads: int | None = None
     preset: str | None = None
     runs: int | None = None
+    size_bytes: int | None = None
     latency_ms: Latency = Latency()
     samples_ms: tuple[Sample, ...] = ()
     peak_memory_bytes: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -162,6 +163,32 @@ def test_bad_input(
     for text in case.says:
         assert text in errors[0], errors[0]
     assert contents(workplace) == before, "something was written or changed"
+
+
+def test_a_missing_engine_is_exit_code_3_with_the_install_line(workplace: Path) -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from compress.cli import main; sys.argv = ['compress', 'bench', 'whole.onnx']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=workplace)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error: ") and "pip install" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_an_unstable_measurement_is_exit_code_5_and_is_told_all_the_same(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from compress.cli import main
+    from runtimes import benchmark
+
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(benchmark, "TOLERANCE", -1.0)
+    monkeypatch.setattr(sys, "argv", ["compress", "bench", "whole.onnx", "--preset", "quick", "--json", "-"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capfd.readouterr()
+    assert end.value.code == 5 and "unstable" in err.splitlines()[-1]
+    assert json.loads(out)["measurements"][0]["stable"] is False
 
 
 def test_debug_shows_a_traceback(tmp_path: Path) -> None:
