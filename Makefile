@@ -11,7 +11,7 @@ demo: $(READY)  ## the main job: train, prune, fold, quantize, export, measure, 
 	$(BIN)/compress run recipes/demo.yaml -o out/demo --overwrite
 
 test: $(DEV_READY)  ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .
@@ -21,7 +21,7 @@ lint: $(DEV_READY)
 check: lint test  ## what a change must pass
 
 test-all: $(DEV_READY)  ## the slow tests as well
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto -m "slow or not slow"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

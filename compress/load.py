@@ -124,19 +124,22 @@ def zoo_names() -> tuple[str, ...]:
     return names
 
 
-def build(source: Source, defaults: Mapping[str, Any] | None = None) -> tuple[nn.Module, Source]:
+def build(
+    source: Source, defaults: Mapping[str, Any] | None = None, input_shape: tuple[int, ...] | None = None
+) -> tuple[nn.Module, Source]:
     """The network, with the weights that its source gives it, in evaluation mode; and the source, options completed.
 
     Args:
         defaults: options of a zoo network that the user did not set (``num_classes`` as the data has).
+        input_shape: with its batch; what an ONNX file is tried on, where it leaves sizes open.
 
     Raises:
-        InvalidInput: the user's code fails or returns no network.
+        InvalidInput: the user's code fails or returns no network, or the ONNX file cannot be imported.
     """
     if source.kind == "onnx":
         from .onnx_import import load_onnx
 
-        return load_onnx(Path(source.name)).eval(), source
+        return load_onnx(Path(source.name), input_shape=input_shape).eval(), source
     if source.kind == "zoo":
         complete = Source("zoo", source.name, options={**(defaults or {}), **source.options})
         try:

@@ -71,7 +71,7 @@ def open_network(
             if data.classes:
                 defaults["num_classes"] = len(data.classes)
         torch.manual_seed(seed)
-        model, source = build(source, defaults)
+        model, source = build(source, defaults, input_shapes[0] if len(input_shapes) == 1 else None)
         if weights is not None:
             load_weights(model, weights, trust=trust)
         network = Network(model, source)

@@ -21,11 +21,10 @@ from onnx.backend.test.case.node import collect_testcases
 from torch import Tensor, nn
 
 import models
-from compress import onnx_operations
 from compress.errors import InvalidInput
 from compress.fold import Fold
 from compress.graph import trace
-from compress.onnx_import import OnnxNetwork, example_inputs_of, load_onnx
+from compress.onnx_import import OnnxNetwork, example_inputs_of, load_onnx, operations
 from compress.prune import Prune
 from compress.stage import Context
 from models import zoo
@@ -479,7 +478,7 @@ LIMITS = re.compile(
 )
 ONE_OUTPUT = ("Dropout", "LayerNormalization", "MaxPool")
 """Operators whose further outputs (masks, statistics, indices) serve training."""
-OPERATORS = sorted({*onnx_operations.FUNCTIONS, *onnx_operations.ON_SHAPES} - {"Cast", "CastLike", "Not", "Upsample"})
+OPERATORS = sorted({*operations.FUNCTIONS, *operations.ON_SHAPES} - {"Cast", "CastLike", "Not", "Upsample"})
 
 
 @functools.cache
@@ -645,6 +644,18 @@ def test_example_inputs(tmp_path: Path) -> None:
     assert load_onnx(path)(ids).shape == (4, 5, 3)
 
 
+def test_an_input_shape_fills_open_sizes_and_leaves_fixed_ones(tmp_path: Path) -> None:
+    weights = {"w": real(27, 2)}
+    nodes = [make_node("Flatten", ["x"], ["f"]), make_node("MatMul", ["f", "w"], ["y"])]
+    path = save(tmp_path / "net.onnx", nodes, {"x": ["n", 3, "h", "w"]}, weights)
+    refused(path, "give --input-shape")  # none of the common sizes is 3
+    x = torch.randn(4, 3, 3, 3)
+    expected = x.flatten(1) @ torch.from_numpy(weights["w"])
+    torch.testing.assert_close(load_onnx(path, input_shape=(4, 3, 3, 3))(x), expected)
+    path = save(tmp_path / "fixed.onnx", nodes, {"x": [1, 3, "h", "w"]}, weights)
+    torch.testing.assert_close(load_onnx(path, input_shape=(4, 3, 3, 3))(x), expected)
+
+
 def test_an_input_that_is_a_weight_is_not_asked_for(tmp_path: Path) -> None:
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
     path = save(tmp_path / "net.onnx", nodes, {"x": [2, 3], "w": [3, 4]}, {"w": real(3, 4)})
@@ -737,6 +748,6 @@ def test_old_opsets_training_mode_and_computed_shapes_are_refused(tmp_path: Path
 
 def test_a_difference_to_onnx_runtime_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "net.onnx", [make_node("Sigmoid", ["x"], ["y"])], {"x": ["n", 4]})
-    monkeypatch.setitem(onnx_operations.FUNCTIONS, "Sigmoid", lambda call: torch.sigmoid(call.tensor()) * 1.001)
+    monkeypatch.setitem(operations.FUNCTIONS, "Sigmoid", lambda call: torch.sigmoid(call.tensor()) * 1.001)
     refused(path, r"differs from ONNX Runtime in the output y by 0.001 of its largest value")
     load_onnx(path, verify=False)

@@ -1,0 +1,173 @@
+"""Modules for the nodes whose weights are in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from torch import nn
+
+from .operations.windows import pads_apart, transposed_pads, window_pads
+from .read import Dimensions
+from .step import Array, Step
+
+_CONVOLUTIONS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: tuple[Callable[..., nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS: Mapping[int, Callable[..., nn.Module]] = {
+    2: nn.BatchNorm1d,
+    3: nn.BatchNorm1d,
+    4: nn.BatchNorm2d,
+    5: nn.BatchNorm3d,
+}
+_INSTANCE_NORMS: Mapping[int, Callable[..., nn.Module]] = {
+    3: nn.InstanceNorm1d,
+    4: nn.InstanceNorm2d,
+    5: nn.InstanceNorm3d,
+}
+Tensors = dict[str, tuple[Array, str]]
+Made = tuple[nn.Module, Tensors] | None
+Weights = list[Array | None]
+
+
+def _given(**arrays: Array | None) -> Tensors:
+    return {name: (array, "") for name, array in arrays.items() if array is not None}
+
+
+def _make_convolution(step: Step, weights: Weights, _: Dimensions | None) -> Made:
+    weight, bias = (*weights, None)[:2]
+    if weight is None or not 3 <= weight.ndim <= 5:
+        return None
+    kernel = weight.shape[2:]
+    count = len(kernel)
+    stride = step.integers("strides") or (1,) * count
+    dilation = step.integers("dilations") or (1,) * count
+    groups = step.integer("group", 1)
+    padding: tuple[int, ...] = (0,) * count
+    if not pads_apart(step, kernel):
+        padding = tuple(window_pads(step, kernel, kernel, stride, dilation)[0])
+    module = _CONVOLUTIONS[count - 1](
+        weight.shape[1] * groups,
+        weight.shape[0],
+        kernel,
+        stride,
+        padding,
+        dilation,
+        groups,
+        bias is not None,
+        device="meta",
+    )
+    return module, _given(weight=weight, bias=bias)
+
+
+def _make_transposed(step: Step, weights: Weights, _: Dimensions | None) -> Made:
+    weight, bias = (*weights, None)[:2]
+    if weight is None or not 3 <= weight.ndim <= 5:
+        return None
+    kernel = weight.shape[2:]
+    count = len(kernel)
+    stride = step.integers("strides") or (1,) * count
+    dilation = step.integers("dilations") or (1,) * count
+    groups = step.integer("group", 1)
+    output_padding = step.integers("output_padding") or (0,) * count
+    module = _TRANSPOSED[count - 1](
+        weight.shape[0],
+        weight.shape[1] * groups,
+        kernel,
+        stride,
+        transposed_pads(step, count),
+        output_padding,
+        groups,
+        bias is not None,
+        dilation,
+        device="meta",
+    )
+    return module, _given(weight=weight, bias=bias)
+
+
+def _make_batch_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
+    scale, bias, mean, variance = weights[:4]
+    if scale is None or not step.integer("spatial", 1):
+        return None
+    module = _BATCH_NORMS.get(len(have) if have else 4, nn.BatchNorm2d)(
+        scale.size, step.real("epsilon", 1e-5), 1 - step.real("momentum", 0.9), device="meta"
+    )
+    return module, _given(weight=scale, bias=bias, running_mean=mean, running_var=variance)
+
+
+def _make_instance_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
+    scale, bias = weights[:2]
+    if scale is None:
+        return None
+    made = _INSTANCE_NORMS.get(len(have) if have else 4, nn.InstanceNorm2d)
+    return made(scale.size, step.real("epsilon", 1e-5), affine=True, device="meta"), _given(weight=scale, bias=bias)
+
+
+def _make_layer_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
+    scale, bias = (*weights, None)[:2]
+    axis = step.integer("axis", -1)
+    axis = axis - len(have) if axis >= 0 and have else axis
+    fits = scale is not None and axis == -scale.ndim and (bias is None or bias.shape == scale.shape)
+    if scale is None or not fits or len([name for name in step.outputs if name]) > 1:
+        return None
+    if have is None or tuple(have[axis:]) != scale.shape:
+        return None
+    module = nn.LayerNorm(scale.shape, step.real("epsilon", 1e-5), bias=bias is not None, device="meta")
+    return module, _given(weight=scale, bias=bias)
+
+
+def _make_group_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
+    scale, bias = weights[:2]
+    if scale is None or have is None or have[1] != scale.size:
+        return None
+    module = nn.GroupNorm(step.integer("num_groups"), scale.size, step.real("epsilon", 1e-5), device="meta")
+    return module, _given(weight=scale, bias=bias)
+
+
+def _make_linear(step: Step, weights: Weights, _: Dimensions | None) -> Made:
+    weight, bias = (*weights, None)[:2]
+    if weight is None or weight.ndim != 2 or step.integer("transA"):
+        return None
+    transposed = step.operator == "Gemm" and bool(step.integer("transB"))
+    outputs, inputs = weight.shape if transposed else weight.shape[::-1]
+    tensors = {"weight": (weight, "")}
+    alpha, beta = step.real("alpha", 1.0), step.real("beta", 1.0)
+    if not transposed or alpha != 1:
+        tensors["weight"] = ((weight if transposed else weight.T) * weight.dtype.type(alpha), f"{transposed}{alpha}")
+    if bias is not None:
+        if bias.size not in (1, outputs) or bias.shape[-1:] not in ((), (1,), (outputs,)):
+            return None
+        tensors["bias"] = (np.broadcast_to(bias.reshape(-1), (outputs,)) * bias.dtype.type(beta), f"{beta}")
+    return nn.Linear(inputs, outputs, bias is not None, device="meta"), tensors
+
+
+def _make_prelu(_step: Step, weights: Weights, have: Dimensions | None) -> Made:
+    slope = weights[0]
+    if slope is None:
+        return None
+    if slope.size != 1:
+        # One slope per channel, which torch takes along dimension 1.
+        rank = len(have) if have else 4
+        full = (1,) * (rank - slope.ndim) + slope.shape
+        if slope.ndim > rank or rank < 2 or full[1] != slope.size:
+            return None
+    return nn.PReLU(slope.size, device="meta"), {"weight": (slope.reshape(-1), "flat")}
+
+
+def _make_dropout(step: Step, weights: Weights, _: Dimensions | None) -> Made:
+    ratio = weights[0] if weights else None
+    return nn.Dropout(step.real("ratio", 0.5) if ratio is None else float(ratio.reshape(-1)[0])), {}
+
+
+LAYERS: Mapping[str, Callable[[Step, Weights, Dimensions | None], Made]] = {
+    "BatchNormalization": _make_batch_norm,
+    "Conv": _make_convolution,
+    "ConvTranspose": _make_transposed,
+    "Dropout": _make_dropout,
+    "Gemm": _make_linear,
+    "GroupNormalization": _make_group_norm,
+    "InstanceNormalization": _make_instance_norm,
+    "LayerNormalization": _make_layer_norm,
+    "MatMul": _make_linear,
+    "PRelu": _make_prelu,
+}
+"""What makes the module of an operator, given the step, its weights and the sizes of its input; None if none fits."""

@@ -1,0 +1,174 @@
+"""Reading the file: its nodes, weights, inputs and shapes, and what in it cannot be imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from ..errors import InvalidInput
+from .operations import FUNCTIONS, ON_SHAPES
+from .step import DTYPES, Array, Attribute, Unsupported
+
+_OLDEST_OPSET = 7
+_QUANTIZED = re.compile(r"QLinear|QuantizeLinear|QAttention|QGemm|Integer$|^Q(Add|Mul|Conv|MatMul)")
+Dimensions = tuple[int | None, ...]
+"""Sizes of a tensor; None where the file leaves one open."""
+
+
+def read(path: Path) -> ModelProto:
+    """The model with its functions inlined, and nothing in it that cannot be imported.
+
+    Raises:
+        InvalidInput: the file is not readable, or holds what cannot be imported.
+    """
+    model = parse(path, weights=True)
+    operators = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    quantized = [node for node in operators if _QUANTIZED.search(node.op_type)]
+    if quantized:
+        raise InvalidInput(
+            f"{path}: is quantized already ({len(quantized)} nodes such as {label_of(quantized[0], 0)}); give the "
+            "float file that it was made from"
+        )
+    if model.functions:
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except Exception as error:
+            raise InvalidInput(f"{path}: its functions cannot be inlined: {first_line(error)}") from error
+    opset = opset_of(model)
+    if opset < _OLDEST_OPSET:
+        raise InvalidInput(
+            f"{path}: is of opset {opset}; the oldest that can be imported is {_OLDEST_OPSET}; convert it with "
+            "onnx.version_converter"
+        )
+    supported = {*FUNCTIONS, *ON_SHAPES, "Constant", "SplitToSequence", "SequenceAt"}
+    unsupported: dict[str, list[str]] = {}
+    for index, node in enumerate(model.graph.node):
+        if node.op_type not in supported or node.domain not in ("", "ai.onnx"):
+            operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+            unsupported.setdefault(operator, []).append(label_of(node, index))
+    if unsupported:
+        named = "; ".join(f"{operator} ({', '.join(labels)})" for operator, labels in sorted(unsupported.items()))
+        raise InvalidInput(f"{path}: operators that cannot be imported: {named}")
+    if model.graph.sparse_initializer:
+        raise InvalidInput(
+            f"{path}: sparse weights cannot be imported; store {model.graph.sparse_initializer[0]} dense"
+        )
+    return model
+
+
+def parse(path: Path, *, weights: bool = False) -> ModelProto:
+    """The model as it stands in the file.
+
+    Args:
+        weights: read those that lie in other files, too.
+
+    Raises:
+        InvalidInput: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"{path}: no such file")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise InvalidInput(f"{path}: not a readable ONNX file, perhaps cut short ({first_line(error)})") from error
+    if not model.graph.node and not model.graph.output:
+        raise InvalidInput(f"{path}: not an ONNX file: it holds no graph")
+    if weights:
+        try:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        except Exception as error:
+            raise InvalidInput(
+                f"{path}: its weights are in other files, which must lie beside it: {first_line(error)}"
+            ) from error
+    return model
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of the operators that the file uses."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+
+
+def label_of(node: NodeProto, index: int) -> str:
+    """What to call the node: its name, its first output, or its operator and place in the graph."""
+    return node.name or (node.output[0] if node.output and node.output[0] else f"{node.op_type}_{index}")
+
+
+def dimensions_of(type_: onnx.TypeProto) -> Dimensions | None:
+    """The sizes of a tensor of this type; None if the file does not say even how many."""
+    tensor = type_.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
+
+
+def graph_inputs(model: ModelProto) -> list[tuple[str, int, Dimensions | None]]:
+    """Name, element type and sizes of every input that is not a weight."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        (value.name, value.type.tensor_type.elem_type, dimensions_of(value.type))
+        for value in model.graph.input
+        if value.name not in weights
+    ]
+
+
+def attributes_of(node: NodeProto) -> dict[str, Attribute]:
+    """The node's attributes as values of Python and numpy.
+
+    Raises:
+        Unsupported: one holds a graph or another type without a counterpart.
+    """
+    attributes: dict[str, Attribute] = {}
+    for attribute in node.attribute:
+        value: Any = onnx.helper.get_attribute_value(attribute)
+        if attribute.type == AttributeProto.TENSOR:
+            value = array_of(attribute.t)
+        elif attribute.type == AttributeProto.STRING:
+            value = value.decode("utf-8", "replace")
+        elif attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+            value = tuple(value)
+        elif attribute.type == AttributeProto.STRINGS:
+            value = tuple(item.decode("utf-8", "replace") for item in value)
+        elif attribute.type not in (AttributeProto.INT, AttributeProto.FLOAT):
+            raise Unsupported(f"the attribute {attribute.name} of type {attribute.type}")
+        attributes[attribute.name] = value
+    return attributes
+
+
+def array_of(tensor: TensorProto) -> Array:
+    """The tensor's values.
+
+    Raises:
+        Unsupported: numpy has no such elements.
+    """
+    if tensor.data_type not in DTYPES or tensor.data_type == TensorProto.BFLOAT16:
+        raise Unsupported(f"the tensor {tensor.name} of type {TensorProto.DataType.Name(tensor.data_type)}")
+    return numpy_helper.to_array(tensor)
+
+
+def constant_of(attributes: Mapping[str, Attribute]) -> Array:
+    """The value of a ``Constant`` node with these attributes.
+
+    Raises:
+        Unsupported: it is neither numbers nor a tensor.
+    """
+    for key, value in attributes.items():
+        if key == "value" and isinstance(value, np.ndarray):
+            return value
+        if key in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if key in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    raise Unsupported(f"a constant given as {', '.join(attributes)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of the error's message, or its type if it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
