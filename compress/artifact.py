@@ -148,7 +148,8 @@ def load(path: Path) -> Network:
     source = Source(**manifest["source"])
     if source.kind == "onnx":
         source = replace(source, name=str((path / "source.onnx").resolve()))
-    model, _ = build(source)
+    inputs = _read_arrays(path / "inputs.npz")
+    model, _ = build(source, input_shape=tuple(inputs[0].shape) if len(inputs) == 1 else None)
     edits = tuple(edit_records.from_json(record) for record in manifest["edits"])
     edit_records.replay(model, edits)
     state = load_file(path / "weights.safetensors")
@@ -165,7 +166,7 @@ def load(path: Path) -> Network:
         edits,
         tuple(manifest["lineage"]),
         {name: Encoding.from_json(record) for name, record in manifest["encodings"].items()},
-        _read_arrays(path / "inputs.npz"),
+        inputs,
     )
     if source.kind == "file" and _digest(Path(source.name).read_bytes()) != source.sha256:
         expected = _read_arrays(path / "expected.npz")

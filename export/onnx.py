@@ -26,6 +26,7 @@ from compress.graph import Graph, trace
 from compress.quantize.encoding import Encoding
 from compress.quantize.flavour import flavour_named
 from compress.quantize.sites import encoded_parts
+from compress.stage import evaluation_copy
 
 from . import qdq, rewrite, site
 from .contents import Contents, contents_of
@@ -89,7 +90,9 @@ def export_onnx(
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise InvalidInput(f"export {path}: opset {opset} is not supported; give {OLDEST_OPSET} to {NEWEST_OPSET}")
     engine = flavour_named(flavour)
-    graph = trace(model, example_inputs, dynamic_batch=dynamic_batch)
+    # Strides of channels-last weights would show in the file, as gathers that put elements in order.
+    plain = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    graph = trace(plain, tuple(x.contiguous() for x in example_inputs), dynamic_batch=dynamic_batch)
     marked: dict[str, qdq.Marked] = {}
     if encodings:
         activations, products = encoded_parts(graph, encodings)

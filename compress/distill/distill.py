@@ -43,7 +43,7 @@ def objective_for(teacher: nn.Module | None, training: Training) -> Objective | 
     """The loss that a fine-tuning uses: distillation where there is a teacher, else None (cross-entropy)."""
     if teacher is None:
         return None
-    frozen = teacher.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = evaluation_copy(teacher).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Distillation(frozen, training.temperature, training.teacher_weight, training.label_smoothing)
 
 
@@ -71,7 +71,7 @@ class Distill(Config):
             student,
             context.data,
             self.training,
-            objective=objective_for(evaluation_copy(context.teacher), self.training),
+            objective=objective_for(context.teacher, self.training),
             seed=context.seed,
             checkpoint=Path(context.checkpoints, "distill.ckpt") if context.checkpoints else None,
             progress=context.progress,

@@ -182,6 +182,18 @@ def test_names_of_the_interface(tmp_path: Path) -> None:
     assert onnx.load(str(tmp_path / "one.onnx")).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
 
+def test_the_memory_format_does_not_show_in_the_file(tmp_path: Path) -> None:
+    """Training leaves channels-last weights behind; they would be exported as a Gather that orders elements."""
+    model = models.build("resnet20", width=4).eval()
+    x = torch.randn(2, 3, 32, 32)
+    files = [
+        onnx_format.export_onnx(model.to(memory_format=form), (x.to(memory_format=form),), tmp_path / name).file
+        for form, name in ((torch.contiguous_format, "a.onnx"), (torch.channels_last, "b.onnx"))
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_file_is_whole_and_says_nothing_of_this_machine(
     int8_file: Callable[[type[nn.Module]], Exported],
 ) -> None:

@@ -9,7 +9,7 @@ from scipy.special import log_softmax, softmax
 from torch import nn
 
 from compress.data import Data
-from compress.distill import Distill, Distillation, soft_target_loss
+from compress.distill import Distill, Distillation, objective_for, soft_target_loss
 from compress.errors import InvalidInput
 from compress.stage import Context
 from compress.train import Training, fit
@@ -52,6 +52,13 @@ def test_a_student_comes_nearer_to_its_teacher(small_net: nn.Module, data: Data)
     after = soft_target_loss(result.model(x), teacher(x), 4.0)
     assert float(after) < float(before) / 2
     assert len(result.history) == 4
+
+
+def test_the_teacher_given_stays_as_it_is(small_net: nn.Module) -> None:
+    """Training wants channels last; a network that is exported later must not notice."""
+    objective = objective_for(small_net, FAST)
+    assert isinstance(objective, Distillation) and objective.teacher is not small_net
+    assert small_net.conv2.weight.is_contiguous() and not objective.teacher.conv2.weight.is_contiguous()
 
 
 def test_needs_a_teacher_and_data(small_net: nn.Module, data: Data) -> None:
