@@ -52,7 +52,7 @@ def main() -> None:
     except click.exceptions.Abort:
         status = 130
     except KeyboardInterrupt:
-        status = _complain("interrupted", 130)
+        status = _complain("interrupted; a recipe goes on where it stopped when it is run again", 130)
     except click.ClickException as error:
         status = _complain(error.format_message().replace("\n", " "), error.exit_code)
     except BrokenPipeError:
