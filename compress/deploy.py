@@ -67,7 +67,7 @@ def export(
     )
     parity = parity_on(path, network, [network.example_inputs])
     bad = (
-        parity.snr_db is not None and parity.snr_db < INTEGER_SNR_DB
+        parity.snr_db is None or not parity.snr_db >= INTEGER_SNR_DB
         if network.encodings
         else parity.relative_error is None or not parity.relative_error <= FLOAT_RELATIVE_ERROR
     )

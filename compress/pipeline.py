@@ -179,11 +179,12 @@ def run(
     data = load_data(recipe.data, recipe.seed) if recipe.data else None
     work = output.parent / f".{output.name}.unfinished"
     mark = work / "recipe.json"
-    if work.exists() and not (mark.is_file() and json.loads(mark.read_text())["digest"] == recipe.digest):
+    told = json.dumps({"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}, indent=1)
+    if work.exists() and not (mark.is_file() and mark.read_text() == told):
         rmtree(work)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        mark.write_text(json.dumps({"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}, indent=1))
+        mark.write_text(told)
     except OSError as error:
         raise InvalidInput(f"output {output}: cannot be written ({error.strerror}); give another -o") from error
     try:
@@ -198,8 +199,8 @@ def run(
     work.rename(output)
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
-        told = "; ".join(f"{gate.name}: expected {gate.expected}, got {gate.got}" for gate in failed)
-        raise GateFailed(f"{output}: {len(failed)} of {len(report.gates)} gates failed: {told}")
+        reasons = "; ".join(f"{gate.name}: expected {gate.expected}, got {gate.got}" for gate in failed)
+        raise GateFailed(f"{output}: {len(failed)} of {len(report.gates)} gates failed: {reasons}")
     return report
 
 

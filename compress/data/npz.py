@@ -35,20 +35,19 @@ def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
             raise InvalidInput(f"data {path}: y_{name} must be {len(x)} integers, got shape {y.shape} of {y.dtype}")
         return x, torch.from_numpy(y.astype(np.int64))
 
-    scale = 1.0
     train, test = pair("train"), pair("test")
     calibration = arrays.get("x_calib", arrays.get("x_calibration"))
     if train is not None:
-        scale = 1 / 255 if train[0].dtype == torch.uint8 else 1.0
+        scale = _scale(train[0])
         if scale == 1.0 and config.mean is None:  # floats are taken as already preprocessed
             config = config.model_copy(update={"mean": (0.0,) * train[0].shape[1], "std": (1.0,) * train[0].shape[1]})
         highest = int(train[1].max()) + 1
         data = deal(config, seed, train, test, tuple(str(i) for i in range(highest)), scale)
         splits = dict(data.splits)
-        for name, key in (("validation", "val"), ("validation", "validation")):
+        for key in ("val", "validation"):
             given = pair(key)
             if given is not None:
-                splits[name] = SampleSplit(*given, data.preprocessing)  # type: ignore[index]
+                splits["validation"] = SampleSplit(*given, data.preprocessing)
         if calibration is not None:
             splits["calibration"] = SampleSplit(_samples_array(path, "x_calib", calibration), None, data.preprocessing)
         return Data(str(path), splits, data.preprocessing, data.classes, data.members)
@@ -57,17 +56,22 @@ def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
             f"data {path}: expected x_train and y_train, or x_calib alone; "
             f"the file has {', '.join(sorted(arrays)) or 'no arrays'}"
         )
-    only: dict[SplitName, Split] = {}
+    only: dict[SplitName, tuple[Tensor, Tensor | None]] = {}
     if calibration is not None:
-        x = _samples_array(path, "x_calib", calibration)
-        scale = 1 / 255 if x.dtype == torch.uint8 else 1.0
-        preprocessing = Preprocessing(scale, config.mean or (), config.std or ((1.0,) * len(config.mean or ())))
-        only["calibration"] = SampleSplit(x, None, preprocessing)
+        only["calibration"] = (_samples_array(path, "x_calib", calibration), None)
     if test is not None:
-        scale = 1 / 255 if test[0].dtype == torch.uint8 else 1.0
-        preprocessing = Preprocessing(scale, config.mean or (), config.std or ((1.0,) * len(config.mean or ())))
-        only["test"] = SampleSplit(*test, preprocessing)
-    return Data(str(path), only, preprocessing)
+        only["test"] = test
+    mean = config.mean or ()
+    made: dict[SplitName, Split] = {}
+    for name, (x, labels) in only.items():
+        preprocessing = Preprocessing(_scale(x), mean, config.std or (1.0,) * len(mean))
+        made[name] = SampleSplit(x, labels, preprocessing)
+    return Data(str(path), made, preprocessing)
+
+
+def _scale(x: Tensor) -> float:
+    """Bytes are pixels, 0..255; floats are taken as they are."""
+    return 1 / 255 if x.dtype == torch.uint8 else 1.0
 
 
 def _samples_array(path: Path, name: str, array: NDArray[Any]) -> Tensor:

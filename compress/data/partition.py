@@ -91,10 +91,12 @@ def deal(
     preprocessing = _measured(config, inputs[rest[:: max(1, len(rest) // 5000)]], scale)
     splits: dict[SplitName, Split] = {}
     members: dict[SplitName, tuple[str, ...]] = {}
-    for name, key in (("train", "rest"), ("calibration", "calibration"), ("validation", "validation")):
-        index = torch.from_numpy(parts[key])
-        splits[name] = SampleSplit(_select(inputs, index), labels[index], preprocessing)  # type: ignore[index]
-        members[name] = tuple(names[i] if names else f"train/{i}" for i in parts[key])  # type: ignore[index]
+    dealt: tuple[SplitName, ...] = ("train", "calibration", "validation")
+    for name in dealt:
+        positions = parts["rest" if name == "train" else name]
+        index = torch.from_numpy(positions)
+        splits[name] = SampleSplit(_select(inputs, index), labels[index], preprocessing)
+        members[name] = tuple(names[i] if names else f"train/{i}" for i in positions)
     if test is not None:
         splits["test"] = SampleSplit(test[0], test[1], preprocessing)
         members["test"] = tuple(f"test/{i}" for i in range(len(test[0])))

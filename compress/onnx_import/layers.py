@@ -33,15 +33,19 @@ def _given(**arrays: Array | None) -> Tensors:
     return {name: (array, "") for name, array in arrays.items() if array is not None}
 
 
+def _steps_and_groups(step: Step, count: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Stride and dilation in ``count`` dimensions, and the number of groups."""
+    ones = (1,) * count
+    return step.integers("strides") or ones, step.integers("dilations") or ones, step.integer("group", 1)
+
+
 def _make_convolution(step: Step, weights: Weights, _: Dimensions | None) -> Made:
     weight, bias = (*weights, None)[:2]
     if weight is None or not 3 <= weight.ndim <= 5:
         return None
     kernel = weight.shape[2:]
     count = len(kernel)
-    stride = step.integers("strides") or (1,) * count
-    dilation = step.integers("dilations") or (1,) * count
-    groups = step.integer("group", 1)
+    stride, dilation, groups = _steps_and_groups(step, count)
     padding: tuple[int, ...] = (0,) * count
     if not pads_apart(step, kernel):
         padding = tuple(window_pads(step, kernel, kernel, stride, dilation)[0])
@@ -65,9 +69,7 @@ def _make_transposed(step: Step, weights: Weights, _: Dimensions | None) -> Made
         return None
     kernel = weight.shape[2:]
     count = len(kernel)
-    stride = step.integers("strides") or (1,) * count
-    dilation = step.integers("dilations") or (1,) * count
-    groups = step.integer("group", 1)
+    stride, dilation, groups = _steps_and_groups(step, count)
     output_padding = step.integers("output_padding") or (0,) * count
     module = _TRANSPOSED[count - 1](
         weight.shape[0],
