@@ -225,7 +225,7 @@ def test_the_dimension_of_a_grid_that_shrinks_is_found_out() -> None:
 
 def test_a_network_that_runs_but_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "compress.prune.prune.masked_outputs", lambda _graph, _labels, _removed, _x: (torch.zeros(1, 5),)
+        "compress.prune.verify.masked_outputs", lambda _graph, _labels, _removed, _x: (torch.zeros(1, 5),)
     )
     with pytest.raises(InvalidInput, match="the smaller network computes something else"):
         Prune(ratio=0.5, round_to=1).apply(chain(8, 8), CONTEXT)
