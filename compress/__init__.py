@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from .fold import Fold as Fold
     from .pipeline import run as run
     from .prune import Prune as Prune
+    from .prune import RemoveBlocks as RemoveBlocks
+    from .prune.regularize import Regularize as Regularize
     from .quantize import Quantize as Quantize
     from .recipe import Recipe as Recipe
+    from .sparsify import Sparsify as Sparsify
     from .stage import Context as Context
     from .stage import Edit as Edit
     from .stage import Result as Result
@@ -30,8 +33,11 @@ _PUBLIC = {
     "Prune": "prune",
     "Quantize": "quantize",
     "Recipe": "recipe",
+    "Regularize": "prune.regularize",
+    "RemoveBlocks": "prune",
     "Result": "stage",
     "Skip": "stage",
+    "Sparsify": "sparsify",
     "Training": "train",
     "run": "pipeline",
 }

@@ -17,6 +17,7 @@ from .artifact import outputs_of
 from .data import Data
 from .errors import GateFailed
 from .load import Network
+from .packing import pack
 from .quantize import simulate
 from .report.schema import BenchmarkRecord, ExportRecord, Latency, NodeCounts, Parity
 from .siblings import sibling
@@ -55,9 +56,11 @@ def reference(network: Network) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def export(
-    network: Network, name: str, path: Path, *, simplify: bool = False, shown: str | None = None
+    network: Network, name: str, path: Path, *, simplify: bool = False, shown: str | None = None, packed: bool = False
 ) -> ExportRecord:
     """Write ``network`` as ONNX to ``path`` and check it in ONNX Runtime against the network on the stored inputs.
+
+    With ``packed``, the packed file to download is written beside it, with ``.packed`` after its name.
 
     Raises:
         GateFailed: the file computes something else; it is removed.
@@ -91,6 +94,7 @@ def export(
         graph_bytes=inside.graph_bytes,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         notes=tuple(written.notes),
+        packed_bytes=pack(path, path.with_name(f"{path.name}.packed")).packed_bytes if packed else None,
     )
 
 

@@ -76,6 +76,14 @@ class Graph:
         return tuple(n for n in self.program.graph.nodes if n.op == "placeholder" and n.name in names)
 
     @cached_property
+    def unused(self) -> tuple[str, ...]:
+        """The names of the parameters that no operation uses, as of auxiliary classifiers in evaluation mode."""
+        names = self.program.graph_signature.inputs_to_parameters
+        placeholders = [node for node in self.program.graph.nodes if node.op == "placeholder" and node.name in names]
+        used = {id(self.tensor(node)) for node in placeholders if node.users}  # a shared one may have two
+        return tuple(names[node.name] for node in placeholders if id(self.tensor(node)) not in used)
+
+    @cached_property
     def outputs(self) -> tuple[Node, ...]:
         """The nodes whose values the network returns, in order."""
         output = next(n for n in self.program.graph.nodes if n.op == "output")
@@ -120,10 +128,13 @@ def argument(node: Node, name: str) -> Any:
     raise KeyError(f"{node.target} has no argument {name!r}")
 
 
-def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = False) -> Graph:
+def trace(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = False, training: bool = False
+) -> Graph:
     """The graph of ``model`` in evaluation mode on inputs of these shapes; the model's mode is left as it was.
 
     Args:
+        training: trace what training runs instead (auxiliary classifiers); a batch of one is doubled.
         dynamic_batch: let the first dimension of every input vary, where the network allows it; where its code fixes
             the batch, the trace falls back to the given size.
 
@@ -131,7 +142,9 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch
         InvalidInput: the network does not run on these inputs, or its code cannot be traced.
     """
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    model.train(training)
+    if training:
+        example_inputs = tuple(torch.cat([x, x]) if x.ndim and x.shape[0] == 1 else x for x in example_inputs)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

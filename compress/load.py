@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -158,18 +159,34 @@ def call(specification: str) -> Any:
     return _call(parse(specification))
 
 
+def find(specification: str) -> Any:
+    """The user's ``file.py:name`` (or ``package.module:name``) itself, not called; options are bound to it."""
+    source = parse(specification)
+    if source.kind not in ("file", "module"):
+        raise InvalidInput(f"{specification}: expected file.py:name or package.module:name")
+    with users_imports(_folder(source)):
+        target = _attribute(source)
+    return functools.partial(target, **source.options) if source.options else target
+
+
+def _folder(source: Source) -> Path:
+    return Path(source.name).parent if source.kind == "file" else Path.cwd()
+
+
+def _attribute(source: Source) -> Any:
+    module = _user_module(source)
+    target: Any = module
+    for part in source.attribute.split("."):
+        if not hasattr(target, part):
+            names = ", ".join(sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_")))
+            raise InvalidInput(f"{source}: {source.name} has no {source.attribute}; it has {names or 'no callables'}")
+        target = getattr(target, part)
+    return target
+
+
 def _call(source: Source) -> Any:
-    folder = Path(source.name).parent if source.kind == "file" else Path.cwd()
-    with users_imports(folder):
-        module = _user_module(source)
-        target: Any = module
-        for part in source.attribute.split("."):
-            if not hasattr(target, part):
-                names = ", ".join(sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_")))
-                raise InvalidInput(
-                    f"{source}: {source.name} has no {source.attribute}; it has {names or 'no callables'}"
-                )
-            target = getattr(target, part)
+    with users_imports(_folder(source)):
+        target = _attribute(source)
         if not callable(target):
             return target
         try:

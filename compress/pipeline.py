@@ -138,6 +138,9 @@ def advance(
     skipped = [SkipRecord(layer=skip.layer, reason=skip.reason) for skip in result.skipped]
     if network.encodings and not encodings:
         skipped.append(SkipRecord(layer="", reason="the earlier quantization no longer fits: quantize again"))
+    sparse = any(str(made["stage"]).startswith("sparsify") for made in network.lineage)
+    if sparse and result.history and _zero_share(result.model) < 0.5 * _zero_share(network.model):
+        skipped.append(SkipRecord(layer="", reason="training filled the zeros of the earlier sparsify: sparsify last"))
     record = StageRecord(
         name=name,
         config=config,
@@ -149,6 +152,11 @@ def advance(
         history=result.history,
     )
     return advanced, record
+
+
+def _zero_share(model: nn.Module) -> float:
+    counts = [(int((p == 0).sum()), p.numel()) for p in model.parameters()]
+    return sum(zeros for zeros, _ in counts) / max(1, sum(numbers for _, numbers in counts))
 
 
 def train(network: Network, data: Data, training: Training, context: Context) -> tuple[Network, StageRecord]:
@@ -312,7 +320,9 @@ def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) 
 def _export(wanted: Export, network: Network, work: Path) -> tuple[ExportRecord, deploy.Deployed]:
     path = work / "exports" / f"{wanted.name}.onnx"
     folded = fold_for_export(network)
-    record = deploy.export(folded, wanted.name, path, simplify=wanted.simplify, shown=f"exports/{path.name}")
+    record = deploy.export(
+        folded, wanted.name, path, simplify=wanted.simplify, shown=f"exports/{path.name}", packed=wanted.packed
+    )
     return record, deploy.Deployed(wanted.name, path, folded)
 
 

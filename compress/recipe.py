@@ -15,12 +15,22 @@ from .data import DataConfig
 from .distill import Distill
 from .errors import InvalidInput
 from .fold import Fold
-from .prune import Prune
+from .prune import Prune, RemoveBlocks
+from .prune.regularize import Regularize
 from .quantize import Quantize
+from .sparsify import Sparsify
 from .stage import Config, Stage
 from .train import Training
 
-STAGES: Mapping[str, type[Config]] = {"distill": Distill, "fold": Fold, "prune": Prune, "quantize": Quantize}
+STAGES: Mapping[str, type[Config]] = {
+    "distill": Distill,
+    "fold": Fold,
+    "prune": Prune,
+    "quantize": Quantize,
+    "regularize": Regularize,
+    "remove_blocks": RemoveBlocks,
+    "sparsify": Sparsify,
+}
 
 
 class Step(Config):
@@ -30,6 +40,9 @@ class Step(Config):
     fold: Fold | None = None
     prune: Prune | None = None
     quantize: Quantize | None = None
+    regularize: Regularize | None = None
+    remove_blocks: RemoveBlocks | None = None
+    sparsify: Sparsify | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -50,12 +63,16 @@ class Step(Config):
 
 
 class Export(Config):
-    """A file to write: the network as it is after the stage ``after`` ("baseline" is before the first one)."""
+    """A file to write: the network as it is after the stage ``after`` ("baseline" is before the first one).
+
+    ``packed`` writes a packed file beside it, to download; see :mod:`compress.packing`.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     after: str = "baseline"
     format: Literal["onnx"] = "onnx"
     simplify: bool = False
+    packed: bool = False
 
 
 class Benchmark(Config):

@@ -6,13 +6,14 @@ training is checkpointed after each epoch and resumes with the result that it wo
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import cloudpickle
 import torch
@@ -74,6 +75,31 @@ class Training(Config):
         checkpoint = Path(context.checkpoints, "train.ckpt") if context.checkpoints else None
         history = fit(trained, context.data, self, seed=context.seed, checkpoint=checkpoint, progress=context.progress)
         return Result(trained, (Edit("", "weights", "given", "trained", kind="weights"),), history=tuple(history))
+
+
+class Callback(Protocol):
+    """What a stage does within every step of :func:`fit`, in each process alike. Steps count from 1 to ``steps``.
+
+    ``model`` is the network that is trained, ``average`` its moving average where there is one. What a callback keeps
+    from step to step is in its state, so that an interrupted training goes on exactly.
+    """
+
+    def after_backward(self, model: nn.Module, step: int, steps: int) -> None:
+        """The gradients are there, averaged over the processes, and the weights are still those that made them."""
+
+    def after_step(self, model: nn.Module, average: nn.Module | None, step: int, steps: int) -> None:
+        """The weights, and after them the average, have been updated."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, for the checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint.
+
+        Raises:
+            InvalidInput: it is of a callback with other settings.
+        """
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["cosine", "constant"]) -> float:
@@ -149,6 +175,7 @@ def fit(
     checkpoint: Path | None = None,
     progress: Progress = silent,
     task: str = "train",
+    callback: Callback | None = None,
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on the train split; returns one record per epoch (loss, learning rate, validation top1).
 
@@ -158,13 +185,14 @@ def fit(
         objective: the loss, :func:`classification` by default.
         checkpoint: a file written after each epoch and read first if it exists; an interrupted training goes on from
             there with the result of an uninterrupted one.
+        callback: called within every step.
 
     Raises:
         InvalidInput: the loss is no longer finite, or the checkpoint is of another training.
     """
     if training.devices > 1:
-        return _fit_in_processes(model, data, training, objective, seed, checkpoint, task)
-    return _fit_on(_fabric(training), model, data, training, objective, seed, checkpoint, progress, task)
+        return _fit_in_processes(model, data, training, objective, seed, checkpoint, task, callback)
+    return _fit_on(_fabric(training), model, data, training, objective, seed, checkpoint, progress, task, callback)
 
 
 def _fit_on(
@@ -177,6 +205,7 @@ def _fit_on(
     checkpoint: Path | None,
     progress: Progress,
     task: str,
+    callback: Callback | None,
 ) -> list[dict[str, float]]:
     """:func:`fit` on a launched fabric: every process of it calls this with the same arguments."""
     objective = objective or classification(training.label_smoothing)
@@ -211,13 +240,16 @@ def _fit_on(
         state["average"] = average
     if checkpoint is not None and checkpoint.exists():
         saved = fabric.load(checkpoint, weights_only=True)
-        if saved.get("settings") != state["settings"] or saved.get("seed") != seed:
+        of_this = saved.get("settings") == state["settings"] and saved.get("seed") == seed
+        if not of_this or ("callback" in saved) != (callback is not None):
             raise InvalidInput(
                 f"checkpoint {checkpoint}: it belongs to a training with other settings; remove it or restore them"
             )
         for key in ("model", "optimizer", "scheduler", "average"):
             if key in state:
                 state[key].load_state_dict(saved[key])
+        if callback is not None:
+            callback.load_state_dict(saved["callback"])
         state.update(epoch=saved["epoch"], history=saved["history"])
         torch.set_rng_state(saved["rng"])
 
@@ -236,6 +268,7 @@ def _fit_on(
         )
         step = 0
         for step, (x, y) in enumerate(batches, 1):
+            reached = epoch * steps_per_epoch + min(step, steps_per_epoch)
             if y is None:
                 raise InvalidInput(f"data {data.name}: training needs labels, and the train split has none")
             x = fabric.to_device(x)
@@ -244,18 +277,17 @@ def _fit_on(
             with fabric.autocast():
                 loss = objective(wrapped, x, fabric.to_device(y))
             fabric.backward(loss)
+            if callback is not None:
+                callback.after_backward(model, reached, total)
             wrapped_optimizer.step()
             wrapped_optimizer.zero_grad()
             scheduler.step()
             if average is not None:
                 average.update_parameters(model)
+            if callback is not None:
+                callback.after_step(model, average.module if average is not None else None, reached, total)
             loss_sum += float(loss.detach())
-            progress(
-                task,
-                epoch * steps_per_epoch + min(step, steps_per_epoch),
-                total,
-                f"epoch {epoch + 1}/{training.epochs}",
-            )
+            progress(task, reached, total, f"epoch {epoch + 1}/{training.epochs}")
         if not math.isfinite(loss_sum):
             raise InvalidInput(
                 f"{task}: the loss is not finite in epoch {epoch + 1}; "
@@ -271,6 +303,8 @@ def _fit_on(
         progress(task, (epoch + 1) * steps_per_epoch, total, note)
         if checkpoint is not None:
             state.update(epoch=epoch + 1, rng=torch.get_rng_state())
+            if callback is not None:
+                state["callback"] = callback.state_dict()
             fabric.save(checkpoint.with_suffix(".partial"), state)
             if fabric.is_global_zero:
                 checkpoint.with_suffix(".partial").replace(checkpoint)
@@ -298,6 +332,7 @@ def _fit_in_processes(
     seed: int,
     checkpoint: Path | None,
     task: str,
+    callback: Callback | None,
 ) -> list[dict[str, float]]:
     """:func:`fit` in ``training.devices`` new processes; the first one's weights come back into ``model``."""
     # A user's class may live in a file that a new process cannot import: such modules travel as code.
@@ -306,12 +341,14 @@ def _fit_in_processes(
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        payload = cloudpickle.dumps((model, data, training, objective, seed, checkpoint, task))
+        payload = cloudpickle.dumps((model, data, training, objective, seed, checkpoint, task, callback))
     finally:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
-    state, history = _fabric(training).launch(_process, payload)  # type: ignore[arg-type]
+    state, history, kept = _fabric(training).launch(_process, payload)  # type: ignore[arg-type]
     model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    if callback is not None:
+        callback.load_state_dict(torch.load(io.BytesIO(kept), weights_only=True))
     model.eval()
     return list(history)
 
@@ -323,12 +360,14 @@ def _modules_of(network: object) -> Iterable[nn.Module]:
             yield from part.modules()
 
 
-def _process(fabric: Fabric, payload: bytes) -> tuple[dict[str, NDArray[Any]], list[dict[str, float]]]:
-    model, data, training, objective, seed, checkpoint, task = cloudpickle.loads(payload)
+def _process(fabric: Fabric, payload: bytes) -> tuple[dict[str, NDArray[Any]], list[dict[str, float]], bytes]:
+    model, data, training, objective, seed, checkpoint, task, callback = cloudpickle.loads(payload)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // training.devices))
-    history = _fit_on(fabric, model, data, training, objective, seed, checkpoint, silent, task)
-    # As arrays: a tensor's memory would be gone with this process before the other end has read it.
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}, history
+    history = _fit_on(fabric, model, data, training, objective, seed, checkpoint, silent, task, callback)
+    kept = io.BytesIO()
+    torch.save(callback.state_dict() if callback is not None else {}, kept)
+    # As arrays and bytes: a tensor's memory would be gone with this process before the other end has read it.
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}, history, kept.getvalue()
 
 
 def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:

@@ -169,6 +169,7 @@ def _quiet() -> Iterator[None]:
 def _finish(model: ModelProto, metadata: Mapping[str, str]) -> None:
     rewrite.name_interface(model.graph)
     rewrite.drop_unused(model.graph)
+    rewrite.unsign_zeros(model.graph)
     rewrite.share_constants(model.graph)
     rewrite.slim(model)
     model.graph.name = "network"

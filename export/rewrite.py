@@ -150,6 +150,19 @@ def _ranks(graph: GraphProto) -> dict[str, int]:
     return known
 
 
+def unsign_zeros(graph: GraphProto) -> int:
+    """Store -0.0 as 0.0, which computes the same, so that zeros compress; returns how many values changed."""
+    changed = 0
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.raw_data:
+            values = np.frombuffer(tensor.raw_data, np.float32)
+            negative = (values == 0) & np.signbit(values)
+            if negative.any():
+                tensor.raw_data = np.where(negative, np.float32(0), values).tobytes()
+                changed += int(negative.sum())
+    return changed
+
+
 def share_constants(graph: GraphProto) -> int:
     """Store equal small tensors once; returns how many went."""
     first: dict[tuple[int, tuple[int, ...], bytes], str] = {}

@@ -8,7 +8,25 @@ import sys
 
 import click
 
-COMMANDS = ("run", "train", "prune", "quantize", "distill", "fold", "export", "bench", "analyze", "report", "doctor")
+COMMANDS = (
+    "run",
+    "train",
+    "sensitivity",
+    "regularize",
+    "prune",
+    "remove-blocks",
+    "sparsify",
+    "quantize",
+    "distill",
+    "fold",
+    "export",
+    "pack",
+    "unpack",
+    "bench",
+    "analyze",
+    "report",
+    "doctor",
+)
 
 
 class _Commands(click.Group):
@@ -20,7 +38,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f".{cmd_name}", __name__).command
+        command = importlib.import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         assert isinstance(command, click.Command), f"{cmd_name}.py defines a command"
         return command
 

@@ -13,10 +13,11 @@ from . import options
 @options.network
 @click.option("--format", "file_format", type=click.Choice(["onnx"]), default="onnx", show_default=True)
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
+@click.option("--pack", "packed", is_flag=True, help="Also write the packed file to download, model.onnx.packed.")
 @options.data
 @options.output
 @options.common
-def command(file_format: str, simplify: bool, **values: Any) -> None:
+def command(file_format: str, simplify: bool, packed: bool, **values: Any) -> None:
     """Export a network, quantized if it is, and check the file in its engine; -o NAME.onnx writes the file alone.
 
     A folder gets model.onnx, export.json, and the inputs and outputs that it was checked with.
@@ -33,6 +34,7 @@ def command(file_format: str, simplify: bool, **values: Any) -> None:
 
     from .. import deploy
     from ..artifact import new_folder, require_free
+    from ..errors import InvalidInput
     from ..pipeline import fold_for_export
     from ..report.schema import ExportRecord
     from .session import Options
@@ -40,11 +42,15 @@ def command(file_format: str, simplify: bool, **values: Any) -> None:
     given = Options(**values)
     assert given.output is not None, "click requires --output"
     require_free(given.output, overwrite=given.overwrite)
+    if packed and given.output.suffix == ".onnx":
+        raise InvalidInput(f"output {given.output}: --pack writes two files; give a folder, or run compress pack after")
     network = fold_for_export(given.open(given.load_data()))
     name = f"model.{file_format}"
 
     def write(folder: Path) -> ExportRecord:
-        return deploy.export(network, given.specification(), folder / name, simplify=simplify, shown=name)
+        return deploy.export(
+            network, given.specification(), folder / name, simplify=simplify, shown=name, packed=packed
+        )
 
     if given.output.suffix == ".onnx":
         with new_folder(given.output, overwrite=given.overwrite) as folder:
@@ -68,6 +74,8 @@ def command(file_format: str, simplify: bool, **values: Any) -> None:
             f"{nodes.integer} integer, {nodes.float} float, {nodes.other} other nodes; outputs checked"
         )
     )
+    if record.packed_bytes is not None:
+        given.console.print(f"packed, to download: {record.packed_bytes:,} bytes")
     for note in record.notes:
         given.console.print(Text(f"  {note}"))
     given.tell(record)

@@ -13,15 +13,41 @@ from . import options
 @options.network
 @click.option("--ratio", type=float, help="Share of the channels to remove, as 0.5.")
 @click.option("--macs", type=float, help="Divide the multiply-adds by this, as 4.")
-@click.option("--criterion", type=click.Choice(["l1", "l2", "bn_scale"]), default="l2", show_default=True)
+@click.option("--parameters", type=float, help="Divide the number of parameters by this.")
+@click.option("--size", type=float, help="Divide the bytes of the stored weights by this.")
+@click.option("--latency", type=float, help="Divide the latency by this, measured in the engine on this machine.")
+@click.option(
+    "--criterion",
+    default="l2",
+    show_default=True,
+    help="l1, l2, bn_scale, fpgm, lamp, random; with --data taylor, obd, apoz, activation_mean; or file.py:function.",
+)
 @click.option(
     "--scope",
-    type=click.Choice(["layer", "global"]),
+    type=click.Choice(["layer", "global", "sensitivity"]),
     default="layer",
     show_default=True,
-    help="Where channels compete.",
+    help="What layers share: the same part of each, the lowest scores of all, or the accuracy that each alone costs.",
 )
-@click.option("--round-to", type=int, default=8, show_default=True, help="Widths are multiples of this.")
+@click.option("--sensitivity", type=options.PATH, help="What compress sensitivity wrote, for that scope.")
+@click.option("--steps", type=int, default=1, show_default=True, help="Prune in so many steps, fine-tuned in between.")
+@click.option(
+    "--round-to",
+    default="8",
+    show_default=True,
+    help="Widths are multiples of this; measured takes those that are fast in the engine.",
+)
+@click.option(
+    "--measured-in",
+    "precision",
+    type=click.Choice(["float", "int8"]),
+    default="float",
+    show_default=True,
+    help="What will be deployed, where latencies are measured.",
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="Of the engine, where latencies are measured.")
+@click.option("--limit", "limits", multiple=True, help="The largest share that layers may lose, as layer1.*=0.3.")
+@click.option("--minimum", type=int, default=1, show_default=True, help="Channels that every layer keeps.")
 @options.exclude
 @options.data
 @options.teacher

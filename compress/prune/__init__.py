@@ -1,5 +1,6 @@
-"""Structured pruning through a graph of channel dependencies."""
+"""Structured pruning: channels through the graph of their dependencies, and whole residual blocks."""
 
+from .blocks import RemoveBlocks
 from .prune import Prune
 
-__all__ = ["Prune"]
+__all__ = ["Prune", "RemoveBlocks"]

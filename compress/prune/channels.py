@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -13,44 +14,56 @@ from torch import Tensor, nn
 
 from ..graph import Graph
 from ..stage import Edit, Skip
-from .labels import Labels, Site
+from .labels import Labels, Site, Sized
 from .walk import walk
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unit:
-    """Channels that go together: the indices to cut on each dimension of each parameter and buffer."""
+    """Channels that go together: ``cuts`` are the indices to cut on each dimension of each parameter and buffer."""
 
     label: int
-    cuts: Mapping[Site, tuple[int, ...]]
+    row: int
+    sites: Mapping[Site, Tensor]
+
+    @property
+    def cuts(self) -> dict[Site, tuple[int, ...]]:
+        """The indices, by dimension."""
+        return {site: tuple(indices[self.row].tolist()) for site, indices in self.sites.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Units that are cut on the same dimensions, as the 64 channels of a residual stage: these compete.
 
     Args:
-        units: in the order of their indices.
+        labels: (units,) of the units, in the order of their indices.
+        sites: for each dimension, (units, k) the k indices that each unit takes there.
         filters: the dimensions whose slices are the filters that produce the units.
         scales: the dimensions of the normalization scales of the units.
         layers: the layers whose output channels the units are.
     """
 
-    units: tuple[Unit, ...]
+    labels: Tensor
+    sites: Mapping[Site, Tensor]
     filters: tuple[Site, ...]
     scales: tuple[Site, ...]
     layers: tuple[str, ...]
 
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """What goes or stays as one."""
+        return tuple(Unit(label, row, self.sites) for row, label in enumerate(self.labels.tolist()))
+
     @property
     def width(self) -> int:
         """Channels of the layers: the number of units times the channels that one unit takes."""
-        return len(self.units) * self.per_unit
+        return len(self.labels) * self.per_unit
 
     @property
     def per_unit(self) -> int:
         """Channels that one unit takes: more than 1 in grouped convolutions and shuffles."""
-        cuts = self.units[0].cuts
-        return min(len(cuts[site]) for site in (self.filters or tuple(cuts)))
+        return min(int(self.sites[site].shape[1]) for site in (self.filters or tuple(self.sites)))
 
 
 @dataclass(frozen=True)
@@ -59,44 +72,55 @@ class Channels:
 
     graph: Graph
     labels: Labels
-
-    @cached_property
-    def _members(self) -> dict[int, dict[Site, tuple[int, ...]]]:
-        found: dict[int, dict[Site, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for site, labels in self.labels.sites.items():
-            for index, root in enumerate(self.labels.roots(labels).tolist()):
-                found[root][site].append(index)
-        return {root: {site: tuple(i) for site, i in sites.items()} for root, sites in found.items()}
+    repaired: Mapping[str, frozenset[str]]
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """What can be cut, in the order of the layers."""
-        by_sites: dict[tuple[tuple[Site, int], ...], list[Unit]] = defaultdict(list)
-        for root, cuts in self._members.items():
-            whole = any(len(indices) == len(self.labels.sites[site]) for site, indices in cuts.items())
-            if self.labels.pinned(root) is None and not whole:
-                by_sites[tuple(sorted((site, len(indices)) for site, indices in cuts.items()))].append(Unit(root, cuts))
-        groups = []
-        for key, units in by_sites.items():
-            sites = [site for site, _ in key]
-            filters = tuple(site for site in self.labels.outputs_of if site in sites)
-            groups.append(
-                Group(
-                    tuple(units),
-                    filters,
-                    tuple(sorted(self.labels.scales.intersection(sites))),
-                    tuple(dict.fromkeys(self.labels.outputs_of[site] for site in filters)),
-                )
-            )
-        return tuple(group for group in groups if len(group.units) > 1)
+        sites = list(self.labels.sites)
+        sizes = torch.tensor([len(self.labels.sites[site]) for site in sites], dtype=torch.int64)
+        if not sites:
+            return ()
+        roots = torch.cat([self.labels.roots(self.labels.sites[site]) for site in sites])
+        site_of = torch.repeat_interleave(torch.arange(len(sites)), sizes)
+        index = torch.arange(len(roots)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+        free = self.labels.free
+        pairs, counts = torch.unique(roots * len(sites) + site_of, return_counts=True)
+        free[pairs[counts == sizes[pairs % len(sites)]] // len(sites)] = False  # a layer does not lose all that it has
+        # Units of one group have the same number of indices on the same dimensions: equal sums of random numbers.
+        mark = torch.randint(2**62, (len(sites),), generator=torch.Generator().manual_seed(0))
+        marks = torch.zeros(len(free), dtype=torch.int64).index_add_(0, roots, mark[site_of])
+        kept = free[roots]
+        roots, site_of, index = roots[kept], site_of[kept], index[kept]
+        _, member = torch.unique(marks[roots], return_inverse=True)
+        order = _lexicographic(member, site_of, roots)  # the indices are in order
+        member, site_of, roots, index = member[order], site_of[order], roots[order], index[order]
+        found = []
+        for block in _runs(member):
+            labels = torch.unique(roots[block])
+            if len(labels) > 1:
+                parts = {
+                    sites[int(site_of[block][run][0])]: index[block][run].view(len(labels), -1)
+                    for run in _runs(site_of[block])
+                }
+                found.append(self._group(labels, parts))
+        place = {site: position for position, site in enumerate(sites)}
+        return tuple(sorted(found, key=lambda group: min(place[site] for site in group.sites)))
+
+    def _group(self, labels: Tensor, sites: Mapping[Site, Tensor]) -> Group:
+        filters = tuple(site for site in self.labels.outputs_of if site in sites)
+        scales = tuple(sorted(self.labels.scales.intersection(sites)))
+        layers = tuple(dict.fromkeys(self.labels.outputs_of[site] for site in filters))
+        return Group(labels, sites, filters, scales, layers)
 
     @cached_property
     def skipped(self) -> tuple[Skip, ...]:
         """The layers whose output channels stay, and why."""
-        free = {unit.label for group in self.groups for unit in group.units}
+        free = torch.cat([torch.zeros(0, dtype=torch.int64), *(group.labels for group in self.groups)])
         found = []
         for site, layer in self.labels.outputs_of.items():
-            stuck = [root for root in self.labels.roots(self.labels.sites[site]).tolist() if root not in free]
+            roots = self.labels.roots(self.labels.sites[site])
+            stuck = roots[~torch.isin(roots, free)].tolist()
             if stuck:
                 reasons = (self.labels.pinned(root) for root in stuck)
                 reason = next((r for r in reasons if r is not None), "all its channels depend on each other")
@@ -127,39 +151,128 @@ class Channels:
             total += constant * math.prod(kept)
         return total
 
-
-def channels(graph: Graph, choices: Mapping[str, int] | None = None) -> Channels:
-    """The channels of a traced network; ``choices`` as :func:`compress.prune.walk.walk` takes them."""
-    return Channels(graph, walk(graph, choices))
-
-
-def edits(model: nn.Module, removed: Collection[Unit]) -> tuple[Edit, ...]:
-    """The edits that take ``removed`` out of ``model``: its tensors, then attributes of the modules that own them."""
-    gone: dict[Site, set[int]] = defaultdict(set)
-    for unit in removed:
-        for site, indices in unit.cuts.items():
-            gone[site].update(indices)
-    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    shapes: dict[str, tuple[int, ...]] = {}
-    found: list[Edit] = []
-    for name, axis in sorted(gone):
-        layer, _, what = name.rpartition(".")
-        before = shapes.get(name) or tuple(tensors[name].shape)
-        kept = tuple(index for index in range(before[axis]) if index not in gone[name, axis])
-        shapes[name] = (*before[:axis], len(kept), *before[axis + 1 :])
-        found.append(Edit(layer, what, before, shapes[name], "tensor", axis, kept))
-    changed = {id(tensors[name]): shape for name, shape in shapes.items()}
-    for layer, module in model.named_modules():
-        own = {**module._parameters, **module._buffers}
-        after = {what: changed[id(tensor)] for what, tensor in own.items() if id(tensor) in changed}
-        if after:
-            for what, value in attributes(module, after).items():
+    def edits(self, removed: Collection[Unit]) -> tuple[Edit, ...]:
+        """The edits that take ``removed`` out of the network: its tensors, then attributes of modules that follow."""
+        model = self.graph.model
+        gone = _indices(removed)
+        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
+            model.named_buffers(remove_duplicate=False)
+        )
+        shapes: dict[str, tuple[int, ...]] = {}
+        found: list[Edit] = []
+        for name, axis in sorted(gone):
+            layer, _, what = name.rpartition(".")
+            before = shapes.get(name) or tuple(tensors[name].shape)
+            left = torch.ones(before[axis], dtype=torch.bool)
+            left[gone[name, axis]] = False
+            kept = tuple(torch.nonzero(left).flatten().tolist())
+            shapes[name] = (*before[:axis], len(kept), *before[axis + 1 :])
+            found.append(Edit(layer, what, before, shapes[name], "tensor", axis, kept))
+        changed = {id(tensors[name]): shape for name, shape in shapes.items()}
+        sizes = self._sizes({unit.label for unit in removed})
+        for layer, module in model.named_modules():
+            own = {**module._parameters, **module._buffers}
+            shapes_here = {what: changed[id(tensor)] for what, tensor in own.items() if id(tensor) in changed}
+            after = self._repairs(layer, module, sizes.get(layer, {}))
+            if shapes_here:
+                after |= attributes(module, shapes_here)
+            for what, value in after.items():
                 if getattr(module, what) != value:
                     found.append(Edit(layer, what, getattr(module, what), value))
-    return tuple(found)
+        return tuple(found)
+
+    def _sizes(self, removed: Collection[int]) -> dict[str, dict[int, int]]:
+        """By layer: the sizes that its code names, and what they are with ``removed`` gone."""
+        gone = torch.tensor(sorted(removed), dtype=torch.int64)
+        found: dict[str, dict[int, int]] = defaultdict(dict)
+        for sized, roots in self._sized:
+            after = sized.size - int(torch.isin(roots, gone).sum())
+            if after != sized.size:
+                found[sized.layer].setdefault(sized.size, after)
+        return found
+
+    @cached_property
+    def _sized(self) -> list[tuple[Sized, Tensor]]:
+        return [(sized, self.labels.roots(sized.labels)) for sized in self.labels.sized]
+
+    def _repairs(self, layer: str, module: nn.Module, sizes: Mapping[int, int]) -> dict[str, object]:
+        """The attributes of ``module`` that hold one of ``sizes``, and what they have to hold."""
+        names = self.repaired.get(type(module).__name__)
+        found: dict[str, object] = {}
+        for name, value in vars(module).items() if sizes else ():
+            if name.startswith("_") or (names is not None and name not in names):
+                continue
+            if isinstance(value, int) and not isinstance(value, bool) and value in sizes:
+                found[name] = sizes[value]
+            elif isinstance(value, (list, tuple)) and any(type(v) is int and v in sizes for v in value):
+                found[name] = type(value)(sizes.get(v, v) if type(v) is int else v for v in value)
+        return found
+
+    def repairable(self, removed: Collection[Unit]) -> dict[str, frozenset[str]]:
+        """By class of module, the attributes that :meth:`edits` would set because a size in the code has changed."""
+        sizes = self._sizes({unit.label for unit in removed})
+        found: dict[str, frozenset[str]] = {}
+        for layer, module in self.graph.model.named_modules():
+            names = frozenset(self._repairs(layer, module, sizes.get(layer, {})))
+            if names:
+                kind = type(module).__name__
+                found[kind] = found.get(kind, frozenset()) | names
+        return found
 
 
-def attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def _indices(removed: Collection[Unit]) -> dict[Site, Tensor]:
+    """The indices that ``removed`` take on each dimension."""
+    rows: dict[int, tuple[Mapping[Site, Tensor], list[int]]] = {}
+    for unit in removed:
+        rows.setdefault(id(unit.sites), (unit.sites, []))[1].append(unit.row)
+    found: dict[Site, list[Tensor]] = defaultdict(list)
+    for sites, units in rows.values():
+        for site, indices in sites.items():
+            found[site].append(indices[units].flatten())
+    return {site: torch.cat(parts) for site, parts in found.items()}
+
+
+def _lexicographic(*keys: Tensor) -> Tensor:
+    """The order by the first key, then the second, ..."""
+    order = torch.arange(len(keys[0]))
+    for key in reversed(keys):
+        order = order[torch.argsort(key[order], stable=True)]
+    return order
+
+
+def _runs(values: Tensor) -> list[slice]:
+    """Where equal neighbours begin and end."""
+    if not len(values):
+        return []
+    ends = [0, *(torch.nonzero(values[1:] != values[:-1]).flatten() + 1).tolist(), len(values)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def channels(
+    graph: Graph,
+    choices: Mapping[str, int] | None = None,
+    repaired: Mapping[str, frozenset[str]] | None = None,
+    training: Graph | None = None,
+) -> Channels:
+    """The channels of a traced network; ``choices`` as :func:`compress.prune.walk.walk` takes them.
+
+    Args:
+        repaired: by class of module, the attributes that follow the sizes in its code (all that have such a value).
+        training: the graph of the network in training mode, where that uses more of it.
+    """
+    labels = walk(graph, choices)
+    if training is not None:
+        products = list(labels.products)
+        walk(training, choices, labels)
+        labels.products[:] = products
+    for name in (graph if training is None else training).unused:
+        for (parameter, _), found in labels.sites.items():
+            if parameter == name:
+                labels.pin(found, "no operation uses it")
+    return Channels(graph, labels, repaired or {})
+
+
+def attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     """The attributes of ``module`` that follow from the new ``shapes`` of its tensors."""
     first = next(iter(shapes.values()))
     weight = shapes.get("weight")
@@ -183,4 +296,11 @@ def attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict
         return {"num_features": first[0]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": first[0]}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return {"normalized_shape": first}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": first[0]}
+    if isinstance(module, nn.MultiheadAttention):
+        wide = shapes.get("in_proj_weight", shapes.get("q_proj_weight"))
+        return {} if wide is None else {"embed_dim": wide[1], "kdim": wide[1], "vdim": wide[1]}
     return {}

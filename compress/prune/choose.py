@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal
@@ -13,132 +13,211 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..stage import Skip
-from .channels import Channels, Group, Unit
+from .channels import Channels, Group
+from .counts import Kept
+from .criteria import Criterion
+from .scoring import unscorable
+from .target import Curve
+
+Scope = Literal["layer", "global", "sensitivity"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """How narrow a group may become, all in units.
+
+    Args:
+        first: units before the first step of the pruning; shares are of these.
+        step: widths are multiples of this.
+        least: what has to stay.
+        reasons: the rules that say so.
+    """
+
+    first: int
+    step: int
+    least: int
+    reasons: str
+
+    def rounded(self, wanted: float, now: int) -> int:
+        """The multiple of the step nearest to ``wanted`` units, at least ``least`` and at most those that there are
+        ``now``.
+        """
+        nearest = self.step * math.floor(wanted / self.step + 0.5)
+        return min(now, max(self.least, nearest))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What limits every group; the names are those of :class:`compress.prune.Prune`."""
+
+    round_to: int | Literal["measured"]
+    minimum: int
+    limits: Mapping[str, float]
+    exclusions: int
+
+    def range_of(self, group: Group, first: int) -> Range:
+        """The range of a group that had ``first`` units."""
+        width = first * group.per_unit
+        multiple = 1 if self.round_to == "measured" or width < self.round_to else self.round_to
+        step = math.lcm(multiple, group.per_unit) // group.per_unit
+        owners = owners_of(group)
+        limits = [share for pattern, share in self.limits.items() if any(fnmatch(o, pattern) for o in owners)]
+        stays = first * (1 - min(limits)) if limits else 0.0
+        least = max(1, math.ceil(self.minimum / group.per_unit), math.ceil(stays - 1e-9))
+        least = min(first, step * math.ceil(least / step))
+        return Range(first, step, least, f"{self}, limit {min(limits):g}" if limits else str(self))
+
+    def __str__(self) -> str:
+        return f"round_to={self.round_to}, minimum={self.minimum}"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to choose from, and by which rules; the names are those of :class:`compress.prune.Prune`."""
+    """What to choose from, and how groups share what goes.
 
-    found: Channels
+    Args:
+        scores: of the units of each group.
+        scope: "layer" takes the same share of each group, "global" the lowest scores of all, "sensitivity" what costs
+            each group the same accuracy by its curve.
+        curves: for that; a group that has none keeps its units.
+    """
+
     groups: Sequence[Group]
     scores: Sequence[Tensor]
-    ratio: float | None
-    macs: float | None
-    scope: Literal["layer", "global"]
-    round_to: int
-    minimum: int
-    exclusions: int
+    ranges: Sequence[Range]
+    scope: Scope
+    curves: Sequence[Curve | None]
 
-    def choose(self) -> tuple[list[Unit], list[Skip]]:
-        """The units to remove, and the layers that keep all of theirs.
+    def wanted(self, share: float) -> list[float]:
+        """Units to keep of each group, before rounding: fewer the larger ``share``, from all at 0 to none at 1.
 
-        Raises:
-            InvalidInput: the target is out of reach, or nothing goes.
+        ``share`` is of the units (of those before the first step), and for "sensitivity" of the greatest accuracy
+        that any group can cost.
         """
-        found, groups, scores = self.found, self.groups, self.scores
-        orders = [torch.argsort(score, stable=True).tolist() for score in scores]
-
-        def lowest(kept: Sequence[int]) -> list[Unit]:
-            return [
-                group.units[i]
-                for group, order, keep in zip(groups, orders, kept, strict=True)
-                for i in sorted(order[: len(order) - keep])
-            ]
-
-        def macs(kept: Sequence[int]) -> int:
-            return found.macs([unit.label for unit in lowest(kept)])
-
-        if self.ratio is not None:
-            kept = self._rounded(self._wanted(self.ratio))
-        else:
-            assert self.macs is not None
-            kept = self._reach(found.macs() / self.macs, macs)
-        removed = lowest(kept)
-        if not removed:
-            raise InvalidInput(
-                f"prune: nothing is removed: with round_to={self.round_to} and minimum={self.minimum} every width "
-                "rounds to what it was; prune more or set round_to lower"
-            )
-        untouched = [
-            Skip(layer, f"{group.width} channels stay: round_to={self.round_to}, minimum={self.minimum}")
-            for group, keep in zip(groups, kept, strict=True)
-            if keep == len(group.units)
-            for layer in group.layers
-        ]
-        return removed, untouched
-
-    def _wanted(self, ratio: float) -> list[float]:
-        """Units to keep of each group, before rounding."""
-        groups, scores = self.groups, self.scores
         if self.scope == "layer":
-            return [len(group.units) * (1 - ratio) for group in groups]
-        owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(scores)])
-        order = owner[torch.argsort(torch.cat(list(scores)), stable=True)].tolist()
-        kept = [len(group.units) for group in groups]
-        to_remove = round(ratio * len(order))
+            return [bounds.first * (1 - share) for bounds in self.ranges]
+        if self.scope == "sensitivity":
+            most = max(curve.most for curve in self.curves if curve is not None)
+            return [
+                bounds.first * (1 - (0.0 if curve is None else curve.share(share * most)))
+                for bounds, curve in zip(self.ranges, self.curves, strict=True)
+            ]
+        owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(self.scores)])
+        order = owner[torch.argsort(torch.cat(list(self.scores)), stable=True)].tolist()
+        kept = [len(group.units) for group in self.groups]
+        to_remove = round(share * sum(bounds.first for bounds in self.ranges))
+        to_remove -= sum(bounds.first for bounds in self.ranges) - len(order)
         for index in order:
-            if to_remove and kept[index] > self._floor(groups[index]):
+            if to_remove > 0 and kept[index] > self.ranges[index].least:
                 kept[index] -= 1
                 to_remove -= 1
         return [float(keep) for keep in kept]
 
-    def _step(self, group: Group) -> int:
-        """Units by which the width of a group changes."""
-        if group.width < self.round_to:
-            return 1
-        return math.lcm(self.round_to, group.per_unit) // group.per_unit
+    def rounded(self, wanted: Sequence[float]) -> list[int]:
+        """The nearest widths that the ranges allow."""
+        return [
+            bounds.rounded(want, len(group.units))
+            for bounds, want, group in zip(self.ranges, wanted, self.groups, strict=True)
+        ]
 
-    def _floor(self, group: Group) -> int:
-        step = self._step(group)
-        return min(len(group.units), step * max(1, math.ceil(self.minimum / (group.per_unit * step))))
+    @property
+    def least(self) -> list[int]:
+        """The narrowest that everything may become."""
+        return [min(bounds.least, len(g.units)) for bounds, g in zip(self.ranges, self.groups, strict=True)]
 
-    def _rounded(self, wanted: Sequence[float]) -> list[int]:
-        kept = []
-        for group, want in zip(self.groups, wanted, strict=True):
-            step = self._step(group)
-            nearest = step * math.floor(want / step + 0.5)
-            kept.append(min(len(group.units), max(self._floor(group), nearest)))
-        return kept
+    def nearest(self, ratio: float) -> list[int]:
+        """The widths nearest to ``ratio`` of the channels gone.
 
-    def _reach(self, budget: float, macs: Callable[[Sequence[int]], int]) -> list[int]:
-        """The widths of the lowest ratio within the budget; then those rounded down the most go up where it allows."""
-        groups = self.groups
-        low, high = 0.0, 1.0
-        floors = [self._floor(group) for group in groups]
-        if macs(floors) > budget:
-            reachable = macs([len(group.units) for group in groups]) / macs(floors)
+        Raises:
+            InvalidInput: less than that can go, by more than rounding explains.
+        """
+        wanted = self.wanted(ratio)
+        sizes = [group.per_unit for group in self.groups]
+        first = sum(bounds.first * size for bounds, size in zip(self.ranges, sizes, strict=True))
+        least = sum(keep * size for keep, size in zip(self.least, sizes, strict=True))
+        rounding = sum(bounds.step * size for bounds, size in zip(self.ranges, sizes, strict=True))
+        if least > first * (1 - ratio) + rounding:
             raise InvalidInput(
-                f"prune: macs={self.macs:g} is out of reach: at most {reachable:.2f} times fewer with "
-                f"round_to={self.round_to}, minimum={self.minimum} and {self.exclusions} exclusions"
+                f"prune: ratio={ratio:g} is out of reach: at most {1 - least / first:.2f} of the channels can go with "
+                f"{self._rules()}"
             )
+        return self.rounded(wanted)
+
+    def within(self, cost: Callable[[Kept], float], budget: float) -> tuple[list[float], list[int]]:
+        """The widest that costs no more than ``budget``, before and after rounding; what was rounded down the most
+        goes up again where the budget allows. The least widths where nothing is within.
+        """
+        low, high = 0.0, 1.0
         for _ in range(24):
             middle = (low + high) / 2
-            if macs(self._rounded(self._wanted(middle))) > budget:
+            if cost(self.rounded(self.wanted(middle))) > budget:
                 low = middle
             else:
                 high = middle
-        wanted = self._wanted(high)
-        kept = self._rounded(wanted)
-        for index in sorted(range(len(groups)), key=lambda i: kept[i] - wanted[i]):
+        wanted = self.wanted(high)
+        kept = self.rounded(wanted)
+        if cost(kept) > budget:
+            return [float(keep) for keep in self.least], self.least
+        for index in sorted(range(len(kept)), key=lambda i: kept[i] - wanted[i]):
             if kept[index] < wanted[index]:
                 wider = [*kept]
-                wider[index] = min(len(groups[index].units), kept[index] + self._step(groups[index]))
-                if macs(wider) <= budget:
+                wider[index] = min(len(self.groups[index].units), kept[index] + self.ranges[index].step)
+                if cost(wider) <= budget:
                     kept = wider
-        return kept
+        return wanted, kept
+
+    def out_of_reach(self, target: object, reachable: float, what: str) -> InvalidInput:
+        """The error for a target beyond the least widths."""
+        return InvalidInput(
+            f"prune: {target} is out of reach: at most {reachable:.2f} times {what} with {self._rules()}; "
+            "lower it, or loosen the rules"
+        )
+
+    def _rules(self) -> str:
+        return "; ".join(dict.fromkeys(bounds.reasons for bounds in self.ranges))
+
+    def unchanged(self, kept: Kept) -> bool:
+        """Whether every group has all that it had before the first step."""
+        return all(keep >= bounds.first for keep, bounds in zip(kept, self.ranges, strict=True))
+
+    def held_back(self, kept: Kept, wanted: Sequence[float]) -> list[Skip]:
+        """The layers that keep more channels than ``wanted`` because of a rule, and by more than rounding explains."""
+        return [
+            Skip(layer, f"{keep * g.per_unit} channels stay where {want * g.per_unit:.1f} are wanted: {bounds.reasons}")
+            for g, bounds, keep, want in zip(self.groups, self.ranges, kept, wanted, strict=True)
+            if want + bounds.step < keep < bounds.first
+            for layer in g.layers
+        ]
+
+    def untouched(self, kept: Kept) -> list[Skip]:
+        """The layers that keep all the channels that they had before the first step."""
+        return [
+            Skip(layer, f"{group.width} channels stay: {bounds.reasons}")
+            for group, bounds, keep in zip(self.groups, self.ranges, kept, strict=True)
+            if keep >= bounds.first
+            for layer in group.layers
+        ]
 
 
-def eligible(found: Channels, exclude: Sequence[str], needs_scales: bool) -> tuple[list[Group], list[Skip]]:
-    """The groups that may be cut, and the layers of all others with the reason."""
+def owners_of(group: Group) -> set[str]:
+    """The names of the layers that a pattern finds a group by."""
+    return {site[0].rpartition(".")[0] for site in (*group.filters, *group.scales)} | set(group.layers)
+
+
+def require_matches(found: Channels, patterns: Sequence[str], option: str) -> None:
+    """Raise InvalidInput where a pattern matches the name of no layer."""
     names = [name for name, _ in found.graph.model.named_modules() if name]
-    for pattern in exclude:
+    for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
-            raise InvalidInput(f"prune: exclude {pattern!r} matches no layer; layers are named like {names[:3]}")
+            raise InvalidInput(f"prune: {option} {pattern!r} matches no layer; layers are named like {names[:3]}")
+
+
+def eligible(found: Channels, exclude: Sequence[str], needs_scales: bool = False) -> tuple[list[Group], list[Skip]]:
+    """The groups that may be cut, and the layers of all others with the reason."""
+    require_matches(found, exclude, "exclude")
     groups, skipped = [], list(found.skipped)
     for group in found.groups:
-        owners = {site[0].rpartition(".")[0] for site in (*group.filters, *group.scales)} | set(group.layers)
-        excluded = sorted(o for o in owners if any(fnmatch(o, pattern) for pattern in exclude))
+        excluded = sorted(o for o in owners_of(group) if any(fnmatch(o, pattern) for pattern in exclude))
         if excluded:
             skipped += [Skip(layer, f"excluded ({', '.join(excluded)})") for layer in group.layers]
         elif needs_scales and not group.scales:
@@ -146,3 +225,17 @@ def eligible(found: Channels, exclude: Sequence[str], needs_scales: bool) -> tup
         else:
             groups.append(group)
     return groups, skipped
+
+
+def scorable(
+    groups: Sequence[Group], skipped: Sequence[Skip], found: Channels, criterion: Criterion
+) -> tuple[list[Group], list[Skip]]:
+    """The groups whose units the criterion can tell apart, and the skipped layers with those of all others."""
+    reasons = [unscorable(group, found, criterion) for group in groups]
+    blind = [
+        Skip(layer, reason)
+        for group, reason in zip(groups, reasons, strict=True)
+        if reason is not None
+        for layer in group.layers
+    ]
+    return [g for g, reason in zip(groups, reasons, strict=True) if reason is None], [*skipped, *blind]

@@ -35,12 +35,24 @@ class Product:
 class Assumption:
     """A place whose code has to follow the channel count of its tensors: a split, or a view of C channels as a grid.
 
-    ``options`` counts the ways to read it (the dimension of the grid that shrinks); a choice beyond them keeps all.
+    ``place`` names it (all calls of the same line of the same kind of module are one place), ``kind`` is the class of
+    the module. ``options`` counts the ways to read it (the dimension of the grid that shrinks); a choice beyond them
+    keeps all.
     """
 
     place: str
+    kind: str
     labels: Tensor
     options: int
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The code of the module ``layer`` names a ``size``, which is the count of ``labels``."""
+
+    layer: str
+    size: int
+    labels: Tensor
 
 
 @dataclass
@@ -51,72 +63,108 @@ class Labels:
         sites: the labels of every dimension of every parameter and buffer that the graph reads.
         outputs_of: the sites whose slices are filters: they produce the channels of the layer named.
         scales: the sites of normalization scales, one per channel.
-        consumed: per node, the input argument, its dimension and the labels there that the node's weight consumes.
+        consumed: per node, the operands, their dimensions and the labels there over which the node sums: masked
+            elements are zero there.
+        absent: per node, the dimensions of its first argument and the labels there over which it takes statistics:
+            masked elements do not count.
         products: what costs multiply-adds.
         assumed: what was assumed of the code, which a trace with fixed sizes does not show.
+        sized: the sizes in the code that follow a count of labels, and so may an attribute of the module.
     """
 
     sites: dict[Site, Tensor] = field(default_factory=dict)
     outputs_of: dict[Site, str] = field(default_factory=dict)
     scales: set[Site] = field(default_factory=set)
-    consumed: dict[Node, tuple[int, int, Tensor]] = field(default_factory=dict)
+    consumed: dict[Node, list[tuple[Node, int, Tensor]]] = field(default_factory=dict)
+    absent: dict[Node, list[tuple[int, Tensor]]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     assumed: list[Assumption] = field(default_factory=list)
-    _parent: list[int] = field(default_factory=lambda: [0])
-    _reason: dict[int, str] = field(default_factory=dict)
+    sized: list[Sized] = field(default_factory=list)
+    _count: int = 1
+    _pairs: list[Tensor] = field(default_factory=list)
+    _pins: list[tuple[Tensor, str]] = field(default_factory=list)
+    _resolved: tuple[Tensor, Tensor] | None = None
 
     def fresh(self, count: int) -> Tensor:
         """``count`` new labels."""
-        start = len(self._parent)
-        self._parent.extend(range(start, start + count))
+        start, self._count = self._count, self._count + count
+        self._resolved = None
         return torch.arange(start, start + count)
-
-    def find(self, label: int) -> int:
-        """The representative of the labels that have become equal to ``label``."""
-        parent = self._parent
-        while parent[label] != label:
-            parent[label] = parent[parent[label]]
-            label = parent[label]
-        return label
-
-    def pinned(self, label: int) -> str | None:
-        """Why ``label`` has to stay, or None if it can go."""
-        return self._reason.get(self.find(label))
 
     def pin(self, labels: Tensor | Axes, reason: str) -> None:
         """Keep these labels, for ``reason``; the first reason is the one that is told."""
         for tensor in labels.values() if isinstance(labels, dict) else (labels,):
-            for label in set(tensor.flatten().tolist()) - {0}:
-                self._reason.setdefault(self.find(label), reason)
+            self._pins.append((tensor.flatten(), reason))
+            self._resolved = None
 
-    def unite(self, first: Tensor, second: Tensor, reason: str) -> Tensor:
+    def unite(self, first: Tensor, second: Tensor, reason: str = "meets values that cannot be cut") -> Tensor:
         """The labels of both, element by element one and the same; where one has none the other is pinned."""
-        for a, b in set(zip(first.flatten().tolist(), second.flatten().tolist(), strict=True)):
-            if a and b:
-                self._join(a, b)
-            elif a or b:
-                self._reason.setdefault(self.find(a or b), reason)
-        return torch.where(second == 0, second, first)
-
-    def _join(self, a: int, b: int) -> None:
-        a, b = self.find(a), self.find(b)
-        if a == b:
-            return
-        keep, drop = min(a, b), max(a, b)
-        self._parent[drop] = keep
-        reason = self._reason.pop(drop, None)
-        if reason is not None:
-            self._reason.setdefault(keep, reason)
+        return self.unite_rows(torch.stack([first, second]), reason)
 
     def unite_rows(self, rows: Tensor, reason: str) -> Tensor:
         """(n, m) labels to (m,): the n labels of each column become one."""
         together = rows[0]
-        for row in rows[1:]:
-            if torch.equal(row, together):
-                continue
-            together = self.unite(together, row, reason)
-        return together
+        if bool((rows == together).all()):
+            return together
+        bare = (rows == 0).any(0)
+        if bool(bare.any()):
+            self.pin(rows[:, bare], reason)
+            rows, whole = rows[:, ~bare], together.masked_fill(bare, 0)
+        else:
+            whole = together
+        pairs = torch.stack([rows[0].expand(len(rows) - 1, -1).flatten(), rows[1:].flatten()])
+        self._pairs.append(pairs[:, pairs[0] != pairs[1]])
+        self._resolved = None
+        return whole
+
+    def find(self, label: int) -> int:
+        """The representative of the labels that have become equal to ``label``: the lowest."""
+        return int(self._resolve()[0][label])
 
     def roots(self, labels: Tensor) -> Tensor:
         """The representatives of ``labels``."""
-        return torch.tensor([self.find(label) for label in labels.tolist()], dtype=torch.int64)
+        return self._resolve()[0][labels]
+
+    def pinned(self, label: int) -> str | None:
+        """Why ``label`` has to stay, or None if it can go."""
+        roots, reasons = self._resolve()
+        index = int(reasons[roots[label]])
+        return None if index == len(self._pins) else self._pins[index][1]
+
+    @property
+    def free(self) -> Tensor:
+        """(labels,) True at the representatives that can go."""
+        roots, reasons = self._resolve()
+        free = (reasons == len(self._pins)) & (roots == torch.arange(len(roots)))
+        free[0] = False
+        return free
+
+    def _resolve(self) -> tuple[Tensor, Tensor]:
+        """The representative of every label, and the number of the first reason of every representative."""
+        if self._resolved is None:
+            roots = torch.arange(self._count)
+            pairs = torch.cat(self._pairs, 1) if self._pairs else torch.empty(2, 0, dtype=torch.int64)
+            while pairs.shape[1]:
+                roots = _jumped(roots)
+                ends = roots[pairs]
+                ends = ends[:, ends[0] != ends[1]]
+                if not ends.shape[1]:
+                    break
+                low, high = ends.min(0).values, ends.max(0).values
+                roots = roots.scatter_reduce(0, high, low, "amin")
+                pairs = ends
+            roots = _jumped(roots)
+            reasons = torch.full((self._count,), len(self._pins))
+            for index, (labels, _) in reversed(list(enumerate(self._pins))):
+                reasons[roots[labels]] = index
+            self._resolved = roots, reasons
+        return self._resolved
+
+
+def _jumped(roots: Tensor) -> Tensor:
+    """Every label pointing at the end of its chain."""
+    while True:
+        further = roots[roots]
+        if torch.equal(further, roots):
+            return roots
+        roots = further

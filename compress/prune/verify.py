@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..edits import replay
-from ..graph import Graph
+from ..errors import InvalidInput
+from ..graph import Graph, trace
 from ..stage import Context, evaluation_copy
-from .channels import Channels, Unit, channels, edits
+from .channels import Channels, Unit, channels
 from .masked import masked_outputs
 
 TOLERANCE = 1e-3
@@ -21,30 +24,78 @@ TOLERANCE = 1e-3
 
 
 def readable(graph: Graph, context: Context) -> Channels:
-    """The channels of a traced network. A place that can be read in several ways is read in the first that stands a
-    trial, in which all but one of the units that pass there are cut; where none does, in one that cuts nothing there.
+    """The channels of a traced network, every place of its code read in a way that stands a trial.
+
+    In a trial half of the units go that pass there. The first way of every place is tried at once; where that fails,
+    the places of one kind of module are tried together, in all their ways; where none stands, nothing is cut there.
     """
-    choices: dict[str, int] = {}
-    found = channels(graph)
+    training = _training(graph, context)
+    found = channels(graph, training=training)
+    if _stands(found, _half(found), context) is not None:
+        return found
     options = {assumption.place: assumption.options for assumption in found.labels.assumed}
-    for place, count in options.items():
-        idle = None
-        for choice in range(count + 1):
-            found = channels(graph, choices | {place: choice})
-            there = [a.labels for a in found.labels.assumed if a.place == place]
-            passing = set(found.labels.roots(torch.cat(there)).tolist())
-            units = [u for group in found.groups for u in [u for u in group.units if u.label in passing][1:]]
+    kinds = dict.fromkeys(assumption.kind for assumption in found.labels.assumed)
+    choices: dict[str, int] = {}
+    repaired: dict[str, frozenset[str]] = {}
+    for kind in kinds:
+        places = list(dict.fromkeys(a.place for a in found.labels.assumed if a.kind == kind))
+        others = {place: count for place, count in options.items() if place not in places} | choices
+        ways = sorted(
+            itertools.islice(itertools.product(*(range(options[place] + 1) for place in places)), MOST_WAYS),
+            key=lambda way: sum(way[i] == options[place] for i, place in enumerate(places)),
+        )
+        idle: dict[str, int] | None = None
+        for way in ways:
+            tried = dict(zip(places, way, strict=True))
+            there = channels(graph, others | tried, repaired, training)
+            units = _half(there, places)
             if not units:
-                idle = choice if idle is None else idle
+                idle = idle or tried
                 continue
-            trial = evaluation_copy(graph.model)
-            replay(trial, edits(trial, units))
-            if difference(trial, found, units, context) is None:
-                choices[place] = choice
+            names = _stands(there, units, context, kind)
+            if names is not None:
+                choices |= tried
+                repaired |= {kind: names}
                 break
         else:
-            choices[place] = idle or 0
-    return channels(graph, choices)
+            choices |= idle or {place: options[place] for place in places}
+    return channels(graph, choices, repaired, training)
+
+
+def _training(graph: Graph, context: Context) -> Graph | None:
+    """The graph of training mode, where evaluation leaves parameters unused that it may use."""
+    if not graph.unused:
+        return None
+    try:
+        return trace(graph.model, context.example_inputs, training=True)
+    except InvalidInput:
+        return None  # what evaluation does not use stays as it is
+
+
+MOST_WAYS = 64
+"""Combinations of ways to read the places of one kind of module that are tried."""
+
+
+def _half(found: Channels, places: Collection[str] | None = None) -> list[Unit]:
+    """Every other unit, of those that pass ``places`` where these are given."""
+    if places is None:
+        return [unit for group in found.groups for unit in group.units[1::2]]
+    there = [a.labels for a in found.labels.assumed if a.place in places]
+    passing = set(found.labels.roots(torch.cat(there)).tolist()) if there else set()
+    return [u for group in found.groups for u in [u for u in group.units if u.label in passing][1::2]]
+
+
+def _stands(found: Channels, units: Sequence[Unit], context: Context, kind: str | None = None) -> frozenset[str] | None:
+    """The attributes of the modules of ``kind`` with whose repair the trial without ``units`` succeeds, if any does."""
+    names = found.repairable(units).get(kind or "", frozenset())
+    variants = [names, *([frozenset[str]()] if names else []), *(frozenset({n}) for n in names if len(names) > 1)]
+    for variant in variants:
+        tried = found if kind is None else dataclasses.replace(found, repaired={**found.repaired, kind: variant})
+        trial = evaluation_copy(found.graph.model)
+        replay(trial, tried.edits(units))
+        if difference(trial, tried, units, context) is None:
+            return variant
+    return None
 
 
 def difference(pruned: nn.Module, found: Channels, removed: Sequence[Unit], context: Context) -> str | None:

@@ -60,7 +60,10 @@ def _files(report: Report) -> Table:
         total = nodes.integer + nodes.float + nodes.other if nodes else 0
         integers = f"{nodes.integer} of {total}" if nodes else UNKNOWN
         style = "bold" if name == report.summary.deployed else ""
-        cells = (name, size(export.size_bytes if export else None), *timing, integers)
+        stored = size(export.size_bytes if export else None)
+        if export and export.packed_bytes is not None:
+            stored += f" ({size(export.packed_bytes)} packed)"
+        cells = (name, stored, *timing, integers)
         table.add_row(*map(Text, cells), style=style)
 
     for benchmark in (b for group in findings.settings(report) for b in group):

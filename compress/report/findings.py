@@ -336,6 +336,8 @@ def _changes(edits: Sequence[EditRecord]) -> list[str]:
             others.append(f"{_shape(edit.before)} → {_shape(edit.after)}")
         elif kind == "precision":
             precisions.setdefault(_shape(edit.after), []).append(what)
+        elif kind == "weights" and what == "weight" and isinstance(edit.before, int) and isinstance(edit.after, int):
+            others.append(f"{percent(100 * edit.after / max(1, edit.before))} of its nonzero weights left")
         elif kind == "weights":
             retrained = True
         elif kind == "attribute":

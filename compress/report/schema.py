@@ -89,7 +89,10 @@ class NodeCounts(Record):
 
 
 class ExportRecord(Record):
-    """A written file. ``bytes_by_dtype`` are its weights; ``graph_bytes`` is everything else in it."""
+    """A written file. ``bytes_by_dtype`` are its weights; ``graph_bytes`` is everything else in it.
+
+    ``packed_bytes`` is what its packed form takes to download, where one was written; the device holds ``size_bytes``.
+    """
 
     name: str
     format: str
@@ -102,6 +105,7 @@ class ExportRecord(Record):
     graph_bytes: int | None = None
     sha256: str | None = None
     notes: tuple[str, ...] = ()
+    packed_bytes: int | None = None
 
 
 class Latency(Record):

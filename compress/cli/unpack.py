@@ -1,0 +1,40 @@
+"""compress unpack"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command("unpack", short_help="Restore a packed file, bit for bit.")
+@click.argument("file", type=options.PATH)
+@click.option("-o", "--output", type=options.PATH, help="Where to write; FILE without .packed if left out.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@options.common
+def command(file: Path, **values: Any) -> None:
+    """Restore the ONNX file that `compress pack` packed; a truncated or changed file is refused.
+
+    \b
+    Example:
+      compress unpack model.onnx.packed -o model.onnx
+    """
+    from dataclasses import asdict
+
+    from rich.text import Text
+
+    from ..errors import InvalidInput
+    from ..packing import unpack
+    from .session import Options
+
+    given = Options(**values)
+    output = given.output or (file.with_suffix("") if file.suffix == ".packed" else None)
+    if output is None:
+        raise InvalidInput(f"unpack {file}: its name does not end in .packed; say with -o where to write")
+    packed = unpack(file, output, overwrite=given.overwrite)
+    given.console.print(f"restored: {packed.size_bytes:,} bytes from {packed.packed_bytes:,}, SHA-256 as it was packed")
+    given.console.print(Text(f"written: {output}"))
+    given.tell({**asdict(packed), "output": str(output)})

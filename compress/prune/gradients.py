@@ -1,0 +1,125 @@
+"""Criteria of the loss: gradients of a few batches, gone through one by one in memory that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..errors import InvalidInput
+from ..stage import Context
+from . import criteria
+from .labels import Site
+from .samples import BATCH, sample_batches
+
+GRADIENT_BATCH = 8
+"""Samples to a gradient. The mean gradient of a trained network is near zero, that of few samples is not; and the more
+draws of labels there are, the less the estimate of the curvature spreads.
+"""
+
+
+def loss_scores(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    sites: Collection[Site],
+    criterion: Literal["taylor", "obd"],
+    context: Context,
+    batches: int,
+) -> dict[Site, Tensor]:
+    """The scores of the slices at each site, float64 on the CPU, averaged over samples; ``model`` in evaluation mode.
+
+    ``taylor`` takes the gradient of the cross entropy against the labels, batch by batch.
+
+    ``obd`` takes the diagonal of the Gauss-Newton matrix of the cross entropy, which is never negative, for that of the
+    Hessian (the Levenberg-Marquardt approximation of LeCun et al., 1989, section 2.2). With labels drawn from the
+    network's own prediction, the squared gradient of a batch, times its size, is an unbiased estimate of that diagonal:
+    Martens, "New Insights and Perspectives on the Natural Gradient Method" (2020), section 9; so it needs no labels.
+
+    Args:
+        tensors: the parameters and buffers of ``model`` that ``sites`` name.
+
+    Raises:
+        InvalidInput: no data, no labels, or a network that does not return logits (N, classes, ...).
+    """
+    names = list(dict.fromkeys(name for name, _ in sites))
+    totals = {site: torch.zeros(tensors[site[0]].shape[site[1]], dtype=torch.float64) for site in sites}
+    draws = torch.Generator().manual_seed(context.seed)
+    seen = 0
+    with differentiable([tensors[name] for name in names]):
+        for inputs, labels in sample_batches(context, criterion, batches * BATCH // GRADIENT_BATCH, GRADIENT_BATCH):
+            logits = _logits(model, inputs, criterion)
+            if criterion == "obd":
+                labels = _drawn(logits, draws)
+            elif labels is None:
+                raise InvalidInput(
+                    f"prune: criterion {criterion} needs labels, and the samples have none; give --data with labels, "
+                    "or take the criterion obd or activation_mean"
+                )
+            loss = _loss(logits, labels, criterion)
+            found = torch.autograd.grad(loss, [tensors[name] for name in names], allow_unused=True)
+            count = len(inputs[0])
+            for name, gradient in zip(names, found, strict=True):
+                if gradient is None:
+                    continue
+                curvature = gradient.double().square() * labels.numel() if criterion == "obd" else gradient
+                for site in (site for site in totals if site[0] == name):
+                    of_batch = criteria.obd if criterion == "obd" else criteria.taylor
+                    totals[site] += count * of_batch(tensors[name], curvature, site[1]).cpu()
+            seen += count
+    return {site: total / seen for site, total in totals.items()}
+
+
+@contextmanager
+def differentiable(tensors: Collection[Tensor]) -> Iterator[None]:
+    """Within: gradients are computed, for ``tensors`` too where they are frozen."""
+    before = [tensor.requires_grad for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.requires_grad_(True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for tensor, flag in zip(tensors, before, strict=True):
+            tensor.requires_grad_(flag)
+
+
+def _logits(model: nn.Module, inputs: tuple[Tensor, ...], criterion: str) -> Tensor:
+    try:
+        output = model(*inputs)
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InvalidInput(
+            f"prune: criterion {criterion}: the network fails on a batch of {len(inputs[0])} samples: {first_line}"
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[1] < 2:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InvalidInput(
+            f"prune: criterion {criterion} is of a classifier that returns logits (N, classes), got {got}; "
+            "take a criterion of weights or activations"
+        )
+    if not bool(torch.isfinite(output).all()):
+        raise InvalidInput(f"prune: criterion {criterion}: the network's output is not finite (NaN or infinity)")
+    return output
+
+
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """A label for each prediction, drawn by its probabilities: (N,), or (N, ...) where there are positions."""
+    probabilities = logits.detach().double().cpu().softmax(1).movedim(1, -1)
+    flat = probabilities.reshape(-1, probabilities.shape[-1])
+    drawn = torch.multinomial(flat, 1, generator=generator)
+    return drawn.view(probabilities.shape[:-1]).to(logits.device)
+
+
+def _loss(logits: Tensor, labels: Tensor, criterion: str) -> Tensor:
+    try:
+        loss = cross_entropy(logits, labels)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InvalidInput(
+            f"prune: criterion {criterion}: labels of shape {tuple(labels.shape)} do not fit logits of shape "
+            f"{tuple(logits.shape)}: {str(error).strip().splitlines()[0]}"
+        ) from error
+    return loss

@@ -1,0 +1,139 @@
+"""One layer as an ONNX file of its own, in float or in integers: what its latency is measured on."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from ..quantize.flavour import Flavour, FlavourName, flavour_named
+
+Precision = Literal["float", "int8"]
+OPSET, IR_VERSION = 18, 10
+SCALE = 6 / 255
+"""Of activations; no latency depends on it."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What decides the latency of a convolution or linear layer.
+
+    Args:
+        inputs: channels or features.
+        outputs: likewise.
+        size: (H, W) of a convolution's input; (1, rows) of a linear layer's.
+        kernel: and stride, padding, dilation as (vertical, horizontal).
+    """
+
+    kind: Literal["conv", "linear"]
+    inputs: int
+    outputs: int
+    size: tuple[int, int]
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def __str__(self) -> str:
+        """One line that tells it from all others.
+
+        >>> str(LayerShape("conv", 16, 32, (32, 32), (3, 3), (2, 2), (1, 1)))
+        'conv 16>32 at 32x32 kernel 3x3 stride 2x2 padding 1x1 dilation 1x1 groups 1'
+        """
+        text = f"{self.kind} {self.inputs}>{self.outputs} at {self.size[0]}x{self.size[1]}"
+        if self.kind == "linear":
+            return text
+        pairs = (
+            ("kernel", self.kernel),
+            ("stride", self.stride),
+            ("padding", self.padding),
+            ("dilation", self.dilation),
+        )
+        return " ".join((text, *(f"{name} {a}x{b}" for name, (a, b) in pairs), f"groups {self.groups}"))
+
+
+def flavour_here() -> FlavourName:
+    """The integers that the engine wants on this machine."""
+    return "ort-arm" if platform.machine().lower() in ("aarch64", "arm64") else "ort-x86"
+
+
+def layer_file(layer: LayerShape, precision: Precision) -> ModelProto:
+    """The layer with random weights and a ReLU behind it, from float to float.
+
+    In int8 it stands between QuantizeLinear and DequantizeLinear, as export/qdq.py places them, and the ReLU is what
+    rounding does. What a file has besides its layer is nearly the same at all widths.
+    """
+    rng = np.random.default_rng(0)
+    conv = layer.kind == "conv"
+    shape = (layer.outputs, layer.inputs // layer.groups, *layer.kernel) if conv else (layer.outputs, layer.inputs)
+    given = (1, layer.inputs, *layer.size) if conv else (layer.size[1], layer.inputs)
+    weight = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+    bias = np.zeros(layer.outputs, np.float32)
+    made = _File(flavour_named(flavour_here()))
+    x, w, b = "x", "", ""
+    if precision == "int8":
+        scale = np.full(layer.outputs, float(np.abs(weight).max()) / 127, np.float32)
+        x = made.rounded("x")
+        w, b = made.integers("weight", weight, scale, np.int8), made.integers("bias", bias, scale * SCALE, np.int32)
+    else:
+        w, b = made.stored("weight", weight), made.stored("bias", bias)
+    if conv:
+        y = made.node(
+            "Conv", (x, w, b), kernel_shape=layer.kernel, strides=layer.stride, group=layer.groups,
+            pads=(*layer.padding, *layer.padding), dilations=layer.dilation,
+        )  # fmt: skip
+    else:
+        y = made.node("Gemm", (x, w, b), transB=1)
+    y = made.rounded(y) if precision == "int8" else made.node("Relu", (y,))
+    return made.model(given, y)
+
+
+class _File:
+    """Nodes and stored tensors as they come."""
+
+    def __init__(self, flavour: Flavour) -> None:
+        self.flavour = flavour
+        self.nodes: list[NodeProto] = []
+        self.tensors: list[TensorProto] = []
+
+    def stored(self, name: str, value: NDArray[np.generic]) -> str:
+        self.tensors.append(numpy_helper.from_array(value, name))
+        return name
+
+    def node(self, operation: str, inputs: tuple[str, ...], **attributes: Any) -> str:
+        name = f"{operation}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operation, inputs, [name], name=name, **attributes))
+        return name
+
+    def rounded(self, x: str) -> str:
+        """An activation, rounded to integers whose least stands for 0."""
+        dtype = np.dtype(self.flavour.activation)
+        scale = self.stored(f"{x}_scale", np.full((), SCALE, np.float32))
+        zero = self.stored(f"{x}_zero", np.full((), np.iinfo(dtype).min, dtype))
+        return self.node("DequantizeLinear", (self.node("QuantizeLinear", (x, scale, zero)), scale, zero))
+
+    def integers(self, name: str, value: Array, scale: Array, dtype: type[np.signedinteger[Any]]) -> str:
+        """A weight or bias, per output channel, behind its DequantizeLinear."""
+        integers = np.rint(value / scale.reshape(-1, *(1,) * (value.ndim - 1))).astype(dtype)
+        names = (
+            self.stored(name, integers),
+            self.stored(f"{name}_scale", scale),
+            self.stored(f"{name}_zero", np.zeros(len(value), dtype)),
+        )
+        return self.node("DequantizeLinear", names, axis=0)
+
+    def model(self, given: tuple[int, ...], output: str) -> ModelProto:
+        graph = helper.make_graph(
+            self.nodes, "layer",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, given)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * len(given))],
+            self.tensors,
+        )  # fmt: skip
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

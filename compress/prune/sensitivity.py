@@ -1,0 +1,205 @@
+"""How much accuracy each group of channels costs when it alone is pruned, and what each may lose for the same cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field, ValidationError, field_validator
+from torch import Tensor, nn
+
+from ..data import Split
+from ..edits import replay
+from ..errors import InvalidInput
+from ..graph import trace
+from ..stage import Config, Context, evaluation_copy
+from ..train import top1
+from . import criteria
+from .channels import Channels, Group
+from .choose import eligible, scorable
+from .scoring import group_scores
+from .target import Curve, Key, key_of
+from .verify import readable
+
+
+class GroupSensitivity(Config):
+    """One group, pruned alone and not fine-tuned.
+
+    Args:
+        layers: whose output channels go together.
+        number: which of the groups of these layers.
+        width: their channels.
+        removed: shares of the channels, ascending.
+        top1: with that share gone, in percent.
+    """
+
+    layers: tuple[str, ...]
+    number: int = 1
+    width: int = Field(ge=1)
+    removed: tuple[float, ...]
+    top1: tuple[float, ...]
+
+
+class Sensitivity(Config):
+    """What a :class:`Scan` found.
+
+    Args:
+        ratios: shares that were asked for; each group has those of its units that are nearest.
+        top1: of the network as it is, in percent.
+        samples: of the validation split that all accuracies were measured on.
+        skipped: layers that were left out, and why.
+    """
+
+    criterion: str
+    ratios: tuple[float, ...]
+    top1: float
+    samples: int = Field(ge=1)
+    groups: tuple[GroupSensitivity, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Sensitivity:
+        """The scan in a file, or in the folder that ``compress sensitivity`` wrote.
+
+        Raises:
+            InvalidInput: it cannot be read, or is no such file.
+        """
+        file = path / "sensitivity.json" if path.is_dir() else path
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(
+                f"sensitivity {file}: cannot be read ({error}); write one with compress sensitivity"
+            ) from error
+        except ValidationError as error:
+            raise InvalidInput(f"sensitivity {file}: not what compress sensitivity writes; scan again") from error
+
+    def losses(self, group: GroupSensitivity) -> list[float]:
+        """The points that the group costs at each of ``ratios``; below zero where the network became better."""
+        nearest = [min(range(len(group.removed)), key=lambda i: abs(group.removed[i] - r)) for r in self.ratios]
+        return [self.top1 - group.top1[place] for place in nearest]
+
+    def curves(self, found: Channels) -> dict[Key, Curve]:
+        """The curve of each group of a network, by what the group is cut on.
+
+        Raises:
+            InvalidInput: the scan is of another network.
+        """
+        known = {(group.layers, group.number): group for group in self.groups}
+        curves = {}
+        for group, number in numbered(found.groups):
+            scanned = known.get((group.layers, number))
+            if scanned is None:
+                continue
+            if scanned.width != group.width:
+                raise InvalidInput(
+                    f"sensitivity: {group.layers[0]} had {scanned.width} channels when it was scanned and has "
+                    f"{group.width}; scan this network"
+                )
+            losses = tuple(self.top1 - value for value in scanned.top1)
+            curves[key_of(group)] = Curve(scanned.removed, losses, 100.0 / self.samples)
+        if not curves:
+            raise InvalidInput("sensitivity: the scan has no layer of this network; scan this network")
+        return curves
+
+
+class Scan(Config):
+    """Prune each group alone, by several shares, and measure accuracy on the validation split.
+
+    This is the sensitivity analysis of Li et al., "Pruning Filters for Efficient ConvNets" (2017), section 3.2, on
+    groups of channels that depend on each other, without fine-tuning.
+
+    Args:
+        criterion: which channels go first, as Prune has it.
+        ratios: shares of the channels to remove, rounded to whole units.
+        samples: of the validation split that are used, its first ones.
+        exclude: patterns of names of layers to leave out.
+    """
+
+    criterion: criteria.Criterion = "l2"
+    ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
+    samples: int = Field(1024, ge=1)
+    exclude: tuple[str, ...] = ()
+
+    @field_validator("ratios")
+    @classmethod
+    def _ascending(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+        if not ratios or list(ratios) != sorted(set(ratios)) or not 0 < ratios[0] <= ratios[-1] < 1:
+            raise ValueError(f"expected ascending shares between 0 and 1, got {ratios}")
+        return ratios
+
+    def measure(self, model: nn.Module, context: Context) -> Sensitivity:
+        """The accuracy with each group pruned; the network is left as it was, and the test split is not read.
+
+        Raises:
+            InvalidInput: there is no labelled validation split, or nothing can be pruned.
+        """
+        if context.data is None:
+            raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
+        split = Slice(context.data.split("validation"), self.samples)
+        found = readable(trace(evaluation_copy(model), context.example_inputs), context)
+        groups, skipped = scorable(*eligible(found, self.exclude), found, self.criterion)
+        if not groups:
+            raise InvalidInput(f"sensitivity: nothing in {type(model).__name__} can be pruned")
+        scores = group_scores(groups, found, self.criterion, context)
+        names = {id(group): number for group, number in numbered(found.groups)}
+        total = len(groups) * len(self.ratios)
+        records = []
+        for place, (group, score) in enumerate(zip(groups, scores, strict=True)):
+            order = torch.argsort(score, stable=True).tolist()
+            wanted = {min(len(order) - 1, max(1, round(ratio * len(order)))) for ratio in self.ratios}
+            accuracies = {}
+            for step, gone in enumerate(sorted(wanted)):
+                context.progress("sensitivity", place * len(self.ratios) + step, total, group.layers[0])
+                trial = evaluation_copy(found.graph.model)
+                replay(trial, found.edits([group.units[i] for i in order[:gone]]))
+                accuracies[gone / len(order)] = top1(trial, split)
+            records.append(
+                GroupSensitivity(
+                    layers=group.layers,
+                    number=names[id(group)],
+                    width=group.width,
+                    removed=tuple(accuracies),
+                    top1=tuple(accuracies.values()),
+                )
+            )
+        context.progress("sensitivity", total, total)
+        return Sensitivity(
+            criterion=criteria.criterion_name(self.criterion),
+            ratios=self.ratios,
+            top1=top1(evaluation_copy(model), split),
+            samples=len(split),
+            groups=tuple(records),
+            skipped=tuple((skip.layer, skip.reason) for skip in skipped),
+        )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The first ``samples`` of a split."""
+
+    split: Split
+    samples: int
+
+    def __len__(self) -> int:
+        return min(self.samples, len(self.split))
+
+    def batches(self, batch_size: int, **_: object) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Batches in stored order until there are ``samples``."""
+        left = len(self)
+        for x, y in self.split.batches(batch_size):
+            if left <= 0:
+                return
+            yield x[:left], None if y is None else y[:left]
+            left -= len(x)
+
+
+def numbered(groups: Sequence[Group]) -> Iterator[tuple[Group, int]]:
+    """Each group with its number among those of the same layers, from 1."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    for group in groups:
+        seen[group.layers] += 1
+        yield group, seen[group.layers]

@@ -1,0 +1,119 @@
+"""What pruning is to reach: one target, and the network before the first step that it is relative to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from .channels import Group
+from .counts import Counts, Kept
+from .labels import Site
+
+TargetName = Literal["ratio", "macs", "parameters", "size", "latency"]
+WORDS: Mapping[TargetName, str] = {
+    "ratio": "fewer channels",
+    "macs": "fewer multiply-adds",
+    "parameters": "fewer parameters",
+    "size": "fewer bytes of weights",
+    "latency": "faster",
+}
+Key = frozenset[Site]
+"""What makes a group the same one before and after pruning: the dimensions of the tensors that it is cut on."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """``value`` is a share of the channels for ``ratio``, and what to divide by for all others."""
+
+    name: TargetName
+    value: float
+
+    def after(self, share: float) -> Target:
+        """The target of a step: ``share`` of the way, so that equal shares keep equal parts of what is there.
+
+        >>> Target("macs", 4.0).after(0.5), Target("ratio", 0.75).after(0.5)
+        (Target(name='macs', value=2.0), Target(name='ratio', value=0.5))
+        """
+        if self.name == "ratio":
+            return Target("ratio", 1 - (1 - self.value) ** share)
+        return Target(self.name, self.value**share)
+
+    @property
+    def factor(self) -> float:
+        """What to divide by."""
+        return 1 / (1 - self.value) if self.name == "ratio" else self.value
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value:g}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of accuracy lost by the share that was removed; ``resolution`` is what one sample is worth, in points."""
+
+    removed: tuple[float, ...]
+    losses: tuple[float, ...]
+    resolution: float
+
+    @cached_property
+    def rising(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Shares and losses from (0, 0), each loss above the last: no share costs less than a smaller one, and where
+        the measured losses are equal the larger share costs more, by up to one sample in all.
+        """
+        shares = (0.0, *self.removed)
+        highest = np.maximum.accumulate([0.0, *self.losses])
+        return shares, tuple(float(loss + self.resolution * r) for loss, r in zip(highest, shares, strict=True))
+
+    @property
+    def most(self) -> float:
+        """The loss at the largest share."""
+        return self.rising[1][-1]
+
+    def share(self, loss: float) -> float:
+        """The share that costs ``loss`` points, interpolated; at most the largest that was scanned.
+
+        >>> Curve((0.5, 1.0), (1.0, 9.0), 0.0).share(5.0)
+        0.75
+        """
+        shares, losses = self.rising
+        return float(np.interp(loss, losses, shares))
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The network before the first step.
+
+    Args:
+        units: of each group.
+        counted: what the target divides: channels (ratio), multiply-adds, parameters, bytes, or the sum of the
+            latencies of the layers in ms.
+        curves: how sensitive each group is, where the scope is "sensitivity".
+    """
+
+    model: nn.Module
+    units: Mapping[Key, int]
+    counted: float
+    curves: Mapping[Key, Curve] = field(default_factory=dict)
+
+
+def key_of(group: Group) -> Key:
+    """What stays the same of a group while it is pruned."""
+    return frozenset(group.sites)
+
+
+def count(counts: Counts, name: TargetName, kept: Kept) -> int:
+    """What the target called ``name`` divides (not latency, which is measured)."""
+    counted = {
+        "ratio": counts.channels, "macs": counts.macs, "parameters": counts.parameters, "size": counts.size_bytes,
+    }  # fmt: skip
+    return counted[name](kept)
+
+
+def units_at_first(groups: Sequence[Group], begun: Beginning) -> list[int]:
+    """Units that each group had before the first step."""
+    return [begun.units.get(key_of(group), len(group.units)) for group in groups]

@@ -1,0 +1,303 @@
+"""Widths by measured latency: which widths are worth having on this engine, and how fast a network of them would be.
+
+Latency is a staircase of the width: engines work in blocks of channels, and a layer between two steps is as slow as the
+wider one, or slower. So widths are chosen among measured ones instead of rounded to a fixed multiple. The trade of
+importance for latency under a budget is the knapsack of Shen et al., "Structural Pruning via Latency-Saliency Knapsack"
+(HALP, 2022), equation 4, with the latency of a layer depending on its inputs and its outputs; here it is solved by
+Lagrangian relaxation: for a given price of the budget each group in turn takes its best width until none changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from ..graph import Graph, argument, shape_of
+from ..stage import Skip
+from .choose import Range, Selection
+from .counts import Counts, Kept
+from .latency import LatencyTable
+from .one_layer import LayerShape
+
+Cost = Callable[[Kept], float]
+
+STEPS = 16
+"""Widths that are tried for a layer, about: 16 channels by ones, 64 by fours."""
+
+NEAR = 2.0
+"""Widths between this part and this multiple of the wanted one are tried."""
+
+
+CLOSE = 0.95
+"""Of the budget: nearer than this, nothing is made wider to use it up."""
+
+SPEED = 4.0
+"""Where another target decides how much goes, a share of the latency is worth so many times that share of importance:
+how far a width may be from the wanted one is limited already.
+"""
+
+STARTS, MOVES = 3, 60
+"""Of the local search."""
+
+
+@dataclass(frozen=True)
+class TimedLayer:
+    """A layer of the traced network that the table can time, and the parameter that its widths are read from."""
+
+    weight: Tensor
+    shape: LayerShape
+
+    def at(self, weight: tuple[int, ...]) -> LayerShape:
+        """The layer with a weight of this shape."""
+        full = self.shape
+        groups = full.groups
+        if full.kind == "linear":
+            return replace(full, inputs=weight[1], outputs=weight[0])
+        if groups > 1 and groups == full.inputs:
+            groups = weight[0] // (full.outputs // groups)
+        return replace(full, inputs=weight[1] * groups, outputs=weight[0], groups=groups)
+
+
+def timed_layers(graph: Graph) -> tuple[list[TimedLayer], list[Skip]]:
+    """The convolutions and linear layers of a graph, and the layers with weights that are not in latency tables."""
+    found, skipped = [], []
+    for node in graph.calls():
+        name = str(node.target)
+        weight = graph.tensor(node.args[1]) if len(node.args) > 1 and "Tensor" not in name else None
+        if weight is None or weight.ndim < 2:
+            continue
+        if name.startswith("aten.conv2d."):
+            found.append(TimedLayer(weight, _convolution(node)))
+        elif name.startswith("aten.linear."):
+            given = shape_of(node.args[0])  # type: ignore[arg-type]
+            rows = math.prod(given[:-1]) // (given[0] if len(given) > 1 else 1)
+            found.append(TimedLayer(weight, LayerShape("linear", given[-1], weight.shape[0], (1, rows))))
+        else:
+            skipped.append(Skip(graph.layer(node), f"its latency is taken as fixed: {name} is not in the table"))
+    return found, skipped
+
+
+def _convolution(node: Node) -> LayerShape:
+    given, weight = shape_of(argument(node, "input")), shape_of(argument(node, "weight"))
+    kernel, stride, dilation = weight[2:], argument(node, "stride"), argument(node, "dilation")
+    padding = argument(node, "padding")
+    if isinstance(padding, str):
+        same = padding == "same"
+        padding = [d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True)]
+    return LayerShape(
+        "conv", given[-3], weight[0], (given[-2], given[-1]), _pair(kernel), _pair(stride), _pair(padding),
+        _pair(dilation), int(argument(node, "groups")),
+    )  # fmt: skip
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    """(vertical, horizontal), of one value or two."""
+    return int(values[0]), int(values[-1])
+
+
+class Latencies:
+    """The sum of the measured latencies of a network's layers, at any widths."""
+
+    def __init__(self, counts: Counts, table: LatencyTable) -> None:
+        self.counts = counts
+        self.table = table
+        self.layers, self.skipped = timed_layers(counts.found.graph)
+        self._groups = [counts.groups_of(layer.weight) for layer in self.layers]
+        self._known: dict[tuple[int, ...], float] = {}
+
+    def measure(self, options: Iterable[Kept]) -> None:
+        """Measure what is not known of several choices, together."""
+        missing: dict[tuple[int, ...], LayerShape] = {}
+        for kept in options:
+            for number, key in enumerate(self._keys(kept)):
+                if key not in self._known and key not in missing:
+                    missing[key] = self._shape(number, kept)
+        self.table.measure(missing.values())
+        self._known |= {key: self.table.ms(shape) for key, shape in missing.items()}
+
+    def measure_all(self, candidates: Sequence[Sequence[int]]) -> None:
+        """Measure every layer at all the units that its groups may have."""
+        narrow = [options[0] for options in candidates]
+        choices = []
+        for groups in dict.fromkeys(self._groups):
+            for units in product(*(candidates[group] for group in groups)):
+                changed = dict(zip(groups, units, strict=True))
+                choices.append([changed.get(group, keep) for group, keep in enumerate(narrow)])
+        self.measure(choices)
+
+    def ms(self, kept: Kept) -> float:
+        """The sum of the latencies of the layers."""
+        try:
+            return sum([self._known[key] for key in self._keys(kept)])
+        except KeyError:
+            self.measure([kept])
+        return sum([self._known[key] for key in self._keys(kept)])
+
+    def _keys(self, kept: Kept) -> Iterator[tuple[int, ...]]:
+        """Each layer's number and the units of the groups that it depends on."""
+        for number, groups in enumerate(self._groups):
+            yield (number, *(kept[group] for group in groups))
+
+    def _shape(self, number: int, kept: Kept) -> LayerShape:
+        layer = self.layers[number]
+        return layer.at(self.counts.shape(layer.weight, kept))
+
+
+@dataclass(frozen=True)
+class Search:
+    """A choice of widths among ``candidates``, the units that each group may keep, ascending.
+
+    Args:
+        worth: importance that is left with so many units of each group: its share, from 0 to 1.
+    """
+
+    latencies: Latencies
+    candidates: Sequence[Sequence[int]]
+    worth: Callable[[Kept], float]
+
+    def within(self, cost: Cost, budget: float, start: Kept, *, speed: float) -> list[int] | None:
+        """The widths with ``cost`` close within ``budget`` and a low ``speed * log(latency) - log(importance)``; None
+        where no widths are within.
+
+        The price of the cost is bisected; from what that finds and from ``start``, widths are changed alone and in
+        pairs as long as it helps.
+        """
+        self.measure()
+        found = [self._snapped(start), [options[0] for options in self.candidates]]
+        kept = [options[-1] for options in self.candidates]
+        low, high = 0.0, 1.0
+        for _ in range(12):
+            middle = (low + high) / 2
+            kept = self._settled(kept, cost, price=middle / (1 - middle) - 3 * speed, speed=speed)
+            if cost(kept) > budget:
+                low = middle
+            else:
+                high = middle
+                found.append(kept)
+        fitting = {tuple(kept): cost(kept) for kept in found if cost(kept) <= budget}
+        if not fitting:
+            return None
+        starts = sorted(fitting, key=lambda kept: fitting[kept])[-STARTS:]
+        improved = [self._improved(kept, cost, budget, speed) for kept in starts]
+        close = [kept for kept in improved if cost(kept) >= CLOSE * budget]
+        return min(close or improved, key=lambda kept: self._loss(kept, speed))
+
+    def measure(self) -> None:
+        """Measure every layer at every pair of widths that it may have."""
+        self.latencies.measure_all(self.candidates)
+
+    def _snapped(self, kept: Kept) -> list[int]:
+        """The candidates next to ``kept``, the wider ones last to be taken."""
+        return [
+            max((units for units in options if units <= keep), default=options[0])
+            for options, keep in zip(self.candidates, kept, strict=True)
+        ]
+
+    def _loss(self, kept: Kept, speed: float) -> float:
+        return (speed * math.log(self.latencies.ms(kept)) if speed else 0.0) - math.log(max(self.worth(kept), 1e-12))
+
+    def _settled(self, start: Kept, cost: Cost, *, price: float, speed: float) -> list[int]:
+        """From ``start``, each group in turn at its best width, until none changes."""
+        kept = list(start)
+
+        def loss(option: Kept) -> float:
+            return self._loss(option, speed) + price * math.log(max(cost(option), 1e-12))
+
+        for _ in range(8):
+            before = list(kept)
+            for group in range(len(kept)):
+                kept = min((self._with(kept, {group: units}) for units in self.candidates[group]), key=loss)
+            if kept == before:
+                break
+        return kept
+
+    def _improved(self, start: Kept, cost: Cost, budget: float, speed: float) -> list[int]:
+        """From ``start``, the change within the budget that helps most, again and again: of one width, and of two
+        where no one does. It comes close to the budget first, and then lowers the loss.
+        """
+        kept = list(start)
+        for _ in range(MOVES):
+            now = cost(kept)
+            least, loss = (CLOSE * budget, self._loss(kept, speed)) if now >= CLOSE * budget else (now + 1e-9, math.inf)
+            for options in (self._singles(kept), self._pairs(kept)):
+                allowed = [option for option in options if least <= cost(option) <= budget]
+                best = min(allowed, key=lambda option: self._loss(option, speed), default=None)
+                if best is not None and self._loss(best, speed) < loss - 1e-9:
+                    break
+            else:
+                return kept
+            assert best is not None
+            kept = best
+        return kept
+
+    def _singles(self, kept: Kept) -> Iterator[list[int]]:
+        """``kept`` with one group at any other width."""
+        for group, options in enumerate(self.candidates):
+            yield from (self._with(kept, {group: units}) for units in options if units != kept[group])
+
+    def _pairs(self, kept: Kept) -> Iterator[list[int]]:
+        """``kept`` with two groups at widths next to theirs: up to two steps away, one where there are many groups."""
+        steps = 2 if len(kept) <= 2 * STEPS else 1
+        nearby = []
+        for options, keep in zip(self.candidates, kept, strict=True):
+            place = options.index(keep)
+            nearby.append([units for units in options[max(0, place - steps) : place + steps + 1] if units != keep])
+        for first, second in combinations(range(len(kept)), 2):
+            for a in nearby[first]:
+                yield from (self._with(kept, {first: a, second: b}) for b in nearby[second])
+
+    @staticmethod
+    def _with(kept: Kept, changed: Mapping[int, int]) -> list[int]:
+        return [changed.get(group, units) for group, units in enumerate(kept)]
+
+
+def candidates(selection: Selection, wanted: Sequence[float], *, all_wider: bool = False) -> list[list[int]]:
+    """The units that each group may keep: about 16 steps, from half to twice of what is wanted.
+
+    Args:
+        all_wider: up to what there is.
+    """
+    found = []
+    for group, bounds, want in zip(selection.groups, selection.ranges, wanted, strict=True):
+        now, step = len(group.units), _grid(bounds)
+        least = min(bounds.least, now)
+        options = {least, now, *range(step * math.ceil(least / step), now + 1, step)}
+        near = {units for units in options if want / NEAR <= units and (all_wider or units <= want * NEAR)}
+        found.append(sorted(near or {min(options, key=lambda units: abs(units - want))}))
+    return found
+
+
+def _grid(bounds: Range) -> int:
+    """Units between the widths to try: a multiple of the range's step, doubled until there are about 16."""
+    step = bounds.step
+    while bounds.first / step >= 2 * STEPS:
+        step *= 2
+    return step
+
+
+def importance(selection: Selection, counts: Counts) -> Callable[[Kept], float]:
+    """The share of the importance that is left, from 0 to 1: of the sum of all scores where the scope is "global", and
+    else the geometric mean of the groups' shares.
+    """
+    left = []
+    for score, order in zip(selection.scores, counts.orders, strict=True):
+        # Scores may be below zero: only differences count, and the least of a group is worth a little.
+        raised = score - min(0.0, float(score.min())) + 1e-6 * float(score.abs().max()) + 1e-12
+        left.append([0.0, *torch.cumsum(raised[order].flip(0), 0).tolist()])
+    whole = sum(shares[-1] for shares in left)
+
+    def together(kept: Kept) -> float:
+        return float(sum(shares[units] for shares, units in zip(left, kept, strict=True)) / whole)
+
+    logs = [[math.log(share / shares[-1]) if share else -math.inf for share in shares] for shares in left]
+
+    def each(kept: Kept) -> float:
+        return math.exp(sum(of_group[units] for of_group, units in zip(logs, kept, strict=True)) / len(logs))
+
+    return together if selection.scope == "global" else each

@@ -1,0 +1,5 @@
+"""Fine-grained pruning: weights become zero, shapes stay."""
+
+from .sparsify import Sparsify
+
+__all__ = ["Sparsify"]

@@ -1,0 +1,147 @@
+"""The stage Sparsify: weights become zero in place, before or during a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..errors import InvalidInput
+from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
+from ..train import Training, classification, fit
+from . import gains
+from .callback import Choice, MaskedTraining
+from .criteria import Criterion
+from .fisher import fisher_diagonal
+from .masks import Granularity
+from .schedule import Schedule
+from .sites import Site, find_sites
+
+UPDATES = {"one_shot": 1, "iterative": 5, "gradual": 100}
+
+
+class Sparsify(Config):
+    """Set the least important weights to zero; shapes stay, and so does the speed in dense engines (see ``gains``).
+
+    Args:
+        sparsity: share of the weights that go, of those of the layers that take part; 0.9 if left out. With
+            granularity "n:m" it is 1 - n/m and must be left out.
+        granularity: what goes together: a single ``weight``; a ``kernel`` of one input and output; a ``row`` of a
+            kernel; a ``block`` of the matrix (out, in * kernel); ``n:m`` leaves n of every m consecutive inputs.
+        criterion: ``magnitude`` of the weight; ``movement``, which scores by the weights' way through the training;
+            ``obd``, the loss that a weight's removal costs to second order. A group has the mean of its weights.
+        scope: the same sparsity in each ``layer``, or one threshold over all of them (``global``).
+        schedule: ``one_shot`` before the training; ``iterative``, in ``updates`` rounds that each remove the same share
+            of what is left; ``gradual``, cubically in ``updates`` steps. Weights that are gone keep their last value
+            aside and may come back at the next update, as in the papers.
+        begin, end: the share of the training's steps over which weights go.
+        updates: how often weights are chosen; 5 rounds or 100 steps if left out.
+        minimum: share of its weights that each layer keeps where the scope is global (at least one group).
+        samples: of the train split, to measure the curvature for ``obd`` in one shot.
+        exclude: patterns of names of layers that stay dense, as "conv1" and "fc" (the first and the last).
+        training: fine-tuning on the context's data, distilling from the context's teacher if any; masks hold in it.
+    """
+
+    sparsity: float | None = Field(None, gt=0, lt=1)
+    granularity: Granularity = "weight"
+    n: int = Field(2, ge=1)
+    m: int = Field(4, ge=2)
+    block: tuple[int, int] = (4, 4)
+    criterion: Criterion = "magnitude"
+    scope: Literal["layer", "global"] = "layer"
+    schedule: Schedule = "one_shot"
+    begin: float = Field(0.0, ge=0, le=1)
+    end: float = Field(0.5, gt=0, le=1)
+    updates: int | None = Field(None, ge=1)
+    minimum: float = Field(0.01, ge=0, lt=1)
+    samples: int = Field(256, ge=1)
+    exclude: tuple[str, ...] = ()
+    training: Training | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sparsify:
+        if self.granularity == "n:m":
+            if self.sparsity is not None:
+                raise ValueError(f"granularity n:m has the sparsity 1 - {self.n}/{self.m}; leave sparsity out")
+            if self.n >= self.m:
+                raise ValueError(f"granularity n:m leaves n of m weights: n={self.n} must be less than m={self.m}")
+            if self.schedule != "one_shot" or self.scope != "layer":
+                raise ValueError("granularity n:m is chosen in one_shot, within each layer")
+        if min(self.block) < 1:
+            raise ValueError(f"block {self.block}: rows and columns are at least 1")
+        if self.begin >= self.end:
+            raise ValueError(f"begin={self.begin:g} must come before end={self.end:g}")
+        if self.schedule == "one_shot" and self.criterion == "movement":
+            raise ValueError("criterion movement scores weights in a training: set schedule gradual or iterative")
+        if self.schedule != "one_shot" and (self.training is None or not self.training.epochs):
+            raise ValueError(f"schedule {self.schedule} prunes during a training; set training, or schedule one_shot")
+        return self
+
+    @property
+    def target(self) -> float:
+        """The sparsity to reach."""
+        if self.granularity == "n:m":
+            return 1 - self.n / self.m
+        return 0.9 if self.sparsity is None else self.sparsity
+
+    def apply(self, model: nn.Module, context: Context) -> Result:
+        """A network of the same shapes with exact zeros; edits tell each layer's nonzero weights before and after.
+
+        Raises:
+            InvalidInput: no layer takes part, a pattern of ``exclude`` matches nothing, the sparsity is out of reach,
+                weights or gradients are not finite, or data is needed and there is none.
+        """
+        if (self.training is not None or self.criterion == "obd") and context.data is None:
+            reason = "training is set" if self.training is not None else "criterion obd measures gradients"
+            raise InvalidInput(f"sparsify: {reason}, and there is no data to train on; give data or leave it out")
+        network = evaluation_copy(model)
+        sites, skipped = find_sites(network, self.exclude, self.m if self.granularity == "n:m" else 1)
+        if not sites:
+            reasons = "; ".join(dict.fromkeys(f"{s.layer}: {s.reason}" for s in skipped)) or "it has no layers"
+            raise InvalidInput(f"sparsify: no weight of {type(model).__name__} can go: {reasons}")
+        before = {site.name: _nonzeros(network, site) for site in sites}
+        callback = self._callback(sites)
+        if self.schedule == "one_shot":
+            curvature = self._curvature(network, sites, context) if self.criterion == "obd" else None
+            callback.choose(network, self.target, curvature)
+        history = self._train(network, context, callback) if self.training is not None else []
+        callback.finish(network)
+        edits = [Edit(s.layer, "weight", before[s.name], _nonzeros(network, s), "weights") for s in sites]
+        told = (Skip("", gains.note(self.granularity)), *skipped)
+        return Result(network, tuple(edits), told, history=tuple(history))
+
+    def _callback(self, sites: list[Site]) -> MaskedTraining:
+        updates = self.updates or UPDATES[self.schedule]
+        choice = Choice(self.granularity, self.n, self.m, self.block, self.scope, self.minimum)
+        return MaskedTraining(
+            tuple(sites), choice, self.criterion, self.schedule, self.target, self.begin, self.end, updates
+        )
+
+    def _curvature(self, network: nn.Module, sites: list[Site], context: Context) -> dict[str, Tensor]:
+        assert context.data is not None, "checked before"
+        smoothing = self.training.label_smoothing if self.training is not None else 0.0
+        names = [site.name for site in sites]
+        return fisher_diagonal(network, names, context.data, classification(smoothing), self.samples, context.seed)
+
+    def _train(self, network: nn.Module, context: Context, callback: MaskedTraining) -> list[dict[str, float]]:
+        from ..distill import objective_for
+
+        assert self.training is not None and context.data is not None, "checked before"
+        return fit(
+            network,
+            context.data,
+            self.training,
+            objective=objective_for(context.teacher, self.training),
+            seed=context.seed,
+            checkpoint=Path(context.checkpoints) / "sparsify.ckpt" if context.checkpoints is not None else None,
+            progress=context.progress,
+            task="sparsify",
+            callback=callback,
+        )
+
+
+def _nonzeros(network: nn.Module, site: Site) -> int:
+    return int(torch.count_nonzero(network.get_parameter(site.name)))
