@@ -149,6 +149,9 @@ def macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     """Multiply-adds of convolutions and matrix products, those of attention too, as PyTorch's own counter sees them."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    for parameter in learning:  # the counter hooks what learns, which fails on views made without gradients
+        parameter.requires_grad_(False)
     try:
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -156,6 +159,8 @@ def macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
         return int(counter.get_total_flops()) // 2
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def torch_pruning(
@@ -168,9 +173,10 @@ def torch_pruning(
     import torch_pruning as tp
 
     num_heads: dict[nn.Module, int] = {}
+    channel_groups: dict[nn.Module, int] = {}
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
-            num_heads[module] = module.num_heads
+            channel_groups[module] = module.num_heads
         elif isinstance(getattr(module, "qkv", None), nn.Linear) and isinstance(
             getattr(module, "num_heads", None), int
         ):
@@ -185,6 +191,7 @@ def torch_pruning(
         round_to=round_to,
         ignored_layers=ignored,
         num_heads=num_heads,
+        out_channel_groups=channel_groups,
     )
     for group in pruner.step(interactive=True):
         group.prune()

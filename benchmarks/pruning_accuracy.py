@@ -54,11 +54,13 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
 
 
 class Ours:
-    """Channels within the blocks go, the residual stream stays; what reads the cut channels is refit by least squares.
+    """Channels go, whole blocks before them or not; the layers that read cut channels are refit by least squares to the
+    outputs of the baseline, and the batch norms are measured again.
 
-    The candidates differ in how many channels each block keeps: the same share everywhere, or by a scan. It cuts one
-    block at a time to several widths, refits its second convolution, and takes the validation loss; the widths are then
-    those with the least sum of increases within the budget (an exact knapsack, increases interpolated linearly).
+    The candidates differ in where channels go: within the blocks alone ("same share", "scan"), or in the residual
+    stream too. The scan cuts one block at a time to several widths, refits it, and takes the validation loss; the widths
+    are then those with the least sum of increases within the budget (an exact knapsack over increases interpolated
+    linearly).
     """
 
     def __init__(self, data: Data, scan: Path) -> None:

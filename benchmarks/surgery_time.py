@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import copy
 import cProfile
+import importlib
 import pstats
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -26,21 +29,28 @@ import torch
 from peers import CLASSES, make_importable, parameters, torch_pruning, torchvision_network
 
 from compress.prune import Prune
-from compress.prune import prune as stage
 from compress.stage import Context
 
-PHASES = ("trace", "readable", "group_scores", "edits", "replay", "difference")
-"""The functions that the stage calls, whose times are told apart; one that is no longer there is left out."""
+PHASES = {
+    "trace": ("compress.graph", "trace"),
+    "walk": ("compress.prune.walk", "walk"),
+    "scores": ("compress.prune.scoring", "group_scores"),
+    "copies": ("compress.stage", "evaluation_copy"),
+    "surgery": ("compress.edits", "replay"),
+    "verification": ("compress.prune.verify", "difference"),
+}
+"""The functions whose times are told apart."""
 
 
 class Stopwatch:
-    """Seconds spent in the functions of the stage while it runs; nested calls count to the outer one alone."""
+    """Seconds of the processor in those functions, wherever the package calls them; nested ones count to the outer."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds = dict.fromkeys(PHASES, 0.0)
         self.depth = 0
+        self.replaced: list[tuple[ModuleType, str, Any]] = []
 
-    def wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
             start = time.process_time()
             self.depth += 1
@@ -49,19 +59,23 @@ class Stopwatch:
             finally:
                 self.depth -= 1
                 if self.depth == 0:
-                    self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+                    self.seconds[phase] += time.process_time() - start
 
         return timed
 
     def __enter__(self) -> Stopwatch:
-        self.kept = {name: getattr(stage, name) for name in PHASES if hasattr(stage, name)}
-        for name, function in self.kept.items():
-            setattr(stage, name, self.wrapped(name, function))
+        for phase, (module_name, name) in PHASES.items():
+            function = getattr(importlib.import_module(module_name), name)
+            timed = self.wrapped(phase, function)
+            for module in [m for key, m in sys.modules.items() if key.startswith("compress")]:
+                for attribute in [key for key, value in vars(module).items() if value is function]:
+                    self.replaced.append((module, attribute, function))
+                    setattr(module, attribute, timed)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name, function in self.kept.items():
-            setattr(stage, name, function)
+        for module, attribute, function in self.replaced:
+            setattr(module, attribute, function)
 
 
 @click.command()
@@ -95,7 +109,7 @@ def main(network: str, runs: int, peers: str | None, profile: Path | None) -> No
         if run == 0:  # the first run of each warms up what they import
             ours, theirs, phases = [], [], []
 
-    verifying = [seconds.get("difference", 0.0) for seconds in phases]
+    verifying = [seconds["verification"] for seconds in phases]
     print(f"{network}, 1 thread, {runs} runs, {CLASSES} classes, parameters {parameters(model):,}")
     for title, samples in (
         ("Torch-Pruning: graph and pruning", theirs),
@@ -103,10 +117,8 @@ def main(network: str, runs: int, peers: str | None, profile: Path | None) -> No
         ("ours: without verification", [a - b for a, b in zip(ours, verifying, strict=True)]),
     ):
         print(f"{title:<34} {statistics.median(samples):6.2f} s  ({min(samples):.2f} to {max(samples):.2f})")
-    for name in PHASES:
-        spent = [seconds[name] for seconds in phases if name in seconds]
-        if spent:
-            print(f"  {name:<32} {statistics.median(spent):6.2f} s")
+    for phase in PHASES:
+        print(f"  {phase:<32} {statistics.median(seconds[phase] for seconds in phases):6.2f} s")
     print(f"ours / Torch-Pruning: {statistics.median(ours) / statistics.median(theirs):.2f}; parameters left: {sizes}")
     if profile is not None:
         with cProfile.Profile() as profiler:

@@ -1,9 +1,10 @@
-"""Edits replayed on a network: what pruning and folding do to it, and how an artifact is rebuilt from its source."""
+"""Edits replayed on a network: what pruning and folding do to it, how an artifact is rebuilt, and the way back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from .stage import Edit
 
 REPLACEMENTS = {"Identity": nn.Identity}
 
+Holders = dict[int, list[tuple[nn.Module, str]]]
+"""The modules and names that hold a tensor, by its identity."""
+
 
 def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
     """Make ``edits`` on ``model``, in order and in place. Tensors that modules share stay shared.
@@ -21,30 +25,20 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
     Raises:
         InvalidInput: the network is not the one that the edits were made on.
     """
-    holders: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                holders.setdefault(id(tensor), []).append((module, name))
+    holders = _holders(model)
     for edit in edits:
         if edit.kind in ("precision", "weights"):
             continue
-        try:
-            module = model.get_submodule(edit.layer)
-        except AttributeError as error:
-            raise InvalidInput(
-                f"edit of {edit.layer}: the network has no such layer; its source has changed"
-            ) from error
+        module = _layer(model, edit)
         if edit.kind == "attribute":
             setattr(module, edit.what, edit.after)
         elif edit.kind == "module":
-            parent, _, name = edit.layer.rpartition(".")
-            setattr(model.get_submodule(parent), name, REPLACEMENTS[str(edit.after)]())
+            _replace(model, edit.layer, REPLACEMENTS[str(edit.after)]())
         else:
             _edit_tensor(module, edit, holders)
 
 
-def _edit_tensor(module: nn.Module, edit: Edit, holders: dict[int, list[tuple[nn.Module, str]]]) -> None:
+def _edit_tensor(module: nn.Module, edit: Edit, holders: Holders) -> None:
     tensor = getattr(module, edit.what, None)
     shape = None if tensor is None else tuple(tensor.shape)
     before = None if edit.before is None else _shape(edit.before)
@@ -61,13 +55,217 @@ def _edit_tensor(module: nn.Module, edit: Edit, holders: dict[int, list[tuple[nn
         changed = nn.Parameter(torch.zeros(_shape(edit.after), dtype=like.dtype, device=like.device))
     else:
         assert edit.axis is not None and edit.kept is not None, f"{edit} says not what to keep"
-        index = torch.tensor(edit.kept, dtype=torch.long, device=tensor.device)
-        changed = tensor.detach().index_select(edit.axis, index).clone()
+        changed = tensor.detach().index_select(edit.axis, _index(edit, tensor)).clone()
         if isinstance(tensor, nn.Parameter):
             changed = nn.Parameter(changed, requires_grad=tensor.requires_grad)
-    places = [(module, edit.what)] if tensor is None else holders.pop(id(tensor), [(module, edit.what)])
-    for holder, name in places:
-        setattr(holder, name, changed)
+    _put(module, edit.what, tensor, changed, holders)
+
+
+def undo(model: nn.Module, edits: Iterable[Edit], original: nn.Module | Mapping[str, Tensor] | None = None) -> None:
+    """Take ``edits`` back, the last one first and in place: ``model``, on which they were made, gets the shapes and
+    attributes of its source again, and keeps what it has learnt since. Tensors that modules share stay shared.
+
+    Channels that come back are zeros (with a running variance of 1), so that the network computes what it did before
+    them; only normalizations over several channels (layer and group norm) count them in. With ``original`` they have
+    the values of the source instead. ``replay`` makes the smaller network again, bit for bit.
+
+    Args:
+        original: the source of the edits or its state dict. Modules that were replaced come back from it, for which it
+            has to be the network itself.
+
+    Raises:
+        InvalidInput: the network is not the one that the edits were made on, ``original`` is not its source or is
+            needed and absent, or weights were folded, which cannot be told apart again.
+    """
+    edits = tuple(edits)
+    for edit in edits:
+        if edit.kind == "weights" and edit.before == "as stored":
+            raise InvalidInput(
+                f"edit of {edit.layer}.{edit.what}: {edit.after}, which cannot be undone; undo the edits before it on "
+                "the network as it was before folding"
+            )
+    source = _source_of(edits, model, original)
+    holders = _holders(model)
+    for place, edit in reversed(list(enumerate(edits))):
+        if edit.kind in ("precision", "weights"):
+            continue
+        if edit.kind == "module":
+            _layer(model, edit)
+            _replace(model, edit.layer, source.module(place, edit, model))
+            holders = _holders(model)
+        elif edit.kind == "attribute":
+            _undo_attribute(_layer(model, edit), edit)
+        else:
+            _undo_tensor(_layer(model, edit), edit, source.tensors.get(place), holders)
+
+
+@dataclass
+class _Source:
+    """What the source had where edits, told by their number, were made.
+
+    Args:
+        modules: the module that was replaced.
+        twins: another name of that module.
+        shared: tensors of it that other modules hold too: (name in the module, name in the network).
+    """
+
+    tensors: dict[int, Tensor] = field(default_factory=dict)
+    modules: dict[int, nn.Module] = field(default_factory=dict)
+    twins: dict[int, str] = field(default_factory=dict)
+    shared: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def module(self, place: int, edit: Edit, model: nn.Module) -> nn.Module:
+        """The module that edit number ``place`` replaced, with the tensors that it shares with ``model``."""
+        if place not in self.modules:
+            raise InvalidInput(
+                f"edit of {edit.layer}: the {edit.before} that was here is in none of the edits; give the source "
+                "network (not its state dict) as original"
+            )
+        if place in self.twins:
+            return model.get_submodule(self.twins[place])
+        module = self.modules[place].train(model.training)
+        for inner, outer in self.shared[place]:
+            owner, _, name = inner.rpartition(".")
+            setattr(module.get_submodule(owner), name, _tensor(model, outer))
+        return module
+
+
+def _source_of(edits: tuple[Edit, ...], model: nn.Module, original: nn.Module | Mapping[str, Tensor] | None) -> _Source:
+    """The values of ``original`` at each edit, found by replaying the edits on it."""
+    found = _Source()
+    if original is None:
+        return found
+    if not isinstance(original, nn.Module):
+        _values(edits, dict(original), _first_names(model), found)
+        return found
+    _values(edits, dict(_tensors(original)), _first_names(original), found)
+    ahead, begun = copy.deepcopy(original), 0
+    for place, edit in enumerate(edits):
+        if edit.kind != "module":
+            continue
+        replay(ahead, edits[begun:place])
+        module = _layer(ahead, edit)
+        inside = set(module.modules())
+        for name, other in ahead.named_modules(remove_duplicate=False):
+            if other is module and name != edit.layer:
+                found.twins.setdefault(place, name)
+        outside = {
+            id(holder): outer
+            for outer, holder in _tensors(ahead)
+            if ahead.get_submodule(outer.rpartition(".")[0]) not in inside
+        }
+        found.modules[place] = module
+        found.shared[place] = [(name, outside[id(t)]) for name, t in _tensors(module) if id(t) in outside]
+        begun = place
+    return found
+
+
+def _values(edits: tuple[Edit, ...], values: dict[str, Tensor], first: Mapping[str, str], found: _Source) -> None:
+    """Fill in the tensors of the source as each edit found them; ``first`` has one name for each shared tensor."""
+    for place, edit in enumerate(edits):
+        if edit.kind != "tensor" or edit.before is None:
+            continue
+        name = f"{edit.layer}.{edit.what}".lstrip(".")
+        known = name if first.get(name) not in values else first[name]
+        shape = tuple(values[known].shape) if known in values else None
+        if shape != _shape(edit.before):
+            raise InvalidInput(
+                f"edit of {name}: expected a tensor of shape {_shape(edit.before)} in original, got {shape}; "
+                "give the network that the edits begin with"
+            )
+        found.tensors[place] = values[known].detach()
+        if edit.axis is not None and edit.kept is not None:
+            values[known] = found.tensors[place].index_select(edit.axis, _index(edit, values[known]))
+
+
+def _undo_attribute(module: nn.Module, edit: Edit) -> None:
+    now, before = getattr(module, edit.what, None), edit.before
+    if _frozen(now) != _frozen(edit.after):
+        raise InvalidInput(
+            f"edit of {edit.layer}.{edit.what}: expected {edit.after}, got {now}; it is not the network that was edited"
+        )
+    setattr(module, edit.what, list(before) if isinstance(now, list) and isinstance(before, tuple) else before)
+
+
+def _undo_tensor(module: nn.Module, edit: Edit, value: Tensor | None, holders: Holders) -> None:
+    """``value`` is that of the source, if it is known."""
+    tensor = getattr(module, edit.what, None)
+    shape = None if tensor is None else tuple(tensor.shape)
+    after = None if edit.after is None else _shape(edit.after)
+    place = f"edit of {edit.layer}.{edit.what}"
+    if shape != after:
+        raise InvalidInput(
+            f"{place}: expected a tensor of shape {after}, got {shape}; it is not the network that was edited"
+        )
+    changed: Tensor | None
+    if edit.before is None:
+        if tensor is not None and bool(tensor.detach().any()):
+            raise InvalidInput(f"{place}: it is new and not zero, so that the network computes something else without")
+        changed = None
+    elif tensor is None:
+        if value is None:
+            raise InvalidInput(f"{place}: its values are in none of the edits; give the source network as original")
+        changed = nn.Parameter(value.clone()) if edit.what in module._parameters else value.clone()
+    else:
+        assert edit.axis is not None and edit.kept is not None, f"{edit} says not what to keep"
+        if value is None:
+            neutral = 1 if edit.what == "running_var" else 0
+            changed = torch.full(_shape(edit.before), neutral, dtype=tensor.dtype, device=tensor.device)
+        else:
+            changed = value.to(tensor.device, tensor.dtype, copy=True)
+        changed.index_copy_(edit.axis, _index(edit, tensor), tensor.detach())
+        if isinstance(tensor, nn.Parameter):
+            changed = nn.Parameter(changed, requires_grad=tensor.requires_grad)
+    _put(module, edit.what, tensor, changed, holders)
+
+
+def _index(edit: Edit, tensor: Tensor) -> Tensor:
+    return torch.tensor(edit.kept, dtype=torch.long, device=tensor.device)
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by all their names."""
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    owner, _, attribute = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(owner), attribute)
+    return tensor
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a tensor the first that it has."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in _tensors(model)}
+
+
+def _holders(model: nn.Module) -> Holders:
+    found: Holders = {}
+    for module in model.modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                found.setdefault(id(tensor), []).append((module, name))
+    return found
+
+
+def _layer(model: nn.Module, edit: Edit) -> nn.Module:
+    try:
+        return model.get_submodule(edit.layer)
+    except AttributeError as error:
+        raise InvalidInput(f"edit of {edit.layer}: the network has no such layer; its source has changed") from error
+
+
+def _replace(model: nn.Module, layer: str, module: nn.Module) -> None:
+    parent, _, name = layer.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor | None, changed: Tensor | None, holders: Holders) -> None:
+    """Set ``changed`` in the place of ``tensor`` on all modules that hold it."""
+    places = [(module, name)] if tensor is None else holders.pop(id(tensor), [(module, name)])
+    for holder, held in places:
+        setattr(holder, held, changed)
     if changed is not None:
         holders[id(changed)] = places
 
@@ -88,4 +286,4 @@ def from_json(record: dict[str, Any]) -> Edit:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value

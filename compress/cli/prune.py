@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,7 +40,6 @@ from . import options
 )
 @click.option(
     "--measured-in",
-    "precision",
     type=click.Choice(["float", "int8"]),
     default="float",
     show_default=True,
@@ -55,34 +55,52 @@ from . import options
 @options.output
 @options.common
 def command(
-    ratio: float | None,
-    macs: float | None,
-    criterion: str,
     scope: str,
-    round_to: int,
-    exclude: tuple[str, ...],
+    sensitivity: Path | None,
+    round_to: str,
+    measured_in: str,
+    limits: tuple[str, ...],
     teacher: str | None,
     **values: Any,
 ) -> None:
-    """Remove whole channels: the network gets smaller layers, and stays what it was otherwise.
+    """Remove whole channels: the network gets smaller layers, and stays what it was otherwise. Give one target.
 
     \b
     Example:
       compress prune out/base --ratio 0.5 -o out/pruned
       compress prune out/base --macs 4 --data digits --epochs 10 --teacher out/base -o out/pruned
+      compress prune out/base --latency 2 --round-to measured --measured-in int8 -o out/fast
+      compress prune out/base --macs 3 --scope sensitivity --data digits --steps 4 --epochs 20 -o out/pruned
     """
     from ..prune import Prune
     from .session import Options, apply_stage, configured, training_of
 
     training = training_of(values)
+    names = ("ratio", "macs", "parameters", "size", "latency", "criterion", "steps", "threads", "minimum", "exclude")
     stage = configured(
         Prune,
-        ratio=ratio,
-        macs=macs,
-        criterion=criterion,
+        **{name: values.pop(name) for name in names},
         scope=scope,
-        round_to=round_to,
-        exclude=exclude,
+        sensitivity=sensitivity,
+        round_to=int(round_to) if round_to.isdigit() else round_to,
+        precision=measured_in,
+        limits=_limits(limits),
         training=training if training.epochs else None,
     )
-    apply_stage(Options(**values), stage, "prune", teacher=teacher, needs_data=training.epochs > 0)
+    needs_data = training.epochs > 0 or (scope == "sensitivity" and sensitivity is None)
+    apply_stage(Options(**values), stage, "prune", teacher=teacher, needs_data=needs_data)
+
+
+def _limits(given: tuple[str, ...]) -> dict[str, float]:
+    from ..errors import InvalidInput
+
+    found = {}
+    for text in given:
+        pattern, separator, share = text.rpartition("=")
+        try:
+            found[pattern] = float(share)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise InvalidInput(f"--limit {text}: expected pattern=share, as layer1.*=0.3")
+    return found

@@ -81,9 +81,10 @@ def activation_scores(
     """
     next(sample_batches(context, criterion, 1, 1))  # samples that do not fit are refused before the trace
     graph = trace(model, context.example_inputs, dynamic_batch=True)
+    fixed = _fixed_batch(graph)  # before the shapes are read as numbers, which fixes them
     where = places(graph, tensors, sites, criterion)
     watched = {(place.node, place.dim) for found in where.values() for place in found}
-    means = _means(graph, watched, criterion, context, batches)
+    means = _means(graph, watched, criterion, context, batches, fixed)
     scores: dict[Site, Tensor] = {}
     for site, found in where.items():
         if found:
@@ -201,9 +202,9 @@ def _means(
     criterion: ActivationCriterion,
     context: Context,
     batches: int,
+    fixed: int | None,
 ) -> dict[tuple[Node, int], Tensor]:
     running = _Watching(graph, watched, criterion)
-    fixed = _fixed_batch(graph)
     seen = 0
     with torch.no_grad():
         for inputs in _inputs(context, criterion, batches, fixed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,32 +154,18 @@ class Channels:
     def edits(self, removed: Collection[Unit]) -> tuple[Edit, ...]:
         """The edits that take ``removed`` out of the network: its tensors, then attributes of modules that follow."""
         model = self.graph.model
-        gone = _indices(removed)
-        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
-            model.named_buffers(remove_duplicate=False)
-        )
-        shapes: dict[str, tuple[int, ...]] = {}
-        found: list[Edit] = []
-        for name, axis in sorted(gone):
-            layer, _, what = name.rpartition(".")
-            before = shapes.get(name) or tuple(tensors[name].shape)
-            left = torch.ones(before[axis], dtype=torch.bool)
-            left[gone[name, axis]] = False
-            kept = tuple(torch.nonzero(left).flatten().tolist())
-            shapes[name] = (*before[:axis], len(kept), *before[axis + 1 :])
-            found.append(Edit(layer, what, before, shapes[name], "tensor", axis, kept))
-        changed = {id(tensors[name]): shape for name, shape in shapes.items()}
+        kept = {}
+        for (name, axis), indices in _indices(removed).items():
+            left = torch.ones(len(self.labels.sites[name, axis]), dtype=torch.bool)
+            left[indices] = False
+            kept[name, axis] = tuple(torch.nonzero(left).flatten().tolist())
         sizes = self._sizes({unit.label for unit in removed})
-        for layer, module in model.named_modules():
-            own = {**module._parameters, **module._buffers}
-            shapes_here = {what: changed[id(tensor)] for what, tensor in own.items() if id(tensor) in changed}
-            after = self._repairs(layer, module, sizes.get(layer, {}))
-            if shapes_here:
-                after |= attributes(module, shapes_here)
-            for what, value in after.items():
-                if getattr(module, what) != value:
-                    found.append(Edit(layer, what, getattr(module, what), value))
-        return tuple(found)
+        repairs = {
+            layer: self._repairs(layer, module, sizes[layer])
+            for layer, module in model.named_modules()
+            if layer in sizes
+        }
+        return tensor_edits(model, kept, repairs)
 
     def _sizes(self, removed: Collection[int]) -> dict[str, dict[int, int]]:
         """By layer: the sizes that its code names, and what they are with ``removed`` gone."""
@@ -208,6 +194,19 @@ class Channels:
                 found[name] = type(value)(sizes.get(v, v) if type(v) is int else v for v in value)
         return found
 
+    def doubtful(self, removed: Collection[Unit]) -> dict[str, frozenset[str]]:
+        """Of :meth:`repairable`, the attributes of which a module has several with one value: some may mean others."""
+        sizes = self._sizes({unit.label for unit in removed})
+        found: dict[str, frozenset[str]] = {}
+        for layer, module in self.graph.model.named_modules():
+            repairs = self._repairs(layer, module, sizes.get(layer, {}))
+            values = Counter(str(getattr(module, name)) for name in repairs)
+            names = frozenset(name for name in repairs if values[str(getattr(module, name))] > 1)
+            if names:
+                kind = type(module).__name__
+                found[kind] = found.get(kind, frozenset()) | names
+        return found
+
     def repairable(self, removed: Collection[Unit]) -> dict[str, frozenset[str]]:
         """By class of module, the attributes that :meth:`edits` would set because a size in the code has changed."""
         sizes = self._sizes({unit.label for unit in removed})
@@ -218,6 +217,35 @@ class Channels:
                 kind = type(module).__name__
                 found[kind] = found.get(kind, frozenset()) | names
         return found
+
+
+def tensor_edits(
+    model: nn.Module,
+    kept: Mapping[Site, tuple[int, ...]],
+    repairs: Mapping[str, Mapping[str, object]] | None = None,
+) -> tuple[Edit, ...]:
+    """The edits that leave the indices ``kept`` of each dimension, in that order; then the attributes that follow.
+
+    Args:
+        repairs: by layer, attributes besides those of torch's own layers.
+    """
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    shapes: dict[str, tuple[int, ...]] = {}
+    found: list[Edit] = []
+    for name, axis in sorted(kept):
+        layer, _, what = name.rpartition(".")
+        before = shapes.get(name) or tuple(tensors[name].shape)
+        shapes[name] = (*before[:axis], len(kept[name, axis]), *before[axis + 1 :])
+        found.append(Edit(layer, what, before, shapes[name], "tensor", axis, kept[name, axis]))
+    changed = {id(tensors[name]): shape for name, shape in shapes.items()}
+    for layer, module in model.named_modules():
+        own = {**module._parameters, **module._buffers}
+        here = {what: changed[id(tensor)] for what, tensor in own.items() if id(tensor) in changed}
+        after = {**(repairs or {}).get(layer, {}), **(attributes(module, here) if here else {})}
+        for what, value in after.items():
+            if getattr(module, what) != value:
+                found.append(Edit(layer, what, getattr(module, what), value))
+    return tuple(found)
 
 
 def _indices(removed: Collection[Unit]) -> dict[Site, Tensor]:
@@ -302,5 +330,9 @@ def attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict
         return {"num_channels": first[0]}
     if isinstance(module, nn.MultiheadAttention):
         wide = shapes.get("in_proj_weight", shapes.get("q_proj_weight"))
-        return {} if wide is None else {"embed_dim": wide[1], "kdim": wide[1], "vdim": wide[1]}
+        found: dict[str, object] = {} if wide is None else {"embed_dim": wide[1]}
+        for name, projection in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
+            shape = shapes.get("in_proj_weight", shapes.get(projection))
+            found |= {} if shape is None else {name: shape[1]}
+        return found
     return {}

@@ -126,26 +126,30 @@ class Selection:
         return [min(bounds.least, len(g.units)) for bounds, g in zip(self.ranges, self.groups, strict=True)]
 
     def nearest(self, ratio: float) -> list[int]:
-        """The widths nearest to ``ratio`` of the channels gone.
+        """The widths nearest to ``ratio`` of the channels gone: of each group where the scope is "layer", or of all.
 
         Raises:
-            InvalidInput: less than that can go, by more than rounding explains.
+            InvalidInput: less than that can go, by more than rounding explains: in every group, or of all.
         """
-        wanted = self.wanted(ratio)
-        sizes = [group.per_unit for group in self.groups]
-        first = sum(bounds.first * size for bounds, size in zip(self.ranges, sizes, strict=True))
-        least = sum(keep * size for keep, size in zip(self.least, sizes, strict=True))
-        rounding = sum(bounds.step * size for bounds, size in zip(self.ranges, sizes, strict=True))
-        if least > first * (1 - ratio) + rounding:
+        sizes = [(bounds, group.per_unit) for bounds, group in zip(self.ranges, self.groups, strict=True)]
+        parts = [[one] for one in sizes] if self.scope == "layer" else [sizes]
+        reachable = []
+        for part in parts:
+            first = sum(bounds.first * size for bounds, size in part)
+            least = sum(bounds.least * size for bounds, size in part)
+            rounding = sum(bounds.step * size for bounds, size in part)
+            reachable.append((least <= first * (1 - ratio) + rounding, 1 - least / first))
+        if not any(reached for reached, _ in reachable):
+            most = max(share for _, share in reachable)
             raise InvalidInput(
-                f"prune: ratio={ratio:g} is out of reach: at most {1 - least / first:.2f} of the channels can go with "
+                f"prune: ratio={ratio:g} is out of reach: at most {most:.2f} of the channels can go with "
                 f"{self._rules()}"
             )
-        return self.rounded(wanted)
+        return self.rounded(self.wanted(ratio))
 
     def within(self, cost: Callable[[Kept], float], budget: float) -> tuple[list[float], list[int]]:
         """The widest that costs no more than ``budget``, before and after rounding; what was rounded down the most
-        goes up again where the budget allows. The least widths where nothing is within.
+        goes up again where the budget allows, at most to a step above. The least widths where nothing is within.
         """
         low, high = 0.0, 1.0
         for _ in range(24):
@@ -158,12 +162,14 @@ class Selection:
         kept = self.rounded(wanted)
         if cost(kept) > budget:
             return [float(keep) for keep in self.least], self.least
-        for index in sorted(range(len(kept)), key=lambda i: kept[i] - wanted[i]):
-            if kept[index] < wanted[index]:
-                wider = [*kept]
-                wider[index] = min(len(self.groups[index].units), kept[index] + self.ranges[index].step)
-                if cost(wider) <= budget:
-                    kept = wider
+        steps = [bounds.step for bounds in self.ranges]
+        for spare in (0, 1):  # first what is narrower than wanted, then up to a step more
+            for index in sorted(range(len(kept)), key=lambda i: (kept[i] - wanted[i]) / self.ranges[i].first):
+                if kept[index] < wanted[index] + spare * steps[index]:
+                    wider = [*kept]
+                    wider[index] = min(len(self.groups[index].units), kept[index] + steps[index])
+                    if cost(wider) <= budget:
+                        kept = wider
         return wanted, kept
 
     def out_of_reach(self, target: object, reachable: float, what: str) -> InvalidInput:

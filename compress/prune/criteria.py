@@ -14,7 +14,9 @@ import torch
 from pydantic import AfterValidator, PlainSerializer, WithJsonSchema
 from torch import Tensor
 
-CriterionName = Literal["l1", "l2", "bn_scale", "fpgm", "lamp", "taylor", "obd", "apoz", "activation_mean", "random"]
+CriterionName = Literal[
+    "l1", "l2", "bn_scale", "fpgm", "lamp", "taylor", "obd", "apoz", "activation_mean", "discrimination", "random"
+]
 CustomCriterion = Callable[[Tensor, int], Tensor]
 """``criterion(weight, axis)``: the scores of the slices of a weight along a dimension, (weight.shape[axis],)."""
 
@@ -56,6 +58,7 @@ NORMALIZATIONS: Mapping[str, Normalization] = {
     "lamp": "mean",
     "bn_scale": "none",
     "activation_mean": "mean",
+    "discrimination": "mean",
     "taylor": "none",
     "obd": "none",
     "apoz": "none",

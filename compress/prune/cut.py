@@ -61,7 +61,9 @@ def cut(stage: Prune, model: nn.Module, context: Context, begun: Beginning | Non
         InvalidInput: nothing can be pruned, the target is out of reach, a pattern matches nothing, or the network's
             code holds channel counts as numbers.
     """
+    context.progress("prune", 0, 4, "trace")
     read = Reading.of(stage, model, context)
+    context.progress("prune", 1, 4, "score")
     begun = begun or read.beginning()
     surgery = Surgery(read, begun, stage.target.after(share), last=share == 1.0)
     kept, notes = surgery.widths()
@@ -71,12 +73,15 @@ def cut(stage: Prune, model: nn.Module, context: Context, begun: Beginning | Non
             f"prune: nothing is removed: with {surgery.rules} every width rounds to what it was; prune more or set "
             "round_to lower"
         )
+    context.progress("prune", 2, 4, "cut")
     pruned = evaluation_copy(model)
     changes = read.found.edits(removed)
     replay(pruned, changes)
+    context.progress("prune", 3, 4, "verify")
     wrong = difference(pruned, read.found, removed, context) if removed else None
     if wrong is not None:
         raise InvalidInput(f"prune: the smaller network {wrong}; {ADVICE}")
+    context.progress("prune", 4, 4)
     return Cut(pruned, changes, (*read.skipped, *surgery.selection.untouched(kept), *notes), begun)
 
 

@@ -36,14 +36,15 @@ class Assumption:
     """A place whose code has to follow the channel count of its tensors: a split, or a view of C channels as a grid.
 
     ``place`` names it (all calls of the same line of the same kind of module are one place), ``kind`` is the class of
-    the module. ``options`` counts the ways to read it (the dimension of the grid that shrinks); a choice beyond them
-    keeps all.
+    the module. ``options`` counts the ways to read it (the dimension of the grid that shrinks; or, where it ``ties``,
+    whether a width follows that of the module's input); a choice beyond them keeps all.
     """
 
     place: str
     kind: str
     labels: Tensor
     options: int
+    ties: bool = False
 
 
 @dataclass(frozen=True)

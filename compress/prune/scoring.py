@@ -14,6 +14,7 @@ from . import criteria, custom
 from .activations import ActivationCriterion, activation_scores, places
 from .channels import Channels, Group
 from .criteria import Aggregate, Criterion, Normalization, criterion_name
+from .discrimination import discrimination_scores
 from .gradients import loss_scores
 from .labels import Site
 
@@ -49,11 +50,11 @@ def group_scores(
         members: the dimensions that count: the ``filters`` that produce the channels, the weights that are their
             ``consumers``, or ``all`` weights, normalizations included (Fang et al., "DepGraph", 2023, section 3.3).
             None is consumers for taylor, because ``sum(g * w)`` of a consumer is the derivative by a gate on its input
-            (the gates of Molchanov et al., 2019, section 3), and filters for all others. bn_scale, apoz and
-            activation_mean have members of their own.
+            (the gates of Molchanov et al., 2019, section 3), and for discrimination, and filters for all others.
+            bn_scale, apoz and activation_mean have members of their own.
         normalize: within each layer, for comparing across the network; None is what suits the criterion
             (:data:`compress.prune.criteria.NORMALIZATIONS`), and for a custom one none.
-        batches: of 32 samples, that taylor, obd, apoz and activation_mean look at.
+        batches: of 32 samples, that taylor, obd, apoz, activation_mean and discrimination look at.
 
     Raises:
         InvalidInput: the criterion needs data or labels that are not there, cannot tell the units of a group apart
@@ -113,7 +114,7 @@ def _members(
         return group.filters
     cut = tuple(site for site in group.sites if isinstance(tensors.get(site[0]), nn.Parameter))
     consumers = tuple(site for site in cut if tensors[site[0]].ndim > 1 and site not in group.filters)
-    members = members or ("consumers" if criterion == "taylor" else "filters")
+    members = members or ("consumers" if criterion in ("taylor", "discrimination") else "filters")
     if members == "all":
         return tuple(dict.fromkeys((*group.filters, *group.scales, *consumers))) or cut
     wanted = consumers if members == "consumers" else group.filters
@@ -136,6 +137,8 @@ def _site_scores(
     if criterion in ("apoz", "activation_mean"):
         of_activations = cast(ActivationCriterion, criterion)
         return activation_scores(model, tensors, sites, of_activations, context, batches)
+    if criterion == "discrimination":
+        return discrimination_scores(model, tensors, sites, context, batches)
     if isinstance(criterion, str) and criterion in _OF_WEIGHTS:
         return {(name, axis): _OF_WEIGHTS[criterion](tensors[name], axis).cpu() for name, axis in sites}
     function = custom.resolve(criterion)

@@ -17,6 +17,7 @@ from ..errors import InvalidInput
 from ..graph import Graph, trace
 from ..stage import Context, evaluation_copy
 from .channels import Channels, Unit, channels
+from .labels import Assumption
 from .masked import masked_outputs
 
 TOLERANCE = 1e-3
@@ -26,13 +27,70 @@ TOLERANCE = 1e-3
 def readable(graph: Graph, context: Context) -> Channels:
     """The channels of a traced network, every place of its code read in a way that stands a trial.
 
-    In a trial half of the units go that pass there. The first way of every place is tried at once; where that fails,
-    the places of one kind of module are tried together, in all their ways; where none stands, nothing is cut there.
+    In a trial half of the units go. The first way of every place is tried at once; where that fails, all places of a
+    sort (dimensions of a grid, ties to a module's input) are read alike, and of the ways that stand, the one is taken
+    that lets most go. Where none stands, the places of one kind of module are tried in all their combinations, beside
+    others at which nothing is cut.
     """
     training = _training(graph, context)
     found = channels(graph, training=training)
-    if _stands(found, _half(found), context) is not None:
+    if not found.labels.assumed or _stands(found, _half(found), context) is not None:
+        return _sure(found, context)
+    best: tuple[int, Channels] | None = None
+    for tied in (1, 0):
+        for dimension in (0, 1):
+            there = _unpinned(graph, _alike(found.labels.assumed, tied, dimension), training)
+            most = sum(indices.numel() for group in there.groups for indices in group.sites.values())
+            if (best is None or most > best[0]) and _stands(there, _half(there), context) is not None:
+                best = (most, there)
+    if best is not None and best[0] > 0:
+        return _sure(best[1], context)
+    return _by_kind(graph, found, training, context)
+
+
+def _sure(found: Channels, context: Context) -> Channels:
+    """``found`` without the repairs of attributes that it stands without, where several have the same value."""
+    units = _half(found)
+    for kind, names in found.doubtful(units).items():
+        for name in sorted(names):
+            repaired = found.repaired.get(kind, found.repairable(units).get(kind, frozenset())) - {name}
+            tried = dataclasses.replace(found, repaired={**found.repaired, kind: repaired})
+            if _stands(tried, units, context) is not None:
+                found = tried
+    return found
+
+
+def _alike(assumed: Sequence[Assumption], tied: int, dimension: int) -> dict[str, int]:
+    """Choices that read all dimensions of grids alike, and all ties."""
+    return {a.place: tied if a.ties else min(dimension, a.options - 1) for a in assumed}
+
+
+def _unpinned(graph: Graph, choices: dict[str, int], training: Graph | None) -> Channels:
+    """The channels by ``choices``, other ways taken where nothing could go: the last such place in the graph first,
+    as it is the operations after a place (attention, which keeps the size of its heads) that pin what it yields.
+    """
+    found = channels(graph, choices, training=training)
+    options = {a.place: a.options for a in found.labels.assumed if not a.ties and a.options > 1}
+    first = dict(choices)
+    tried: set[str] = set()
+    while True:
+        free = found.labels.free
+        going: dict[str, bool] = {}
+        for a in found.labels.assumed:
+            going[a.place] = going.get(a.place, False) or bool(free[found.labels.roots(a.labels)].any())
+        idle = [place for place in options if not going.get(place, True)]
+        left = [place for place in idle if place not in tried]
+        if not left:
+            break
+        tried.add(left[-1])
+        choices = choices | {left[-1]: (choices[left[-1]] + 1) % options[left[-1]]}
+        found = channels(graph, choices, training=training)
+    if not idle:
         return found
+    return channels(graph, choices | {place: first[place] for place in idle}, training=training)
+
+
+def _by_kind(graph: Graph, found: Channels, training: Graph | None, context: Context) -> Channels:
     options = {assumption.place: assumption.options for assumption in found.labels.assumed}
     kinds = dict.fromkeys(assumption.kind for assumption in found.labels.assumed)
     choices: dict[str, int] = {}
@@ -44,22 +102,21 @@ def readable(graph: Graph, context: Context) -> Channels:
             itertools.islice(itertools.product(*(range(options[place] + 1) for place in places)), MOST_WAYS),
             key=lambda way: sum(way[i] == options[place] for i, place in enumerate(places)),
         )
-        idle: dict[str, int] | None = None
         for way in ways:
             tried = dict(zip(places, way, strict=True))
             there = channels(graph, others | tried, repaired, training)
             units = _half(there, places)
-            if not units:
-                idle = idle or tried
-                continue
-            names = _stands(there, units, context, kind)
+            names = _stands(there, units, context, kind) if units else None
             if names is not None:
                 choices |= tried
                 repaired |= {kind: names}
                 break
         else:
-            choices |= idle or {place: options[place] for place in places}
-    return channels(graph, choices, repaired, training)
+            choices |= {place: options[place] for place in places}
+    together = channels(graph, choices, repaired, training)
+    if _stands(together, _half(together), context, None) is not None:
+        return together
+    return channels(graph, options, training=training)
 
 
 def _training(graph: Graph, context: Context) -> Graph | None:

@@ -42,7 +42,7 @@ SPEED = 4.0
 how far a width may be from the wanted one is limited already.
 """
 
-STARTS, MOVES = 3, 60
+STARTS, MOVES, PAIRS = 3, 60, 4000
 """Of the local search."""
 
 
@@ -185,7 +185,7 @@ class Search:
             return None
         starts = sorted(fitting, key=lambda kept: fitting[kept])[-STARTS:]
         improved = [self._improved(kept, cost, budget, speed) for kept in starts]
-        close = [kept for kept in improved if cost(kept) >= CLOSE * budget]
+        close = [kept for kept in improved if not speed or cost(kept) >= CLOSE * budget]
         return min(close or improved, key=lambda kept: self._loss(kept, speed))
 
     def measure(self) -> None:
@@ -219,12 +219,12 @@ class Search:
 
     def _improved(self, start: Kept, cost: Cost, budget: float, speed: float) -> list[int]:
         """From ``start``, the change within the budget that helps most, again and again: of one width, and of two
-        where no one does. It comes close to the budget first, and then lowers the loss.
+        where no one does. Where speed counts it comes close to the budget first: less would always be faster.
         """
-        kept = list(start)
+        kept, enough = list(start), CLOSE * budget if speed else 0.0
         for _ in range(MOVES):
             now = cost(kept)
-            least, loss = (CLOSE * budget, self._loss(kept, speed)) if now >= CLOSE * budget else (now + 1e-9, math.inf)
+            least, loss = (enough, self._loss(kept, speed)) if now >= enough else (now + 1e-9, math.inf)
             for options in (self._singles(kept), self._pairs(kept)):
                 allowed = [option for option in options if least <= cost(option) <= budget]
                 best = min(allowed, key=lambda option: self._loss(option, speed), default=None)
@@ -242,8 +242,8 @@ class Search:
             yield from (self._with(kept, {group: units}) for units in options if units != kept[group])
 
     def _pairs(self, kept: Kept) -> Iterator[list[int]]:
-        """``kept`` with two groups at widths next to theirs: up to two steps away, one where there are many groups."""
-        steps = 2 if len(kept) <= 2 * STEPS else 1
+        """``kept`` with two groups at widths near to theirs: as far away as keeps it to some :data:`PAIRS` of them."""
+        steps = max(1, math.isqrt(PAIRS // max(1, 2 * len(kept) * (len(kept) - 1))))
         nearby = []
         for options, keep in zip(self.candidates, kept, strict=True):
             place = options.index(keep)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
@@ -10,10 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import findings
+from . import cuts, findings
+from .cuts import LayerCut
 from .page import fact
 from .quantities import UNKNOWN, count, milliseconds, percent, plural, points, ratio, seconds, size
-from .schema import Report
+from .schema import Report, StageRecord
+
+ROWS, BAR, NAMES = 40, 24, 3
+"""Rows of a table of cuts, letters of its longest bar, and names that are told with a reason."""
 
 Number = TypeVar("Number", int, float)
 
@@ -25,6 +29,8 @@ def terminal(report: Report) -> RenderableType:
         parts.append(_files(report))
     if report.stages:
         parts.append(_stages(report))
+        for index, rows in cuts.stage_cuts(report).items():
+            parts += _cuts(report.stages[index], rows)
     if report.gates:
         parts.append(_gates(report))
     return Group(*parts)
@@ -107,6 +113,30 @@ def _stages(report: Report) -> Table:
             seconds(stage.seconds),
         )
     return table
+
+
+def _cuts(stage: StageRecord, rows: Sequence[LayerCut]) -> list[RenderableType]:
+    """What was cut where, and why the rest was not."""
+    table = _table(f"{stage.name}: {cuts.title(rows)}", "layer", "channels", "kept ░ went", "MACs kept")
+    table.columns[2].justify = "left"
+    shown = cuts.folded(rows, ROWS)
+    most = max(cut.before for cut in shown)
+    for cut in shown:
+        whole, left = (max(1, round(BAR * n / most)) if n else 0 for n in (cut.before, cut.after))
+        bar = Text("█" * left, style="cyan").append("░" * (whole - left), style="dim")
+        name = cut.layer if cut.layers == 1 else f"{cut.layer} ({plural(cut.layers, 'layer')})"
+        width = _change(cut.before, cut.after, str) if cut.after else f"{cut.before} → removed"
+        table.add_row(Text(name), width, bar, percent(None if cut.macs_kept is None else 100 * cut.macs_kept, 0))
+    groups = findings.skip_groups(stage.skipped)
+    if not groups:
+        return [table]
+    reasons = _table("Why the rest was not cut", "reason", "layers", "which")
+    reasons.columns[2].justify = "left"
+    for group in groups:
+        more = len(group.layers) - NAMES
+        names = ", ".join(group.layers[:NAMES]) + (f" and {more} more" if more > 0 else "")
+        reasons.add_row(Text(group.what), str(len(group.layers)), Text(names))
+    return [table, reasons]
 
 
 def _gates(report: Report) -> Text:

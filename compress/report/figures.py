@@ -337,6 +337,6 @@ def paired(before: float | None, after: float | None, most: float, title: str) -
         for y, value, kind in ((0, before, "was"), (8, after, "is"))
         if value and most
     ]
-    return Markup('<svg class="bar" height="15" role="img" aria-label="{}">{}</svg>').format(
-        title, Markup("").join(bars)
+    return Markup('<svg class="bar" height="15" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
+        title, title, Markup("").join(bars)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -289,9 +290,18 @@ def _grouped(items: Iterable[tuple[str, str]]) -> tuple[Group, ...]:
     return tuple(Group(what, tuple(layers)) for what, layers in groups.items())
 
 
+_PARTLY = re.compile(r"(\d+(?: of \d+)? channels(?: stay)?(?: where [\d.]+ are wanted)?): (.+)", re.DOTALL)
+
+
 def skip_groups(skipped: Sequence[SkipRecord]) -> tuple[Group, ...]:
-    """Skipped layers by reason."""
-    return _grouped((skip.layer, skip.reason) for skip in skipped)
+    """Skipped layers by reason, the most frequent first; how many channels of a layer it holds for is told with it.
+
+    >>> skip_groups([SkipRecord(layer="conv1", reason="3 of 8 channels: excluded")])
+    (Group(what='excluded', layers=('conv1 (3 of 8 channels)',)),)
+    """
+    parts = [(skip.layer or "the network", _PARTLY.fullmatch(skip.reason), skip.reason) for skip in skipped]
+    groups = _grouped((f"{layer} ({m[1]})" if m else layer, m[2] if m else reason) for layer, m, reason in parts)
+    return tuple(sorted(groups, key=lambda group: -len(group.layers)))
 
 
 def edit_groups(stage: StageRecord) -> tuple[Group, ...]:

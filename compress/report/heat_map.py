@@ -40,8 +40,8 @@ def heat_map(
             letters = "white" if share > 0.55 else "#222"
             parts.append(_text(LEFT + wide * (i + 0.5), y + 16, f"{value:.1f}", "middle", letters))
     return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" font-family="sans-serif" font-size="12" role="img" '
-        'aria-label="{}">{}</svg>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" font-family="sans-serif" font-size="12" '
+        'role="img" aria-label="{}">{}</svg>\n'
     ).format(WIDTH, height, title, Markup("\n").join(parts))
 
 

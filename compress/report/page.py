@@ -10,13 +10,15 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from . import findings, quantities
+from . import cuts, findings, quantities
+from .cuts import LayerCut
 from .figures import Distribution, Point, curve, distributions, paired, scatter, stacked
 from .findings import LayerPair
 from .schema import BenchmarkRecord, Report, StageRecord
 
 PALETTE = 6
 LAYERS_SHOWN = 60
+CUTS_SHOWN = 300
 POINTS_SHOWN = 5
 DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8", "int4", "uint4", "int32", "int64")
 
@@ -40,6 +42,7 @@ def render(report: Report) -> str:
         bytes_legend=_dtypes(report),
         node_rows=_nodes(report),
         curves={i: _curves(stage) for i, stage in enumerate(report.stages) if stage.history},
+        cuts={i: _cuts(rows) for i, rows in cuts.stage_cuts(report).items()},
         recipe=_yaml(report.recipe) if report.recipe else None,
     )
 
@@ -260,6 +263,22 @@ def _layers(report: Report) -> tuple[list[tuple[LayerPair, Markup]], int, int]:
         if pair in costliest
     ]
     return rows, len(rest), sum(cost(pair) for pair in rest)
+
+
+def _cuts(rows: Sequence[LayerCut]) -> tuple[str, list[tuple[LayerCut, Markup, float | None, float | None]], int]:
+    """The title, per layer its bars and its shares of the multiply-adds before and after, and how many are not shown.
+
+    Where there are too many layers, those are left out that lost nothing, then those that lost the smallest share.
+    """
+    most = max(cut.before for cut in rows)
+    crowded = len(rows) > CUTS_SHOWN
+    shown = set(sorted((c for c in rows if c.lost or not crowded), key=lambda cut: -cut.lost)[:CUTS_SHOWN])
+    drawn = [
+        (cut, paired(cut.before, cut.after, most, f"{cut.layer}: {cut.before} channels before, {cut.after} after"), *of)
+        for cut, of in zip(rows, cuts.shares(rows), strict=True)
+        if cut in shown
+    ]
+    return cuts.title(rows), drawn, len(rows) - len(drawn)
 
 
 def _dtype_class(name: str) -> str:

@@ -29,6 +29,7 @@ def moved(walker: Walker, node: Node) -> Value:
     if ahead is not None:
         return ahead
     result: Axes = {}
+    spoilt: set[int] = set()
     for axis, labels in walker.axes(source).items():
         after = _run(node, _spread(labels, axis, shape_of(source)))
         found = _along_one_axis(walker, node, after)
@@ -38,8 +39,9 @@ def moved(walker: Walker, node: Node) -> Value:
         named = name_of(node) in _RESHAPES and len(new_labels) == len(labels) and _names_sizes(node)
         if named and walker.assume(node, new_labels, 1) is None:
             continue
-        if new_axis in result:  # two dimensions merged into one
-            walker.labels.pin(result.pop(new_axis), f"dimensions are merged: {walker.place(node)}")
+        if new_axis in result or new_axis in spoilt:  # dimensions merged into one
+            spoilt.add(new_axis)
+            walker.labels.pin(result.pop(new_axis, new_labels), f"dimensions are merged: {walker.place(node)}")
             walker.labels.pin(new_labels, f"dimensions are merged: {walker.place(node)}")
             continue
         if name_of(node) in _RESHAPES or name_of(node) in ("expand", "repeat"):
@@ -118,8 +120,11 @@ def _perhaps_tied(walker: Walker, node: Node, labels: Tensor) -> None:
     width = _module_input(walker, node, len(labels))
     if width is None or torch.equal(width, labels):
         return
-    if walker.assume(node, labels, 2) == 1:
+    choice = walker.assume(node, labels, 2, ties=True)
+    if choice == 1:
         walker.labels.unite(labels, width, f"is as wide as the module's input: {walker.place(node)}")
+    elif choice is None:
+        walker.labels.pin(width, f"the code does not follow its channel count: {walker.place(node)}")
 
 
 def _module_input(walker: Walker, node: Node, size: int) -> Tensor | None:

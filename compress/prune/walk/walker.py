@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from ...graph import Graph, shape_of
@@ -84,8 +84,10 @@ class Walker:
             return {}
         name = self.names.setdefault(id(tensor), name)  # a shared tensor has the labels of its first name
         axes: Axes = {}
+        owner = self.graph.model.get_submodule(name.rpartition(".")[0])
+        positions = isinstance(owner, nn.modules.conv._ConvNd) and tensor.ndim > 2  # of a kernel: no channels
         for axis, size in enumerate(tensor.shape):
-            if size > 1:
+            if size > 1 and not (positions and axis > 1):
                 if (name, axis) not in self.labels.sites:
                     self.labels.sites[name, axis] = self.labels.fresh(size)
                 axes[axis] = self.labels.sites[name, axis]
@@ -132,14 +134,14 @@ class Walker:
             return None
         return self.labels.unite(first, second, reason)
 
-    def assume(self, node: Node, labels: Tensor, options: int) -> int | None:
+    def assume(self, node: Node, labels: Tensor, options: int, *, ties: bool = False) -> int | None:
         """The chosen one of ``options`` ways to read a place; None, with the labels pinned, where none is right."""
         layer = self.graph.layer(node)
         kind = type(self.graph.model.get_submodule(layer)).__name__
         call = (layer, self.place(node))
         key = f"{kind}: {self.place(node)}" + (f" ({self.seen[call] + 1})" if self.seen[call] else "")
         self.seen[call] += 1
-        self.labels.assumed.append(Assumption(key, kind, labels.flatten(), options))
+        self.labels.assumed.append(Assumption(key, kind, labels.flatten(), options, ties))
         choice = self.choices.get(key, 0)
         if choice < options:
             return choice

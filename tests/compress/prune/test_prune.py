@@ -201,7 +201,7 @@ def regrouped(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_a_channel_count_written_in_the_code_is_named() -> None:
-    message = r"conv: the code does not follow its channel count: view at test_prune\.py:\d+: .*\.view\(-1, 8\)"
+    message = r"conv: the code does not follow its channel count: view at test_prune\.py:\d+: "
     with pytest.raises(InvalidInput, match=message):
         Prune(ratio=0.5, round_to=1).apply(WrittenDown(viewed), CONTEXT)
 
@@ -269,7 +269,7 @@ def test_fine_tuning(tmp_path: Path, with_teacher: bool) -> None:
     context = Context((IMAGE,), data, teacher, progress=progress, checkpoints=str(tmp_path))
     tuned = Prune(ratio=0.5, training=training).apply(resnet(), context)
     plain = Prune(ratio=0.5).apply(resnet(), CONTEXT)
-    assert set(tasks) == {"fine-tune"} and (tmp_path / "prune.ckpt").exists()
+    assert set(tasks) == {"prune", "fine-tune"} and (tmp_path / "prune.ckpt").exists()
     assert not tuned.model.training
     assert tuned.edits[:-1] == plain.edits and tuned.edits[-1].kind == "weights"
     assert not torch.equal(tuned.model.fc.weight, plain.model.fc.weight)  # type: ignore[union-attr,arg-type]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def examine() -> Callable[[str], dict[str, Any]]:
+def examine() -> Iterator[Callable[[str], dict[str, Any]]]:
     """Halves the network of a name in a process of its own."""
     folder = os.environ.get("EDGEPRESS_PEERS")
     if not folder or not (Path(folder) / "torchvision").is_dir():
         pytest.skip("EDGEPRESS_PEERS names no folder with torchvision: see benchmarks/peers.py for the line of pip")
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.insert(0, str(BENCHMARKS))  # the new processes import from where this one does
     try:
         halving = importlib.import_module("halving")
+        yield partial(halving.examine, halving.processes(folder), "torchvision", engine="ours")
     finally:
         sys.path.remove(str(BENCHMARKS))
-    return partial(halving.examine, halving.processes(folder), "torchvision", engine="ours")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,104 @@
+"""compress sensitivity"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..prune.sensitivity import Sensitivity
+
+
+@click.command("sensitivity", short_help="Prune each layer alone, and measure what it costs.")
+@options.network
+@click.option("--ratios", default="0.25,0.5,0.75,0.9", show_default=True, help="Shares of the channels to remove.")
+@click.option("--samples", type=int, default=1024, show_default=True, help="Of the validation split, the first ones.")
+@click.option("--criterion", default="l2", show_default=True, help="Which channels go first, as prune has it.")
+@options.exclude
+@options.data
+@options.output
+@options.common
+def command(ratios: str, samples: int, criterion: str, exclude: tuple[str, ...], **values: Any) -> None:
+    """Prune each group of coupled layers alone, without fine-tuning, and measure validation accuracy.
+
+    Writes sensitivity.json, which prune --scope sensitivity reads, and sensitivity.svg.
+
+    \b
+    Example:
+      compress sensitivity out/base --data digits -o out/sensitivity
+      compress prune out/base --macs 3 --scope sensitivity --sensitivity out/sensitivity -o out/pruned
+    """
+    from ..artifact import require_free
+    from ..errors import InvalidInput
+    from ..prune.sensitivity import Scan
+    from ..stage import Context
+    from .session import Options, configured, progress_bars
+
+    given = Options(**values)
+    try:
+        shares = tuple(float(part) for part in ratios.split(","))
+    except ValueError as error:
+        raise InvalidInput(f"--ratios {ratios}: expected shares with commas, as 0.25,0.5") from error
+    scan = configured(Scan, criterion=criterion, ratios=shares, samples=samples, exclude=exclude)
+    assert given.output is not None, "it has --output"
+    require_free(given.output, overwrite=given.overwrite)
+    if given.data is None:
+        raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
+    data = given.load_data()
+    network = given.open(data)
+    with progress_bars(given) as progress:
+        found = scan.measure(network.model, Context(network.example_inputs, data, seed=given.seed, progress=progress))
+    _write(found, given.output)
+    given.console.print(_table(found))
+    given.console.print(f"written: {given.output}")
+    given.tell(found)
+
+
+def _write(found: Sensitivity, output: Path) -> None:
+    """Both files, in a folder that appears whole."""
+    import tempfile
+    from shutil import rmtree
+
+    from ..errors import InvalidInput
+    from ..report.heat_map import heat_map
+
+    most = max((max(found.losses(group)) for group in found.groups), default=0.0)
+    figure = heat_map(
+        [(" + ".join(group.layers), found.losses(group)) for group in found.groups],
+        [f"-{ratio:.0%}" for ratio in found.ratios],
+        "Points of validation top-1 lost when one group is pruned",
+        f"{found.top1:.2f} % before, {found.samples:,} samples, criterion {found.criterion}, not fine-tuned",
+        most,
+    )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as made:
+            folder = Path(made, "made")
+            folder.mkdir()
+            (folder / "sensitivity.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            (folder / "sensitivity.svg").write_text(figure, encoding="utf-8")
+            if output.exists():
+                rmtree(output) if output.is_dir() else output.unlink()
+            folder.rename(output)
+    except OSError as error:
+        raise InvalidInput(f"output {output}: cannot be written ({error.strerror}); give another -o") from error
+
+
+def _table(found: Sensitivity) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    title = (
+        f"points lost of {found.top1:.2f} % top-1 ({found.samples:,} validation samples), one group pruned at a time"
+    )
+    table = Table("layers", "channels", *(f"-{ratio:.0%}" for ratio in found.ratios), title=title, title_justify="left")
+    for group in found.groups:
+        lost = (f"{loss:.2f}" for loss in found.losses(group))
+        table.add_row(Text(" + ".join(group.layers)), str(group.width), *lost)
+    return table
