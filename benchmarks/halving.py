@@ -56,7 +56,7 @@ def one(zoo: str, name: str, engine: str, seconds: float, told: Connection) -> N
     result = None
     start = time.process_time()
     signal.signal(signal.SIGPROF, _too_long)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)  # again, where code swallows it
     try:
         if engine == "ours":
             result = _ours(model, inputs)
@@ -156,9 +156,10 @@ def examine(context: ForkServerContext, zoo: str, name: str, engine: str, second
             record = told.recv()
         process.kill()
     except EOFError:
-        process.join()
+        pass
+    process.join()
     if record["phase"] == "built":
-        record |= {"phase": "failed", "error": f"ended with {process.exitcode}"}
+        record |= {"phase": "failed", "error": f"its process ended with exit code {process.exitcode}"}
     return judged(record, seconds)
 
 

@@ -71,15 +71,15 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def without(
-    model: nn.Module, edits: Collection[Edit], consuming: Mapping[str, int], vanishing: Collection[str]
+    model: nn.Module, edits: Collection[Edit], consuming: Mapping[str, tuple[int, ...]], vanishing: Collection[str]
 ) -> nn.Module:
     """A copy of the whole network in which nothing uses what ``edits`` take away.
 
     Weights of linear layers and convolutions have zeros where they would consume a removed channel, normalizations see
-    the kept ones, and a module of the tests that has an attribute ``kept`` is told them.
+    the kept ones, and a module of the tests that has an attribute ``kept`` or ``kept_inputs`` is told them.
 
     Args:
-        consuming: further parameters that consume, and along which dimension.
+        consuming: further parameters that consume, and along which dimensions.
         vanishing: parameters and layers whose own slices are zero: queries and keys, which meet each other.
     """
     model = copy.deepcopy(model)
@@ -93,7 +93,7 @@ def without(
         if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and edit.what == "weight":
             consumes = edit.axis == (0 if isinstance(module, TRANSPOSED) else 1)
         else:
-            consumes = consuming.get(name) == edit.axis
+            consumes = edit.axis in consuming.get(name, ())
         if consumes or ((name in vanishing or edit.layer in vanishing) and edit.axis == 0):
             gone = [index for index in range(tensor.shape[edit.axis]) if index not in edit.kept]
             with torch.no_grad():
@@ -103,6 +103,8 @@ def without(
             setattr(model.get_submodule(parent), own, Kept(module, edit.kept))
         elif hasattr(module, "kept") and tensor.ndim == 1:
             module.kept = list(edit.kept)
+        elif hasattr(module, "kept_inputs") and edit.axis == 1:
+            module.kept_inputs = list(edit.kept)
     return model
 
 
@@ -128,7 +130,7 @@ def halved(
     model: nn.Module,
     *shape: int,
     ratio: float = 0.5,
-    consuming: Mapping[str, int] | None = None,
+    consuming: Mapping[str, tuple[int, ...]] | None = None,
     vanishing: Collection[str] = (),
     by_hand: bool = True,
     **options: object,

@@ -24,6 +24,19 @@ from . import options
     help="l1, l2, bn_scale, fpgm, lamp, random; with --data taylor, obd, apoz, activation_mean; or file.py:function.",
 )
 @click.option(
+    "--aggregate",
+    type=click.Choice(["mean", "max", "sum", "first"]),
+    default="mean",
+    show_default=True,
+    help="How the scores of coupled layers become one.",
+)
+@click.option("--members", type=click.Choice(["filters", "consumers", "all"]), help="Whose weights count.")
+@click.option(
+    "--normalize",
+    type=click.Choice(["mean", "max", "gaussian", "none"]),
+    help="Scores within each layer, for scope global.",
+)
+@click.option(
     "--scope",
     type=click.Choice(["layer", "global", "sensitivity"]),
     default="layer",
@@ -48,6 +61,8 @@ from . import options
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the engine, where latencies are measured.")
 @click.option("--limit", "limits", multiple=True, help="The largest share that layers may lose, as layer1.*=0.3.")
 @click.option("--minimum", type=int, default=1, show_default=True, help="Channels that every layer keeps.")
+@click.option("--reconstruct", is_flag=True, help="Refit the layers that lost inputs by least squares; with --data.")
+@click.option("--reestimate", is_flag=True, help="Take batch norm statistics again; with --data.")
 @options.exclude
 @options.data
 @options.teacher
@@ -76,7 +91,11 @@ def command(
     from .session import Options, apply_stage, configured, training_of
 
     training = training_of(values)
-    names = ("ratio", "macs", "parameters", "size", "latency", "criterion", "steps", "threads", "minimum", "exclude")
+    names = (
+        *("ratio", "macs", "parameters", "size", "latency", "criterion", "aggregate", "members", "normalize"),
+        *("steps", "threads", "minimum", "exclude", "reconstruct", "reestimate"),
+    )
+    repaired = values["reconstruct"] or values["reestimate"]
     stage = configured(
         Prune,
         **{name: values.pop(name) for name in names},
@@ -87,7 +106,7 @@ def command(
         limits=_limits(limits),
         training=training if training.epochs else None,
     )
-    needs_data = training.epochs > 0 or (scope == "sensitivity" and sensitivity is None)
+    needs_data = training.epochs > 0 or repaired or (scope == "sensitivity" and sensitivity is None)
     apply_stage(Options(**values), stage, "prune", teacher=teacher, needs_data=needs_data)
 
 

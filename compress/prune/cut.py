@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from .choose import Range, Rules, Selection, eligible, require_matches, scorable
 from .counts import Counts, Kept
 from .scoring import group_scores
 from .sensitivity import Scan, Sensitivity
+from .shuffles import families, narrow
 from .target import WORDS, Beginning, Key, Target, count, key_of, units_at_first
 from .verify import ADVICE, difference, readable
 from .widths import SPEED, Latencies, Search, candidates, importance
@@ -64,7 +66,17 @@ def cut(stage: Prune, model: nn.Module, context: Context, begun: Beginning | Non
     context.progress("prune", 0, 4, "trace")
     read = Reading.of(stage, model, context)
     context.progress("prune", 1, 4, "score")
-    begun = begun or read.beginning()
+    if begun is None:
+        begun = read.beginning()
+        narrowed = _narrowed(stage, model, read, context)
+        if narrowed is not None and not narrowed.edits:
+            told = {skip.layer for skip in narrowed.skipped}
+            read.skipped[:] = [*narrowed.skipped, *(skip for skip in read.skipped if skip.layer not in told)]
+        elif narrowed is not None:
+            done = cut(stage, narrowed.model, context, begun, share)
+            layers = {edit.layer for edit in narrowed.edits}
+            skipped = (skip for skip in done.skipped if skip.layer not in layers)
+            return Cut(done.model, (*narrowed.edits, *done.edits), (*narrowed.skipped, *skipped), begun)
     surgery = Surgery(read, begun, stage.target.after(share), last=share == 1.0)
     kept, notes = surgery.widths()
     removed = read.counts.removed(kept)
@@ -83,6 +95,27 @@ def cut(stage: Prune, model: nn.Module, context: Context, begun: Beginning | Non
         raise InvalidInput(f"prune: the smaller network {wrong}; {ADVICE}")
     context.progress("prune", 4, 4)
     return Cut(pruned, changes, (*read.skipped, *surgery.selection.untouched(kept), *notes), begun)
+
+
+def _narrowed(stage: Prune, model: nn.Module, read: Reading, context: Context) -> Cut | None:
+    """``model`` with its shuffled stages narrower, if it has any: their channels cannot go one by one."""
+    found = families(read.found)
+    if not found:
+        return None
+    target = stage.target
+    ratio = target.value if target.name == "ratio" else 1 - target.factor**-0.5  # inputs and outputs get narrower
+    layers = [layer for family in found for layer in family.layers]
+    limits = [share for pattern, share in stage.limits.items() if any(fnmatch(layer, pattern) for layer in layers)]
+    narrowed, edits, skipped = narrow(
+        model,
+        read.found,
+        min(ratio, *limits) if limits else ratio,
+        context,
+        round_to=8 if stage.round_to == "measured" else stage.round_to,
+        exclude=stage.exclude,
+        criterion="l2" if stage.criterion == "bn_scale" else stage.criterion,
+    )
+    return Cut(narrowed, edits, skipped, None)
 
 
 @dataclass(frozen=True)
@@ -109,7 +142,17 @@ class Reading:
     @cached_property
     def scores(self) -> list[Tensor]:
         """Of the units of each group."""
-        return group_scores(self.groups, self.found, self.stage.criterion, self.context)
+        stage = self.stage
+        return group_scores(
+            self.groups,
+            self.found,
+            stage.criterion,
+            self.context,
+            aggregate=stage.aggregate,
+            members=stage.members,
+            normalize=stage.normalize,
+            batches=stage.score_batches,
+        )
 
     @cached_property
     def counts(self) -> Counts:

@@ -19,6 +19,7 @@ from .choose import Scope
 from .cut import Cut, Reading, cut
 from .one_layer import Precision
 from .repair import repair
+from .scoring import Members
 from .target import Beginning, Target, TargetName
 
 
@@ -36,8 +37,13 @@ class Prune(Config):
         size: divide the bytes of the stored weights (parameters and buffers, in their types) by at least this.
         latency: divide the latency by at least this, of the network's file in ONNX Runtime on this machine: what
             matters least for its time goes (Shen et al., "HALP", 2022), and the network is measured until it fits.
-        criterion: what makes a channel important: the l1 or l2 norm of the filters that produce it, or ``bn_scale``,
-            the absolute scale of its batch normalization.
+        criterion: what makes a channel important: a name of :data:`compress.prune.criteria.CriterionName`, a callable
+            ``(weight, axis) -> scores``, or where one is: "file.py:function".
+        aggregate: how the scores of coupled layers become one.
+        members: whose weights count: the ``filters`` that produce a channel, its ``consumers``, or ``all``; by default
+            what suits the criterion.
+        normalize: scores within each layer, for scope "global"; by default what suits the criterion.
+        score_batches: of 32 samples, that criteria look at which need data.
         scope: what groups of channels share: the same part of each ("layer"), the lowest scores of all ("global"), or
             what costs each the same accuracy when it alone is pruned ("sensitivity").
         sensitivity: what ``compress sensitivity`` wrote; without it that scope scans the validation split itself.
@@ -64,6 +70,10 @@ class Prune(Config):
     size: float | None = Field(None, gt=1)
     latency: float | None = Field(None, gt=1)
     criterion: criteria.Criterion = "l1"
+    aggregate: criteria.Aggregate = "mean"
+    members: Members | None = None
+    normalize: criteria.Normalization | None = None
+    score_batches: int = Field(16, ge=1)
     scope: Scope = "layer"
     sensitivity: Path | None = None
     steps: int = Field(1, ge=1)

@@ -31,8 +31,6 @@ def sample_batches(context: Context, criterion: str, batches: int, size: int = B
         inputs = tuple(found) if isinstance(found, (tuple, list)) else (given,)
         _require_fitting(inputs, context, criterion, name)
         for start in range(0, len(inputs[0]), size):
-            if done == batches:
-                return
             part = slice(start, start + size)
             yield (
                 tuple(x[part].to(given.device) for x, given in zip(inputs, context.example_inputs, strict=True)),
@@ -40,6 +38,8 @@ def sample_batches(context: Context, criterion: str, batches: int, size: int = B
             )
             done += 1
             context.progress("score channels", done, batches, criterion)
+            if done == batches:
+                return
     if not done:
         raise InvalidInput(f"prune: criterion {criterion}: the {name} split is empty; give --data with samples")
 

@@ -38,7 +38,7 @@ class Residual(Tokens):
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
-IN_PROJECTION = {"attention.in_proj_weight": 1, "layer.self_attn.in_proj_weight": 1}
+IN_PROJECTION = {"attention.in_proj_weight": (1,), "layer.self_attn.in_proj_weight": (1,)}
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -65,7 +65,7 @@ def test_attention_to_a_second_input_keeps_its_own_widths() -> None:
             q, kv = self.embed(x), self.memory(x.flip(1))
             return self.head((q + self.attention(q, kv, kv)[0]).mean(1))  # type: ignore[no-any-return]
 
-    consuming = {f"attention.{name}_proj_weight": 1 for name in "qkv"}
+    consuming = {f"attention.{name}_proj_weight": (1,) for name in "qkv"}
     model = halved(Cross(), 2, 5, 6, consuming=consuming).model
     assert shapes(model, "embed", "memory") == [(8, 6), (6, 6)]
     assert shapes(model, *consuming) == [(8, 8), (8, 6), (8, 6)]
@@ -147,7 +147,7 @@ class FusedByAttributes(Fused):
 
 
 def test_fused_projection_with_named_dimensions() -> None:
-    result = halved(FusedByAttributes(16, 4, 6), 2, 7, 6, by_hand=False)
+    result = halved(FusedByAttributes(16, 4, 6), 2, 7, 6, vanishing=("qkv",))
     model = result.model
     qkv, project = shapes(model, "qkv", "project")
     assert qkv == (36, 8) and project == (8, 12)
@@ -182,7 +182,7 @@ class WithAsWide(Tokens):
 
 @pytest.mark.parametrize(("width", "heads"), [(16, 4), (24, 4), (24, 2)])
 def test_fused_projection_as_wide_as_its_input(width: int, heads: int) -> None:
-    model = halved(WithAsWide(width, heads), 2, 7, 6, by_hand=False).model
+    model = halved(WithAsWide(width, heads), 2, 7, 6, vanishing=("attention.qkv",)).model
     half = width // 2
     assert shapes(model, "embed", "attention.qkv", "attention.project", "head") == [
         (half, 6), (3 * half, half), (half, half), (5, half),
@@ -204,7 +204,7 @@ def test_attention_in_the_network_itself() -> None:
             x = x + super().forward(x)
             return self.head((x + self.down(torch.relu(self.up(x)))).mean(1))  # type: ignore[no-any-return]
 
-    model = halved(Whole(), 2, 7, 6, by_hand=False).model
+    model = halved(Whole(), 2, 7, 6, vanishing=("qkv",)).model
     assert shapes(model, "up")[0][0] == 6
     assert shapes(model, "embed")[0][0] == shapes(model, "qkv")[0][1]
 
@@ -278,8 +278,8 @@ class ByEinsumWeights(Tokens):
 
 
 def test_einsum_with_weights_per_head() -> None:
-    consuming = {"wq": 1, "wk": 1, "wv": 1, "wo": 0}
-    model = halved(ByEinsumWeights(), 2, 7, 6, by_hand=False, consuming=consuming).model
+    consuming = {"wq": (0, 1, 2), "wk": (0, 1, 2), "wv": (1,), "wo": (0, 1)}
+    model = halved(ByEinsumWeights(), 2, 7, 6, consuming=consuming).model
     wq, wk, wv, wo = shapes(model, "wq", "wk", "wv", "wo")
     assert wq == wk and wq[1] == wo[2] == 8
     assert (wv[0], wv[2]) == (wo[0], wo[1]) and wv[0] == wq[0]
@@ -321,7 +321,7 @@ class Windowed(nn.Module):
 
 def test_windows_with_a_bias_table_per_head() -> None:
     """The table has a column per head: where heads go they take their columns, where dimensions go all stay."""
-    model = halved(Windowed(), 2, 3, 4, 4, by_hand=False).model
+    model = halved(Windowed(), 2, 3, 4, 4, vanishing=("qkv",)).model
     assert shapes(model, "embed", "norm", "qkv", "project", "head") == [
         (12, 3, 1, 1), (12,), (36, 12), (12, 12), (5, 12),
     ]  # fmt: skip

@@ -140,20 +140,27 @@ def test_rms_norm() -> None:
 
 
 class Standardized(nn.Conv2d):
-    """A convolution with standardized weights (Qiao et al., 2019), by way of batch normalization as timm writes it."""
+    """A convolution with standardized weights (Qiao et al., 2019), by way of batch normalization as timm writes it.
+
+    ``kept_inputs`` is for the mask of these tests.
+    """
+
+    kept_inputs: list[int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True, eps=1e-6)
-        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, self.stride, self.padding)
+        weight = self.weight if self.kept_inputs is None else self.weight[:, self.kept_inputs]
+        x = x if self.kept_inputs is None else x[:, self.kept_inputs]
+        return F.conv2d(x, self.standardized(weight), self.bias, self.stride, self.padding)
+
+    def standardized(self, weight: Tensor) -> Tensor:
+        flat = weight.reshape(1, self.out_channels, -1)
+        return F.batch_norm(flat, None, None, training=True, eps=1e-6).reshape_as(weight)
 
 
-class StandardizedByHand(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        mean = self.weight.mean((1, 2, 3), keepdim=True)
-        weight = (self.weight - mean) / (self.weight.std((1, 2, 3), keepdim=True) + 1e-5)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
-
-
+class StandardizedByHand(Standardized):
+    def standardized(self, weight: Tensor) -> Tensor:
+        mean = weight.mean((1, 2, 3), keepdim=True)
+        return (weight - mean) / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
 
 
 @pytest.mark.parametrize("layer", [Standardized, StandardizedByHand])
@@ -169,24 +176,34 @@ def test_standardized_weights(layer: type[nn.Conv2d]) -> None:
         def middle(self, x: Tensor) -> Tensor:
             return torch.relu(self.b(torch.relu(self.a(x))))
 
-    model = halved(Weights(), *MAPS, by_hand=False).model
+    model = halved(Weights(), *MAPS).model
     assert shapes(model, "stem", "a", "b", "head") == [(4, 3, 3, 3), (4, 4, 3, 3), (3, 4, 1, 1), (5, 3)]
     assert (model.a.out_channels, model.b.in_channels) == (4, 4)
 
 
-class SoftGate(Body):
+class Shares(nn.Linear):
     """Shares of the channels by a softmax over them; ``kept`` is for the mask of these tests."""
 
+    kept: list[int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if self.kept is None:
+            return y.softmax(1)
+        return torch.zeros_like(y).index_copy(1, torch.tensor(self.kept), y[:, self.kept].softmax(1))
+
+
+class SoftGate(Body):
     def __init__(self) -> None:
         super().__init__(8)
-        self.gate, self.last = nn.Linear(8, 8), conv(8, 8, 1)
+        self.gate, self.last = Shares(8, 8), conv(8, 8, 1)
 
     def middle(self, x: Tensor) -> Tensor:
-        return torch.relu(self.last(x * self.gate(x.mean((2, 3))).softmax(1)[:, :, None, None]))
+        return torch.relu(self.last(x * self.gate(x.mean((2, 3)))[:, :, None, None]))
 
 
 def test_softmax_over_channels() -> None:
-    model = halved(SoftGate(), *MAPS, by_hand=False).model
+    model = halved(SoftGate(), *MAPS).model
     assert shapes(model, "stem", "gate", "last", "head") == [(4, 3, 3, 3), (4, 4), (4, 4, 1, 1), (5, 4)]
 
 
@@ -217,6 +234,7 @@ def test_an_auxiliary_head_follows_and_a_layer_never_used_stays() -> None:
     assert model.auxiliary.in_features == 4
     assert shapes(model, "never") == [(7, 8)]
     assert all(edit.layer != "never" for edit in result.edits)
+    assert reasons(result, "never") == "no operation uses it"
 
 
 # Attributes that the code reads.
