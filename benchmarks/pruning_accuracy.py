@@ -58,9 +58,9 @@ class Ours:
     outputs of the baseline, and the batch norms are measured again.
 
     The candidates differ in where channels go: within the blocks alone ("same share", "scan"), or in the residual
-    stream too. The scan cuts one block at a time to several widths, refits it, and takes the validation loss; the widths
-    are then those with the least sum of increases within the budget (an exact knapsack over increases interpolated
-    linearly).
+    stream too. The scan cuts one block at a time to several widths, refits it, and takes the validation loss. The
+    widths are then those with the least sum of increases within the budget: an exact knapsack, with increases
+    interpolated linearly.
     """
 
     def __init__(self, data: Data, scan: Path) -> None:

@@ -16,7 +16,7 @@ from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import Graph, trace
 from ..stage import Context, evaluation_copy
-from .channels import Channels, Unit, channels
+from .channels import Channels, Group, Unit, channels
 from .labels import Assumption
 from .masked import masked_outputs
 
@@ -30,7 +30,7 @@ def readable(graph: Graph, context: Context) -> Channels:
     In a trial half of the units go. The first way of every place is tried at once; where that fails, all places of a
     sort (dimensions of a grid, ties to a module's input) are read alike, and of the ways that stand, the one is taken
     that lets most go. Where none stands, the places of one kind of module are tried in all their combinations, beside
-    others at which nothing is cut.
+    others at which nothing is cut; and what fails then as well stays, group by group.
     """
     training = _training(graph, context)
     found = channels(graph, training=training)
@@ -113,10 +113,30 @@ def _by_kind(graph: Graph, found: Channels, training: Graph | None, context: Con
                 break
         else:
             choices |= {place: options[place] for place in places}
-    together = channels(graph, choices, repaired, training)
-    if _stands(together, _half(together), context, None) is not None:
-        return together
-    return channels(graph, options, training=training)
+    return _what_stands(channels(graph, choices, repaired, training), context)
+
+
+def _what_stands(found: Channels, context: Context) -> Channels:
+    """``found`` without the groups whose units the code does not let go: halves of them are tried, and halves again."""
+    pending, standing = [list(found.groups)], list[Group]()
+    while pending:
+        tried = pending.pop()
+        units = [unit for group in (*standing, *tried) for unit in group.units[1::2]]
+        wrong = _wrong(found, units, context) if tried else None
+        if wrong is None:
+            standing += tried
+        elif len(tried) == 1:
+            found.labels.pin(tried[0].labels, f"without it the network {wrong}")
+        else:
+            pending += [tried[len(tried) // 2 :], tried[: len(tried) // 2]]
+    return dataclasses.replace(found)
+
+
+def _wrong(found: Channels, units: Sequence[Unit], context: Context) -> str | None:
+    """What is wrong with the network without ``units``."""
+    trial = evaluation_copy(found.graph.model)
+    replay(trial, found.edits(units))
+    return difference(trial, found, units, context)
 
 
 def _training(graph: Graph, context: Context) -> Graph | None:
@@ -148,9 +168,7 @@ def _stands(found: Channels, units: Sequence[Unit], context: Context, kind: str 
     variants = [names, *([frozenset[str]()] if names else []), *(frozenset({n}) for n in names if len(names) > 1)]
     for variant in variants:
         tried = found if kind is None else dataclasses.replace(found, repaired={**found.repaired, kind: variant})
-        trial = evaluation_copy(found.graph.model)
-        replay(trial, tried.edits(units))
-        if difference(trial, tried, units, context) is None:
+        if _wrong(tried, units, context) is None:
             return variant
     return None
 

@@ -45,6 +45,7 @@ def moved(walker: Walker, node: Node) -> Value:
             walker.labels.pin(new_labels, f"dimensions are merged: {walker.place(node)}")
             continue
         if name_of(node) in _RESHAPES or name_of(node) in ("expand", "repeat"):
+            walker.sized(node, len(labels), labels)
             walker.sized(node, len(new_labels), new_labels)
             if len(new_labels) != len(labels):
                 _perhaps_tied(walker, node, new_labels)
@@ -205,6 +206,18 @@ def patches(walker: Walker, node: Node) -> Value:
     return axes
 
 
+@rule("col2im")
+def folded(walker: Walker, node: Node) -> Value:
+    """(N, C * h * w, positions) to (N, C, H, W): the h * w values of a channel become one."""
+    operand = node.args[0]
+    assert isinstance(operand, Node)
+    axes = walker.pin_axes(walker.axes(operand), (2,), f"is a position, not a channel: {walker.place(node)}")
+    if 1 in axes:
+        rows = axes[1].view(shape_of(node)[1], -1).T
+        axes[1] = walker.labels.unite_rows(rows, f"is summed with values that cannot be cut: {walker.place(node)}")
+    return axes
+
+
 @rule("slice narrow")
 def sliced(walker: Walker, node: Node) -> Value:
     """A part by position. Parts that cover a dimension in equal shares lose the same indices, as after a split."""
@@ -224,6 +237,7 @@ def sliced(walker: Walker, node: Node) -> Value:
     if equal and not walker.exact:
         reason = f"is cut out beside values that cannot be cut: {walker.place(node)}"
         walker.labels.unite_rows(labels.view(-1, after[dim]), reason)
+    walker.sized(node, before[dim], labels)
     walker.sized(node, after[dim], part)
     if len(part) > 1:
         axes[dim] = part
@@ -293,6 +307,7 @@ def split(walker: Walker, node: Node) -> Value:
     if len(set(parts)) == 1 and not walker.exact:
         reason = f"is split beside values that cannot be cut: {walker.place(node)}"
         walker.labels.unite_rows(torch.stack(rows), reason)
+    walker.sized(node, sum(parts), axes[dim])
     for size, row in zip(parts, rows, strict=True):
         walker.sized(node, size, row)
     if 1 in parts:

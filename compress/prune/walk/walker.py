@@ -140,6 +140,7 @@ class Walker:
         kind = type(self.graph.model.get_submodule(layer)).__name__
         call = (layer, self.place(node))
         key = f"{kind}: {self.place(node)}" + (f" ({self.seen[call] + 1})" if self.seen[call] else "")
+        key += f", {options} ways" if options > 1 else ""
         self.seen[call] += 1
         self.labels.assumed.append(Assumption(key, kind, labels.flatten(), options, ties))
         choice = self.choices.get(key, 0)
