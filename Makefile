@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
+PEERS := .peers
 
-.PHONY: demo test lint check test-all clean
+.PHONY: demo test lint check test-all peers clean
 
 demo: $(READY)  ## the main job: train, prune, fold, quantize, export, measure, report
 	$(BIN)/compress run recipes/demo.yaml -o out/demo --overwrite
@@ -20,8 +21,15 @@ lint: $(DEV_READY)
 
 check: lint test  ## what a change must pass
 
-test-all: $(DEV_READY)  ## the slow tests as well
-	$(BIN)/python -m pytest -n auto -m "slow or not slow"
+test-all: $(PEERS)/.ready  ## the slow tests as well, over torchvision's networks
+	EDGEPRESS_PEERS=$(PEERS) $(BIN)/python -m pytest -n auto -m "slow or not slow"
+
+peers: $(PEERS)/.ready  ## what benchmarks compare with, in a folder of its own
+
+$(PEERS)/.ready: $(DEV_READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PEERS) \
+		torchvision==0.28.0 timm==1.0.31 torch-pruning==1.6.1 pillow huggingface-hub
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,4 +41,4 @@ $(DEV_READY): $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

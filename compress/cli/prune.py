@@ -21,7 +21,8 @@ from . import options
     "--criterion",
     default="l2",
     show_default=True,
-    help="l1, l2, bn_scale, fpgm, lamp, random; with --data taylor, obd, apoz, activation_mean; or file.py:function.",
+    help="l1, l2, bn_scale, fpgm, lamp, random; with --data taylor, obd, apoz, activation_mean, discrimination; or "
+    "file.py:function.",
 )
 @click.option(
     "--aggregate",

@@ -126,14 +126,14 @@ class Prune(Config):
         """
         if self.training is not None and context.data is None:
             raise InvalidInput("prune: training is set, and there is no data to train on; give data or leave it out")
-        pruned = evaluation_copy(model)
+        pruned = model
         edits: tuple[Edit, ...] = ()
         skipped: tuple[Skip, ...] = ()
         history: list[dict[str, float]] = []
         begun: Beginning | None = None
         for step in range(1, self.steps + 1):
             before = pruned
-            done = self._resumed(evaluation_copy(pruned), context, step)
+            done = self._resumed(pruned, context, step)
             if done is None:
                 if begun is None and step > 1:
                     begun = Reading.of(self, model, context).beginning()
@@ -156,7 +156,13 @@ class Prune(Config):
             return (), ()
         augment = self.training.augment if self.training is not None else ()
         return repair(
-            before, pruned, edits, context, refit=self.reconstruct, reestimate=self.reestimate, augment=augment
+            evaluation_copy(before),
+            pruned,
+            edits,
+            context,
+            refit=self.reconstruct,
+            reestimate=self.reestimate,
+            augment=augment,
         )
 
     def epochs(self, step: int) -> int:
@@ -215,7 +221,7 @@ class Prune(Config):
         partial.replace(file)
 
     def _resumed(self, model: nn.Module, context: Context, step: int) -> Cut | None:
-        """The surgery of an interrupted run, made again on ``model``, in place; None where there is none.
+        """The surgery of an interrupted run, made again on a copy of ``model``; None where there is none.
 
         Raises:
             InvalidInput: it is of another run.
@@ -227,5 +233,6 @@ class Prune(Config):
         if content["stage"] != self.model_dump(mode="json") or content["seed"] != context.seed:
             raise InvalidInput(f"checkpoint {file}: it belongs to another pruning; remove it or restore the settings")
         edits = tuple(from_json(edit) for edit in content["edits"])
-        replay(model, edits)
-        return Cut(model, edits, tuple(Skip(*skip) for skip in content["skipped"]), None)
+        again = evaluation_copy(model)
+        replay(again, edits)
+        return Cut(again, edits, tuple(Skip(*skip) for skip in content["skipped"]), None)
