@@ -294,9 +294,10 @@ def channels(
         walk(training, choices, labels)
         labels.products[:] = products
     for name in (graph if training is None else training).unused:
-        for (parameter, _), found in labels.sites.items():
+        for (parameter, axis), found in labels.sites.items():
             if parameter == name:
                 labels.pin(found, "no operation uses it")
+                labels.outputs_of.setdefault((name, axis), name.rpartition(".")[0])
     return Channels(graph, labels, repaired or {})
 
 

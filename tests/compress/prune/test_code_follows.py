@@ -237,7 +237,6 @@ def test_an_auxiliary_head_follows_and_a_layer_never_used_stays() -> None:
     assert all(edit.layer != "never" for edit in result.edits)
 
 
-@pytest.mark.xfail(strict=True, reason="only layers that produce channels are among the skips")
 def test_a_layer_never_used_is_told() -> None:
     result = Prune(ratio=0.5, round_to=1).apply(Auxiliary().eval(), Context((torch.randn(MAPS),)))
     assert reasons(result, "never") == "no operation uses it"
