@@ -21,7 +21,7 @@ from ..data import Split
 from ..stage import Edit, Progress, Skip, silent
 from .statistics import inputs_for
 
-RIDGES = (1e-6, 1e-4, 1e-2)
+RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
 """Tried, relative to the mean square of a layer's inputs: what a few samples cannot tell stays as it was."""
 
 HELD_OUT = 4
