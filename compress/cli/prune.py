@@ -19,7 +19,7 @@ from . import options
 @click.option("--latency", type=float, help="Divide the latency by this, measured in the engine on this machine.")
 @click.option(
     "--criterion",
-    default="l2",
+    default="l1",
     show_default=True,
     help="l1, l2, bn_scale, fpgm, lamp, random; with --data taylor, obd, apoz, activation_mean, discrimination; or "
     "file.py:function.",
