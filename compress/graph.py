@@ -75,6 +75,13 @@ class Graph:
         names = set(self.program.graph_signature.user_inputs)
         return tuple(n for n in self.program.graph.nodes if n.op == "placeholder" and n.name in names)
 
+    def arguments(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """What an interpreter of the graph is run on: the network's own tensors and ``inputs``, in its order."""
+        given = iter(inputs)
+        placeholders = (node for node in self.program.graph.nodes if node.op == "placeholder")
+        tensors = (self.tensor(node) for node in placeholders)
+        return [next(given) if tensor is None else tensor for tensor in tensors]
+
     @cached_property
     def unused(self) -> tuple[str, ...]:
         """The names of the parameters that no operation uses, as of auxiliary classifiers in evaluation mode."""

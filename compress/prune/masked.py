@@ -25,14 +25,8 @@ def masked_outputs(
     Args:
         removed: representatives (:meth:`Labels.find`) of the labels that are gone.
     """
-    arguments: list[Any] = []
-    remaining = list(inputs)
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            tensor = graph.tensor(node)
-            arguments.append(remaining.pop(0) if tensor is None else tensor)
     with torch.no_grad():
-        outputs = _Masked(graph, labels, removed).run(*arguments)
+        outputs = _Masked(graph, labels, removed).run(*graph.arguments(inputs))
     return tuple(output for output in outputs if isinstance(output, Tensor))
 
 

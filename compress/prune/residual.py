@@ -68,14 +68,8 @@ def blocks(graph: Graph) -> tuple[tuple[Block, ...], tuple[Skip, ...]]:
 
 def bypassed_outputs(graph: Graph, removed: Mapping[str, Block], inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """The outputs of the traced network on ``inputs``, in order, where each removed block yields what it is given."""
-    arguments: list[Any] = []
-    remaining = list(inputs)
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            tensor = graph.tensor(node)
-            arguments.append(remaining.pop(0) if tensor is None else tensor)
     with torch.no_grad():
-        outputs = _Bypassed(graph, removed).run(*arguments)
+        outputs = _Bypassed(graph, removed).run(*graph.arguments(inputs))
     return [output for output in tree_leaves(outputs) if isinstance(output, Tensor)]
 
 
