@@ -53,11 +53,13 @@ class Node:
     """A node that an engine executed; ``kind`` is the arithmetic it computed in.
 
     ``integer`` and ``float`` are nodes that compute; ``other`` are those that only convert, move or reshape data.
+    ``duration_ms`` is the lower quartile of the runs that were looked at.
     """
 
     name: str
     op: str
     kind: Literal["integer", "float", "other"]
+    duration_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ class Runtime(Protocol):
         """
         ...
 
-    def executed_graph(self, inputs: Arrays | None = None) -> ExecutedGraph | None:
-        """Return the nodes that one run executes, or None where the engine does not tell.
+    def executed_graph(self, inputs: Arrays | None = None, runs: int = 1) -> ExecutedGraph | None:
+        """Return the nodes that a run executes, with their durations over ``runs``, or None where it does not tell.
 
         ``inputs`` are random where none are given, see `random_inputs`.
         """
