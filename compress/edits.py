@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,18 @@ from torch import Tensor, nn
 from .errors import InvalidInput
 from .stage import Edit
 
-REPLACEMENTS = {"Identity": nn.Identity}
+
+def depthwise_like(norm: nn.Module) -> nn.Conv2d:
+    """A depthwise convolution of 1x1 with the channels of a batch norm; its weights are yet to be set."""
+    channels = int(norm.num_features)  # type: ignore[arg-type]
+    return nn.Conv2d(channels, channels, 1, groups=channels)
+
+
+REPLACEMENTS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
+    "Identity": lambda _: nn.Identity(),
+    "Conv2d": depthwise_like,
+}
+"""What a module becomes by an edit of the kind ``module``, by the name of the new class; given the old module."""
 
 Holders = dict[int, list[tuple[nn.Module, str]]]
 """The modules and names that hold a tensor, by its identity."""
@@ -33,7 +44,7 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
         if edit.kind == "attribute":
             setattr(module, edit.what, edit.after)
         elif edit.kind == "module":
-            _replace(model, edit.layer, REPLACEMENTS[str(edit.after)]())
+            _replace(model, edit.layer, REPLACEMENTS[str(edit.after)](module))
         else:
             _edit_tensor(module, edit, holders)
 

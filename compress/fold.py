@@ -210,7 +210,7 @@ class _Plan:
         dimensions = len(shape_of(argument(node, "input")))
         if dimensions != _batched_dimensions(node):
             return f"{self.describe(node)} takes {shape_of(argument(node, 'input'))}: dimension 1 is not its inputs"
-        if bool(norm.shift.any()) and not _pads_nothing(node):
+        if bool(norm.shift.any()) and not pads_nothing(node):
             return f"{self.describe(node)} pads its input with 0 after the batch norm has shifted it"
         layer = self._layer(node)
         if isinstance(layer, str):
@@ -235,7 +235,7 @@ class _Plan:
         if weight is None or weight_name not in stored or (bias_node is not None and bias_name not in stored):
             return f"the weights of {self.describe(node)} are computed, not stored"
         for tensor in (weight, bias):
-            calls = 0 if tensor is None else _uses(graph, tensor)
+            calls = 0 if tensor is None else uses(graph, tensor)
             if calls > 1:
                 return f"the weights of {self.describe(node)} are used {calls} times"
         transposed = node.target in TRANSPOSED
@@ -263,11 +263,12 @@ def _batched_dimensions(node: Node) -> int:
     return len(shape_of(argument(node, "weight")))
 
 
-def _uses(graph: Graph, tensor: Tensor) -> int:
+def uses(graph: Graph, tensor: Tensor) -> int:
+    """How often operations read a parameter, under whatever name."""
     return sum(len(node.users) for node in graph.nodes if node.op == "placeholder" and graph.tensor(node) is tensor)
 
 
-def _pads_nothing(node: Node) -> bool:
+def pads_nothing(node: Node) -> bool:
     """Whether each output of the layer sees a whole kernel of inputs, so that a constant input is a constant output."""
     if node.target is aten.linear.default:
         return True
@@ -308,7 +309,7 @@ def _batch_norms(graph: Graph) -> tuple[list[_Norm], list[Skip]]:
             skipped.append(Skip(layer, f"no module to replace: a batch norm is called at {graph.source(node)}"))
             continue
         seen.add(module)
-        norm = _affine(graph, node)
+        norm = affine(graph, node)
         if (count := len(calls_within[layer])) > 1:
             operations = sorted({str(call.target) for call in calls_within[layer]})
             norm = f"it is called {count} times" if len(operations) == 1 else f"its module does {', '.join(operations)}"
@@ -323,7 +324,7 @@ def _batch_norms(graph: Graph) -> tuple[list[_Norm], list[Skip]]:
     return norms, skipped
 
 
-def _affine(graph: Graph, node: Node) -> tuple[Tensor, Tensor] | str:
+def affine(graph: Graph, node: Node) -> tuple[Tensor, Tensor] | str:
     """The scale and the shift of a batch norm in float64, each (C,), or why it has none."""
     if argument(node, "training"):
         return "it normalises by the statistics of the batch: it has no running ones"
