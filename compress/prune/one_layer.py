@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from ..quantize.detect import detected
 from ..quantize.flavour import Flavour, FlavourName, flavour_named
 
 Precision = Literal["float", "int8"]
@@ -61,7 +61,7 @@ class LayerShape:
 
 def flavour_here() -> FlavourName:
     """The integers that the engine wants on this machine."""
-    return "ort-arm" if platform.machine().lower() in ("aarch64", "arm64") else "ort-x86"
+    return detected().target
 
 
 def layer_file(layer: LayerShape, precision: Precision) -> ModelProto:

@@ -2,7 +2,7 @@
 
 from .encoding import Encoding, IntegerParameters
 from .flavour import FLAVOURS, Flavour, FlavourName
-from .post_training import Quantize
+from .quantize import Quantize
 from .simulate import simulate
 
 __all__ = ["FLAVOURS", "Encoding", "Flavour", "FlavourName", "IntegerParameters", "Quantize", "simulate"]

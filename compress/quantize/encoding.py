@@ -10,40 +10,54 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Integer = Literal["uint8", "int8"]
+Integer = Literal["uint8", "int8", "uint16", "int16", "int4"]
+Kind = Literal["integer", "float16", "bfloat16"]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
 class IntegerParameters:
-    """``real = scale * (integer - zero_point)``; scale float32 and zero point int64, of shape () or (channels,)."""
+    """``real = scale * (integer - zero_point)``; scale float32 and zero point int64, of shape () or (channels,).
+
+    With ``block``, (channels * blocks,): channel by channel, for so many neighbours along the last dimension of a
+    matrix (channels, features); the last block of a channel may be shorter.
+    """
 
     scale: NDArray[np.float32]
     zero_point: NDArray[np.int64]
     low: int
     high: int
+    block: int | None = None
 
     def quantize(self, real: NDArray[np.floating[Any]], axis: int | None = None) -> NDArray[np.int64]:
         """Integers nearest to ``real`` (ties to even), clamped to low..high."""
-        scale, zero_point = self._along(axis, real.ndim)
+        scale, zero_point = self._along(axis, real.shape)
         integers: NDArray[np.int64] = np.clip(np.rint(real / scale) + zero_point, self.low, self.high).astype(np.int64)
         return integers
 
     def dequantize(self, integers: NDArray[np.integer[Any]], axis: int | None = None) -> NDArray[np.float32]:
         """The real values that ``integers`` stand for."""
-        scale, zero_point = self._along(axis, integers.ndim)
+        scale, zero_point = self._along(axis, integers.shape)
         return ((integers - zero_point) * scale).astype(np.float32)
 
-    def _along(self, axis: int | None, ndim: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _along(self, axis: int | None, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if axis is None:
             return self.scale, self.zero_point
-        shape = [1] * ndim
-        shape[axis] = -1
-        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+        if self.block is not None:
+            return self._spread(self.scale, shape), self._spread(self.zero_point, shape)
+        along = [1] * len(shape)
+        along[axis] = -1
+        return self.scale.reshape(along), self.zero_point.reshape(along)
+
+    def _spread(self, values: NDArray[T], shape: tuple[int, ...]) -> NDArray[T]:
+        """One of ``values`` for each element of a matrix of this shape."""
+        assert self.block is not None
+        return np.repeat(values.reshape(shape[0], -1), self.block, axis=1)[:, : shape[1]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +67,12 @@ class Encoding:
     Args:
         low: smallest real value that must be representable, one for the tensor or one per channel along ``axis``.
         high: largest, likewise.
-        bits: width of the integers.
+        bits: width of the integers, or of the floats.
         symmetric: zero point 0 in signed integers, as weights have.
         axis: the channel dimension of ``low`` and ``high``; None for one range for the whole tensor.
+        block: of a matrix (channels, features): so many neighbouring features share a range, and ``low`` and ``high``
+            have one for each block, channel by channel.
+        kind: ``integer``, or the shorter float that the tensor is stored in; floats have no scale.
     """
 
     low: tuple[float, ...]
@@ -63,6 +80,13 @@ class Encoding:
     bits: int = 8
     symmetric: bool = False
     axis: int | None = None
+    block: int | None = None
+    kind: Kind = "integer"
+
+    @property
+    def stored(self) -> str:
+        """The type of the stored values: "int8", "int4", "float16"."""
+        return f"int{self.bits}" if self.kind == "integer" else self.kind
 
     def parameters(self, dtype: Integer, *, symmetric: bool | None = None, narrow: bool = False) -> IntegerParameters:
         """Scale and zero point in ``dtype``; the range is widened to hold 0, which must be exact (padding is 0).
@@ -71,13 +95,15 @@ class Encoding:
             symmetric: overrides the encoding's own, for engines that know nothing else.
             narrow: leave out the lowest signed integer, so that -127..127 is symmetric about 0 (weights).
         """
+        assert self.kind == "integer", f"a tensor stored in {self.kind} has no integers"
+        signed = not dtype.startswith("u")
         symmetric = self.symmetric if symmetric is None else symmetric
         low = np.minimum(np.asarray(self.low, np.float64), 0)
         high = np.maximum(np.asarray(self.high, np.float64), 0)
-        least, most = (0, 2**self.bits - 1) if dtype == "uint8" else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
-        least += int(narrow and dtype == "int8")
+        least, most = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if signed else (0, 2**self.bits - 1)
+        least += int(narrow and signed)
         tiny = float(np.finfo(np.float32).tiny) * 2**24
-        if symmetric and dtype == "int8":
+        if symmetric and signed:
             scale = np.maximum(np.maximum(-low, high) / most, tiny)
             zero_point = np.zeros(scale.shape, np.int64)
         else:
@@ -86,21 +112,30 @@ class Encoding:
         scale32 = scale.astype(np.float32)
         if self.axis is None:
             return IntegerParameters(scale32[0], zero_point[0], least, most)
-        return IntegerParameters(scale32, zero_point, least, most)
+        return IntegerParameters(scale32, zero_point, least, most, self.block)
+
+    def ranges(self, shape: tuple[int, ...]) -> int:
+        """How many ranges the encoding of a tensor of this shape has."""
+        if self.axis is None:
+            return 1
+        return shape[self.axis] * (1 if self.block is None else -(-shape[-1] // self.block))
 
     def to_json(self) -> dict[str, Any]:
         """A mapping of plain values."""
-        return {
+        record: dict[str, Any] = {
             "low": list(self.low),
             "high": list(self.high),
             "bits": self.bits,
             "symmetric": self.symmetric,
             "axis": self.axis,
         }
+        if self.block is not None:
+            record["block"] = self.block
+        if self.kind != "integer":
+            record["kind"] = self.kind
+        return record
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Encoding:
         """The encoding that :meth:`to_json` wrote."""
-        return Encoding(
-            tuple(record["low"]), tuple(record["high"]), record["bits"], record["symmetric"], record["axis"]
-        )
+        return Encoding(**{**record, "low": tuple(record["low"]), "high": tuple(record["high"])})

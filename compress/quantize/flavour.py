@@ -1,13 +1,22 @@
 """Flavours: which integers an engine wants for a tensor whose encoding is known. One small table, no graph.
 
-``ort-x86``: ONNX Runtime on x86 with VNNI multiplies uint8 activations by int8 weights, so activations are uint8 (zero
-point 0 after a ReLU, which then costs nothing) and weights symmetric int8. ``ort-avx2``: without VNNI two products are
-added in 16 bits, which 8-bit weights overflow; 7-bit weights do not. ``ort-arm``: ONNX Runtime on ARM with the
-dot product instructions prefers int8 for both; the zero point after a ReLU is then -128, again the least integer.
+A flavour is named after the target that it is for:
+
+- ``ort-x86``: ONNX Runtime on x86 with VNNI multiplies uint8 activations by int8 weights, so activations are uint8
+  (zero point 0 after a ReLU, which then costs nothing) and weights symmetric int8.
+- ``ort-avx2``: without VNNI two products are added in 16 bits, which 8-bit weights overflow; 7-bit weights do not.
+- ``ort-arm``: ONNX Runtime on ARM with the dot product instructions prefers int8 for both; the zero point after a ReLU
+  is then -128, again the least integer.
+- ``tensorrt``: int8 about zero point 0 for both, the bias in float.
+- ``litert``: int8 for both, activations affine, weights in -127..127, an int32 bias; 16-bit activations are int16 about
+  zero point 0 (LiteRT 8-bit quantization specification).
+- ``openvino``: uint8 activations, int8 weights, the bias in float.
+- ``ncnn``: -127..127 about zero point 0 for both, the bias in float.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +26,7 @@ from numpy.typing import NDArray
 from ..errors import InvalidInput
 from .encoding import Encoding, Integer, IntegerParameters
 
-FlavourName = Literal["ort-x86", "ort-avx2", "ort-arm"]
+FlavourName = Literal["ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "openvino", "ncnn"]
 
 # The bias joins the 32-bit accumulator: half of its range is left for the sum of products.
 LARGEST_BIAS = 2.0**30
@@ -25,29 +34,80 @@ LARGEST_BIAS = 2.0**30
 
 @dataclass(frozen=True)
 class Flavour:
-    """What an engine wants: activations in ``activation`` integers, weights in ``weight_bits`` about zero point 0."""
+    """What an engine wants: activations in ``activation`` integers, weights in ``weight_bits`` about zero point 0.
 
+    Args:
+        name: of the target.
+        activation: the integers of 8-bit activations.
+        wide_activation: those of 16-bit activations; None where the engine has none.
+        symmetric: activations have zero point 0 as well.
+        narrow: and leave out the lowest signed integer.
+        weight_bits: at most so many, where activations are integers.
+        four_bit_products: whether weights of at most 4 bits can be multiplied by integer activations.
+        per_channel: weights have a scale per output channel; else one.
+        integer_bias: the bias of a product in integers is int32; else it stays in float.
+        casts_weights: stored weights that the engine converts to float at load are written as Cast and Mul, which it
+            folds; else as DequantizeLinear.
+        interface: the types that inputs and outputs can have; the first is the default.
+        format: the file that is written for it, or None where there is no exporter yet.
+    """
+
+    name: FlavourName
     activation: Integer
+    wide_activation: Integer | None = None
+    symmetric: bool = False
+    narrow: bool = False
     weight_bits: int = 8
+    four_bit_products: bool = False
+    per_channel: bool = True
+    integer_bias: bool = False
+    casts_weights: bool = False
+    interface: tuple[Literal["float32", "int8", "uint8"], ...] = ("float32",)
+    format: Literal["onnx"] | None = None
+
+    def activation_type(self, encoding: Encoding) -> Integer:
+        """The integers that an activation with this encoding becomes.
+
+        Raises:
+            InvalidInput: the engine has none that wide.
+        """
+        if encoding.bits <= 8:
+            return self.activation
+        if self.wide_activation is None:
+            raise InvalidInput(f"target {self.name}: its engine has no 16-bit activations; quantize with --scheme int8")
+        return self.wide_activation
 
     def activation_parameters(self, encoding: Encoding) -> IntegerParameters:
         """Scale and zero point of an activation, one for the tensor; a range from 0 gets the least integer for 0."""
-        return encoding.parameters(self.activation, symmetric=False)
+        dtype = self.activation_type(encoding)
+        return encoding.parameters(dtype, symmetric=self.symmetric or dtype == "int16", narrow=self.narrow)
+
+    def rounds_bias(self, read: Encoding | None) -> bool:
+        """Whether the bias of a product that reads an activation with this encoding becomes an integer."""
+        return self.integer_bias and read is not None and read.bits <= 8
 
     def weight_parameters(
-        self, encoding: Encoding, input_scale: float, bias: NDArray[np.float32] | None
+        self, encoding: Encoding, input_scale: float | None = None, bias: NDArray[np.float32] | None = None
     ) -> IntegerParameters:
-        """Scale and zero point 0 of a weight, per output channel.
+        """Scale and zero point 0 of a weight, per output channel, or per block of one.
 
         The integer bias has the scale ``input_scale * weight scale``. In a channel whose weights are nearly all zero
         that is so small that the bias would not fit in 32 bits, so the scale of such a channel is raised until it does.
+
+        Args:
+            input_scale: of the integers that the weight is multiplied by; None where they are floats.
+            bias: that becomes an integer, if any.
         """
-        parameters = replace(encoding, bits=self.weight_bits).parameters("int8", symmetric=True, narrow=True)
-        if bias is None:
+        bits = encoding.bits if input_scale is None else min(encoding.bits, self.weight_bits)
+        if not self.per_channel:
+            lows, highs = (min(encoding.low),) * len(encoding.low), (max(encoding.high),) * len(encoding.high)
+            encoding = replace(encoding, low=lows, high=highs)
+        parameters = replace(encoding, bits=bits).parameters("int8", symmetric=True, narrow=True)
+        if bias is None or input_scale is None:
             return parameters
         least = np.abs(bias.astype(np.float64)) / (LARGEST_BIAS * input_scale)
         scale = np.maximum(parameters.scale.astype(np.float64), least).astype(np.float32)
-        return IntegerParameters(scale, parameters.zero_point, parameters.low, parameters.high)
+        return replace(parameters, scale=scale)
 
 
 def bias_parameters(input_scale: float, weight: IntegerParameters) -> IntegerParameters:
@@ -58,10 +118,34 @@ def bias_parameters(input_scale: float, weight: IntegerParameters) -> IntegerPar
     return IntegerParameters(scale, np.zeros(scale.shape, np.int64), int(limits.min), int(limits.max))
 
 
+_ORT = Flavour(
+    "ort-x86",
+    "uint8",
+    wide_activation="uint16",
+    four_bit_products=True,
+    integer_bias=True,
+    casts_weights=True,
+    format="onnx",
+)
+
 FLAVOURS: dict[str, Flavour] = {
-    "ort-x86": Flavour("uint8"),
-    "ort-avx2": Flavour("uint8", weight_bits=7),
-    "ort-arm": Flavour("int8"),
+    flavour.name: flavour
+    for flavour in (
+        _ORT,
+        replace(_ORT, name="ort-avx2", weight_bits=7),
+        replace(_ORT, name="ort-arm", activation="int8"),
+        Flavour("tensorrt", "int8", symmetric=True, format="onnx"),
+        Flavour(
+            "litert",
+            "int8",
+            wide_activation="int16",
+            four_bit_products=True,
+            integer_bias=True,
+            interface=("float32", "int8", "uint8"),
+        ),
+        Flavour("openvino", "uint8"),
+        Flavour("ncnn", "int8", symmetric=True, narrow=True),
+    )
 }
 
 
@@ -74,3 +158,23 @@ def flavour_named(name: str) -> Flavour:
     if name not in FLAVOURS:
         raise InvalidInput(f"flavour {name!r}: expected one of {', '.join(FLAVOURS)}")
     return FLAVOURS[name]
+
+
+def require_exporter(flavour: Flavour, weights: Iterable[Encoding]) -> None:
+    """Refuse what cannot be written as a file.
+
+    Args:
+        weights: encodings of those weights that are multiplied by integer activations.
+
+    Raises:
+        InvalidInput: no file is written for this target yet, or its engine cannot multiply such weights.
+    """
+    if flavour.format is None:
+        written = ", ".join(name for name, other in FLAVOURS.items() if other.format is not None)
+        raise InvalidInput(f"target {flavour.name}: no file is written for it yet; targets are {written}")
+    four = any(encoding.kind == "integer" and encoding.bits <= 4 for encoding in weights)
+    if four and not flavour.four_bit_products:
+        raise InvalidInput(
+            f"target {flavour.name}: its engine does not multiply 4-bit weights by integer activations; "
+            f"quantize with --scheme int8, or w4 for the weights alone"
+        )

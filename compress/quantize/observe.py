@@ -1,19 +1,29 @@
 """Observers: the range of a tensor's values, seen batch by batch in memory that does not grow.
 
-:class:`MinMax` keeps two numbers; :class:`Percentile` also a histogram, whose range doubles when a value falls outside
-of it. Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation" (2020),
-section 3.2, compares both.
+:class:`MinMax` and :class:`MovingAverage` keep two numbers; :class:`Percentile`, :class:`Entropy` and
+:class:`SquaredError` also a :class:`Histogram`, and choose the range when they are asked for it. Wu et al., "Integer
+Quantization for Deep Learning Inference: Principles and Empirical Evaluation" (2020), section 3.2, compares them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-BINS = 4096
+from .encoding import Encoding
+
+BINS = 2**14
+REFERENCE_BINS = 2048
+"""The least number of bins that entropy compares by, in the part of the histogram that has values."""
+
+Calibration = Literal["minmax", "moving_average", "percentile", "entropy", "mse"]
+WeightCalibration = Literal["minmax", "mse"]
+
+Range = tuple[float, float]
 
 
 class Observer(Protocol):
@@ -21,7 +31,28 @@ class Observer(Protocol):
 
     def observe(self, values: Tensor) -> None: ...
 
-    def range(self) -> tuple[float, float]: ...
+    def range(self) -> Range: ...
+
+
+def observer_of(
+    calibration: Calibration, *, percentile: float = 99.99, momentum: float = 0.9, bits: int = 8
+) -> Observer:
+    """A new observer for the values of one activation.
+
+    Args:
+        percentile: of the values kept at each end, for ``percentile``.
+        momentum: of the average that ``moving_average`` keeps.
+        bits: width of the integers, for those that weigh rounding: ``entropy`` and ``mse``.
+    """
+    makers: dict[str, Callable[[], Observer]] = {
+        "minmax": MinMax,
+        "moving_average": lambda: MovingAverage(momentum),
+        "percentile": lambda: Percentile(percentile),
+        "entropy": lambda: Entropy(bits),
+        "mse": lambda: SquaredError(bits),
+    }
+    assert makers.keys() == set(get_args(Calibration))
+    return makers[calibration]()
 
 
 class MinMax:
@@ -36,32 +67,61 @@ class MinMax:
         low, high = torch.aminmax(values.detach())
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
-    def range(self) -> tuple[float, float]:
+    def range(self) -> Range:
         """Lowest and highest."""
         return self.low, self.high
 
 
-class Percentile:
-    """The range without its extremes: (100 - ``percentile``) percent of the values are cut off at each end.
+class MovingAverage:
+    """Exponential moving averages of each batch's smallest and largest value (Jacob et al., 2017, section 3.1).
 
-    Counts of :data:`BINS` equal bins over [-bound, bound), where the bound is a power of two. When a value falls
-    outside, the bound doubles and neighbouring bins merge, so that every count stays exact; the range is known to one
-    bin width.
+    They begin with the first batch; every later one enters with the weight ``1 - momentum``.
     """
 
-    def __init__(self, percentile: float) -> None:
-        self.percentile = percentile
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        self.averages: Range | None = None
+
+    def observe(self, values: Tensor) -> None:
+        """Take in ``values``, of any shape, as one batch."""
+        low, high = (float(end) for end in torch.aminmax(values.detach()))
+        if self.averages is None:
+            self.averages = low, high
+        else:
+            before = self.momentum
+            self.averages = (
+                before * self.averages[0] + (1 - before) * low,
+                before * self.averages[1] + (1 - before) * high,
+            )
+
+    def range(self) -> Range:
+        """The two averages."""
+        return self.averages or (math.inf, -math.inf)
+
+
+class Histogram:
+    """Counts of :data:`BINS` equal bins over [-bound, bound), where the bound is a power of two.
+
+    When a value falls outside, the bound doubles and neighbouring bins merge, so that every count stays exact.
+    ``zeros`` tells how many values are exactly 0, which any integers hold without an error.
+    """
+
+    def __init__(self) -> None:
         self.counts = torch.zeros(BINS, dtype=torch.int64)
         self.bound = 0.0
+        self.zeros = 0
         self.extremes = MinMax()
+
+    @property
+    def width(self) -> float:
+        """Of one bin."""
+        return 2 * self.bound / BINS
 
     def observe(self, values: Tensor) -> None:
         """Take in ``values``, of any shape."""
         values = values.detach().float().flatten()
         self.extremes.observe(values)
-        largest = max(abs(self.extremes.low), abs(self.extremes.high))
-        if largest == 0:
-            largest = 2.0**-60
+        largest = max(abs(self.extremes.low), abs(self.extremes.high)) or 2.0**-60
         needed = 2.0 ** math.frexp(largest)[1]  # above the largest, never equal
         if self.bound == 0.0:
             self.bound = needed
@@ -70,18 +130,192 @@ class Percentile:
             self.counts = torch.zeros_like(self.counts)
             self.counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
             self.bound *= 2
-        width = 2 * self.bound / BINS
-        index = (values / width).floor_().to(torch.int64).add_(BINS // 2).clamp_(0, BINS - 1)
-        self.counts += torch.bincount(index, minlength=BINS)
+        index = (values / self.width).floor_().to(torch.int64).add_(BINS // 2).clamp_(0, BINS - 1)
+        self.counts += torch.bincount(index, minlength=BINS).to(self.counts.device)
+        self.zeros += values.numel() - int(torch.count_nonzero(values))
 
-    def range(self) -> tuple[float, float]:
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """The bins whose values rounding can change, those at 0 left out: their first edges and counts, in float64.
+
+        Both are of one length, from the first bin with values to the last, so that edges are evenly spaced.
+        """
+        counts = self.counts.double()
+        counts[BINS // 2] -= self.zeros
+        filled = counts.nonzero().flatten()
+        first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (BINS // 2, BINS // 2)
+        edges = torch.arange(first, last + 1, dtype=torch.float64) * self.width - self.bound
+        return edges, counts[first : last + 1]
+
+
+class _OfHistogram:
+    """An observer that chooses its range from a histogram, never wider than what was seen."""
+
+    def __init__(self) -> None:
+        self.histogram = Histogram()
+
+    def observe(self, values: Tensor) -> None:
+        """Take in ``values``, of any shape."""
+        self.histogram.observe(values)
+
+    def within(self, low: float, high: float) -> Range:
+        """``low`` and ``high``, cut to the values seen."""
+        seen = self.histogram.extremes
+        return min(max(low, seen.low), seen.high), max(min(high, seen.high), seen.low)
+
+
+class Percentile(_OfHistogram):
+    """The range without its extremes: (100 - ``percentile``) percent of the values are cut off at each end.
+
+    It is known to one bin's width.
+    """
+
+    def __init__(self, percentile: float) -> None:
+        super().__init__()
+        self.percentile = percentile
+
+    def range(self) -> Range:
         """The two percentiles, to one bin width and never outside of what was seen."""
-        total = int(self.counts.sum())
-        cut = int(total * (100 - self.percentile) / 100 + 1e-6)  # a whole number, compared with exact counts
-        width = 2 * self.bound / BINS
-        below = self.counts.cumsum(0)
-        above = self.counts.flip(0).cumsum(0)
-        lowest = int((below > cut).nonzero()[0])
-        highest = BINS - 1 - int((above > cut).nonzero()[0])
-        low, high = lowest * width - self.bound, (highest + 1) * width - self.bound
-        return max(low, self.extremes.low), min(high, self.extremes.high)
+        counts, width, bound = self.histogram.counts, self.histogram.width, self.histogram.bound
+        cut = int(int(counts.sum()) * (100 - self.percentile) / 100 + 1e-6)  # a whole number: counts are exact
+        lowest = int((counts.cumsum(0) > cut).nonzero()[0])
+        highest = BINS - 1 - int((counts.flip(0).cumsum(0) > cut).nonzero()[0])
+        return self.within(lowest * width - bound, (highest + 1) * width - bound)
+
+
+class Entropy(_OfHistogram):
+    """The range whose rounded values tell the most about the values themselves.
+
+    Migacz, "8-bit Inference with TensorRT" (2017): for each range, the histogram cut to it (what is outside counts in
+    its end bins) is compared with the same bins merged into as many levels as there are integers and spread out again
+    over the bins that have values; the range of the least Kullback-Leibler divergence wins. There the range is
+    symmetric. Here it has two ends, searched in turn, of which one stays at 0 where all values are on one side.
+    """
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def range(self) -> Range:
+        """The chosen range."""
+        edges, counts, width = _coarser(*self.histogram.rounded(), self.histogram.width)
+        levels, total = 2**self.bits, len(counts)
+        if total <= levels:
+            return self.histogram.extremes.range()
+        zero = min(max(round(-float(edges[0]) / width), 0), total)  # so many bins are below 0
+        first, last = 0, total
+        for _ in range(3):
+            before = first, last
+            if float(edges[0]) + total * width > 0:
+                ends = _candidates(max(first + levels, zero), total)
+                last = min(ends, key=lambda end: divergence(counts, first, end, levels))
+            if float(edges[0]) < 0:
+                starts = _candidates(0, min(last - levels, zero))
+                first = min(starts, key=lambda start: divergence(counts, start, last, levels))
+            if (first, last) == before or zero in (0, total):  # settled, or there is one end to choose
+                break
+        return self.within(float(edges[0]) + first * width, float(edges[0]) + last * width)
+
+
+def _coarser(edges: Tensor, counts: Tensor, width: float) -> tuple[Tensor, Tensor, float]:
+    """Neighbouring bins merged as long as :data:`REFERENCE_BINS` remain."""
+    merge = max(1, len(counts) // REFERENCE_BINS)
+    padded = torch.nn.functional.pad(counts, (0, -len(counts) % merge))
+    return edges[::merge], padded.view(-1, merge).sum(1), width * merge
+
+
+def _candidates(least: int, most: int, count: int = 64) -> list[int]:
+    """About ``count`` whole numbers from ``least`` to ``most``, both included; the last first, as ties are for it."""
+    if least >= most:
+        return [max(least, most)]
+    return sorted({round(least + (most - least) * i / count) for i in range(count + 1)}, reverse=True)
+
+
+def divergence(counts: Tensor, first: int, last: int, levels: int) -> float:
+    """The Kullback-Leibler divergence of bins [first, last) of ``counts`` (bins,), with what lies outside in the two
+    end bins, from the same bins in ``levels`` levels; infinite where a bin that has values gets none.
+    """
+    inside = counts[first:last]
+    reference = inside.clone()
+    reference[0] += counts[:first].sum()
+    reference[-1] += counts[last:].sum()
+    level = torch.arange(len(inside)) * levels // len(inside)
+    filled = (inside > 0).double()
+    merged = torch.zeros(levels, dtype=torch.float64).index_add_(0, level, inside)
+    spread_over = torch.zeros(levels, dtype=torch.float64).index_add_(0, level, filled)
+    candidate = (merged / spread_over.clamp_min(1))[level] * filled
+    known = reference > 0
+    p = reference[known] / reference.sum()
+    q = candidate[known] / candidate.sum()
+    return float((p * (p / q).log()).sum()) if bool((q > 0).all()) else math.inf
+
+
+class SquaredError(_OfHistogram):
+    """The range that rounds with the least expected squared error, values outside of it clamped to its ends.
+
+    Banner et al., "Post-training 4-bit quantization of convolution networks for rapid-deployment" (2019), section 2,
+    minimise it in closed form for a known distribution; here it is searched on the histogram, end by end.
+    """
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        self.bits = bits
+
+    def range(self) -> Range:
+        """The chosen range; it holds 0, which is always exact."""
+        edges, counts = self.histogram.rounded()
+        values, counts = (edges + self.histogram.width / 2)[counts > 0], counts[counts > 0]
+        seen = self.histogram.extremes
+        low, high = least, most = min(seen.low, 0.0), max(seen.high, 0.0)
+        # Every pair of a coarse grid first, then each end by itself, in ever finer steps around the best.
+        coarse = 0.8 ** torch.arange(20, dtype=torch.float64)
+        grid = torch.cartesian_prod(low * coarse if low < 0 else coarse[:1] * 0, high * coarse)
+        low, high = self._best(values, counts, grid[:, 0], grid[:, 1])
+        parts = torch.arange(1, 51, dtype=torch.float64) / 50
+        for steps in (0.7 + 0.6 * parts, 0.9 + 0.2 * parts, 0.98 + 0.04 * parts):
+            if high > 0:
+                highs = (high * steps).clamp_max(most)
+                low, high = self._best(values, counts, torch.full_like(highs, low), highs)
+            if low < 0:
+                lows = (low * steps).clamp_min(least)
+                low, high = self._best(values, counts, lows, torch.full_like(lows, high))
+        return low, high
+
+    def _best(self, values: Tensor, counts: Tensor, lows: Tensor, highs: Tensor) -> Range:
+        """The pair of (n,), (n,) with the least error; the last of several."""
+        pairs = list(zip(lows.tolist(), highs.tolist(), strict=True))[::-1]
+        low, high = min(pairs, key=lambda ends: squared_error(values, counts, ends[0], ends[1], self.bits))
+        return low, high
+
+
+def squared_error(values: Tensor, counts: Tensor, low: float, high: float, bits: int) -> float:
+    """The sum of squared errors of ``values`` (n,), each counted ``counts`` times, rounded over ``low`` to ``high``."""
+    parameters = Encoding((low,), (high,), bits).parameters("uint8")
+    scale, zero = float(parameters.scale), int(parameters.zero_point)
+    rounded = ((values / scale).round_() + zero).clamp_(parameters.low, parameters.high).sub_(zero).mul_(scale)
+    return float(rounded.sub_(values).square_().mul_(counts).sum())
+
+
+def weight_ranges(rows: Tensor, calibration: WeightCalibration = "minmax", *, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """The low and the high ends (n,) of the ranges of ``rows`` (n, values), each rounded about zero point 0 by itself.
+
+    Args:
+        calibration: all values (``minmax``), or the range that rounds with the least squared error (``mse``).
+    """
+    low, high = rows.aminmax(dim=1)
+    if calibration == "mse":
+        part = _least_error_parts(rows, torch.maximum(-low, high), bits)
+        low, high = low * part, high * part
+    return low, high
+
+
+def _least_error_parts(rows: Tensor, largest: Tensor, bits: int) -> Tensor:
+    """For each row of (n, values), the part of its ``largest`` (n,) at which clamped rounding has the least error."""
+    most = 2 ** (bits - 1) - 1
+    best = torch.ones_like(largest)
+    least = torch.full_like(largest, math.inf)
+    for percent in range(100, 19, -1):
+        scale = (largest * percent / 100 / most).clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+        error = ((rows / scale).round_().clamp_(-most, most).mul_(scale) - rows).square_().sum(1)
+        best = torch.where(error < least, percent / 100, best)
+        least = torch.minimum(error, least)
+    return best

@@ -1,9 +1,10 @@
 """Which tensors of a network become integers: decided on the traced graph, for every engine alike.
 
 Integer convolutions and matrix products need their input, weight and output in integers; an activation function that
-only clips (ReLU, ReLU6) belongs to the operation before it, so that the tensor to encode is the clipped one. Additions,
-concatenations and poolings follow where all that they read is in integers already. Operations that only move or select
-values (max pooling, reshaping) pass integers through unchanged: what they yield has the encoding of what they read.
+only clips (ReLU, ReLU6) belongs to the operation before it, so that the tensor to encode is the clipped one. Sums,
+products, concatenations, poolings and sigmoids follow where all that they read is in integers already. Operations that
+only move or select values (max pooling, reshaping) pass integers through unchanged: what they yield has the encoding of
+what they read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.fx import Node
 from ..errors import InvalidInput
 from ..graph import Graph
 from ..stage import Skip
+from .decompose import decompose, gate, is_scaling, is_shift
 from .encoding import Encoding
 
 aten = torch.ops.aten
@@ -33,7 +35,9 @@ PRODUCTS = frozenset(
         aten.linear.default,
     }
 )
-JOINS = frozenset({aten.add.Tensor, aten.add_.Tensor, aten.cat.default})
+SUMS = frozenset({aten.add.Tensor, aten.add_.Tensor})
+JOINS = SUMS | {aten.mul.Tensor, aten.mul_.Tensor, aten.cat.default}
+CURVES = frozenset({aten.sigmoid.default, aten.sigmoid_.default})
 POOLS = frozenset({aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim})
 MOVES = frozenset(
     {
@@ -131,16 +135,22 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
     return 0.0, math.inf if high is None else float(high)
 
 
-def find_sites(graph: Graph, exclude: Iterable[str] = ()) -> Sites:
-    """Decide which tensors of ``graph`` become integers.
+def find_sites(graph: Graph, exclude: Iterable[str] = (), *, encodings: Mapping[str, Encoding] | None = None) -> Sites:
+    """Decide which tensors of ``graph`` become integers; activation functions are decomposed in it where that helps.
 
     Args:
         exclude: patterns (as in ``layer4.*``) of layers to keep in float.
+        encodings: that a network has already: what they do not encode is not decomposed.
 
     Raises:
         InvalidInput: a pattern matches no layer.
     """
-    return _Decision(graph, tuple(exclude)).sites()
+    decision = _Decision(graph, tuple(exclude))
+    if encodings is None:
+        decompose(graph, lambda node: not decision.excluded(graph.layer(node)))
+    else:
+        decompose(graph, lambda node: gate(node) in encodings)
+    return decision.sites()
 
 
 class _Decision:
@@ -150,7 +160,6 @@ class _Decision:
         self.measured: dict[str, str] = {}
         self.in_integers: set[str] = set()
         self.skips: dict[tuple[str, str], Skip] = {}
-        self.nodes = {node.name: node for node in graph.nodes}
         self.returned = frozenset(node.name for node in graph.outputs)
 
     def sites(self) -> Sites:
@@ -168,7 +177,10 @@ class _Decision:
             self._require(_tensor_argument(product.node))
             self._follow(product.node, may_stay_float=product.node.target is aten.linear.default)
         for node in self.graph.calls():
-            if node.target in JOINS | POOLS and self._joins_integers(node):
+            if is_scaling(node):
+                if self._encoded(node.args[0]):
+                    self.in_integers.add(node.name)
+            elif node.target in JOINS | POOLS | CURVES and self._joins_integers(node):
                 self._follow(node)
                 self.in_integers.add(node.name)
             elif node.target in MOVES and node.name not in self.measured and not self._is_result(node):
@@ -188,7 +200,7 @@ class _Decision:
         bias = self.graph.tensor_name(_bias_node(node))
         source = _source(node)
         layer = self.graph.layer(node) or (weight or "").rpartition(".")[0]
-        if self._excluded(layer):
+        if self.excluded(layer):
             self._skip(layer, "kept in float: excluded")
             return None
         if weight is None:
@@ -205,7 +217,8 @@ class _Decision:
     def _skip(self, layer: str, reason: str) -> None:
         self.skips.setdefault((layer, reason), Skip(layer, reason))
 
-    def _excluded(self, layer: str) -> bool:
+    def excluded(self, layer: str) -> bool:
+        """Whether a pattern keeps ``layer`` in float."""
         return any(fnmatch.fnmatchcase(layer, pattern) for pattern in self.exclude)
 
     @staticmethod
@@ -236,6 +249,9 @@ class _Decision:
         way = [node]
         while (user := self._only_user(way[-1])) is not None and user.target in MOVES | NOTHING:
             way.append(user)
+        if user is not None and len(way) == 1 and node.target in PRODUCTS and self._is_clipped_shift(user):
+            self.in_integers.add(user.name)  # the bias takes the shift in
+            way, user = [user], self._only_user(user)
         if user is not None and clip_bounds(user) is not None and self._is_float(user):
             self.in_integers.add(user.name)
             passed = [step for step in way[1:] if step.target not in NOTHING]
@@ -251,9 +267,15 @@ class _Decision:
             users[0] if len(users) == 1 and node.name not in self.returned and users[0].op == "call_function" else None
         )
 
+    def _is_clipped_shift(self, node: Node) -> bool:
+        """Whether ``node`` adds a number to what is clipped at once."""
+        user = self._only_user(node) if is_shift(node) else None
+        return user is not None and clip_bounds(user) is not None and self._is_float(user)
+
     def _read_by_integers(self, node: Node) -> bool:
         return any(
-            user.target in PRODUCTS | JOINS | POOLS or (user.target in MOVES | NOTHING and self._read_by_integers(user))
+            user.target in PRODUCTS | JOINS | POOLS | CURVES
+            or (user.target in MOVES | NOTHING and self._read_by_integers(user))
             for user in node.users
         )
 
@@ -264,19 +286,26 @@ class _Decision:
         )
 
     def _joins_integers(self, node: Node) -> bool:
-        if not self._is_float(node) or self._excluded(self.graph.layer(node)):
+        if not self._is_float(node) or self.excluded(self.graph.layer(node)):
             return False
         if node.target in POOLS and not _pools_space(node):
             return False
-        if node.target in (aten.add.Tensor, aten.add_.Tensor) and node.kwargs.get("alpha", 1) != 1:
+        if node.target in SUMS and node.kwargs.get("alpha", 1) != 1:
             return False
+        if is_shift(node):
+            return self._is_clipped_shift(node) and self._encoded(node.args[0])
         read = _items(node.args[0]) if node.target is aten.cat.default else node.args[:2]
-        read = read[:1] if node.target in POOLS else read
-        sources = [_source_of(item) if isinstance(item, Node) else None for item in read]
-        return all(source is not None and source.name in self.measured for source in sources)
+        return all(self._encoded(item) for item in (read[:1] if node.target in POOLS | CURVES else read))
+
+    def _encoded(self, item: object) -> bool:
+        """Whether ``item`` is a value in integers, perhaps scaled."""
+        source = _source_of(item)
+        while source is not None and is_scaling(source):
+            source = _source(source)
+        return source is not None and source.name in self.measured
 
     def _share_concatenations(self) -> None:
-        """Give a tensor that is read by a concatenation alone the encoding of the whole: nothing is rounded twice.
+        """Give a tensor that only concatenations read the encoding of the whole: nothing is rounded twice.
 
         Not where some parts start at 0, after a ReLU, and others do not: the former would lose their zero point.
         """
@@ -289,15 +318,27 @@ class _Decision:
                     bool(parts)
                     and all(part is not None and starts_at_zero.get(own.get(part.name, "")) for part in parts)
                 )
-        for node in self.graph.calls(aten.cat.default):
-            parts = [_source_of(item) for item in _items(node.args[0])]
-            if own.get(node.name) != node.name or node.name not in self.in_integers:
+        joined = {
+            node.name: {part for item in _items(node.args[0]) if (part := _source_of(item)) is not None}
+            for node in self.graph.calls(aten.cat.default)
+            if own.get(node.name) == node.name and node.name in self.in_integers
+        }
+        whole: dict[str, str] = {}
+        for name in reversed(joined):  # the latest that joins all of this and more, as in a dense block
+            covering = (other for other in whole if joined[name] < joined[other] and other not in self.returned)
+            same = (other for other in covering if starts_at_zero[other] == starts_at_zero[name])
+            wider = None if name in self.returned else next(same, None)
+            whole[name] = name if wider is None else whole[wider]
+        self.measured.update(whole)
+        for part in {part for parts in joined.values() for part in parts}:
+            wholes = {whole.get(user.name) for user in part.users}
+            if len(wholes) != 1 or None in wholes or own[part.name] != part.name:
                 continue
-            for part in parts:
-                if part is None or own[part.name] != part.name or part.name in self.returned or len(part.users) > 1:
-                    continue
-                if starts_at_zero[part.name] == starts_at_zero[node.name]:
-                    self.measured[part.name] = node.name
+            if part.name in self.returned or part.name in joined:
+                continue
+            at = str(wholes.pop())
+            if starts_at_zero[part.name] == starts_at_zero[at]:
+                self.measured[part.name] = at
 
     def _account_for_the_rest(self) -> None:
         """A skip for every operation on float values that stays in float."""
@@ -309,11 +350,16 @@ class _Decision:
 
 
 def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[Node, ...], tuple[Product, ...]]:
-    """The nodes whose values ``encodings`` encode, and the products that run in integers, both in the graph's order.
+    """The nodes whose values ``encodings`` encode, and the products whose weights they encode, in the graph's order.
+
+    Activation functions that they encode the parts of are decomposed in ``graph``.
+
+    A product runs in integers where what it reads is encoded as well; else its weight alone is stored in fewer bits.
 
     Raises:
         InvalidInput: an encoding is of no tensor of this graph, or that of a weight has another number of channels.
     """
+    sites = find_sites(graph, encodings=encodings)
     nodes = {node.name for node in graph.nodes}
     tensors = dict.fromkeys([*dict(graph.model.named_parameters()), *dict(graph.model.named_buffers())])
     unknown = [name for name in encodings if name not in nodes and name not in tensors]
@@ -321,13 +367,15 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
         raise InvalidInput(
             f"encodings: {unknown[0]!r} is no tensor of this network; they were made for another one, quantize again"
         )
-    products = tuple(p for p in find_sites(graph).products if p.weight in encodings and p.read in encodings)
+    products = tuple(p for p in sites.products if p.weight in encodings)
     for product in products:
         tensor = graph.tensor(product.node.args[1])
-        channels, encoded = 0 if tensor is None else tensor.shape[0], len(encodings[product.weight].low)
-        if channels != encoded:
+        encoding = encodings[product.weight]
+        ranges, encoded = 0 if tensor is None else encoding.ranges(tuple(tensor.shape)), len(encoding.low)
+        if ranges != encoded:
+            parts = "output channels" if encoding.block is None else f"blocks of {encoding.block}"
             raise InvalidInput(
-                f"encodings: {product.weight} has {channels} output channels, and its encoding {encoded}; "
+                f"encodings: {product.weight} has {ranges} {parts}, and its encoding {encoded}; "
                 f"it was made for another network, quantize again"
             )
     return tuple(node for node in graph.nodes if node.name in encodings), products

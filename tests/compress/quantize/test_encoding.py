@@ -90,3 +90,39 @@ def test_the_bias_of_an_empty_channel_still_fits_in_32_bits() -> None:
 def test_encodings_survive_json() -> None:
     encoding = Encoding((-0.1, -2.5), (0.3, 1e-8), bits=7, symmetric=True, axis=0)
     assert Encoding.from_json(json.loads(json.dumps(encoding.to_json()))) == encoding
+
+
+def test_records_of_earlier_versions_are_read() -> None:
+    record = {"low": [-1.0], "high": [2.0], "bits": 8, "symmetric": False, "axis": None}
+    assert Encoding.from_json(record) == Encoding((-1.0,), (2.0,))
+    assert Encoding((-1.0,), (2.0,)).to_json() == record, "and what they know is written as they wrote it"
+    for encoding in (
+        Encoding((-1.0,) * 6, (1.0,) * 6, 4, True, 0, block=32),
+        Encoding((-9.0,), (1.0,), bits=16, kind="bfloat16"),
+    ):
+        assert Encoding.from_json(json.loads(json.dumps(encoding.to_json()))) == encoding
+
+
+def test_blocks_have_scales_of_their_own() -> None:
+    weight = np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32)
+    blocks = [weight[row, start : start + 4] for row in range(3) for start in (0, 4, 8)]
+    encoding = Encoding(tuple(b.min() for b in blocks), tuple(b.max() for b in blocks), 4, True, 0, block=4)
+    assert encoding.ranges(weight.shape) == len(encoding.low) == 9
+    parameters = FLAVOURS["ort-x86"].weight_parameters(encoding)
+    expected = np.empty_like(weight)
+    for number, (row, start) in enumerate((row, start) for row in range(3) for start in (0, 4, 8)):
+        scale = np.float32(np.abs(blocks[number]).max() / 7)
+        expected[row, start : start + 4] = np.clip(np.rint(blocks[number] / scale), -7, 7) * scale
+    integers = parameters.quantize(weight, 0)
+    assert np.abs(integers).max() == 7
+    np.testing.assert_allclose(parameters.dequantize(integers, 0), expected, rtol=1e-6)
+
+
+def test_16_bit_activations_round_256_times_finer() -> None:
+    for dtype in ("uint16", "int16"):
+        wide = Encoding((-1.0,), (3.0,), bits=16).parameters(dtype)
+        assert float(wide.scale) == pytest.approx(4 / 65535)
+        values = np.linspace(-1, 3, 99, dtype=np.float32)
+        ours = wide.dequantize(wide.quantize(values))
+        theirs = specified(values, np.float32(wide.scale), np.asarray(wide.zero_point, dtype), 0)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)

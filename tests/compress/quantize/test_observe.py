@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from compress.quantize.observe import BINS, MinMax, Percentile
+from compress.quantize.encoding import Encoding
+from compress.quantize.observe import (
+    BINS,
+    Calibration,
+    Entropy,
+    MinMax,
+    MovingAverage,
+    Percentile,
+    SquaredError,
+    divergence,
+    observer_of,
+    weight_ranges,
+)
+from compress.quantize.scheme import SCHEMES
 
 
 def batches(seed: int, scales: list[float]) -> list[torch.Tensor]:
@@ -34,11 +48,11 @@ def test_percentile_is_that_of_all_values_to_one_bin(scales: list[float], percen
     for batch in values:
         observer.observe(batch)
     everything = np.sort(torch.cat(values).numpy().ravel())
-    bin_width = 2 * observer.bound / BINS
+    bin_width = 2 * observer.histogram.bound / BINS
     cut = round(everything.size * (100 - percentile) / 100)
     expected = everything[[cut, -1 - cut]]
     assert np.abs(np.array(observer.range()) - expected).max() <= bin_width * 1.001
-    assert int(observer.counts.sum()) == everything.size
+    assert int(observer.histogram.counts.sum()) == everything.size
 
 
 def test_percentile_100_is_min_max() -> None:
@@ -65,10 +79,170 @@ def test_zeros_have_an_empty_range() -> None:
     assert observer.range() == (0.0, 0.0)
 
 
-def test_memory_does_not_grow() -> None:
-    observer = Percentile(99)
+@pytest.mark.parametrize("calibration", get_args(Calibration))
+def test_memory_does_not_grow(calibration: Calibration) -> None:
+    def held(value: object) -> int:
+        if isinstance(value, torch.Tensor):
+            return value.nbytes
+        return sum(held(inner) for inner in vars(value).values()) if hasattr(value, "__dict__") else 8
+
+    observer = observer_of(calibration)
     sizes = set()
     for batch in batches(3, [1, 10, 100, 1000]):
         observer.observe(batch)
-        sizes.add(sum(sys.getsizeof(value) for value in vars(observer).values()) + observer.counts.nbytes)
+        observer.range()
+        sizes.add(held(observer))
     assert len(sizes) == 1
+
+
+def test_moving_average() -> None:
+    observer = MovingAverage(0.75)
+    values = batches(4, [1, 3, 2])
+    for batch in values:
+        observer.observe(batch)
+    low, high = (float(end) for end in values[0].aminmax())
+    for batch in values[1:]:
+        low, high = 0.75 * low + 0.25 * float(batch.min()), 0.75 * high + 0.25 * float(batch.max())
+    assert observer.range() == pytest.approx((low, high))
+
+
+def rounded(x: NDArray[np.float64], low: float, high: float, bits: int) -> NDArray[np.float64]:
+    """Affine rounding of every value, spelled out."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / (2**bits - 1)
+    zero = round(-low / scale)
+    return (np.clip(np.rint(x / scale) + zero, 0, 2**bits - 1) - zero) * scale
+
+
+def distributions() -> dict[str, NDArray[np.float64]]:
+    random = np.random.default_rng(0)
+    heavy = random.standard_t(3, 20_000).astype(np.float32).astype(np.float64)
+    return {
+        "normal": random.standard_normal(20_000).astype(np.float32).astype(np.float64),
+        "heavy": heavy,
+        "relu": np.maximum(heavy, 0),
+        "negative": -np.abs(heavy),
+        "shifted": np.concatenate([np.round(random.standard_normal(20_000) * 1024) / 1024 + 1, [60.0]]),
+    }
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("name", distributions())
+def test_least_squared_error_is_that_of_a_search_over_all_values(name: str, bits: int) -> None:
+    values = distributions()[name]
+    observer = SquaredError(bits)
+    for batch in np.split(values[:20_000], 10):
+        observer.observe(torch.from_numpy(batch))
+    if len(values) > 20_000:
+        observer.observe(torch.from_numpy(values[20_000:]))
+    low, high = observer.range()
+    parts = np.linspace(0.04, 1, 25)
+    lows = np.unique(min(values.min(), 0) * parts)
+    highs = np.unique(max(values.max(), 0) * parts)
+    best = min(float(np.square(rounded(values, a, b, bits) - values).mean()) for a in lows for b in highs if b > a)
+    got = float(np.square(rounded(values, low, high, bits) - values).mean())
+    assert got <= best * 1.02, (low, high)
+    assert values.min() <= low <= 0 <= high <= values.max() or min(abs(low), abs(high)) == 0
+
+
+def naive_divergence(counts: list[float], first: int, last: int, levels: int) -> float:
+    """The steps of TensorRT's entropy calibration, bin by bin."""
+    inside = counts[first:last]
+    reference = list(inside)
+    reference[0] += sum(counts[:first])
+    reference[-1] += sum(counts[last:])
+    candidate = [0.0] * len(inside)
+    for level in range(levels):
+        bins = [i for i in range(len(inside)) if i * levels // len(inside) == level]
+        filled = [i for i in bins if inside[i] > 0]
+        for i in filled:
+            candidate[i] = sum(inside[k] for k in bins) / len(filled)
+    total = 0.0
+    for p, q in zip(reference, candidate, strict=True):
+        if p > 0:
+            if q == 0:
+                return float("inf")
+            p, q = p / sum(reference), q / sum(candidate)
+            total += p * float(np.log(p / q))
+    return total
+
+
+def test_divergence_is_that_of_the_naive_loops() -> None:
+    random = np.random.default_rng(1)
+    counts = random.poisson(random.exponential(3, 200)).astype(float)
+    for first, last in [(0, 200), (0, 150), (13, 190), (60, 92)]:
+        expected = naive_divergence(counts.tolist(), first, last, 16)
+        assert divergence(torch.from_numpy(counts), first, last, 16) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["relu", "negative", "heavy"])
+def test_entropy_is_near_that_of_a_search_over_all_values(name: str) -> None:
+    values = distributions()[name]
+    observer = Entropy(8)
+    for batch in np.split(values, 10):
+        observer.observe(torch.from_numpy(batch))
+    low, high = observer.range()
+    # One histogram of everything, its bins where the observer's are; every 16th cut is tried.
+    width = observer.histogram.width
+    bins = len(observer.histogram.rounded()[1])
+    merge = bins // 2048
+    start = float(observer.histogram.rounded()[0][0])
+    edges = start + np.arange(-(-bins // merge) + 1) * width * merge
+    counts = np.histogram(values[values != 0], edges)[0].astype(float)
+    tensor = torch.from_numpy(counts)
+    zero = round(-start / (width * merge))
+    firsts = range(0, max(1, min(zero, len(counts) - 256)), 64) if start < 0 else [0]
+    lasts = range(max(256, zero), len(counts) + 1, 64) if edges[-1] > width * merge else [len(counts)]
+    best = min(divergence(tensor, a, b, 256) for a in firsts for b in lasts if b - a >= 256)
+    got = divergence(
+        tensor, round((low - start) / width / merge), min(len(counts), round((high - start) / width / merge)), 256
+    )
+    assert got <= best * 1.1 + 1e-4
+    assert values.min() <= low <= high <= values.max()
+
+
+def test_one_sided_values_keep_their_zero() -> None:
+    values = torch.relu(torch.randn(10_000, generator=torch.Generator().manual_seed(0)))
+    for observer in (Entropy(8), SquaredError(8), SquaredError(4)):
+        observer.observe(values)
+        assert observer.range()[0] == 0
+        assert 0 < observer.range()[1] <= float(values.max())
+
+
+@pytest.mark.parametrize("calibration", get_args(Calibration))
+@pytest.mark.parametrize("constant", [0.0, 2.5, -1.0])
+def test_constants_are_representable(calibration: Calibration, constant: float) -> None:
+    observer = observer_of(calibration)
+    observer.observe(torch.full((10,), constant))
+    parameters = Encoding((observer.range()[0],), (observer.range()[1],)).parameters("uint8")
+    back = parameters.dequantize(parameters.quantize(np.array([constant])))
+    assert abs(back[0] - constant) <= float(parameters.scale) * 0.5 + 1e-12
+    assert float(parameters.scale) <= max(abs(constant), 1e-20) / 200
+
+
+def test_weights_of_least_squared_error() -> None:
+    weight = torch.from_numpy(np.random.default_rng(2).standard_t(3, (6, 4, 3, 3))).float()
+    found = SCHEMES["w4a8"].weight_encoding("w", weight, "mse")
+    plain = SCHEMES["w4a8"].weight_encoding("w", weight)
+    for channel in range(6):
+        row = weight[channel].numpy().astype(np.float64).ravel()
+
+        def error(largest: float, row: NDArray[np.float64] = row) -> float:
+            scale = largest / 7
+            return float(np.square(np.clip(np.rint(row / scale), -7, 7) * scale - row).sum())
+
+        largest = max(-found.low[channel], found.high[channel])
+        whole = np.abs(row).max()
+        assert error(largest) <= min(error(whole * part) for part in np.linspace(0.05, 1, 96)) * 1.02
+        assert plain.low[channel] <= found.low[channel]
+        assert found.high[channel] <= plain.high[channel]
+
+
+def test_weights_of_one_range() -> None:
+    weight = torch.randn(5, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    found = SCHEMES["int8"].weight_encoding("w", weight, per_channel=False)
+    assert found.low == (float(weight.min()),) * 5
+    assert found.high == (float(weight.max()),) * 5
+    assert SCHEMES["int8"].weight_encoding("w", weight).high == tuple(weight.amax((1, 2, 3)).tolist())
+    low, high = weight_ranges(torch.zeros(2, 3), "mse")
+    assert low.tolist() == high.tolist() == [0, 0]

@@ -66,7 +66,6 @@ def test_what_cannot_run_in_integers_is_said() -> None:
     assert {
         ("norm", "batch_norm runs in float"),
         ("act", "relu runs in float"),
-        ("swish", "hardswish runs in float"),
         ("up", "conv_transpose2d runs in float"),
     } == reasons
     assert len(sites.products) == 3

@@ -70,9 +70,9 @@ def test_what_was_done_is_accounted_for() -> None:
     model, _, context = made(Unfolded)
     result = Quantize(exclude=("last",)).apply(model, context)
     done = [(edit.layer, edit.what, edit.before, edit.after) for edit in result.edits if edit.kind == "precision"]
-    assert done == [("first", "weight", "float32", "int8"), ("second", "weight", "float32", "int8")]
+    assert done == [(layer, "weight", "float32", "int8") for layer in ("first", "norm", "second")]
     assert "last.weight" not in result.encodings
-    assert {skip.layer for skip in result.skipped} == {"norm", "act", "swish", "up", "last"}
+    assert {skip.layer for skip in result.skipped} == {"up", "last"}
     json.dumps({name: encoding.to_json() for name, encoding in result.encodings.items()})
 
 
@@ -171,7 +171,18 @@ def test_values_that_are_not_finite() -> None:
         Quantize().apply(model, context)
 
 
-@pytest.mark.parametrize("wrong", [{"percentile": 101}, {"samples": 0}, {"scheme": "int3"}, {"bits": 8}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"percentile": 101},
+        {"samples": 0},
+        {"scheme": "int3"},
+        {"bits": 8},
+        {"smooth": 1.5},
+        {"smooth": "s"},
+        {"momentum": 1},
+    ],
+)
 def test_options_out_of_range_are_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Quantize.model_validate(wrong)
@@ -202,3 +213,44 @@ def test_every_kind_of_network_in_the_zoo(name: str) -> None:
     simulated = simulate(result.model, result.encodings, (inputs[:1],))
     with torch.no_grad():
         assert snr_db(result.model(inputs), simulated(inputs)) > 15
+
+
+@pytest.mark.parametrize("options", [{"calibration": name} for name in ("moving_average", "entropy", "mse")])
+def test_other_calibrations_are_within_what_was_seen(options: dict[str, str]) -> None:
+    model, inputs, context = made(PoolFirst)
+    extremes = Quantize().apply(model, context).encodings
+    result = Quantize.model_validate({**options, "weight_calibration": "mse"}).apply(model, context)
+    assert result.encodings.keys() == extremes.keys()
+    for name, encoding in result.encodings.items():
+        assert all(a >= min(0, b) - 1e-6 for a, b in zip(encoding.low, extremes[name].low, strict=True))
+        assert all(a <= max(0, b) + 1e-6 for a, b in zip(encoding.high, extremes[name].high, strict=True))
+    simulated = simulate(result.model, result.encodings, context.example_inputs)
+    with torch.no_grad():
+        assert snr_db(model(*inputs), simulated(*inputs)) > 20
+
+
+def test_all_steps_together_on_a_residual_network() -> None:
+    torch.manual_seed(0)
+    model = models.build("resnet20", width=4)
+    inputs = torch.randn(8, 3, 16, 16)
+    model.train()(inputs)
+    context = context_on((inputs,))
+    result = Quantize(
+        reestimate=True, equalize=True, absorb=True, smooth=0.5, bias_correction="empirical", scheme="w4a8"
+    ).apply(model, context)
+    assert {str(edit.after).split(" ")[0] for edit in result.edits if edit.kind == "weights"} >= {
+        "folded",
+        "equalized",
+        "corrected",
+    }
+    assert {encoding.bits for encoding in result.encodings.values()} == {4, 8}
+    assert Quantize(scheme="fp16", bias_correction="empirical").apply(model, Context(context.example_inputs)).encodings
+
+
+def test_statistics_of_batch_norms_are_measured_again_first() -> None:
+    model, inputs, context = made(Unfolded)
+    with torch.no_grad():
+        model.get_buffer("norm.running_mean").fill_(3.0)
+    result = Quantize(reestimate=True, scheme="w8").apply(model, context)
+    expected = model.get_submodule("first")(inputs[0]).mean((0, 2, 3))
+    torch.testing.assert_close(result.model.get_buffer("norm.running_mean"), expected, rtol=1e-4, atol=1e-5)

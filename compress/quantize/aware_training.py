@@ -1,0 +1,297 @@
+"""Quantization-aware training: weights, and the scales that round them and the activations, learnt together.
+
+It starts from calibrated encodings and ends in new ones, from which the same scales and zero points are derived again,
+exactly. What is trained is the simulation of the deployed integers, with its fixed roundings replaced by learnt ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from ..errors import InvalidInput
+from ..graph import trace
+from ..stage import Context, Objective, evaluation_copy
+from ..train import Training, classification, fit
+from .encoding import Encoding, IntegerParameters
+from .flavour import Flavour, flavour_named
+from .learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
+from .scales import encoding_of, settled, weight_grids
+from .simulate import simulate
+from .sites import MOVES, NOTHING, Product, clip_bounds, encoded_parts, find_sites
+
+aten = torch.ops.aten
+
+Learned = Literal["lsq", "lsq+", "pact"]
+"""``lsq``: scales, with zero points as calibrated; ``lsq+``: zero points too; ``pact``: clips of ReLUs, else as lsq."""
+
+
+class WeightQuantizer(nn.Module):
+    """Rounds a weight (out, ...) about zero point 0 with learnt scales, one per output channel, block, or for all."""
+
+    def __init__(self, grid: IntegerParameters) -> None:
+        super().__init__()
+        self.grid = grid
+        scale = torch.from_numpy(grid.scale.copy())
+        self.scale = nn.Parameter(scale[:1] if bool((scale == scale[0]).all()) else scale)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The rounded weight, in float32."""
+        factor = gradient_factor(weight.numel() // len(self.scale), self.grid.high)
+        if self.grid.block is not None:
+            scale = self.scale.expand(len(self.grid.scale))
+            return lsq_per_block(weight, scale, self.grid.block, self.grid.low, self.grid.high, factor)
+        scale = self.scale.expand(len(weight))
+        return lsq_per_channel(weight, scale, self.grid.low, self.grid.high, factor)
+
+    def learnt(self) -> IntegerParameters:
+        """The grid with the scales that were learnt."""
+        scale = self.scale.detach().cpu().clamp_min(TINY).expand(len(self.grid.scale))
+        return replace(self.grid, scale=scale.numpy().astype(np.float32))
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds an activation with a learnt scale, and a zero point that is learnt if ``learn_zero``."""
+
+    def __init__(self, grid: IntegerParameters, learn_zero: bool) -> None:
+        super().__init__()
+        self.grid = grid
+        self.scale = nn.Parameter(torch.tensor([float(grid.scale)]))
+        self.zero = nn.Parameter(torch.tensor([float(grid.zero_point)]), requires_grad=learn_zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rounded values (N, ...), in float32."""
+        factor = gradient_factor(x.numel() // max(1, len(x)), self.grid.high - int(self.grid.zero_point))
+        return lsq(x, self.scale, self.zero.clamp(self.grid.low, self.grid.high), self.grid.low, self.grid.high, factor)
+
+    def learnt(self) -> IntegerParameters:
+        """The grid with what was learnt."""
+        zero = round(float(self.zero.detach().clamp(self.grid.low, self.grid.high)))
+        scale = np.float32(max(float(self.scale.detach()), TINY))
+        return replace(self.grid, scale=np.asarray(scale), zero_point=np.asarray(zero, np.int64))
+
+
+class ClipQuantizer(nn.Module):
+    """Rounds what follows a ReLU within 0 and a learnt clip."""
+
+    def __init__(self, grid: IntegerParameters) -> None:
+        super().__init__()
+        self.grid = grid
+        self.levels = grid.high - int(grid.zero_point)
+        self.clip = nn.Parameter(torch.tensor([float(grid.scale) * self.levels]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rounded values, in float32."""
+        return pact(x, self.clip, self.levels)
+
+    def learnt(self) -> IntegerParameters:
+        """The grid with the clip that was learnt."""
+        clip = max(float(self.clip.detach()), TINY * self.levels)
+        return replace(self.grid, scale=np.asarray(np.float32(clip / self.levels)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, the encodings that were learnt with it, and a record per epoch."""
+
+    model: nn.Module
+    encodings: Mapping[str, Encoding]
+    history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulation of the deployed integers whose scales can be trained, and what they belong to.
+
+    ``weights`` has a quantizer by the name of the weight, ``activations`` by that of the node whose range it is.
+    """
+
+    module: GraphModule
+    weights: Mapping[str, WeightQuantizer]
+    activations: Mapping[str, ActivationQuantizer | ClipQuantizer]
+    groups: Mapping[str, str]
+
+    def encodings(self, given: Mapping[str, Encoding], engine: Flavour) -> dict[str, Encoding]:
+        """``given`` with the ranges of which ``engine`` makes the scales and zero points that were learnt."""
+        found = dict(given)
+        for name, encoding in given.items():
+            if name in self.weights:
+                grid = self.weights[name].learnt()
+                in_integers = engine.weight_parameters(encoding, 1.0).high == grid.high  # else in float
+
+                def derive(one: Encoding, scale: float | None = 1.0 if in_integers else None) -> IntegerParameters:
+                    return engine.weight_parameters(one, scale)
+
+                found[name] = encoding_of(grid, encoding, derive)
+            elif name in self.groups:
+                grid = self.activations[self.groups[name]].learnt()
+                found[name] = encoding_of(grid, encoding, engine.activation_parameters)
+        return found
+
+
+def learnable(
+    network: nn.Module,
+    encodings: Mapping[str, Encoding],
+    example_inputs: tuple[Tensor, ...],
+    *,
+    learned: Learned = "lsq",
+    flavour: str = "ort-x86",
+) -> Simulation:
+    """A simulation of ``network``, which shares its parameters, with learnt scales that start from ``encodings``.
+
+    Raises:
+        InvalidInput: the encodings are not of this network.
+    """
+    engine = flavour_named(flavour)
+    graph = trace(network, example_inputs, dynamic_batch=True)
+    activations, products = encoded_parts(graph, encodings)
+    measured = find_sites(graph).measured
+    module = simulate(network, encodings, example_inputs, flavour=flavour)
+    nodes = {node.name: node for node in module.graph.nodes}
+    traced = {node.name: node for node in graph.nodes}
+    grids = weight_grids(graph, products, encodings, engine)
+    weights = {name: WeightQuantizer(grid) for name, grid in grids.items()}
+    _replace_weights(module, products, nodes, weights)
+    groups: dict[str, str] = {}
+    rounders: dict[str, ActivationQuantizer | ClipQuantizer] = {}
+    for node in activations:
+        at = measured.get(node.name, node.name)
+        at = at if encodings.get(at) == encodings[node.name] else node.name
+        groups[node.name] = at
+        if at not in rounders:
+            grid = engine.activation_parameters(encodings[node.name])
+            rounders[at] = _activation_quantizer(grid, traced[at], learned)
+        _replace_activation(module, nodes[node.name], f"round_{_attribute(at)}", rounders[at])
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    return Simulation(module, weights, rounders, groups)
+
+
+def _activation_quantizer(grid: IntegerParameters, node: Node, learned: Learned) -> ActivationQuantizer | ClipQuantizer:
+    from_zero = int(grid.zero_point) == max(grid.low, 0) or int(grid.zero_point) == grid.low
+    if learned == "pact" and clip_bounds(node) is not None:
+        return ClipQuantizer(grid)
+    signed_symmetric = int(grid.zero_point) == 0 and grid.low < 0
+    return ActivationQuantizer(grid, learned == "lsq+" and not from_zero and not signed_symmetric)
+
+
+def _replace_weights(
+    module: GraphModule,
+    products: tuple[Product, ...],
+    nodes: Mapping[str, Node],
+    weights: Mapping[str, WeightQuantizer],
+) -> None:
+    """Round weights by quantizers, and leave biases, which 32 bits hold well, as they are."""
+    for product in products:
+        if product.weight not in weights:
+            continue
+        node = nodes[product.node.name]
+        name = f"round_{_attribute(product.weight)}"
+        for place, fixed in enumerate(node.all_input_nodes[1:]):
+            if fixed.op != "call_function":
+                continue
+            stored = fixed.all_input_nodes[0]
+            if place == 0:
+                module.add_module(name, weights[product.weight])
+                with module.graph.inserting_before(node):
+                    stored = module.graph.call_module(name, (stored,))
+            node.replace_input_with(fixed, stored)
+
+
+def _replace_activation(module: GraphModule, node: Node, name: str, quantizer: nn.Module) -> None:
+    """Round what ``node`` yields by ``quantizer``, unless it was only moved since it was rounded."""
+    (fixed,) = (user for user in node.users if user.target is aten.fake_quantize_per_tensor_affine.default)
+    source = node
+    while source.target in MOVES | NOTHING and isinstance(source.args[0], Node):
+        source = source.args[0]
+        if source.op == "call_module" and source.target == name:
+            fixed.replace_all_uses_with(node)
+            return
+    module.add_module(name, quantizer)
+    with module.graph.inserting_after(node):
+        rounded = module.graph.call_module(name, (node,))
+    fixed.replace_all_uses_with(rounded)
+
+
+def _attribute(name: str) -> str:
+    return name.replace(".", "_")
+
+
+@dataclass(frozen=True)
+class _WithClipDecay:
+    """A loss with the squares of the clips, which pull them towards 0 (Choi et al., 2018, section 3.1)."""
+
+    objective: Objective
+    clips: tuple[nn.Parameter, ...]
+    decay: float
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return self.objective(model, x, y) + 0.5 * self.decay * sum(clip.square().sum() for clip in self.clips)
+
+
+def train_quantized(
+    model: nn.Module,
+    encodings: Mapping[str, Encoding],
+    training: Training,
+    context: Context,
+    *,
+    learned: Learned = "lsq",
+    flavour: str = "ort-x86",
+) -> Trained:
+    """A copy of ``model`` trained as it will be rounded, with encodings that were learnt along.
+
+    Distils from the context's teacher where there is one. In bf16, products are computed on roundings of the rounded
+    values to 8 significant bits, an error as large as that of 8-bit integers; fp32 trains on what is deployed.
+
+    Args:
+        encodings: of a calibrated network whose batch normalizations are folded.
+        learned: what is learnt besides the weights.
+
+    Raises:
+        InvalidInput: there is no data to train on, the encodings are not of this network, or the loss is not finite.
+    """
+    from ..distill import objective_for
+
+    if context.data is None:
+        raise InvalidInput("quantize: training is set, and there is no data to train on; give data or leave it out")
+    engine = flavour_named(flavour)
+    network = evaluation_copy(model)
+    graph = trace(network, context.example_inputs, dynamic_batch=True)
+    _, products = encoded_parts(graph, encodings)
+    given = settled(graph, products, encodings, engine)
+    simulation = learnable(network, given, context.example_inputs, learned=learned, flavour=flavour)
+    objective = objective_for(context.teacher, training)
+    clips = tuple(one.clip for one in simulation.activations.values() if isinstance(one, ClipQuantizer))
+    if clips:
+        base = objective or classification(training.label_smoothing)
+        objective = _WithClipDecay(base, clips, training.weight_decay)
+    history = fit(
+        simulation.module,
+        context.data,
+        training,
+        objective=objective,
+        seed=context.seed,
+        checkpoint=Path(context.checkpoints, "quantize.ckpt") if context.checkpoints else None,
+        progress=context.progress,
+        task="train quantized",
+    )
+    _copy_back(simulation.module, network)
+    found = simulation.encodings(given, engine)
+    return Trained(network.eval(), settled(graph, products, found, engine), history)
+
+
+def _copy_back(module: GraphModule, network: nn.Module) -> None:
+    """Let ``network`` have the trained parameters, where they are not the same tensors."""
+    trained = dict(module.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters(remove_duplicate=False):
+            if name in trained:
+                parameter.copy_(trained[name])

@@ -1,0 +1,57 @@
+"""Which flavour the machine that this runs on wants."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from .flavour import FlavourName
+
+_VNNI = ("avx512_vnni", "avx_vnni")
+
+
+@dataclass(frozen=True)
+class Detected:
+    """The target of a machine, and why it is that one, in words."""
+
+    target: FlavourName
+    reason: str
+
+
+def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
+    """The target for a processor; TensorRT, LiteRT, OpenVINO and ncnn are never chosen, only asked for.
+
+    Args:
+        architecture: as ``platform.machine()`` tells it.
+        flags: its instruction sets as Linux names them; None where the system does not tell.
+
+    >>> target_for("aarch64", None).target, target_for("x86_64", ["avx2", "avx512_vnni"]).target
+    ('ort-arm', 'ort-x86')
+    >>> target_for("x86_64", ["avx2"])
+    Detected(target='ort-avx2', reason='x86_64 without VNNI: 7-bit weights, whose sums stay within 16 bits')
+    """
+    architecture = architecture.lower()
+    if architecture in ("aarch64", "arm64"):
+        return Detected("ort-arm", architecture)
+    safe = "7-bit weights, whose sums stay within 16 bits"
+    if architecture not in ("x86_64", "amd64", "x86", "i686"):
+        return Detected("ort-avx2", f"{architecture or 'unknown processor'}: {safe}, right on any")
+    if flags is None:
+        return Detected("ort-avx2", f"{architecture}, and the system does not tell whether with VNNI: {safe}")
+    found = [name for name in _VNNI if name in flags]
+    if found:
+        return Detected("ort-x86", f"{architecture} with {found[0]}")
+    return Detected("ort-avx2", f"{architecture} without VNNI: {safe}")
+
+
+def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:
+    """The target for this machine."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    hit = re.search(r"^flags\s*:\s*(\S.*)$", text, re.MULTILINE)
+    return target_for(platform.machine(), None if hit is None else hit[1].split())

@@ -1,0 +1,195 @@
+"""How much rounding each layer costs by the curvature of the loss, without running the rounded network.
+
+Dong et al., "HAWQ-V2: Hessian Aware trace-Weighted Quantization of Neural Networks" (2020), equation 2.11: the mean of
+the diagonal of the Hessian over a layer's weights, times the squared error of rounding them. The trace comes from
+products with random signs (Hutchinson's method). Activations have no part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..errors import InvalidInput
+from ..prune.gradients import differentiable
+from ..stage import Config, Context, Progress, silent
+from .calibration import calibration_split
+from .encoding import Encoding
+from .flavour import flavour_named
+from .precisions import Candidates, Unit
+from .sensitivity import PrecisionSensitivity, UnitSensitivity, batches_of
+from .variants import rounded_tensors
+
+Batch = tuple[tuple[Tensor, ...], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The trace of the Hessian of the loss with respect to one tensor.
+
+    Args:
+        value: the mean of what random signs gave.
+        error: its standard error.
+    """
+
+    value: float
+    error: float
+
+
+class HessianScan(Config):
+    """Measure the curvature of the loss on calibration samples.
+
+    Args:
+        samples: of the calibration split, its first ones.
+        draws: of random signs for each batch of 50.
+    """
+
+    samples: int = Field(256, ge=1)
+    draws: int = Field(8, ge=1)
+
+    def measure(self, candidates: Candidates, context: Context) -> PrecisionSensitivity:
+        """What each layer costs in 4 and 8 bits by :func:`perturbation`.
+
+        The loss is the cross-entropy with the labels of the calibration split; where it has none, with the network's
+        own predictions.
+
+        Raises:
+            InvalidInput: there are no samples, or the network is no classifier that can be differentiated twice.
+        """
+        split = calibration_split(context)
+        seen = min(self.samples, len(split))
+        traces = hessian_traces(
+            candidates.model,
+            [unit.tensor for unit in candidates.units],
+            batches_of(split, context, self.samples),
+            draws=self.draws,
+            seed=context.seed,
+            progress=context.progress,
+            total=seen,
+        )
+        layers = []
+        for unit, trace in zip(candidates.units, traces, strict=True):
+            mean = max(0.0, trace.value) / unit.tensor.numel()
+            four, eight = (
+                mean * perturbation(candidates, unit, candidates.weights[precision][unit.name])
+                for precision in ("int4", "int8")
+            )
+            layers.append(
+                UnitSensitivity(
+                    layers=unit.layers,
+                    weight=unit.name,
+                    parameters=unit.tensor.numel(),
+                    precisions=("int4", "int8", "float"),
+                    hessian=(four, eight, 0.0),
+                    trace=trace.value / unit.tensor.numel(),
+                )
+            )
+        return PrecisionSensitivity(samples=seen, split="calibration", layers=tuple(layers))
+
+
+def hessian_traces(
+    model: nn.Module,
+    tensors: Sequence[Tensor],
+    batches: Iterable[Batch],
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    progress: Progress = silent,
+    total: int = 1,
+) -> tuple[Trace, ...]:
+    """The trace of the Hessian of the mean loss with respect to each of ``tensors``, parameters of ``model``.
+
+    ``E[z' H z]`` for signs z is the trace of H. One draw of signs for all tensors serves each of them: what two tensors
+    have in common has the mean 0. ``model`` is in evaluation mode.
+
+    Args:
+        batches: inputs and labels; without labels the loss is the cross-entropy with the network's own predictions,
+            whose Hessian is that of Gauss and Newton.
+        draws: of signs for each batch.
+        total: samples in all, for the progress.
+
+    Raises:
+        InvalidInput: the network does not return logits (N, classes), or an operation has no second derivative.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: list[list[float]] = [[] for _ in tensors]
+    counts: list[int] = []
+    seen = 0
+    with differentiable(tensors):
+        for inputs, labels in batches:
+            progress("curvature", seen, total)
+            count = len(inputs[0])
+            try:
+                gradients = torch.autograd.grad(
+                    _loss(model, inputs, labels), tensors, create_graph=True, materialize_grads=True
+                )
+                for _ in range(draws):
+                    signs = [_signs(tensor, generator) for tensor in tensors]
+                    products = _products(gradients, tensors, signs)
+                    for values, sign, product in zip(found, signs, products, strict=True):
+                        values.append(float((sign * product).double().sum()))
+                    counts.append(count)
+            except RuntimeError as error:
+                first_line = (str(error).strip().splitlines() or ["unknown"])[0]
+                raise InvalidInput(
+                    f"sensitivity: the loss cannot be differentiated twice ({first_line}); take the sensitivity snr"
+                ) from error
+            seen += count
+    progress("curvature", seen, max(1, seen))
+    if not seen:
+        raise InvalidInput("sensitivity: the calibration split is empty; give --data with samples")
+    return tuple(_mean(values, counts) for values in found)
+
+
+def perturbation(candidates: Candidates, unit: Unit, encoding: Encoding) -> float:
+    """The squared error of rounding the weight of ``unit``, summed over it."""
+    product = unit.products[0]
+    read = candidates.encodings.get(product.read)
+    rounded = rounded_tensors(candidates.graph, product, encoding, read, flavour_named("ort-x86"))
+    weight = next(iter(rounded.values()))
+    return float((weight - unit.tensor.detach()).double().square().sum())
+
+
+def _signs(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor)
+    return 2 * signs - 1
+
+
+def _products(gradients: Sequence[Tensor], tensors: Sequence[Tensor], signs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The Hessian times ``signs``."""
+    curved = [(gradient, sign) for gradient, sign in zip(gradients, signs, strict=True) if gradient.requires_grad]
+    if not curved:
+        return tuple(torch.zeros_like(tensor) for tensor in tensors)
+    return torch.autograd.grad(
+        [gradient for gradient, _ in curved],
+        list(tensors),
+        [sign for _, sign in curved],
+        retain_graph=True,
+        materialize_grads=True,
+    )
+
+
+def _loss(model: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor | None) -> Tensor:
+    logits = model(*inputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InvalidInput(
+            f"sensitivity: the Hessian is of the loss of a classifier that returns logits (N, classes), got {got}; "
+            "take the sensitivity snr"
+        )
+    return cross_entropy(logits, logits.detach().softmax(1) if labels is None else labels)
+
+
+def _mean(values: Sequence[float], counts: Sequence[int]) -> Trace:
+    total = sum(counts)
+    mean = sum(count * value for count, value in zip(counts, values, strict=True)) / total
+    if len(values) < 2:
+        return Trace(mean, math.inf)
+    spread = sum(count * (value - mean) ** 2 for count, value in zip(counts, values, strict=True)) / total
+    return Trace(mean, math.sqrt(spread / (len(values) - 1)))

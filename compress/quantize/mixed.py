@@ -1,0 +1,236 @@
+"""Mixed precision: each layer in 4 bits, in 8 bits or in float, with the least sum of what that costs in a budget.
+
+The choice is the integer program of Yao et al., "HAWQ-V3: Dyadic Neural Network Quantization" (2021), solved exactly.
+Sensitivities are measured layer by layer, which takes their errors to add up; budgets are kept by the file itself, not
+by the sum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from ..errors import InvalidInput
+from ..stage import Config, Context, Progress, silent
+from .encoding import Encoding
+from .hessian import HessianScan
+from .knapsack import least_loss
+from .layer_costs import Costs, EngineLatency, Gauge, StoredBytes
+from .precisions import Candidates, Precision
+from .sensitivity import Around, By, PrecisionScan, PrecisionSensitivity, UnitSensitivity
+
+ROUNDS = 6
+"""The most files that are written to bring a choice to its budget."""
+
+NEAR = 0.005
+"""A choice that leaves no more of the budget than this is not improved any further."""
+
+ORDER: tuple[Precision, ...] = ("int4", "int8", "float")
+
+
+class Mixed(Config):
+    """A budget, and what tells how much each layer costs. Give one of ``size`` and ``latency``.
+
+    Args:
+        size: how many times fewer bytes the ONNX file stores (weights, biases, scales, zero points) than in float.
+        latency: how many times faster than in float the file is, in ONNX Runtime on this machine. 4 bits are no faster
+            than 8 there, and are not chosen.
+        by: what is summed over layers: noise at the network's output (``snr``), points of top-1, or the mean curvature
+            of the loss times the squared error of rounding (``hessian``).
+        precisions: that a layer may have.
+        around: what the other layers are in while one is measured.
+        samples: of the validation split (for ``hessian`` the calibration split) that sensitivities are measured on.
+        scan: what ``compress sensitivity --of quantize`` wrote for this network, not to measure again.
+    """
+
+    size: float | None = Field(None, gt=1)
+    latency: float | None = Field(None, gt=0)
+    by: By = "snr"
+    precisions: tuple[Precision, ...] = ORDER
+    around: Around = "float"
+    samples: int = Field(512, ge=1)
+    scan: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Mixed:
+        if (self.size is None) == (self.latency is None):
+            raise ValueError("give one budget: size or latency")
+        if not self.precisions:
+            raise ValueError("precisions: give at least one of int4, int8 and float")
+        return self
+
+    @property
+    def options(self) -> tuple[Precision, ...]:
+        """The precisions that are chosen from, the shortest first."""
+        taken = [p for p in ORDER if p in self.precisions and not (p == "int4" and self.latency is not None)]
+        return tuple(taken) or ("int8",)
+
+    def sensitivity(self, candidates: Candidates, context: Context) -> PrecisionSensitivity:
+        """The scan that was given, or one made now."""
+        if self.scan is not None:
+            return PrecisionSensitivity.read(self.scan)
+        if self.by == "hessian":
+            return HessianScan(samples=self.samples).measure(candidates, context)
+        return PrecisionScan(around=self.around, samples=self.samples).measure(candidates, context)
+
+    def start(self, candidates: Candidates, context: Context, *, threads: int = 1) -> Mixing:
+        """All that choosing needs: sensitivities and costs, measured.
+
+        Raises:
+            InvalidInput: there are no samples, no labels where they are needed, or the scan is of another network.
+        """
+        units = self.sensitivity(candidates, context).of_units(candidates.units)
+        gauge: Gauge = StoredBytes() if self.size is not None else EngineLatency(threads)
+        context.progress("measure layers", 0, 1, gauge.unit)
+        costs = gauge.costs(candidates, self.options)
+        context.progress("measure layers", 1, 1)
+        factor = self.size if self.size is not None else self.latency
+        assert factor is not None, "there is one budget"
+        return Mixing(candidates, units, costs, gauge, self.by, self.options, costs.whole / factor, context.progress)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A choice of precisions.
+
+    Args:
+        precisions: of each unit, by its name.
+        encodings: of the network.
+        loss: the sum of what they cost.
+        cost: as measured on the file, in bytes or ms.
+        budget: that it keeps.
+        unit: of both.
+    """
+
+    precisions: Mapping[str, Precision]
+    encodings: Mapping[str, Encoding]
+    loss: float
+    cost: float
+    budget: float
+    unit: str
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """The names of the units in float."""
+        return tuple(name for name, precision in self.precisions.items() if precision == "float")
+
+    def told(self) -> str:
+        """In words: "3 layers int4, 17 int8, 2 float: 90,112 of at most 90,300 bytes"."""
+        counts = Counter(self.precisions.values())
+        named = ", ".join(f"{counts[precision]} {precision}" for precision in ORDER if counts[precision])
+        form = "{:,.0f}" if self.unit == "bytes" else "{:.3f}"
+        return f"{named}: {form.format(self.cost)} of at most {form.format(self.budget)} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """The sensitivities and costs of a network's layers, and the budget of a choice among them."""
+
+    candidates: Candidates
+    sensitivities: tuple[UnitSensitivity, ...]
+    costs: Costs
+    gauge: Gauge
+    by: By
+    options: tuple[Precision, ...]
+    budget: float
+    progress: Progress = silent
+
+    def choose(self, fixed: Mapping[str, Collection[Precision]] | None = None) -> Mix:
+        """The choice with the least summed sensitivity whose file keeps the budget.
+
+        Where the file and the sum of its layers' costs differ, the layers are chosen again for as much less or more.
+
+        Args:
+            fixed: the precisions that are left to some units.
+
+        Raises:
+            InvalidInput: no choice keeps the budget.
+        """
+        limit, best, tried = self.budget, None, set[tuple[Precision, ...]]()
+        for number in range(ROUNDS):
+            self.progress("choose precisions", number, ROUNDS)
+            chosen = cheapest(self.candidates, self.sensitivities, self.costs, self.by, self.options, limit, fixed)
+            if chosen is None:
+                break
+            found = self._measured(chosen)
+            if found.cost <= self.budget and (best is None or found.loss < best.loss):
+                best = found
+            near = (1 - NEAR) * self.budget <= found.cost <= self.budget
+            if near or tuple(chosen.values()) in tried:
+                break
+            tried.add(tuple(chosen.values()))
+            limit = self.budget + self.costs.of(chosen) - found.cost
+        self.progress("choose precisions", ROUNDS, ROUNDS)
+        if best is None:
+            best = self._last_resort(fixed)
+        return best
+
+    def within(self, mix: Mix, kept: Mapping[str, Encoding]) -> Mix:
+        """``mix`` chosen again among integers, where only what ``kept`` encodes may be in integers.
+
+        Raises:
+            InvalidInput: no such choice keeps the budget.
+        """
+        if kept.keys() == mix.encodings.keys():
+            return mix
+        integers: list[Precision] = [precision for precision in self.options if precision != "float"]
+        floats: list[Precision] = ["float"]
+        fixed = {unit.name: integers if unit.name in kept else floats for unit in self.candidates.units}
+        found = self.choose(fixed)
+        left = {name: encoding for name, encoding in found.encodings.items() if name in kept}
+        return replace(found, encodings=left, cost=self.gauge.measured(self.candidates, left))
+
+    def _measured(self, chosen: Mapping[str, Precision]) -> Mix:
+        encodings = self.candidates.encodings_of(chosen)
+        cost = self.gauge.measured(self.candidates, encodings)
+        loss = summed(self.sensitivities, chosen, self.by)
+        return Mix(dict(chosen), encodings, loss, cost, self.budget, self.gauge.unit)
+
+    def _last_resort(self, fixed: Mapping[str, Collection[Precision]] | None) -> Mix:
+        """The cheapest choice of all, if that keeps the budget."""
+        left = allowed(self.candidates, self.options, fixed)
+        found = self._measured({name: min(of, key=self.costs.units[name].__getitem__) for name, of in left.items()})
+        if found.cost > self.budget:
+            form = "{:,.0f}" if self.gauge.unit == "bytes" else "{:.3f}"
+            raise InvalidInput(
+                f"mixed precision: the budget is {form.format(self.budget)} {self.gauge.unit}, and the cheapest choice "
+                f"takes {form.format(found.cost)}, {self.costs.whole / found.cost:.2f} times less than float; "
+                "ask for no more than that, or keep no layers in float because they are slower"
+            )
+        return found
+
+
+def allowed(
+    candidates: Candidates, options: Sequence[Precision], fixed: Mapping[str, Collection[Precision]] | None = None
+) -> dict[str, list[Precision]]:
+    """The precisions that each unit may have."""
+    fixed = fixed or {}
+    return {unit.name: [p for p in ORDER if p in fixed.get(unit.name, options)] for unit in candidates.units}
+
+
+def cheapest(
+    candidates: Candidates,
+    sensitivities: Sequence[UnitSensitivity],
+    costs: Costs,
+    by: By,
+    options: Sequence[Precision],
+    limit: float,
+    fixed: Mapping[str, Collection[Precision]] | None = None,
+) -> dict[str, Precision] | None:
+    """The precisions with the least summed sensitivity whose costs sum to at most ``limit``; None if none do."""
+    left = allowed(candidates, options, fixed)
+    losses = [[each.loss(p, by) for p in of] for each, of in zip(sensitivities, left.values(), strict=True)]
+    taken = [[costs.units[name][p] for p in of] for name, of in left.items()]
+    places = least_loss(losses, taken, limit - costs.rest)
+    if places is None:
+        return None
+    return {name: of[place] for (name, of), place in zip(left.items(), places, strict=True)}
+
+
+def summed(sensitivities: Sequence[UnitSensitivity], chosen: Mapping[str, Precision], by: By) -> float:
+    """The sensitivity of a choice."""
+    return sum(each.loss(precision, by) for each, precision in zip(sensitivities, chosen.values(), strict=True))

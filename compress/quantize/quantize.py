@@ -1,0 +1,304 @@
+"""Post-training quantization: ranges measured on calibration samples, no training.
+
+Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper" (2018), section 3:
+weights symmetric with one scale per output channel, activations affine with one scale per tensor. The order of the
+steps is that of Nagel et al., "A White Paper on Neural Network Quantization" (2021), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..data import Split
+from ..errors import InvalidInput
+from ..fold import Fold
+from ..graph import Graph, trace
+from ..prune.statistics import reestimate_batch_norm
+from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
+from ..train import Training
+from .aware_training import Learned, train_quantized
+from .calibration import calibration_split, observe
+from .encoding import Encoding
+from .mixed import Mixed
+from .normalization import use_depthwise
+from .observe import Calibration, WeightCalibration, observer_of
+from .precisions import Candidates
+from .recover.bias import correct_biases, correct_biases_analytically, give_biases
+from .recover.blocks import brecq
+from .recover.equalize import absorb, equalize
+from .recover.moments import Moments, batch_norm_moments, folded_moments
+from .recover.rounding import LearnedRounding, adaround
+from .recover.smooth import smooth
+from .revert import revert_slower
+from .scheme import SCHEMES, Scheme, SchemeName
+from .sites import Sites, find_sites
+
+
+class Quantize(Config):
+    """Measure the encodings that a network needs to run in integers; ``apply`` leaves its weights in float.
+
+    Args:
+        scheme: the bits of weights and activations, a row of :data:`compress.quantize.scheme.SCHEMES`. Where it leaves
+            activations in float and nothing else looks at samples, no calibration samples are needed. Schemes of
+            shorter floats take no notice of the options for integers.
+        calibration: the range of an activation: all that was seen (``minmax``), moving averages of each batch's
+            extremes (``moving_average``), all but extremes (``percentile``), or what rounds with the least divergence
+            (``entropy``) or squared error (``mse``).
+        percentile: of the values kept at each end, for ``percentile``.
+        momentum: of the averages, for ``moving_average``.
+        weight_calibration: the range of a weight: all its values, or what rounds with the least squared error.
+        per_channel: a range for each output channel (or block) of a weight; else one for all.
+        samples: calibration samples to run.
+        exclude: patterns of layers to keep in float, as in ``layer4.*``.
+        reestimate: measure the statistics of batch norms again on calibration samples, before they are folded.
+        equalize: even out the ranges of channels between consecutive layers.
+        absorb: move high biases into the next layer.
+        smooth: alpha of SmoothQuant between layer norms and linear layers, 0..1; ``search`` finds one for each.
+        bias_correction: take the mean error of rounding off the biases, as measured on calibration samples
+            (``empirical``) or as expected from batch norms (``analytic``).
+        rounding: of weights: to the ``nearest`` integer, or up or down as errs least, learnt on calibration samples
+            layer by layer (``adaround``) or block by block (``brecq``).
+        rounding_iterations: steps for each layer or block.
+        training: of weights and scales as they will be rounded, on the context's data, distilling from the context's
+            teacher if any. Batch norms are folded by then, so that steps must be small: AdamW at 5e-5 suits, in fp32.
+        learned: what that training learns besides weights: scales (``lsq``), zero points too (``lsq+``), or scales and
+            the clips of ReLUs (``pact``).
+        mixed: choose the bits of each layer's weights under a budget of bytes or latency, by what each costs when it
+            alone is rounded; the scheme's own then only tells the bits of activations.
+        revert_slower: keep in float what is slower in integers in ONNX Runtime on this machine, as measured; see
+            :mod:`compress.quantize.revert`. The result then depends on the machine, and is never slower than float.
+        threads: that ``revert_slower`` measures with.
+    """
+
+    scheme: SchemeName = "int8"
+    calibration: Calibration = "minmax"
+    percentile: float = Field(99.99, gt=50, le=100)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_calibration: WeightCalibration = "minmax"
+    per_channel: bool = True
+    samples: int = Field(256, ge=1)
+    exclude: tuple[str, ...] = ()
+    reestimate: bool = False
+    equalize: bool = False
+    absorb: bool = False
+    smooth: Annotated[float, Field(ge=0, le=1)] | Literal["search"] | None = None
+    bias_correction: Literal["none", "empirical", "analytic"] = "none"
+    rounding: Literal["nearest", "adaround", "brecq"] = "nearest"
+    rounding_iterations: int = Field(2000, ge=1)
+    training: Training | None = None
+    learned: Learned = "lsq"
+    mixed: Mixed | None = None
+    revert_slower: bool = False
+    threads: int = Field(1, ge=1)
+
+    def apply(self, model: nn.Module, context: Context) -> Result:
+        """The network with batch normalizations folded, and its encodings: by parameter name and by node of its trace.
+
+        Raises:
+            InvalidInput: no calibration samples, a pattern in ``exclude`` that matches nothing, or weights or
+                activations that are not finite.
+        """
+        scheme = SCHEMES[self.scheme]
+        work = _Work(evaluation_copy(model), context, self._split(scheme, context))
+        _refuse_unusable_weights(work.network)
+        if scheme.kind == "integer" and self.reestimate:
+            self._reestimate(work)
+        _fold(work, keep_moments=self.absorb or self.bias_correction == "analytic")
+        if scheme.activation_bits is not None:
+            work.use_depthwise(self.exclude)
+        graph, sites = self._trace(scheme, work)
+        if scheme.kind == "integer":
+            self._even_out(graph, scheme, work)
+        encodings = self._choose(self._encode(graph, sites, scheme, work), scheme, work)
+        if scheme.kind == "integer":
+            reference = evaluation_copy(work.network)
+            encodings = self._round(encodings, work)
+            if self.bias_correction != "none":
+                self._correct_biases(reference, encodings, work)
+            encodings = self._train(encodings, work)
+        names = dict.fromkeys(product.weight for product in sites.products if product.weight in encodings)
+        rounded = (
+            Edit(name.rpartition(".")[0], name.rpartition(".")[2], "float32", encodings[name].stored, kind="precision")
+            for name in names
+        )
+        explained = {skip.layer for skip in work.skipped}  # batch normalizations that were not folded, and why
+        left = (skip for skip in sites.skipped if skip.layer not in explained or "batch_norm" not in skip.reason)
+        skipped = tuple(dict.fromkeys((*work.skipped, *left)))
+        return Result(work.network, (*work.edits, *rounded), skipped, encodings, work.history)
+
+    def _split(self, scheme: Scheme, context: Context) -> Split | None:
+        """The calibration samples, where something looks at them."""
+        looks = self.reestimate or self.equalize or self.absorb or self.smooth is not None
+        looks = looks or self.rounding != "nearest" or self.bias_correction == "empirical"
+        looks = scheme.kind == "integer" and looks
+        return calibration_split(context) if looks or scheme.activation_bits else None
+
+    def _reestimate(self, work: _Work) -> None:
+        work.account(*reestimate_batch_norm(work.network, work.samples, seed=work.context.seed))
+
+    def _trace(self, scheme: Scheme, work: _Work) -> tuple[Graph, Sites]:
+        """The graph and what becomes integers, with a bias in every layer where biases will change."""
+        graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
+        sites = find_sites(graph, self.exclude)
+        if scheme.kind == "integer" and (self.absorb or self.bias_correction != "none"):
+            given = give_biases(graph, sites.products)
+            if given:
+                work.account(given)
+                graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
+                sites = find_sites(graph, self.exclude)
+        return graph, sites
+
+    def _even_out(self, graph: Graph, scheme: Scheme, work: _Work) -> None:
+        """Make the network, whose outputs stay what they were, easier to round."""
+        if self.equalize:
+            equalized = equalize(graph, work.samples, self.samples, work.context)
+            work.account(equalized.edits, equalized.skipped)
+            for name, scale in equalized.scales.items():
+                if name in work.moments:
+                    work.moments[name] = work.moments[name].scaled(scale)
+        if self.absorb:
+            absorbed = absorb(graph, work.moments, work.samples, self.samples, work.context)
+            work.account(absorbed.edits, absorbed.skipped)
+            for name, shift in absorbed.shifts.items():
+                if name in work.moments:
+                    work.moments[name] = work.moments[name].lowered(shift)
+        if self.smooth is not None:
+            bits = scheme.weight_bits
+            work.account(*smooth(graph, self.smooth, work.samples, self.samples, work.context, bits=bits))
+
+    def _encode(self, graph: Graph, sites: Sites, scheme: Scheme, work: _Work) -> dict[str, Encoding]:
+        encodings: dict[str, Encoding] = {}
+        for product in sites.products:
+            weight = graph.tensor(product.node.args[1])
+            assert weight is not None, product.weight
+            encodings[product.weight] = scheme.weight_encoding(
+                product.weight, weight, self.weight_calibration, per_channel=self.per_channel
+            )
+        if scheme.activation_bits is None:
+            return encodings
+        bits = scheme.activation_bits
+        observers = {
+            at: observer_of(self.calibration, percentile=self.percentile, momentum=self.momentum, bits=bits)
+            for at in sites.measured.values()
+        }
+        watchers = {at: observer.observe for at, observer in observers.items()}
+        observe(graph, watchers, work.samples, self.samples, work.context)
+        ranges = {at: observer.range() for at, observer in observers.items()}
+        for name, at in sites.measured.items():
+            low, high = ranges[at]
+            encodings[name] = Encoding((low,), (high,), bits)
+        return encodings
+
+    def _choose(self, encodings: dict[str, Encoding], scheme: Scheme, work: _Work) -> dict[str, Encoding]:
+        """The encodings of what shall be in integers, in the bits that it shall have."""
+        mixing = mix = None
+        if self.mixed is not None:
+            candidates = Candidates.of(
+                work.network,
+                encodings,
+                work.context.example_inputs,
+                calibration=self.weight_calibration,
+                per_channel=self.per_channel,
+            )
+            mixing = self.mixed.start(candidates, work.context, threads=self.threads)
+            mix = mixing.choose()
+            encodings = dict(mix.encodings)
+        if self.revert_slower and scheme.activation_bits == 8:
+            inputs, progress = work.context.example_inputs, work.context.progress
+            kept = revert_slower(work.network, encodings, inputs, threads=self.threads, progress=progress)
+            work.account((), kept.skipped)
+            encodings = dict(kept.encodings)
+            if mixing is not None and mix is not None and mixing.gauge.unit == "bytes":
+                mix = mixing.within(mix, encodings)
+                encodings = dict(mix.encodings)
+        if mix is not None:
+            work.account([Edit("", "weights", "float32", mix.told(), "weights")])
+            told = {skip.layer for skip in work.skipped}
+            floats = dict.fromkeys(name.rpartition(".")[0] for name in mix.floats)
+            work.account((), [Skip(layer, "kept in float: chosen so") for layer in floats if layer not in told])
+        return encodings
+
+    def _round(self, encodings: dict[str, Encoding], work: _Work) -> dict[str, Encoding]:
+        """Put the weights on grid points that are learnt, where that is asked for."""
+        if self.rounding == "nearest":
+            return encodings
+        config = LearnedRounding(iterations=self.rounding_iterations, samples=self.samples)
+        learn = adaround if self.rounding == "adaround" else brecq
+        done = learn(work.network, encodings, work.context, work.samples, config)
+        work.network = done.model
+        work.account([Edit("", "weights", "float32", f"rounded by {self.rounding}", "weights")])
+        return dict(done.encodings)
+
+    def _train(self, encodings: dict[str, Encoding], work: _Work) -> dict[str, Encoding]:
+        """Train weights and scales, where that is asked for."""
+        if self.training is None:
+            return encodings
+        done = train_quantized(work.network, encodings, self.training, work.context, learned=self.learned)
+        work.network, work.history = done.model, tuple(done.history)
+        work.account([Edit("", "weights", None, f"{len(done.history)} epochs", "weights")])
+        return dict(done.encodings)
+
+    def _correct_biases(self, reference: nn.Module, encodings: dict[str, Encoding], work: _Work) -> None:
+        """``reference`` has the weights that were not rounded."""
+        if self.bias_correction == "empirical":
+            done = correct_biases(work.network, reference, encodings, work.samples, self.samples, work.context)
+        else:
+            done = correct_biases_analytically(work.network, encodings, work.moments, work.context, reference=reference)
+        work.account(*done)
+
+
+@dataclass
+class _Work:
+    """A network on its way through the steps, changed in place, and the account of what was done to it.
+
+    ``moments`` are those of the outputs of layers that a batch norm was folded into, by weight name.
+    """
+
+    network: nn.Module
+    context: Context
+    split: Split | None
+    edits: list[Edit] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+
+    @property
+    def samples(self) -> Split:
+        """The calibration samples."""
+        assert self.split is not None, "a step that looks at samples asks for them"
+        return self.split
+
+    def use_depthwise(self, exclude: Iterable[str]) -> None:
+        """Run in integers what is left of batch norms."""
+        replaced = use_depthwise(self.network, self.context.example_inputs, exclude)
+        layers = {edit.layer for edit in replaced}
+        self.edits += replaced
+        self.skipped = [skip for skip in self.skipped if skip.layer not in layers]
+
+    def account(self, edits: Iterable[Edit], skipped: Iterable[Skip] = ()) -> None:
+        """Add to the account."""
+        self.edits += edits
+        self.skipped += skipped
+
+
+def _fold(work: _Work, *, keep_moments: bool) -> None:
+    """Fold batch norms; where ``keep_moments``, keep what they tell of the values."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in work.network.modules()):
+        return
+    known = batch_norm_moments(work.network, work.context) if keep_moments else {}
+    folded = Fold().apply(work.network, work.context)
+    work.network = folded.model
+    work.moments = folded_moments(known, folded.edits)
+    work.account(folded.edits, folded.skipped)
+
+
+def _refuse_unusable_weights(model: nn.Module) -> None:
+    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise InvalidInput(f"quantize: the weights of {name} are not all finite (NaN or infinity); train again")

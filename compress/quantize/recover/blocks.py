@@ -1,0 +1,299 @@
+"""BRECQ: the roundings of a residual block are learnt together, so that what the block yields errs least.
+
+Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction" (2021). A block is what lies
+between two places of the graph where a single value carries everything on; its roundings have the parametrisation of
+AdaRound. Errors of its output may be weighed by their Fisher information (their equation 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from ...data import Split
+from ...errors import InvalidInput
+from ...graph import Graph
+from ...stage import Context
+from ..encoding import Encoding
+from ..flavour import Flavour, flavour_named
+from ..learned_scales import gradient_factor, lsq
+from ..scales import encoding_of
+from ..sites import NOTHING, Product
+from .lockstep import Lockstep, Rounded, Values, Walk, traced_shape
+from .rounding import ACTIVATIONS, LearnedRounding, Rounding, fit_layer, learn, with_activation
+
+aten = torch.ops.aten
+
+LARGEST_BLOCK = 16
+"""Products of a block at most; the layers of a larger one are fitted one by one."""
+
+SCALE_LEARNING_RATE = 1e-3
+"""Of activation scales, relative to each: the share by which Adam moves a scale at first."""
+
+ROUND_VALUE = aten.fake_quantize_per_tensor_affine.default
+
+
+@dataclass(frozen=True)
+class Block:
+    """Part of a graph that reads the single value ``input`` and yields ``output`` (names of nodes)."""
+
+    input: str
+    output: str
+    products: tuple[Product, ...]
+
+
+def find_blocks(graph: Graph, products: Iterable[Product]) -> tuple[Block, ...]:
+    """The smallest parts of ``graph`` that hold ``products`` between two cuts, in order; activations close a part.
+
+    A cut is a place where one value is all that later operations read of earlier ones. Parts with more than
+    :data:`LARGEST_BLOCK` products, and products between no two cuts, are left out.
+    """
+    wanted = {product.node.name: product for product in products}
+    cuts = _cuts(graph)
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    blocks: list[Block] = []
+    for before, after in pairwise(cuts):
+        inner = graph.nodes[place[before] + 1 : place[after] + 1]
+        held = tuple(wanted[node.name] for node in inner if node.name in wanted)
+        if held:
+            blocks.append(Block(before.name, after.name, held))
+        elif blocks and blocks[-1].output == before.name and _only_activates(inner):
+            blocks[-1] = replace(blocks[-1], output=after.name)
+    return tuple(block for block in blocks if len(block.products) <= LARGEST_BLOCK)
+
+
+def _cuts(graph: Graph) -> list[Node]:
+    """The nodes whose value is, once computed, all that is read of what was computed so far."""
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    samples = traced_shape(graph.inputs[0])[0] if graph.inputs else 1
+    alive: dict[Node, int] = {}
+    found = []
+    for number, node in enumerate(graph.nodes):
+        alive = {one: last for one, last in alive.items() if last > number}
+        if node.op == "output" or graph.tensor(node) is not None or isinstance(node.meta.get("val"), torch.SymInt):
+            continue
+        alive[node] = max((place[user] for user in node.users), default=-1)
+        value = node.meta.get("val")
+        alone = list(alive) == [node] and number >= place[graph.inputs[-1]]
+        if alone and isinstance(value, Tensor) and value.is_floating_point() and traced_shape(node)[:1] == (samples,):
+            found.append(node)
+    return found
+
+
+def _only_activates(nodes: Sequence[Node]) -> bool:
+    computing = [node for node in nodes if isinstance(node.meta.get("val"), Tensor) and node.op == "call_function"]
+    return all(node.target in ACTIVATIONS or node.target in NOTHING for node in computing)
+
+
+def brecq(
+    model: nn.Module,
+    encodings: Mapping[str, Encoding],
+    context: Context,
+    split: Split,
+    config: LearnedRounding = LearnedRounding(),  # noqa: B008  (frozen)
+    *,
+    flavour: str = "ort-x86",
+) -> Rounded:
+    """A copy of ``model`` with the weights of integer layers on grid points learnt block by block.
+
+    Layers in no block are fitted alone, as by :func:`compress.quantize.recover.rounding.adaround`. Where nearest
+    rounding gives a block a smaller error on the samples, it stays.
+
+    Raises:
+        InvalidInput: the encodings are not of this network, there are no samples, or ``fisher`` is set and the network
+            does not yield logits (N, classes).
+    """
+    lockstep = Lockstep.of(
+        model, encodings, context, split, config.samples, config.memory_mb, flavour, config.batch or 32, whole=True
+    )
+    blocks = find_blocks(lockstep.graph, lockstep.products)
+    starts = {block.products[0].weight: block for block in blocks}
+    inside = {product.weight for block in blocks for product in block.products}
+    chains = {p.weight: with_activation(p.node) for p in lockstep.products if p.weight not in inside}
+    lockstep.start([*(block.output for block in blocks), *(chain[-1].name for chain in chains.values())])
+    generator = torch.Generator().manual_seed(context.seed)
+    errors: dict[str, tuple[float, float]] = {}
+    learner = _BlockLearner(lockstep, config, flavour_named(flavour), generator)
+    for number, product in enumerate(lockstep.products):
+        context.progress("brecq", number, len(lockstep.products), product.layer)
+        if product.weight in chains:
+            errors[product.weight] = fit_layer(lockstep, product, chains[product.weight], config, generator)
+        elif product.weight in starts:
+            block = starts[product.weight]
+            errors[f"{block.input}..{block.output}"] = learner.fit(block)
+    context.progress("brecq", len(lockstep.products), len(lockstep.products))
+    return lockstep.finished(errors)
+
+
+@dataclass
+class _BlockLearner:
+    lockstep: Lockstep
+    config: LearnedRounding
+    engine: Flavour
+    generator: torch.Generator
+
+    def fit(self, block: Block) -> tuple[float, float]:
+        """Set the weights of a block; returns the error of nearest rounding and theirs."""
+        program = self._program(block)
+        targets = torch.cat(self.lockstep.float_walk.take(block.output))
+        weights = self._fisher(block, targets) if self.config.fisher else torch.ones(1)
+        with torch.no_grad():
+            nearest = program.error({}, targets, weights)
+        if nearest == 0:
+            return 0.0, 0.0
+        nodes = {product.weight: self.lockstep.rounded_weight(product) for product in block.products}
+        roundings = {
+            name: Rounding(self.lockstep.rounded.get_parameter(name), self.lockstep.grids[name]) for name in nodes
+        }
+        if self.config.learn_activations:
+            program.scales = self._scales(program)
+
+        def loss() -> Tensor:
+            index = torch.randperm(len(targets), generator=self.generator)[: program.batch]
+            soft = {nodes[name]: rounding.soft() for name, rounding in roundings.items()}
+            difference = program.output(soft, index) - targets[index]
+            return (difference.square() * (weights if len(weights) == 1 else weights[index])).mean() / nearest
+
+        scales = list({id(scale): scale.share for scale in program.scales.values()}.values())
+        more = [{"params": scales, "lr": SCALE_LEARNING_RATE}] if scales else []
+        learn(list(roundings.values()), loss, self.config, *more)
+        with torch.no_grad():
+            hard = {nodes[name]: rounding.scale * rounding.integers() for name, rounding in roundings.items()}
+            learnt = program.error(hard, targets, weights)
+        kept = learnt < nearest
+        with torch.no_grad():
+            for name, rounding in roundings.items():
+                chosen = rounding.integers() if kept else rounding.nearest
+                self.lockstep.rounded.get_parameter(name).copy_(rounding.scale * chosen)
+        if kept:
+            for scale in {id(scale): scale for scale in program.scales.values()}.values():
+                self._keep(scale)
+        return nearest, min(learnt, nearest)
+
+    def _program(self, block: Block) -> _Program:
+        """The block of the rounded program, at hand on the samples."""
+        self.lockstep.float_walk.through(block.output)
+        walk = self.lockstep.rounded_walk
+        source = walk.nodes[block.input]
+        rounded = [user for user in source.users if user.target is ROUND_VALUE]
+        source = rounded[0] if rounded else source
+        walk.through(source.name)
+        nodes = walk.between(source.name, block.output)
+        inputs = torch.cat(walk.values(source))
+        read = {node for inner in nodes for node in inner.all_input_nodes} - {source, *nodes}
+        sizes: Values = {node: walk.given(node)[0] for node in read if node.op != "get_attr"}
+        return _Program(walk, source, nodes, walk.nodes[block.output], inputs, sizes, len(walk.values(source)[0]), {})
+
+    def _scales(self, program: _Program) -> dict[Node, _Scale]:
+        """The scales of the values that are rounded within the block alone; values that share one share it here too."""
+        inner = {node: node.args[0] for node in program.nodes if node.target is ROUND_VALUE}
+        groups = self.lockstep.groups
+        found: dict[str, _Scale] = {}
+        scales: dict[Node, _Scale] = {}
+        names = {value.name for value in inner.values() if isinstance(value, Node)}
+        for node, value in inner.items():
+            assert isinstance(value, Node)
+            group = groups[value.name]
+            if all(name in names for name, at in groups.items() if at == group and name in self.lockstep.encodings):
+                scale = found.setdefault(group, _Scale([], nn.Parameter(torch.ones(()))))
+                scale.nodes.append(node)
+                scales[node] = scale
+        return scales
+
+    def _keep(self, scale: _Scale) -> None:
+        """Let the rounded program and the encodings have a learnt scale."""
+        for node in scale.nodes:
+            value, step, *rest = node.args
+            assert isinstance(value, Node) and isinstance(step, float)
+            encoding = self.lockstep.encodings[value.name]
+            grid = self.engine.activation_parameters(encoding)
+            grid = replace(grid, scale=np.asarray(step * float(scale.share.detach()), np.float32)[()])
+            self.lockstep.encodings[value.name] = encoding_of(grid, encoding, self.engine.activation_parameters)
+            node.args = (value, float(grid.scale), *rest)
+
+    def _fisher(self, block: Block, values: Tensor) -> Tensor:
+        """The squared gradients of the output, over their mean: those of the log-likelihood of labels that are drawn.
+
+        Labels come from the float network's own distribution, which makes it the Fisher information.
+        """
+        walk, found = self.lockstep.float_walk, []
+        start = 0
+        for number in range(walk.batches):
+            size = len(self.lockstep.batches[number][0])
+            x = values[start : start + size].clone().requires_grad_()
+            start += size
+            logits = walk.after(block.output, x, number, self.lockstep.graph.outputs[0].name)
+            if logits.ndim != 2:
+                raise InvalidInput(
+                    f"quantize: fisher needs logits (N, classes), and the network yields {tuple(logits.shape)}; "
+                    f"leave it out"
+                )
+            labels = torch.multinomial(torch.softmax(logits.detach(), 1), 1, generator=self.generator)[:, 0]
+            (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"), x)
+            found.append(gradient.square())
+        weights = torch.cat(found)
+        return weights / weights.mean().clamp_min(1e-30)
+
+
+@dataclass
+class _Scale:
+    """A learnt scale of activations, as a share of the one that was calibrated."""
+
+    nodes: list[Node]
+    share: nn.Parameter
+
+
+@dataclass
+class _Program:
+    """The nodes of a block, to be run with other weights on some of the samples."""
+
+    walk: Walk
+    source: Node
+    nodes: tuple[Node, ...]
+    result: Node
+    inputs: Tensor
+    sizes: Values
+    batch: int
+    scales: dict[Node, _Scale]
+
+    def output(self, weights: Mapping[Node, Tensor], index: Tensor) -> Tensor:
+        """What the block yields for some of the samples with these rounded weights in place of its own."""
+        values: Values = {self.source: self.inputs[index], **self.sizes, **weights}
+        for node in self.nodes:
+            if node in weights:
+                continue
+            if node in self.scales:
+                values[node] = self._rounded(node, values)
+                continue
+            for read in node.all_input_nodes:
+                if read not in values:
+                    values[read] = self.walk.run(read, values)
+            values[node] = self.walk.run(node, values)
+        result = values[self.result]
+        assert isinstance(result, Tensor)
+        return result
+
+    def _rounded(self, node: Node, values: Values) -> Tensor:
+        source, step, zero, low, high = node.args
+        assert isinstance(source, Node) and isinstance(step, float)
+        x = values[source]
+        assert isinstance(x, Tensor) and isinstance(zero, int) and isinstance(low, int) and isinstance(high, int)
+        factor = gradient_factor(x[0].numel(), high - zero)
+        return lsq(x, self.scales[node].share * step, torch.tensor(zero), low, high, factor)
+
+    def error(self, weights: Mapping[Node, Tensor], targets: Tensor, importance: Tensor) -> float:
+        """The mean squared error of the output over all samples."""
+        total, seen = 0.0, 0
+        for start in range(0, len(targets), self.batch):
+            index = torch.arange(start, start + self.batch)
+            difference = self.output(weights, index) - targets[index]
+            weighed = difference.square() * (importance if len(importance) == 1 else importance[index])
+            total += float(weighed.mean())
+            seen += 1
+        return total / seen

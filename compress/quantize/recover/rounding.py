@@ -1,0 +1,265 @@
+"""AdaRound: each weight is rounded up or down so that its layer errs least, not to the nearest integer.
+
+Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (2020). Layers are taken in the order in
+which they run. Each is fitted alone, on the inputs that the already rounded network gives it, towards what the float
+network yields there after the activation function (their equation 25, asymmetric reconstruction).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.fx import Node
+
+from ...data import Split
+from ...stage import Config, Context
+from ..encoding import Encoding, IntegerParameters
+from ..scales import scale_for
+from ..sites import CLIPS, NOTHING, Product
+from .lockstep import Lockstep, Rounded
+from .rows import Rows, sampled_rows
+
+aten = torch.ops.aten
+
+STRETCH_HIGH, STRETCH_LOW = 1.1, -0.1
+"""Zeta and gamma of the rectified sigmoid."""
+
+ACTIVATIONS = CLIPS | {
+    aten.hardswish.default,
+    aten.hardswish_.default,
+    aten.hardsigmoid.default,
+    aten.hardsigmoid_.default,
+    aten.silu.default,
+    aten.silu_.default,
+    aten.gelu.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.leaky_relu.default,
+    aten.leaky_relu_.default,
+    aten.elu.default,
+}
+"""Activation functions that work on each value alone."""
+
+
+class LearnedRounding(Config):
+    """How roundings are learnt.
+
+    Args:
+        iterations: steps of Adam for each layer or block.
+        batch: what a step looks at: positions of a layer's output (``adaround``), or samples (``brecq``).
+        learning_rate: of the rounding variables.
+        strength: of the pull towards rounding up or down, relative to the error of nearest rounding.
+        beta: the exponent of that pull, from the first to the last step (their equation 24).
+        warm_start: share of the steps without it.
+        samples: calibration samples to learn from, at most.
+        memory_mb: of the samples' activations; there are fewer samples where they would take more.
+        fisher: weigh errors of a block by the diagonal of the Fisher information of its output (``brecq``).
+        learn_activations: learn the scales of activations within a block along with the roundings (``brecq``).
+    """
+
+    iterations: int = Field(2000, ge=1)
+    batch: int | None = Field(None, ge=1)
+    learning_rate: float = Field(1e-2, gt=0)
+    strength: float = Field(10.0, gt=0)
+    beta: tuple[float, float] = (20.0, 2.0)
+    warm_start: float = Field(0.2, ge=0, lt=1)
+    samples: int = Field(1024, ge=1)
+    memory_mb: float = Field(2000.0, gt=0)
+    fisher: bool = False
+    learn_activations: bool = False
+
+    def exponent(self, step: int) -> float | None:
+        """Beta at ``step`` (from 0), falling linearly; None while the pull is off.
+
+        >>> [LearnedRounding(iterations=10).exponent(step) for step in (0, 1, 2, 6, 9)]
+        [None, None, 20.0, 11.0, 4.25]
+        """
+        start = self.warm_start * self.iterations
+        if step < start:
+            return None
+        first, last = self.beta
+        return first + (last - first) * (step - start) / max(1.0, self.iterations - start)
+
+
+class Rounding:
+    """The rounding variables of one weight: each element lies between the two grid points around it.
+
+    Their equations 22 and 23: the weight is ``scale * clip(floor(weight / scale) + h(V), low, high)`` with the
+    rectified sigmoid ``h(V) = clip(sigmoid(V) * (zeta - gamma) + gamma, 0, 1)``. V starts where the weight is its own.
+
+    Args:
+        weight: (out, ...), in float.
+        grid: of the weight, with zero point 0 and a scale for each output channel.
+    """
+
+    def __init__(self, weight: Tensor, grid: IntegerParameters) -> None:
+        self.low, self.high = grid.low, grid.high
+        self.scale = scale_for(grid, weight)
+        real = weight.detach() / self.scale
+        self.nearest = torch.round(real).clamp_(self.low, self.high)
+        self.floor = torch.floor(real)
+        share = (real - self.floor).clamp(0, 1)
+        self.variable = nn.Parameter(-torch.log((STRETCH_HIGH - STRETCH_LOW) / (share - STRETCH_LOW) - 1))
+
+    def up(self) -> Tensor:
+        """h(V): how far each element is rounded up, 0..1."""
+        return (torch.sigmoid(self.variable) * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW).clamp(0, 1)
+
+    def soft(self) -> Tensor:
+        """The weight with elements between grid points."""
+        return self.scale * (self.floor + self.up()).clamp(self.low, self.high)
+
+    def pull(self, beta: float) -> Tensor:
+        """Their equation 24: 1 - |2 h(V) - 1|^beta, the mean over the elements, which is 0 at grid points."""
+        return 1 - (2 * self.up() - 1).abs().pow(beta).mean()
+
+    def integers(self) -> Tensor:
+        """The grid points chosen, as integers in float32."""
+        return (self.floor + (self.variable.detach() >= 0)).clamp(self.low, self.high)
+
+
+def adaround(
+    model: nn.Module,
+    encodings: Mapping[str, Encoding],
+    context: Context,
+    split: Split,
+    config: LearnedRounding = LearnedRounding(),  # noqa: B008  (frozen)
+    *,
+    flavour: str = "ort-x86",
+) -> Rounded:
+    """A copy of ``model`` with the weights of each integer layer on grid points learnt layer by layer.
+
+    Where nearest rounding gives an output channel a smaller error on the samples, it stays.
+
+    Args:
+        encodings: of a calibrated network, those of weights included.
+        split: the samples to learn from.
+        flavour: the engine whose grids the weights shall lie on; others round them anew.
+
+    Raises:
+        InvalidInput: the encodings are not of this network, or there are no samples.
+    """
+    lockstep = Lockstep.of(model, encodings, context, split, config.samples, config.memory_mb, flavour)
+    chains = {product.weight: with_activation(product.node) for product in lockstep.products}
+    lockstep.start([chain[-1].name for chain in chains.values()])
+    generator = torch.Generator().manual_seed(context.seed)
+    errors: dict[str, tuple[float, float]] = {}
+    for number, product in enumerate(lockstep.products):
+        context.progress("adaround", number, len(lockstep.products), product.layer)
+        errors[product.weight] = fit_layer(lockstep, product, chains[product.weight], config, generator)
+    context.progress("adaround", len(lockstep.products), len(lockstep.products))
+    return lockstep.finished(errors)
+
+
+def fit_layer(
+    lockstep: Lockstep, product: Product, chain: tuple[Node, ...], config: LearnedRounding, generator: torch.Generator
+) -> tuple[float, float]:
+    """Set the weight of one layer; returns the error of nearest rounding and its own.
+
+    Args:
+        chain: the layer's node, up to the activation function that follows it.
+    """
+    inputs, targets = lockstep.inputs_and_targets(product, chain[-1].name)
+    weight, bias = lockstep.rounded.get_parameter(product.weight), lockstep.graph.tensor(product.bias_node)
+    rows = sampled_rows(product.node, inputs, targets, generator)
+    rounding = Rounding(weight, lockstep.grids[product.weight])
+    layer = _Layer(rows, None if bias is None else bias.detach(), chain[1:])
+    chosen, errors = _fit(layer, rounding, config, generator)
+    with torch.no_grad():
+        weight.copy_(rounding.scale * chosen)
+    lockstep.refresh(product)
+    return errors
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One product run alone on rows of its inputs, followed by its activation function."""
+
+    rows: Rows
+    bias: Tensor | None
+    activation: tuple[Node, ...]
+
+    def output(self, weight: Tensor, index: Tensor | slice) -> Tensor:
+        """(P, out) of the chosen rows."""
+        y = self.rows.times(weight, index)
+        if self.bias is not None:
+            y = y + self.bias
+        return applied(self.activation, y)
+
+    def errors(self, weight: Tensor) -> Tensor:
+        """The mean squared error of each output channel, over all rows."""
+        total = torch.zeros(weight.shape[0], dtype=torch.float64)
+        for start in range(0, len(self.rows), 4096):
+            part = slice(start, start + 4096)
+            total += (self.output(weight, part) - self.rows.targets[part]).square().sum(0).double().cpu()
+        return total / len(self.rows)
+
+
+def _fit(
+    layer: _Layer, rounding: Rounding, config: LearnedRounding, generator: torch.Generator
+) -> tuple[Tensor, tuple[float, float]]:
+    """The integers of a layer, and the error of nearest rounding and theirs."""
+    with torch.no_grad():
+        nearest = layer.errors(rounding.scale * rounding.nearest)
+    unit = float(nearest.sum())
+    if unit > 0:
+        count, batch = len(layer.rows), config.batch or 512
+
+        def loss() -> Tensor:
+            index = torch.randint(count, (batch,), generator=generator)
+            return (layer.output(rounding.soft(), index) - layer.rows.targets[index]).square().sum(1).mean() / unit
+
+        learn([rounding], loss, config)
+    with torch.no_grad():
+        integers = rounding.integers()
+        learnt = layer.errors(rounding.scale * integers)
+    better = (learnt < nearest).to(integers.device).view(-1, *(1 for _ in integers.shape[1:]))
+    chosen = torch.where(better, integers, rounding.nearest)
+    return chosen, (unit, float(torch.minimum(learnt, nearest).sum()))
+
+
+def learn(
+    roundings: list[Rounding], loss: Callable[[], Tensor], config: LearnedRounding, *more: dict[str, object]
+) -> None:
+    """Minimize ``loss`` plus the pull to grid points over the rounding variables (their equation 25), with Adam.
+
+    Args:
+        more: groups of other parameters to learn with them, as an optimizer takes them.
+    """
+    variables = {"params": [rounding.variable for rounding in roundings], "lr": config.learning_rate}
+    optimizer = torch.optim.Adam([variables, *more])
+    count = sum(rounding.variable.numel() for rounding in roundings)
+    for step in range(config.iterations):
+        total = loss()
+        beta = config.exponent(step)
+        if beta is not None:
+            for rounding in roundings:
+                total = total + config.strength * rounding.variable.numel() / count * rounding.pull(beta)
+        optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def with_activation(node: Node) -> tuple[Node, ...]:
+    """``node`` and what alone reads it, up to the activation function that follows it, if one does."""
+    way = [node]
+    while len(way[-1].users) == 1:
+        user = next(iter(way[-1].users))
+        if user.target in ACTIVATIONS:
+            return (*way, user)
+        if user.target not in NOTHING:
+            break
+        way.append(user)
+    return (node,)
+
+
+def applied(activation: tuple[Node, ...], value: Tensor) -> Tensor:
+    """``value`` after the functions of these nodes, each of which works on each value alone."""
+    for node in activation:
+        if node.target in ACTIVATIONS:
+            value = node.target(value, *node.args[1:], **node.kwargs)
+    return value

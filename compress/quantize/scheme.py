@@ -1,0 +1,115 @@
+"""Schemes: how many bits weights and activations get, as rows of one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import InvalidInput
+from .encoding import Encoding, Kind
+from .observe import WeightCalibration, weight_ranges
+
+SchemeName = Literal["int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The widths of weights and activations.
+
+    Args:
+        weight_bits: of every weight of a convolution or linear layer.
+        activation_bits: of what they read; None leaves activations in float.
+        block: neighbouring input features of a linear layer that share a scale; None: a scale per output channel, as
+            convolutions always have.
+        kind: of the stored weights.
+        gain: what ONNX Runtime on a CPU makes of it, in one line.
+    """
+
+    weight_bits: int
+    activation_bits: int | None
+    block: int | None = None
+    kind: Kind = "integer"
+    gain: str = ""
+
+    @property
+    def stored(self) -> str:
+        """The type of the stored weights: "int8", "int4", "float16"."""
+        return f"int{self.weight_bits}" if self.kind == "integer" else self.kind
+
+    def weight_encoding(
+        self, name: str, weight: Tensor, calibration: WeightCalibration = "minmax", *, per_channel: bool = True
+    ) -> Encoding:
+        """The encoding of a weight with output channels first.
+
+        A matrix (channels, features) gets a range per block where the scheme has blocks.
+
+        Args:
+            calibration: how ranges follow from the values.
+            per_channel: where it is false, all channels and blocks have one range.
+
+        Raises:
+            InvalidInput: a value is too large for float16.
+        """
+        weight = weight.detach().float()
+        if self.kind != "integer":
+            if self.kind == "float16" and float(weight.abs().max()) > torch.finfo(torch.float16).max:
+                raise InvalidInput(f"quantize: {name} has values beyond 65504, too large for float16; use bf16")
+            return Encoding((float(weight.min()),), (float(weight.max()),), bits=16, kind=self.kind)
+        block = self.block if weight.ndim == 2 else None
+        if block is None:
+            rows = weight.flatten(1)
+        else:
+            spare = -weight.shape[1] % block
+            rows = functional.pad(weight, (0, spare), mode="constant").reshape(-1, block)
+        low, high = weight_ranges(rows if per_channel else rows.reshape(1, -1), calibration, bits=self.weight_bits)
+        low, high = low.expand(len(rows)), high.expand(len(rows))
+        return Encoding(tuple(low.tolist()), tuple(high.tolist()), self.weight_bits, True, 0, block)
+
+
+SCHEMES: dict[SchemeName, Scheme] = {
+    "int8": Scheme(8, 8, gain="a quarter of the bytes; convolutions and matrix products run in integers"),
+    "w4a8": Scheme(4, 8, gain="an eighth of the bytes on disk; unpacked to int8 at load: the speed and memory of int8"),
+    "w8a16": Scheme(
+        8,
+        16,
+        gain="a quarter of the bytes; no speed: ONNX Runtime has no 16-bit products and computes in float between "
+        "roundings, slower than float32 (for engines with 16x8 bits)",
+    ),
+    "w8": Scheme(
+        8,
+        None,
+        gain="a quarter of the bytes on disk; convolutions run as in float32, linear layers on the bytes themselves "
+        "(MatMulNBits, which rounds its input to 8 bits block by block)",
+    ),
+    "w4": Scheme(
+        4,
+        None,
+        block=32,
+        gain="a seventh of the bytes on disk; convolutions run as in float32, linear layers on the bytes themselves "
+        "(MatMulNBits, which rounds its input to 8 bits block by block)",
+    ),
+    "fp16": Scheme(16, None, kind="float16", gain="half the bytes on disk; converted at load, runs as float32 does"),
+    "bf16": Scheme(16, None, kind="bfloat16", gain="half the bytes on disk; converted at load, runs as float32 does"),
+}
+
+
+def scheme_of(weights: Iterable[Encoding], activations: Iterable[Encoding]) -> SchemeName | None:
+    """The scheme that made these encodings, or None where layers have different ones.
+
+    Args:
+        weights: of the weights.
+        activations: of the values.
+    """
+    given = {(encoding.kind, encoding.bits) for encoding in weights}
+    read: set[int | None] = {encoding.bits for encoding in activations}
+    found: list[SchemeName] = [
+        name
+        for name, scheme in SCHEMES.items()
+        if given == {(scheme.kind, scheme.weight_bits)} and (read or {None}) == {scheme.activation_bits}
+    ]
+    return found[0] if found else None

@@ -1,0 +1,361 @@
+"""How much each layer of a network costs when it alone is stored in fewer bits.
+
+The output of the network with one layer rounded is compared with the float network's: by the ratio of noise to signal,
+of which those of several layers add up where their errors are independent, and by accuracy. All layers are scanned in
+one pass over the samples; what is computed before a layer is computed once for all of its precisions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from ..data import Split
+from ..errors import InvalidInput
+from ..stage import Config, Context
+from .encoding import Encoding
+from .flavour import flavour_named
+from .precisions import Candidates, Precision, Unit
+from .sites import Product, find_sites
+from .variants import Program, Rounder, Variant
+
+By = Literal["snr", "top1", "hessian"]
+Around = Literal["float", "int8"]
+BATCH = 50
+TIE = 1e-6
+"""Of the noise ratio, added to points of accuracy: few samples often tell no difference."""
+
+
+class UnitSensitivity(Config):
+    """One layer, or layers that share a weight, alone in each precision.
+
+    Args:
+        layers: their names.
+        weight: the name of their weight.
+        parameters: how many numbers it has.
+        precisions: that were tried.
+        noise: of the network's output in each, as a ratio to the signal; more than with the layer as it is around.
+        top1: the points of accuracy that each costs, where there are labels.
+        hessian: what the curvature of the loss says that each costs (HAWQ-V2).
+        trace: the mean of the diagonal of the Hessian of the loss, over the weight.
+    """
+
+    layers: tuple[str, ...]
+    weight: str
+    parameters: int = Field(ge=1)
+    precisions: tuple[Precision, ...]
+    noise: tuple[float, ...] | None = None
+    top1: tuple[float, ...] | None = None
+    hessian: tuple[float, ...] | None = None
+    trace: float | None = None
+
+    def loss(self, precision: Precision, by: By) -> float:
+        """What ``precision`` costs, in the units of ``by``; less than 0 where it is better than what was there.
+
+        Raises:
+            InvalidInput: that was not measured.
+        """
+        found = {"snr": self.noise, "top1": self.top1, "hessian": self.hessian}[by]
+        if found is None or precision not in self.precisions:
+            raise InvalidInput(
+                f"sensitivity: the scan does not tell what {self.layers[0]} costs in {precision} by {by}; scan again"
+            )
+        place = self.precisions.index(precision)
+        return found[place] + (TIE * self.noise[place] if by == "top1" and self.noise is not None else 0.0)
+
+
+class PrecisionSensitivity(Config):
+    """What a :class:`PrecisionScan` found.
+
+    Args:
+        around: what the other layers are in.
+        samples: that were run.
+        split: where they came from.
+        top1: of the float network on them, in percent.
+        noise: of the output with all layers as they are around, as a ratio to the signal.
+        layers: in the order in which they run.
+    """
+
+    of: Literal["quantize"] = "quantize"
+    around: Around = "float"
+    samples: int = Field(ge=1)
+    split: str = "validation"
+    top1: float | None = None
+    noise: float = 0.0
+    layers: tuple[UnitSensitivity, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> PrecisionSensitivity:
+        """The scan in a file, or in the folder that ``compress sensitivity --of quantize`` wrote.
+
+        Raises:
+            InvalidInput: it cannot be read, or is no such file.
+        """
+        file = path / "sensitivity.json" if path.is_dir() else path
+        told = "write one with compress sensitivity --of quantize"
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"scan {file}: cannot be read ({error}); {told}") from error
+        except ValidationError as error:
+            raise InvalidInput(f"scan {file}: not the scan of a quantization; {told}") from error
+
+    def of_units(self, units: Sequence[Unit]) -> tuple[UnitSensitivity, ...]:
+        """The record of each of ``units``.
+
+        Raises:
+            InvalidInput: the scan is of another network.
+        """
+        known = {layer.weight: layer for layer in self.layers}
+        for unit in units:
+            found = known.get(unit.name)
+            if found is None or found.parameters != unit.tensor.numel():
+                raise InvalidInput(f"sensitivity: the scan is of another network: it has no {unit.name} like this one")
+        return tuple(known[unit.name] for unit in units)
+
+
+class PrecisionScan(Config):
+    """Store each layer alone in fewer bits, and measure the output on the validation split.
+
+    Args:
+        around: what the other layers stay in: ``float``, or the ``int8`` that the network was quantized to.
+        samples: of the validation split, its first ones.
+    """
+
+    around: Around = "float"
+    samples: int = Field(512, ge=1)
+
+    def measure(self, candidates: Candidates, context: Context, *, record: Path | None = None) -> PrecisionSensitivity:
+        """What each layer costs; the test split is not read.
+
+        Args:
+            record: a file that the scan is kept in while it runs: one that was interrupted goes on from there. It is
+                gone afterwards.
+
+        Raises:
+            InvalidInput: there are no samples, or they do not fit the network.
+        """
+        split, name = scored_split(context)
+        rounder = Rounder(candidates.graph, _products(candidates), flavour_named("ort-x86"))
+        base, tried = self._variants(candidates, rounder)
+        sums = _Sums.resumed(record, self._digest(candidates, name), len(tried))
+        program = Program(candidates.graph)
+        total = min(self.samples, max(1, len(split)))
+        skip = sums.samples
+        for inputs, labels in batches_of(split, context, self.samples):
+            if skip > 0:
+                skip -= len(inputs[0])
+                continue
+            context.progress("sensitivity", sums.samples, total)
+            with torch.no_grad():
+                exact = next(result for number, result in program.outputs(inputs, Variant({}, {}), ()))
+                for number, result in program.outputs(inputs, base, [variant for _, _, variant in tried]):
+                    sums.add(number, exact, result, labels)
+            sums.count(exact, labels)
+            sums.keep(record)
+        context.progress("sensitivity", total, total)
+        if not sums.samples:
+            raise InvalidInput(f"sensitivity: the {name} split is empty; give --data with samples")
+        if record is not None:
+            record.unlink(missing_ok=True)
+        return self._result(candidates, tried, sums, name)
+
+    def _variants(
+        self, candidates: Candidates, rounder: Rounder
+    ) -> tuple[Variant, list[tuple[Unit, Precision, Variant]]]:
+        tried: list[tuple[Unit, Precision, Variant]] = []
+        whole = candidates.encodings_of(candidates.uniform("int8")) if self.around == "int8" else {}
+        for unit in candidates.units:
+            if self.around == "int8":
+                four = whole | {name: candidates.weights["int4"][name] for name in unit.weights}
+                tried.append((unit, "int4", rounder.variant(four)))
+                tried.append((unit, "float", rounder.variant(_without(candidates, whole, unit))))
+                continue
+            read = {p.read: candidates.encodings[p.read] for p in unit.products if p.read in candidates.encodings}
+            for precision, weights in candidates.weights.items():
+                tried.append((unit, precision, rounder.variant(read | {name: weights[name] for name in unit.weights})))
+        return rounder.variant(whole), tried
+
+    def _digest(self, candidates: Candidates, split: str) -> str:
+        from ..artifact import weights_digest  # an artifact holds encodings
+
+        told = [self.model_dump(mode="json"), split, weights_digest(candidates.model)]
+        found: list[Mapping[str, Encoding]] = [candidates.encodings, *candidates.weights.values()]
+        told += [{name: encoding.to_json() for name, encoding in sorted(part.items())} for part in found]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+    def _result(
+        self, candidates: Candidates, tried: Sequence[tuple[Unit, Precision, Variant]], sums: _Sums, split: str
+    ) -> PrecisionSensitivity:
+        around = sums.ratio(None)
+        records = []
+        for unit in candidates.units:
+            noise: dict[Precision, float] = {self.around: 0.0}
+            lost: dict[Precision, float] = {self.around: 0.0}
+            for number, (of, precision, _) in enumerate(tried):
+                if of is unit:
+                    noise[precision] = sums.ratio(number) - around
+                    lost[precision] = 100 * (sums.right[-1] - sums.right[number]) / sums.samples
+            order: list[Precision] = [precision for precision in ("int4", "int8", "float") if precision in noise]
+            records.append(
+                UnitSensitivity(
+                    layers=unit.layers,
+                    weight=unit.name,
+                    parameters=unit.tensor.numel(),
+                    precisions=tuple(order),
+                    noise=tuple(noise[precision] for precision in order),
+                    top1=tuple(lost[precision] for precision in order) if sums.labelled else None,
+                )
+            )
+        return PrecisionSensitivity(
+            around=self.around,
+            samples=sums.samples,
+            split=split,
+            top1=100 * sums.exact_right / sums.samples if sums.labelled else None,
+            noise=around,
+            layers=tuple(records),
+        )
+
+
+def scored_split(context: Context) -> tuple[Split, str]:
+    """The split that choices are made on, and its name: validation, or calibration where there is none.
+
+    Raises:
+        InvalidInput: there is neither.
+    """
+    if context.data is None:
+        raise InvalidInput("sensitivity: it needs samples, and no data is given; give --data")
+    name: Literal["validation", "calibration"] = "validation" if "validation" in context.data.splits else "calibration"
+    return context.data.split(name), name
+
+
+def batches_of(split: Split, context: Context, samples: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+    """The first ``samples`` of a split in stored order: the network's inputs, and the labels if there are any.
+
+    Raises:
+        InvalidInput: they are not what the network takes.
+    """
+    left = samples
+    expected = [tuple(x.shape[1:]) for x in context.example_inputs]
+    for given, labels in split.batches(BATCH):
+        found: object = given
+        inputs = tuple(found) if isinstance(found, (tuple, list)) else (given,)
+        if [tuple(x.shape[1:]) for x in inputs] != expected:
+            shapes = [tuple(x.shape[1:]) for x in inputs]
+            raise InvalidInput(
+                f"sensitivity: samples have the shapes {shapes}, and the network was given {expected}; "
+                "give --data and --input-shape that agree"
+            )
+        device = context.example_inputs[0].device
+        yield tuple(x[:left].to(device) for x in inputs), None if labels is None else labels[:left].to(device)
+        left -= len(inputs[0])
+        if left <= 0:
+            return
+
+
+def noise_ratio(exact: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """The power of the difference by that of the signal, the mean over the network's results.
+
+    >>> noise_ratio([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])])
+    0.04
+    """
+    return sum(_power(a - b) / _power(a) for a, b in zip(exact, other, strict=True)) / len(exact)
+
+
+def decibels(noise: float) -> float:
+    """The signal to noise ratio in dB; infinite without noise.
+
+    >>> decibels(0.01)
+    20.0
+    """
+    return math.inf if noise <= 0 else -10 * math.log10(noise)
+
+
+@dataclass
+class _Sums:
+    """What was seen up to now: of each variant, and last of what is around them."""
+
+    digest: str
+    noise: list[list[float]]
+    right: list[int]
+    signal: list[float] = field(default_factory=list)
+    exact_right: int = 0
+    samples: int = 0
+    labelled: bool = True
+
+    @staticmethod
+    def resumed(record: Path | None, digest: str, variants: int) -> _Sums:
+        """Where the record of the same scan stopped, or the start."""
+        try:
+            if record is not None:
+                found = _Sums(**json.loads(record.read_text(encoding="utf-8")))
+                if found.digest == digest and len(found.noise) == variants + 1:
+                    return found
+        except (OSError, ValueError, TypeError):
+            pass
+        return _Sums(digest, [[] for _ in range(variants + 1)], [0] * (variants + 1))
+
+    def add(self, number: int | None, exact: Sequence[Tensor], other: Sequence[Tensor], labels: Tensor | None) -> None:
+        """One batch of a variant, or of what is around."""
+        place = -1 if number is None else number
+        self.noise[place] = _plus(self.noise[place], [_power(a - b) for a, b in zip(exact, other, strict=True)])
+        self.right[place] += _right(other, labels)
+
+    def count(self, exact: Sequence[Tensor], labels: Tensor | None) -> None:
+        """One batch of the float network."""
+        self.signal = _plus(self.signal, [_power(a) for a in exact])
+        self.exact_right += _right(exact, labels)
+        self.samples += len(exact[0])
+        self.labelled = self.labelled and labels is not None and len(exact) == 1 and exact[0].ndim == 2
+
+    def ratio(self, number: int | None) -> float:
+        """The noise of a variant, by the signal."""
+        noise = self.noise[-1 if number is None else number]
+        return sum(a / max(b, 1e-300) for a, b in zip(noise, self.signal, strict=True)) / len(self.signal)
+
+    def keep(self, record: Path | None) -> None:
+        """Write the record, all or nothing."""
+        if record is None:
+            return
+        try:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            partial = record.with_name(f"{record.name}.partial")
+            partial.write_text(json.dumps(vars(self)), encoding="utf-8")
+            partial.replace(record)
+        except OSError as error:
+            raise InvalidInput(f"sensitivity {record}: cannot be written ({error.strerror})") from error
+
+
+def _plus(sums: Sequence[float], more: Sequence[float]) -> list[float]:
+    return [a + b for a, b in zip(sums, more, strict=True)] if sums else list(more)
+
+
+def _power(tensor: Tensor) -> float:
+    return float(tensor.double().square().sum())
+
+
+def _right(outputs: Sequence[Tensor], labels: Tensor | None) -> int:
+    if labels is None or len(outputs) != 1 or outputs[0].ndim != 2 or labels.ndim != 1:
+        return 0
+    return int((outputs[0].argmax(1) == labels).sum())
+
+
+def _products(candidates: Candidates) -> list[Product]:
+    return [product for unit in candidates.units for product in unit.products]
+
+
+def _without(candidates: Candidates, encodings: Mapping[str, Encoding], unit: Unit) -> dict[str, Encoding]:
+    """``encodings`` with one unit in float, and what is then no longer read or made in integers."""
+    known = {name for name, _ in candidates.model.named_modules()}
+    sites = find_sites(candidates.graph, known & set(unit.layers))
+    wanted = {*sites.measured, *(product.weight for product in sites.products)} - set(unit.weights)
+    return {name: encoding for name, encoding in encodings.items() if name in wanted}

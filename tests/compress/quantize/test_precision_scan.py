@@ -1,0 +1,108 @@
+"""The scan of each layer alone in fewer bits: against networks simulated one by one; its record and its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_networks import Joined, Tokens, Unfolded, made
+from torch import Tensor, nn
+
+from compress.data import Data, SampleSplit
+from compress.errors import InvalidInput
+from compress.quantize import Quantize, sensitivity, simulate
+from compress.quantize.precisions import Candidates
+from compress.quantize.sensitivity import PrecisionScan, PrecisionSensitivity, noise_ratio
+from compress.stage import Context
+
+NETWORKS: dict[type[nn.Module], str] = {Joined: "float", Unfolded: "int8", Tokens: "float"}
+
+
+@pytest.fixture(autouse=True)
+def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "BATCH", 12)
+
+
+def candidates_of(kind: type[nn.Module]) -> tuple[Candidates, tuple[Tensor, ...], Context]:
+    model, inputs, context = made(kind)
+    result = Quantize().apply(model, context)
+    return Candidates.of(result.model, result.encodings, context.example_inputs), inputs, context
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
+def test_each_layer_costs_what_its_simulation_says(kind: type[nn.Module]) -> None:
+    candidates, inputs, context = candidates_of(kind)
+    around = NETWORKS[kind]
+    found = PrecisionScan(around=around, samples=33).measure(candidates, context)  # type: ignore[arg-type]
+    x = tuple(each[:33] for each in inputs)
+    with torch.no_grad():
+        exact = (candidates.model(*x),)
+
+    def noise(encodings: object) -> float:
+        with torch.no_grad():
+            return noise_ratio(exact, (simulate(candidates.model, encodings, context.example_inputs)(*x),))  # type: ignore[arg-type]
+
+    whole = candidates.uniform("int8")
+    base = noise(candidates.encodings_of(whole)) if around == "int8" else 0.0
+    assert found.noise == pytest.approx(base, rel=1e-4) and found.samples == 33
+    assert [layer.weight for layer in found.layers] == [unit.name for unit in candidates.units]
+    unit, layer = candidates.units[-1], found.layers[-1]
+    if around == "int8":
+        expected = noise(candidates.encodings_of(whole | {unit.name: "float"})) - base
+        assert layer.loss("float", "snr") == pytest.approx(expected, rel=1e-3)
+        assert layer.loss("int8", "snr") == 0
+    else:
+        read = {p.read: candidates.encodings[p.read] for p in unit.products if p.read in candidates.encodings}
+        expected = noise(read | {name: candidates.weights["int4"][name] for name in unit.weights})
+        assert layer.loss("int4", "snr") == pytest.approx(expected, rel=1e-4)
+        assert layer.loss("float", "snr") == 0
+
+
+def test_layers_that_share_a_weight_go_together() -> None:
+    candidates, _, _ = candidates_of(Tokens)
+    assert [(unit.layers, len(unit.products)) for unit in candidates.units] == [(("query",), 3), (("value",), 1)]
+
+
+def test_a_scan_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates, _, context = candidates_of(Joined)
+    scan, record = PrecisionScan(samples=30), tmp_path / "record.json"
+    whole = scan.measure(candidates, context)
+    runs: list[int] = []
+    outputs = sensitivity.Program.outputs
+
+    def interrupted(self: sensitivity.Program, inputs: tuple[Tensor, ...], *rest: object) -> object:
+        runs.append(len(inputs[0]))
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return outputs(self, inputs, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sensitivity.Program, "outputs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scan.measure(candidates, context, record=record)
+    assert record.exists()
+    assert scan.measure(candidates, context, record=record) == whole
+    assert not record.exists() and runs[3:] == [12, 12, 6, 6], "the float network and all others, in two batches"
+    record.write_text("{", encoding="utf-8")
+    assert scan.measure(candidates, context, record=record) == whole, "what is no record is not gone on from"
+
+
+def test_points_are_told_where_there_are_labels(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
+    context = Context((data.example(),), data)
+    result = Quantize().apply(small_net, context)
+    candidates = Candidates.of(result.model, result.encodings, context.example_inputs)
+    found = PrecisionScan().measure(candidates, context)
+    assert found.split == "validation" and found.samples == 24 and found.top1 is not None
+    assert all(layer.top1 is not None and layer.top1[-1] == 0 for layer in found.layers)
+    (tmp_path / "sensitivity.json").write_text(found.model_dump_json(), encoding="utf-8")
+    assert PrecisionSensitivity.read(tmp_path) == found
+    with pytest.raises(InvalidInput, match="not the scan of a quantization"):
+        PrecisionSensitivity.read(Path(__file__))
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        PrecisionSensitivity.read(tmp_path / "none.json")
+    other = found.model_copy(update={"layers": found.layers[1:]})
+    with pytest.raises(InvalidInput, match="the scan is of another network: it has no"):
+        other.of_units(candidates.units)
+    wrong = Data("wrong", {"validation": SampleSplit(torch.zeros(4, 3, 8, 8), None)})
+    with pytest.raises(InvalidInput, match=r"samples have the shapes \[\(3, 8, 8\)\]"):
+        PrecisionScan().measure(candidates, Context(context.example_inputs, wrong))
