@@ -18,7 +18,8 @@ from .data import Data
 from .errors import GateFailed
 from .load import Network
 from .packing import pack
-from .quantize import simulate
+from .quantize import FlavourName, simulate
+from .quantize.detect import detected
 from .report.schema import BenchmarkRecord, ExportRecord, Latency, NodeCounts, Parity
 from .siblings import sibling
 from .stage import Progress, silent
@@ -26,6 +27,7 @@ from .stage import Progress, silent
 if TYPE_CHECKING:
     import export.contents as contents
     import export.onnx as onnx_format
+    import export.rules as rules
     import runtimes.benchmark as benchmark
     import runtimes.check as check
     import runtimes.devices.local as local
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 else:
     contents = sibling("export.contents")
     onnx_format = sibling("export.onnx")
+    rules = sibling("export.rules")
     benchmark = sibling("runtimes.benchmark")
     check = sibling("runtimes.check")
     local = sibling("runtimes.devices.local")
@@ -43,11 +46,12 @@ FLOAT_RELATIVE_ERROR = 1e-3
 INTEGER_SNR_DB = 20.0
 
 
-def reference(network: Network) -> Callable[..., tuple[Tensor, ...]]:
+def reference(network: Network, target: FlavourName | None = None) -> Callable[..., tuple[Tensor, ...]]:
     """What a deployed file must compute: the network, or its simulation in integers where it is quantized."""
     model = network.model
     if network.encodings:
-        model = simulate(network.model, network.encodings, network.example_inputs)
+        flavour = target or detected().target
+        model = simulate(network.model, network.encodings, network.example_inputs, flavour=flavour)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         return outputs_of(model, inputs)
@@ -56,19 +60,39 @@ def reference(network: Network) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def export(
-    network: Network, name: str, path: Path, *, simplify: bool = False, shown: str | None = None, packed: bool = False
+    network: Network,
+    name: str,
+    path: Path,
+    *,
+    target: FlavourName | None = None,
+    simplify: bool = False,
+    shown: str | None = None,
+    packed: bool = False,
 ) -> ExportRecord:
     """Write ``network`` as ONNX to ``path`` and check it in ONNX Runtime against the network on the stored inputs.
 
-    With ``packed``, the packed file to download is written beside it, with ``.packed`` after its name.
+    With ``packed``, the packed file to download is written beside it, with ``.packed`` after its name. ``target`` is
+    whose integers the file has; left out, those of this machine.
 
     Raises:
-        GateFailed: the file computes something else; it is removed.
+        InvalidInput: the target has no exporter, or no such integers.
+        GateFailed: the file breaks a rule of its target, or computes something else; it is removed.
     """
+    target = target or detected().target
     written = onnx_format.export_onnx(
-        network.model, network.example_inputs, path, encodings=dict(network.encodings) or None, simplify=simplify
+        network.model,
+        network.example_inputs,
+        path,
+        encodings=dict(network.encodings) or None,
+        flavour=target,
+        simplify=simplify,
     )
-    parity = parity_on(path, network, [network.example_inputs])
+    violations = rules.check(path, target)
+    broken = [str(violation) for violation in violations if violation.effect != "slow"]
+    if broken:
+        path.unlink()
+        raise GateFailed(f"export {path.name}: {len(broken)} tensors break rules of {target}: {'; '.join(broken)}")
+    parity = parity_on(path, network, [network.example_inputs], target)
     bad = (
         parity.snr_db is None or not parity.snr_db >= INTEGER_SNR_DB
         if network.encodings
@@ -93,7 +117,8 @@ def export(
         bytes_by_dtype=inside.bytes_by_dtype,
         graph_bytes=inside.graph_bytes,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        notes=tuple(written.notes),
+        target=target,
+        notes=(*written.notes, *rules.grouped(violations)),
         packed_bytes=pack(path, path.with_name(f"{path.name}.packed")).packed_bytes if packed else None,
     )
 
@@ -108,9 +133,11 @@ def executed_nodes(path: Path, network: Network) -> runtime.ExecutedGraph | None
         engine.close()
 
 
-def parity_on(path: Path, network: Network, batches: Sequence[tuple[Tensor, ...]]) -> Parity:
-    """How the file's outputs agree with those of ``network`` on all ``batches`` together."""
-    run = reference(network)
+def parity_on(
+    path: Path, network: Network, batches: Sequence[tuple[Tensor, ...]], target: FlavourName | None = None
+) -> Parity:
+    """How the file's outputs agree with those of ``network``, as ``target`` rounds, on all ``batches`` together."""
+    run = reference(network, target)
     with_engine = runtime.load(path)
     try:
         input_names = [spec.name for spec in with_engine.inputs]
@@ -140,11 +167,12 @@ def parity_on(path: Path, network: Network, batches: Sequence[tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Deployed:
-    """A file to measure, and the network that it was made from where that is known."""
+    """A file to measure, and the network that it was made from and for which target, where that is known."""
 
     name: str
     path: Path
     network: Network | None = None
+    target: FlavourName | None = None
 
 
 def measure(
@@ -174,9 +202,9 @@ def measure(
             samples = len(data.splits["test"])
             top1 = accuracy(file.path, data, threads)
             if file.network is not None:
-                parity = parity_on(file.path, file.network, _some(data, parity_samples))
+                parity = parity_on(file.path, file.network, _some(data, parity_samples), file.target)
         elif file.network is not None:
-            parity = parity_on(file.path, file.network, [file.network.example_inputs])
+            parity = parity_on(file.path, file.network, [file.network.example_inputs], file.target)
         records.append(
             BenchmarkRecord(
                 name=file.name,

@@ -321,9 +321,15 @@ def _export(wanted: Export, network: Network, work: Path) -> tuple[ExportRecord,
     path = work / "exports" / f"{wanted.name}.onnx"
     folded = fold_for_export(network)
     record = deploy.export(
-        folded, wanted.name, path, simplify=wanted.simplify, shown=f"exports/{path.name}", packed=wanted.packed
+        folded,
+        wanted.name,
+        path,
+        target=wanted.target,
+        simplify=wanted.simplify,
+        shown=f"exports/{path.name}",
+        packed=wanted.packed,
     )
-    return record, deploy.Deployed(wanted.name, path, folded)
+    return record, deploy.Deployed(wanted.name, path, folded, wanted.target)
 
 
 def fold_for_export(network: Network) -> Network:

@@ -17,7 +17,7 @@ from .errors import InvalidInput
 from .fold import Fold
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
-from .quantize import Quantize
+from .quantize import FlavourName, Quantize
 from .sparsify import Sparsify
 from .stage import Config, Stage
 from .train import Training
@@ -65,12 +65,14 @@ class Step(Config):
 class Export(Config):
     """A file to write: the network as it is after the stage ``after`` ("baseline" is before the first one).
 
+    ``target`` is the engine whose integers the file has, left out that of the machine that exports.
     ``packed`` writes a packed file beside it, to download; see :mod:`compress.packing`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     after: str = "baseline"
     format: Literal["onnx"] = "onnx"
+    target: FlavourName | None = None
     simplify: bool = False
     packed: bool = False
 

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +20,26 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
+from torch.fx import Node
 
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph, trace
 from compress.quantize.encoding import Encoding
-from compress.quantize.flavour import flavour_named
-from compress.quantize.sites import encoded_parts
+from compress.quantize.flavour import flavour_named, require_exporter
+from compress.quantize.scheme import SCHEMES, scheme_of
+from compress.quantize.sites import Product, encoded_parts
 from compress.stage import evaluation_copy
 
 from . import qdq, rewrite, site
 from .contents import Contents, contents_of
+from .half import in_half
+from .kernels import use_integer_kernels
 
 OPSET = 18
 LARGEST_FILE_BYTES = 2**31
 OLDEST_OPSET, NEWEST_OPSET = 18, 23
+FEW_BITS_OPSET = 21
+"""The first that has 4-bit and 16-bit integers, and scales per block."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def export_onnx(
     *,
     encodings: Mapping[str, Encoding] | None = None,
     flavour: str = "ort-x86",
-    opset: int = OPSET,
+    opset: int | None = None,
     simplify: bool = False,
     dynamic_batch: bool = True,
     metadata: Mapping[str, str] | None = None,
@@ -75,42 +81,47 @@ def export_onnx(
 
     Args:
         encodings: of the tensors that run in integers, from the stage Quantize; none writes a float file.
-        flavour: which integers the engine wants.
-        opset: of the standard operations.
+        flavour: which integers the engine wants: the target's name.
+        opset: of the standard operations; left out, the least that the encodings need.
         simplify: run onnxsim over the file, and keep what it makes if that computes the same.
         dynamic_batch: leave the batch size open, where the network allows it.
         metadata: written into the file.
 
     Raises:
         InvalidInput: the network cannot be traced or converted, the encodings are of another network, there is no such
-            flavour, or the opset is out of range.
+            flavour, or none that holds these encodings, or the opset is out of range or too old for them.
         GateFailed: the conversion left another opset, lost a tensor, or made an invalid file.
     """
     path = Path(path)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise InvalidInput(f"export {path}: opset {opset} is not supported; give {OLDEST_OPSET} to {NEWEST_OPSET}")
+    encodings = encodings or {}
+    opset = _opset(path, opset, encodings)
     engine = flavour_named(flavour)
     # Strides of channels-last weights would show in the file, as gathers that put elements in order.
     plain = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     graph = trace(plain, tuple(x.contiguous() for x in example_inputs), dynamic_batch=dynamic_batch)
+    activations, products = encoded_parts(graph, encodings) if encodings else ((), ())
+    read = [encodings[node.name] for node in activations]
+    multiplied = [encodings[product.weight] for product in products]
+    require_exporter(engine, [encodings[product.weight] for product in products if product.read in encodings])
+    whole_in_half = engine.name == "tensorrt" and bool(products) and {e.kind for e in multiplied} == {"float16"}
     marked: dict[str, qdq.Marked] = {}
-    if encodings:
-        activations, products = encoded_parts(graph, encodings)
+    if not whole_in_half:
         biases = [(product, _values(graph.tensor(product.bias_node))) for product in products]
         marked = qdq.marks(engine, encodings, [node.name for node in activations], biases)
-        for product in products:
-            weight, bias = product.node.all_input_nodes[1], product.bias_node
-            site.mark_argument(graph.program, product.node, weight, qdq.weight_mark(product))
-            if bias is not None:
-                site.mark_argument(graph.program, product.node, bias, qdq.bias_mark(product))
-        for node in activations:
-            site.mark_value(graph.program, node, qdq.activation_mark(node.name))
-        graph.program.graph_module.recompile()
+        _mark(graph, activations, products, marked)
     converted = _convert(graph, opset, path)
     rewrite.use_global_average_pool(converted.graph)
     if marked:
         qdq.place(converted.graph, marked)
-    notes: list[str] = []
+        use_integer_kernels(
+            converted.graph,
+            x86=engine.name in ("ort-x86", "ort-avx2"),
+            rounds_biases=engine.name.startswith("ort"),
+        )
+    if whole_in_half:
+        converted = in_half(converted)
+    name = scheme_of(multiplied, read) if engine.name.startswith("ort") else None
+    notes = [f"{name}: {SCHEMES[name].gain}"] if name is not None and name != "int8" else []
     if simplify:
         converted, note = _simplified(converted, example_inputs)
         notes.append(note)
@@ -119,6 +130,30 @@ def export_onnx(
     serialized = converted.SerializeToString()
     _write(serialized, path)
     return Exported(path, "onnx", opset, len(serialized), contents_of(converted, len(serialized)), tuple(notes))
+
+
+def _opset(path: Path, asked: int | None, encodings: Mapping[str, Encoding]) -> int:
+    few_bits = any(e.kind == "integer" and (e.bits not in (7, 8) or e.block is not None) for e in encodings.values())
+    least = FEW_BITS_OPSET if few_bits else OLDEST_OPSET
+    opset = max(OPSET, least) if asked is None else asked
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InvalidInput(f"export {path}: opset {opset} is not supported; give {OLDEST_OPSET} to {NEWEST_OPSET}")
+    if opset < least:
+        raise InvalidInput(f"export {path}: opset {opset} has no 4-bit and 16-bit integers; give {least} or newer")
+    return opset
+
+
+def _mark(
+    graph: Graph, activations: Iterable[Node], products: Iterable[Product], marked: Mapping[str, qdq.Marked]
+) -> None:
+    for product in products:
+        weight, bias = product.node.all_input_nodes[1], product.bias_node
+        site.mark_argument(graph.program, product.node, weight, qdq.weight_mark(product))
+        if bias is not None and qdq.bias_mark(product) in marked:
+            site.mark_argument(graph.program, product.node, bias, qdq.bias_mark(product))
+    for node in activations:
+        site.mark_value(graph.program, node, qdq.activation_mark(node.name))
+    graph.program.graph_module.recompile()
 
 
 def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -21,14 +22,34 @@ from compress.quantize.sites import Product
 
 from . import rewrite
 
+Form = Literal["value", "dequantize", "multiply", "cast"]
+
 
 @dataclass(frozen=True)
 class Marked:
-    """What a mark stands for: its parameters, the integers, and the axis of the channels, if it is a parameter."""
+    """What a mark stands for.
 
-    parameters: IntegerParameters
-    dtype: Integer | str
-    stored: bool = False
+    Args:
+        dtype: the type that its integers, or shorter floats, have in the file.
+        form: how it is written. ``value``: an activation, as QuantizeLinear and DequantizeLinear. The others are stored
+            parameters: ``dequantize`` as integers behind DequantizeLinear, ``multiply`` as integers behind Cast and
+            Mul, and ``cast`` as shorter floats behind Cast, both of which ONNX Runtime computes once, at load.
+        parameters: its scale and zero point; None for floats.
+        widened: 4-bit integers are cast to int8 before DequantizeLinear: folded at load, they are a plain int8 weight.
+        turned: a matrix is stored as (features, channels), as MatMul reads it: engines multiply by its integers.
+    """
+
+    dtype: Integer | Literal["int32", "float16", "bfloat16"]
+    form: Form
+    parameters: IntegerParameters | None = None
+    widened: bool = False
+    turned: bool = False
+
+    @property
+    def rounding(self) -> IntegerParameters:
+        """The parameters of what becomes integers."""
+        assert self.parameters is not None, f"{self.dtype} has no scale"
+        return self.parameters
 
 
 def activation_mark(name: str) -> str:
@@ -60,14 +81,33 @@ def marks(
     """
     found: dict[str, Marked] = {}
     for name in activations:
-        found[activation_mark(name)] = Marked(flavour.activation_parameters(encodings[name]), flavour.activation)
+        encoding = encodings[name]
+        parameters = flavour.activation_parameters(encoding)
+        found[activation_mark(name)] = Marked(flavour.activation_type(encoding), "value", parameters)
     for product, bias in products:
-        input_scale = float(found[activation_mark(product.read)].parameters.scale)
-        weight = flavour.weight_parameters(encodings[product.weight], input_scale, bias)
-        found[weight_mark(product)] = Marked(weight, "int8", stored=True)
-        if bias is not None:
-            found[bias_mark(product)] = Marked(bias_parameters(input_scale, weight), "int32", stored=True)
+        encoding, read = encodings[product.weight], encodings.get(product.read)
+        if encoding.kind != "integer":
+            found[weight_mark(product)] = Marked(encoding.kind, "cast")
+            continue
+        scale = None if read is None else float(flavour.activation_parameters(read).scale)
+        rounded = bias if flavour.rounds_bias(read) else None
+        weight = flavour.weight_parameters(encoding, scale, rounded)
+        found[weight_mark(product)] = _weight(flavour, product, encoding, weight, alone=read is None)
+        if rounded is not None and scale is not None:
+            found[bias_mark(product)] = Marked("int32", "dequantize", bias_parameters(scale, weight))
     return found
+
+
+def _weight(
+    flavour: Flavour, product: Product, encoding: Encoding, parameters: IntegerParameters, *, alone: bool
+) -> Marked:
+    """How a weight in integers is written; ``alone`` where what it is multiplied by stays in float."""
+    dtype: Integer = "int4" if encoding.bits <= 4 else "int8"
+    if not alone:
+        return Marked(dtype, "dequantize", parameters, widened=dtype == "int4")
+    matrix = product.node.args[1].meta["val"].ndim == 2  # type: ignore[union-attr]
+    form: Form = "multiply" if flavour.casts_weights and not matrix else "dequantize"
+    return Marked(dtype, form, parameters, turned=matrix)
 
 
 def place(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
@@ -81,8 +121,10 @@ def place(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
     if lost:
         raise GateFailed(f"export: the tensor of the {lost[0]} is gone after the conversion to ONNX; exclude its layer")
     for node in _marks(graph):
-        if marked[_name(node)].stored:
-            _store_integers(graph, node, marked[_name(node)])
+        if marked[_name(node)].form != "value":
+            _store(graph, node, marked[_name(node)])
+    if any(what.turned for what in marked.values()):
+        part_clips(graph)
     let_rounding_clip(graph, marked)
     drop_repeated_marks(graph, marked)
     for node in _marks(graph):
@@ -117,7 +159,7 @@ def let_rounding_clip(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
         following = readers.get(node.output[0], [])
         if len(following) != 1 or following[0].op_type != "Site":
             continue
-        parameters = marked[_name(following[0])].parameters
+        parameters = marked[_name(following[0])].rounding
         bounds = _bounds(node, stored)
         if bounds is None or int(parameters.zero_point) != parameters.low:
             continue
@@ -140,6 +182,38 @@ def _bounds(node: NodeProto, stored: Mapping[str, onnx.TensorProto]) -> tuple[fl
     return bounds[0], bounds[1]
 
 
+def part_clips(graph: GraphProto) -> int:
+    """Write each Relu and Clip behind a product of a stored matrix of integers as Max and Min; returns how many.
+
+    ONNX Runtime takes DequantizeLinear, MatMul and Relu for one integer product without its QuantizeLinear, and then
+    neither multiplies by the integers themselves (MatMulNBits) nor restores the floats once, at load.
+    """
+    stored, yielding = rewrite.constants(graph), rewrite.producers(graph)
+    count = 0
+    for node in [node for node in graph.node if node.op_type in ("Relu", "Clip")]:
+        product = yielding.get(node.input[0])
+        if product is not None and product.op_type == "Add":  # a bias
+            products = (yielding.get(name) for name in product.input)
+            product = next((p for p in products if p is not None and p.op_type == "MatMul"), None)
+        weight = None if product is None or product.op_type not in ("MatMul", "Gemm") else product.input[1]
+        restored = yielding.get(weight or "")
+        if restored is None or restored.op_type != "DequantizeLinear" or restored.input[0] not in stored:
+            continue
+        bounds = _bounds(node, stored)
+        if bounds is None:
+            continue
+        position, source, target = list(graph.node).index(node), node.input[0], node.output[0]
+        written = [(op, bound) for op, bound in zip(("Max", "Min"), bounds, strict=True) if np.isfinite(bound)]
+        graph.node.remove(node)
+        for number, (op, bound) in enumerate(written):
+            value = rewrite.store(graph, f"{target}_{op}", np.asarray(bound, np.float32))
+            result = target if number == len(written) - 1 else f"{target}_clipped"
+            graph.node.insert(position + number, onnx.helper.make_node(op, [source, value], [result]))
+            source = result
+        count += 1
+    return count
+
+
 def drop_repeated_marks(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
     """Remove each mark right behind another one with the same parameters: rounding twice is rounding once."""
     yielding = rewrite.producers(graph)
@@ -148,7 +222,7 @@ def drop_repeated_marks(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
         before = yielding.get(node.input[0])
         if before is None or before.op_type != "Site":
             continue
-        first, second = marked[_name(before)].parameters, marked[_name(node)].parameters
+        first, second = marked[_name(before)].rounding, marked[_name(node)].rounding
         if first.scale == second.scale and first.zero_point == second.zero_point:
             repeated.append(node)
     return rewrite.bypass(graph, repeated)
@@ -169,8 +243,8 @@ def _quantize(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
     position = list(graph.node).index(mark)
     target = mark.output[0]
     integers = f"{target}_integers"
-    scale = rewrite.store(graph, f"{target}_scale", np.asarray(what.parameters.scale, np.float32))
-    zero = rewrite.store(graph, f"{target}_zero", np.asarray(what.parameters.zero_point, what.dtype))
+    scale = rewrite.store(graph, f"{target}_scale", np.asarray(what.rounding.scale, np.float32))
+    zero = rewrite.store(graph, f"{target}_zero", np.asarray(what.rounding.zero_point, what.dtype))
     pair = (
         onnx.helper.make_node("QuantizeLinear", [mark.input[0], scale, zero], [integers]),
         onnx.helper.make_node("DequantizeLinear", [integers, scale, zero], [target]),
@@ -180,24 +254,79 @@ def _quantize(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
         graph.node.insert(position + offset, node)
 
 
-def _store_integers(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
-    """A parameter: stored as integers, per output channel, with DequantizeLinear in the place of its mark."""
+def _store(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
+    """A parameter: stored in fewer bits, with what restores its values in the place of its mark."""
     stored = rewrite.constants(graph)
     if mark.input[0] not in stored:
         raise GateFailed(
             f"export: the {_name(mark)} is no stored tensor after the conversion to ONNX; exclude its layer"
         )
     real = numpy_helper.to_array(stored[mark.input[0]])
-    axis, target = 0, mark.output[0]
-    integers = what.parameters.quantize(real, 0).astype(what.dtype)
-    following = rewrite.readers(graph).get(target, [])
-    if len(following) == 1 and following[0].op_type == "Transpose" and real.ndim == 2:
-        integers, axis, target = integers.T, 1, following[0].output[0]
-        graph.node.remove(following[0])
     position = list(graph.node).index(mark)
-    value = rewrite.store(graph, f"{mark.input[0]}/{target}", integers)
-    scale = rewrite.store(graph, f"{target}_scale", what.parameters.scale)
-    zero = rewrite.store(graph, f"{target}_zero", what.parameters.zero_point.astype(what.dtype))
-    node = onnx.helper.make_node("DequantizeLinear", [value, scale, zero], [target], axis=axis)
+    turned, target = _turn(graph, mark, what) if real.ndim == 2 else (False, mark.output[0])
+    name = f"{mark.input[0]}/{target}"
+    if what.form == "cast":
+        values: NDArray[Any] = real.astype(_dtype(what.dtype))
+        value = rewrite.store(graph, name, values.T if turned else values)
+        nodes = [_cast(value, onnx.TensorProto.FLOAT, target)]
+    else:
+        integers = what.rounding.quantize(real, 0).astype(_dtype(what.dtype))
+        value = rewrite.store(graph, name, integers.T if turned else integers)
+        if what.form == "multiply":
+            nodes = _multiply(graph, value, target, what.rounding.scale.reshape(-1, *(1,) * (real.ndim - 1)))
+        else:
+            nodes = _dequantize(graph, value, target, what, len(real), turned=turned)
     graph.node.remove(mark)
-    graph.node.insert(position, node)
+    for offset, node in enumerate(nodes):
+        graph.node.insert(position + offset, node)
+
+
+def _turn(graph: GraphProto, mark: NodeProto, what: Marked) -> tuple[bool, str]:
+    """Whether the matrix behind ``mark`` is stored transposed, and the value that it then is; who reads it follows."""
+    following = rewrite.readers(graph).get(mark.output[0], [])
+    if len(following) != 1:
+        return False, mark.output[0]
+    reader = following[0]
+    if reader.op_type == "Transpose":
+        graph.node.remove(reader)
+        return True, reader.output[0]
+    if what.turned and reader.op_type == "Gemm" and rewrite.attribute(reader, "transB", 0) == 1:
+        reader.attribute.remove(next(item for item in reader.attribute if item.name == "transB"))
+        return True, mark.output[0]
+    return False, mark.output[0]
+
+
+def _dequantize(
+    graph: GraphProto, value: str, target: str, what: Marked, channels: int, *, turned: bool
+) -> list[NodeProto]:
+    """DequantizeLinear, per output channel or per block of input features."""
+    parameters = what.rounding
+    arrays: list[NDArray[Any]] = [parameters.scale, parameters.zero_point]
+    attributes: dict[str, Any] = {"axis": int(turned)}
+    if parameters.block is not None:
+        arrays = [x.reshape(channels, -1).T if turned else x.reshape(channels, -1) for x in arrays]
+        attributes = {"axis": int(not turned), "block_size": parameters.block}
+    names = [value, rewrite.store(graph, f"{target}_scale", arrays[0])]
+    nodes = []
+    if what.widened:
+        nodes.append(_cast(value, onnx.TensorProto.INT8, f"{target}_int8"))
+        names[0] = f"{target}_int8"
+    if not what.turned:  # engines take a weight alone without its zero point, which is 0
+        zero_type = _dtype("int8" if what.widened else what.dtype)
+        names.append(rewrite.store(graph, f"{target}_zero", arrays[1].astype(zero_type)))
+    return [*nodes, onnx.helper.make_node("DequantizeLinear", names, [target], **attributes)]
+
+
+def _multiply(graph: GraphProto, value: str, target: str, scales: NDArray[np.float32]) -> list[NodeProto]:
+    """Cast to float, and Mul by the scales."""
+    names = [f"{target}_float", rewrite.store(graph, f"{target}_scale", scales)]
+    return [_cast(value, onnx.TensorProto.FLOAT, names[0]), onnx.helper.make_node("Mul", names, [target])]
+
+
+def _cast(source: str, to: int, target: str) -> NodeProto:
+    return onnx.helper.make_node("Cast", [source], [target], to=to)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """The type called ``name``, those included that numpy itself has not ("int4", "bfloat16")."""
+    return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(name.upper()))

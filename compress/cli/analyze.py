@@ -12,14 +12,23 @@ from . import options
 @click.command("analyze", short_help="Count what each layer costs.")
 @options.network
 @options.data
+@click.option(
+    "--target",
+    type=click.Choice(["ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "openvino", "ncnn"]),
+    help="Check an ONNX file against what this engine can run in integers, instead of counting.",
+)
 @options.common
-def command(**values: Any) -> None:
+def command(target: str | None, **values: Any) -> None:
     """Parameters, multiply-adds, activations, memory traffic and receptive field per layer, and what was not counted.
+
+    With --target, every tensor of the ONNX file that the engine would refuse, compute wrongly or run slowly; exit code
+    1 for the first two.
 
     \b
     Example:
       compress analyze resnet20 --input-shape 3,32,32
       compress analyze net.onnx --json -
+      compress analyze model.onnx --target tensorrt
     """
     from rich.table import Table
     from rich.text import Text
@@ -28,6 +37,9 @@ def command(**values: Any) -> None:
     from .session import Options
 
     given = Options(**values)
+    if target is not None:
+        _check_rules(given, target)
+        return
     network = given.open(given.load_data())
     counted = cost(network.model, network.example_inputs)
     table = Table(
@@ -48,3 +60,28 @@ def command(**values: Any) -> None:
     for entry in counted.uncounted:
         given.console.print(Text(f"not counted: {entry.count} x {entry.operation}: {entry.reason}"))
     given.tell(counted.to_json())
+
+
+def _check_rules(given: Any, target: str) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..errors import GateFailed
+    from ..siblings import sibling
+
+    file = given.specification()
+    violations = sibling("export.rules").check(file, target)
+    table = Table(
+        "effect", "tensor", "node", "rule", "found", "expected", title=f"{file}: {target}", title_justify="left"
+    )
+    for violation in violations:
+        table.add_row(*(Text(text) for text in (
+            violation.effect, violation.tensor, violation.node, violation.rule, violation.found, violation.expected,
+        )))  # fmt: skip
+    given.console.print(table if violations else Text(f"{file}: keeps to all rules of {target}"))
+    given.tell({"target": target, "violations": [asdict(violation) for violation in violations]})
+    broken = sum(violation.effect != "slow" for violation in violations)
+    if broken:
+        raise GateFailed(f"{file}: {broken} tensors break rules of {target}; export the network again for it")

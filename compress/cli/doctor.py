@@ -24,6 +24,7 @@ def command(**values: Any) -> None:
     from rich.text import Text
 
     from .. import deploy
+    from ..quantize.detect import detected
     from ..siblings import sibling
     from .session import Options
 
@@ -37,6 +38,8 @@ def command(**values: Any) -> None:
         table.add_row(name, version or "-", Text("ready" if version else reason or "missing"))
     given.console.print(table)
     machine, versions = deploy.machine(), deploy.versions()
+    here = detected()
+    machine["target"] = f"{here.target} ({here.reason})"
     for title, facts in (("packages", versions), ("machine", machine)):
         shown = Table("", "", title=title, title_justify="left", show_header=False)
         for key, value in facts.items():

@@ -12,12 +12,17 @@ from . import options
 @click.command("export", short_help="Write the file that an engine runs.")
 @options.network
 @click.option("--format", "file_format", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--target",
+    type=click.Choice(["ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "openvino", "ncnn"]),
+    help="The engine whose integers the file has; left out, ONNX Runtime on a machine like this one.",
+)
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
 @click.option("--pack", "packed", is_flag=True, help="Also write the packed file to download, model.onnx.packed.")
 @options.data
 @options.output
 @options.common
-def command(file_format: str, simplify: bool, packed: bool, **values: Any) -> None:
+def command(file_format: str, target: Any, simplify: bool, packed: bool, **values: Any) -> None:
     """Export a network, quantized if it is, and check the file in its engine; -o NAME.onnx writes the file alone.
 
     A folder gets model.onnx, export.json, and the inputs and outputs that it was checked with.
@@ -25,6 +30,7 @@ def command(file_format: str, simplify: bool, packed: bool, **values: Any) -> No
     \b
     Example:
       compress export out/int8 --format onnx -o out/files
+      compress export out/int8 --target tensorrt -o out/tensorrt
       compress export resnet20 --weights net.safetensors --input-shape 3,32,32 -o net.onnx
     """
     from pathlib import Path
@@ -49,7 +55,13 @@ def command(file_format: str, simplify: bool, packed: bool, **values: Any) -> No
 
     def write(folder: Path) -> ExportRecord:
         return deploy.export(
-            network, given.specification(), folder / name, simplify=simplify, shown=name, packed=packed
+            network,
+            given.specification(),
+            folder / name,
+            target=target,
+            simplify=simplify,
+            shown=name,
+            packed=packed,
         )
 
     if given.output.suffix == ".onnx":
@@ -63,15 +75,16 @@ def command(file_format: str, simplify: bool, packed: bool, **values: Any) -> No
         with new_folder(given.output, overwrite=given.overwrite) as folder:
             record = write(folder)
             (folder / "export.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            expected = deploy.reference(network)(*network.example_inputs)
+            expected = deploy.reference(network, target)(*network.example_inputs)
             for file, tensors in (("inputs.npz", network.example_inputs), ("expected.npz", expected)):
                 np.savez(folder / file, **{f"{i:03}": t.numpy() for i, t in enumerate(tensors)})  # type: ignore[arg-type]
     nodes = record.nodes
     assert nodes is not None and record.size_bytes is not None, "an export is counted"
     given.console.print(
         Text(
-            f"{given.output}: {record.size_bytes:,} bytes, opset {record.opset}; as ONNX Runtime runs it: "
-            f"{nodes.integer} integer, {nodes.float} float, {nodes.other} other nodes; outputs checked"
+            f"{given.output}: {record.size_bytes:,} bytes for {record.target}, opset {record.opset}; "
+            f"as ONNX Runtime runs it: {nodes.integer} integer, {nodes.float} float, {nodes.other} other nodes; "
+            "outputs checked"
         )
     )
     if record.packed_bytes is not None:

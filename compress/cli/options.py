@@ -57,20 +57,26 @@ common = _all(
 )
 
 
-def training(epochs: int) -> Callable[[F], F]:
-    """The options of a training, which by default lasts ``epochs``."""
+def training(
+    epochs: int,
+    learning_rate: float = 0.1,
+    optimizer: str = "sgd",
+    weight_decay: float = 5e-4,
+    precision: str = "bf16",
+) -> Callable[[F], F]:
+    """The options of a training, with the defaults of how long it lasts and how it learns."""
     return _all(
         click.option("--epochs", type=int, default=epochs, show_default=True, help="0 leaves the weights as they are."),
         click.option("--batch-size", type=int, default=128, show_default=True),
         click.option(
-            "--lr", "learning_rate", type=float, default=0.1, show_default=True, help="Highest learning rate."
+            "--lr", "learning_rate", type=float, default=learning_rate, show_default=True, help="Highest learning rate."
         ),
-        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default="sgd", show_default=True),
-        click.option("--weight-decay", type=float, default=5e-4, show_default=True),
+        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default=optimizer, show_default=True),
+        click.option("--weight-decay", type=float, default=weight_decay, show_default=True),
         click.option("--label-smoothing", type=float, default=0.0, show_default=True),
         click.option("--ema", type=float, help="Decay of a moving average of the weights, as 0.999."),
         click.option("--augment", help="flip, crop and cutout, with commas."),
-        click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True),
+        click.option("--precision", type=click.Choice(["bf16", "fp32"]), default=precision, show_default=True),
         click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs."),
     )

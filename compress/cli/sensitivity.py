@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +16,53 @@ if TYPE_CHECKING:
     from ..prune.sensitivity import Sensitivity
 
 
-@click.command("sensitivity", short_help="Prune each layer alone, and measure what it costs.")
+@click.command("sensitivity", short_help="Prune or round each layer alone, and measure what it costs.")
 @options.network
+@click.option(
+    "--of",
+    "kind",
+    type=click.Choice(["prune", "quantize"]),
+    default="prune",
+    show_default=True,
+    help="Remove channels of each layer, or store its weights in 4 and 8 bits.",
+)
 @click.option("--ratios", default="0.25,0.5,0.75,0.9", show_default=True, help="Shares of the channels to remove.")
 @click.option("--samples", type=int, default=1024, show_default=True, help="Of the validation split, the first ones.")
 @click.option("--criterion", default="l2", show_default=True, help="Which channels go first, as prune has it.")
+@click.option(
+    "--around",
+    type=click.Choice(["float", "int8"]),
+    default="float",
+    show_default=True,
+    help="Of quantize: what the other layers are in.",
+)
+@click.option(
+    "--sensitivity",
+    "by",
+    type=click.Choice(["snr", "top1", "hessian"]),
+    default="snr",
+    show_default=True,
+    help="Of quantize: what the trade-off is chosen by; hessian measures the curvature of the loss instead.",
+)
 @options.exclude
 @options.data
 @options.output
 @options.common
-def command(ratios: str, samples: int, criterion: str, exclude: tuple[str, ...], **values: Any) -> None:
+def command(
+    kind: str, ratios: str, samples: int, criterion: str, around: str, by: str, exclude: tuple[str, ...], **values: Any
+) -> None:
     """Prune each group of coupled layers alone, without fine-tuning, and measure validation accuracy.
 
-    Writes sensitivity.json, which prune --scope sensitivity reads, and sensitivity.svg.
+    Writes sensitivity.json, which prune --scope sensitivity reads, and sensitivity.svg. With --of quantize, each layer
+    alone is stored in fewer bits; quantize --scan reads that, and trade_off.json and .svg tell what accuracy can be had
+    for how many bytes. Such a scan that is interrupted goes on where it was.
 
     \b
     Example:
       compress sensitivity out/base --data digits -o out/sensitivity
       compress prune out/base --macs 3 --scope sensitivity --sensitivity out/sensitivity -o out/pruned
+      compress sensitivity out/base --of quantize --data digits -o out/scan
+      compress quantize out/base --size 6 --scan out/scan --data digits -o out/mixed
     """
     from ..artifact import require_free
     from ..errors import InvalidInput
@@ -41,6 +71,11 @@ def command(ratios: str, samples: int, criterion: str, exclude: tuple[str, ...],
     from .session import Options, configured, progress_bars
 
     given = Options(**values)
+    if kind == "quantize":
+        from .precision_scan import scan_precisions
+
+        scan_precisions(given, samples=samples, around=around, by=by, exclude=exclude)
+        return
     try:
         shares = tuple(float(part) for part in ratios.split(","))
     except ValueError as error:
@@ -62,10 +97,6 @@ def command(ratios: str, samples: int, criterion: str, exclude: tuple[str, ...],
 
 def _write(found: Sensitivity, output: Path) -> None:
     """Both files, in a folder that appears whole."""
-    import tempfile
-    from shutil import rmtree
-
-    from ..errors import InvalidInput
     from ..report.heat_map import heat_map
 
     most = max((max(found.losses(group)) for group in found.groups), default=0.0)
@@ -76,13 +107,23 @@ def _write(found: Sensitivity, output: Path) -> None:
         f"{found.top1:.2f} % before, {found.samples:,} samples, criterion {found.criterion}, not fine-tuned",
         most,
     )
+    write_folder(output, {"sensitivity.json": found.model_dump_json(indent=1) + "\n", "sensitivity.svg": figure})
+
+
+def write_folder(output: Path, files: Mapping[str, str]) -> None:
+    """Write text files by name, in a folder that appears whole."""
+    import tempfile
+    from shutil import rmtree
+
+    from ..errors import InvalidInput
+
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as made:
             folder = Path(made, "made")
             folder.mkdir()
-            (folder / "sensitivity.json").write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            (folder / "sensitivity.svg").write_text(figure, encoding="utf-8")
+            for name, text in files.items():
+                (folder / name).write_text(text, encoding="utf-8")
             if output.exists():
                 rmtree(output) if output.is_dir() else output.unlink()
             folder.rename(output)

@@ -89,7 +89,7 @@ class NodeCounts(Record):
 
 
 class ExportRecord(Record):
-    """A written file. ``bytes_by_dtype`` are its weights; ``graph_bytes`` is everything else in it.
+    """A written file for a ``target``. ``bytes_by_dtype`` are its weights; ``graph_bytes`` is everything else in it.
 
     ``packed_bytes`` is what its packed form takes to download, where one was written; the device holds ``size_bytes``.
     """
@@ -99,6 +99,7 @@ class ExportRecord(Record):
     file: str
     size_bytes: int | None = None
     opset: int | None = None
+    target: str | None = None
     nodes: NodeCounts | None = None
     operators: Mapping[str, int] = {}
     bytes_by_dtype: Mapping[str, int] = {}

@@ -46,7 +46,7 @@ def test_the_whole_way_by_single_commands(run: Run, tmp_path: Path) -> None:
     run(f"prune base --ratio 0.5 --data data.npz --epochs 1 --teacher base {FAST} -o pruned")
     run(f"distill pruned --teacher base --data data.npz --epochs 1 {FAST} -o taught")
     run("fold taught --data data.npz -q -o folded")
-    run("quantize folded --data data.npz -q -o int8")
+    run("quantize folded --data data.npz --keep-slower -q -o int8")
     exported = json.loads(run("export int8 --format onnx -o files --json -"))
     assert sorted(path.name for path in Path("files").iterdir()) == [
         "expected.npz", "export.json", "inputs.npz", "model.onnx",
@@ -74,7 +74,7 @@ def test_an_onnx_file_is_folded_quantized_exported_and_analyzed(run: Run, tmp_pa
     x = np.random.default_rng(0).normal(size=(16, 1, 8, 8)).astype(np.float32)
     np.savez("calib.npz", x_calib=x)
     run("fold net.onnx -q -o f")
-    run("quantize --model net.onnx --data calib.npz -q -o q")
+    run("quantize --model net.onnx --data calib.npz --keep-slower -q -o q")
     Path("net.onnx").unlink()  # the artifact holds what it needs
     run("export q --format onnx -q -o x")
     types = {tensor.data_type for tensor in onnx.load("x/model.onnx").graph.initializer}

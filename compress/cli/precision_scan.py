@@ -1,0 +1,149 @@
+"""compress sensitivity --of quantize"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from .sensitivity import write_folder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..quantize.sensitivity import PrecisionSensitivity
+    from ..quantize.trade_off import TradeOff
+    from .session import Options
+
+By = Literal["snr", "top1", "hessian"]
+
+
+def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclude: tuple[str, ...]) -> None:
+    """Quantize, scan each layer's precisions, write the scan and the trade-off with their figures, and tell them."""
+    from ..artifact import require_free
+    from ..errors import InvalidInput
+    from ..quantize import Quantize
+    from ..quantize.hessian import HessianScan
+    from ..quantize.layer_costs import StoredBytes
+    from ..quantize.mixed import ORDER
+    from ..quantize.precisions import Candidates
+    from ..quantize.sensitivity import PrecisionScan
+    from ..quantize.trade_off import trade_off
+    from ..stage import Context
+    from .session import configured, progress_bars
+
+    output = given.output
+    assert output is not None, "it has --output"
+    scan = configured(PrecisionScan, around=around, samples=samples)
+    require_free(output, overwrite=given.overwrite)
+    if given.data is None:
+        raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
+    data = given.load_data()
+    network = given.open(data)
+    with progress_bars(given) as progress:
+        context = Context(network.example_inputs, data, seed=given.seed, progress=progress)
+        quantized = configured(Quantize, exclude=exclude).apply(network.model, context)
+        candidates = Candidates.of(quantized.model, quantized.encodings, context.example_inputs)
+        if by == "hessian":
+            found = configured(HessianScan, samples=samples).measure(candidates, context)
+        else:
+            record = output.with_name(f".{output.name}.scan.json")
+            found = scan.measure(candidates, context, record=record)
+        costs = StoredBytes().costs(candidates, ORDER)
+        wanted: By = "hessian" if by == "hessian" else "top1" if by == "top1" else "snr"
+        curve = trade_off(candidates, found, costs, context, by=wanted)
+    write_folder(
+        output,
+        {
+            "sensitivity.json": found.model_dump_json(indent=1) + "\n",
+            "sensitivity.svg": _heat_map(found),
+            "trade_off.json": curve.model_dump_json(indent=1) + "\n",
+            "trade_off.svg": _figure(curve),
+        },
+    )
+    given.console.print(_layers(found))
+    given.console.print(_choices(curve))
+    given.console.print(f"written: {output}")
+    given.tell({"sensitivity": found, "trade_off": curve})
+
+
+def _heat_map(found: PrecisionSensitivity) -> str:
+    """By how much each precision alone raises the noise of the output, in dB over the least of all."""
+    import math
+
+    from ..report.heat_map import heat_map
+
+    columns = [precision for precision in ("int4", "int8") if precision != found.around]
+    rows = [
+        [_value(layer.precisions, layer.noise or layer.hessian, precision) for precision in columns]
+        for layer in found.layers
+    ]
+    present = [value for row in rows for value in row if value is not None and value > 0]
+    least = min(present, default=1.0)
+    shown = [[None if v is None or v <= 0 else 10 * math.log10(v / least) for v in row] for row in rows]
+    measured = "noise of the output" if found.layers[0].noise is not None else "curvature times squared rounding error"
+    return heat_map(
+        [(" + ".join(layer.layers), row) for layer, row in zip(found.layers, shown, strict=True)],
+        columns,
+        "What one layer in fewer bits costs, in dB over the least",
+        f"{measured}, {found.samples:,} {found.split} samples, the other layers in {found.around}",
+        max((value for row in shown for value in row if value is not None), default=1.0),
+    )
+
+
+def _value(precisions: tuple[str, ...], values: tuple[float, ...] | None, precision: str) -> float | None:
+    return None if values is None or precision not in precisions else values[precisions.index(precision)]
+
+
+def _figure(curve: TradeOff) -> str:
+    from ..report.trade_off import Choice, trade_off_figure
+
+    choices = [
+        Choice(
+            point.bytes,
+            point.predicted_snr_db,
+            point.snr_db,
+            "" if point.top1 is None else f"{point.top1:.2f} %",
+        )
+        for point in curve.points
+    ]
+    before = "" if curve.top1 is None else f"float {curve.top1:.2f} % top-1, "
+    return trade_off_figure(
+        choices,
+        "Signal to noise of the output, by the bytes of mixed 4-bit and 8-bit weights",
+        f"{before}{curve.samples:,} {curve.split} samples; line: sum over layers, dots: simulated",
+    )
+
+
+def _layers(found: PrecisionSensitivity) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..quantize.sensitivity import decibels
+
+    by_noise = found.layers[0].noise is not None
+    title = f"one layer alone in fewer bits, the others in {found.around} ({found.samples:,} {found.split} samples)"
+    columns = [precision for precision in ("int4", "int8", "float") if precision in found.layers[0].precisions]
+    told = "SNR dB" if by_noise else "loss"
+    table = Table("layers", "weights", *(f"{name} {told}" for name in columns), title=title, title_justify="left")
+    for layer in found.layers:
+        values = [_value(layer.precisions, layer.noise or layer.hessian, name) for name in columns]
+        cells = ["" if not v else f"{decibels(v):.1f}" if by_noise and v > 0 else f"{v:.2e}" for v in values]
+        table.add_row(Text(" + ".join(layer.layers)), f"{layer.parameters:,}", *cells)
+    return table
+
+
+def _choices(curve: TradeOff) -> Table:
+    from collections import Counter
+
+    from rich.table import Table
+
+    table = Table("bytes", "times fewer", "layers", "SNR dB", "top-1 %", title="trade-off", title_justify="left")
+    for point in (point for point in curve.points if point.snr_db is not None):
+        counts = Counter(point.precisions.values())
+        table.add_row(
+            f"{point.bytes:,}",
+            f"{curve.float_bytes / max(1, point.bytes):.2f}",
+            ", ".join(f"{counts[name]} {name}" for name in ("int4", "int8", "float") if counts[name]),
+            f"{point.snr_db:.1f}",
+            "" if point.top1 is None else f"{point.top1:.2f}",
+        )
+    return table

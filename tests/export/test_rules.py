@@ -1,0 +1,247 @@
+"""The rules of each engine, on files written by hand as other tools would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from compress.errors import InvalidInput
+from compress.quantize import FLAVOURS
+from export.rules import RULES, Violation, check, grouped
+from export.rules.tensors import LARGEST_PAIR
+
+
+@dataclass(frozen=True)
+class Written:
+    """Q -> DQ -> Conv -> ReLU -> Q -> DQ -> (+ x) of one convolution, with what a tool may have chosen."""
+
+    activation: str = "int8"
+    zero: int = 0
+    weight: str = "int8"
+    weight_zero: int = 0
+    peak: int = 127
+    scale: float = 0.05
+    activation_scales: int = 1
+    bias: str = "float"
+    bias_scale: float = 1.0
+    quantize_weight: bool = False
+    relu: bool = True
+    round_result: bool = True
+    add: str = ""
+    opset: int = 18
+
+    def save(self, path: Path) -> Path:
+        channels = 4
+        generator = np.random.default_rng(0)
+        integers = generator.integers(-self.peak // 2, self.peak // 2, (channels, channels, 1, 1))
+        integers[0, 0], integers[0, 1] = self.peak, -self.peak
+        weight_scale = np.full(channels, 0.01, np.float32)
+        stored = {
+            "xs": np.full((channels,) if self.activation_scales > 1 else (), self.scale, np.float32),
+            "xz": np.full((channels,) if self.activation_scales > 1 else (), self.zero, self.activation),
+            "ws": weight_scale,
+            "wz": np.full(channels, self.weight_zero, self.weight),
+        }
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"], axis=1),
+            helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"], axis=1),
+        ]
+        if self.quantize_weight:
+            stored["conv.weight"] = (integers * 0.01).astype(np.float32)
+            nodes.append(helper.make_node("QuantizeLinear", ["conv.weight", "ws", "wz"], ["wq"], axis=0))
+        else:
+            stored["conv.weight"] = (integers + self.weight_zero).astype(self.weight)
+        source = "wq" if self.quantize_weight else "conv.weight"
+        nodes.append(helper.make_node("DequantizeLinear", [source, "ws", "wz"], ["wd"], axis=0))
+        bias = "conv.bias"
+        if self.bias == "int32":
+            stored |= {"conv.bias": np.array([900, -70, 5, 0], np.int32), "bz": np.zeros(channels, np.int32)}
+            stored["bs"] = (weight_scale * np.float32(self.scale * self.bias_scale)).astype(np.float32)
+            nodes.append(helper.make_node("DequantizeLinear", ["conv.bias", "bs", "bz"], ["bd"], axis=0))
+            bias = "bd"
+        else:
+            stored["conv.bias"] = np.array([0.5, -0.1, 0, 0], np.float32)
+        nodes.append(helper.make_node("Conv", ["xd", "wd", bias], ["c"], name="conv"))
+        value = "c"
+        if self.relu:
+            nodes.append(helper.make_node("Relu", ["c"], ["r"], name="act"))
+            value = "r"
+        if self.round_result:
+            stored |= {"ys": np.float32(0.1), "yz": np.asarray(self.zero, self.activation)}
+            nodes.append(helper.make_node("QuantizeLinear", [value, "ys", "yz"], ["yq"]))
+            nodes.append(helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["yd"]))
+            value = "yd"
+        if self.add:
+            nodes.append(helper.make_node("Add", [value, self.add], ["sum"], name="join"))
+            value = "sum"
+        nodes[-1].output[0] = "y"
+        shape = (1, channels, 5, 5)
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+            [numpy_helper.from_array(array, name) for name, array in stored.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+        onnx.save(model, str(path))
+        return path
+
+
+GOOD = {
+    "ort-x86": Written("uint8", bias="int32"),
+    "ort-avx2": Written("uint8", bias="int32", peak=63),
+    "ort-arm": Written("int8", zero=-128, bias="int32"),
+    "tensorrt": Written(),
+    "litert": Written("int8", zero=-128, bias="int32"),
+    "openvino": Written("uint8"),
+    "ncnn": Written(),
+}
+
+
+def test_every_target_has_rules() -> None:
+    assert set(RULES) == set(FLAVOURS) == set(GOOD)
+
+
+@pytest.mark.parametrize("target", GOOD)
+def test_a_file_that_keeps_to_the_rules(target: str, tmp_path: Path) -> None:
+    assert check(GOOD[target].save(tmp_path / "net.onnx"), target) == ()
+
+
+BROKEN: list[tuple[str, Written, set[tuple[str, str, str, str]]]] = [
+    (
+        "tensorrt",
+        Written("uint8"),
+        {
+            ("x", "type of activation", "uint8", "refused"),
+            ("r", "type of activation", "uint8", "refused"),
+        },
+    ),
+    (
+        "tensorrt",
+        Written(zero=3),
+        {("x", "zero point of activation", "3", "refused"), ("r", "zero point of activation", "3", "refused")},
+    ),
+    ("tensorrt", Written(weight_zero=2, peak=100), {("conv.weight", "zero point of weight", "2", "refused")}),
+    ("tensorrt", Written(bias="int32"), {("conv.bias", "bias", "int32", "refused")}),
+    ("tensorrt", Written(activation_scales=4), {("x", "scales of activation", "4 scales", "refused")}),
+    ("tensorrt", Written(scale=0.0), {("x", "scale", "0.0", "refused")}),
+    ("tensorrt", Written(scale=float("nan")), {("x", "scale", "nan", "refused")}),
+    ("tensorrt", Written(add="x"), {("x", "residual sum", "one input in float", "slow")}),
+    ("ort-x86", Written("int8", zero=-128, bias="int32"), {
+        ("x", "type of activation", "int8", "slow"), ("r", "type of activation", "int8", "slow"),
+    }),
+    ("ort-x86", Written("uint8", zero=9, bias="int32"), {("r", "zero point behind a ReLU", "9", "slow")}),
+    ("ort-x86", Written("uint8", weight_zero=1, peak=9), {("conv.weight", "zero point of weight", "1", "slow")}),
+    (
+        "ort-x86",
+        Written("uint8", bias="int32", bias_scale=2.0),
+        {("conv.bias", "scale of bias", "0.001", "wrong")},
+    ),
+    (
+        "ort-x86",
+        Written("uint8", round_result=False),
+        {("c", "runs in float", "result without QuantizeLinear", "slow")},
+    ),
+    ("ort-x86", Written("uint8", add="x"), {("y", "runs in float", "input 1 without DequantizeLinear", "slow")}),
+    ("ort-avx2", Written("uint8"), {("conv.weight", "two weights", "magnitudes that add up to 254", "wrong")}),
+    (
+        "ort-avx2",
+        Written("uint8", quantize_weight=True),
+        {("conv.weight", "two weights", "magnitudes that add up to 254", "wrong")},
+    ),
+    ("ort-avx2", Written("uint8", peak=64), set()),
+    ("litert", Written("int8", zero=-128, peak=128 - 1, weight_zero=-1), {
+        ("conv.weight", "zero point of weight", "-1", "refused"),
+        ("conv.weight", "range of weight", "-128", "wrong"),
+    }),
+    ("ncnn", Written(zero=1), {
+        ("x", "zero point of activation", "1", "refused"), ("r", "zero point of activation", "1", "refused"),
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("target", "written", "expected"), BROKEN, ids=lambda value: str(value)[:40])
+def test_every_tensor_that_breaks_a_rule_is_named(
+    target: str, written: Written, expected: set[tuple[str, str, str, str]], tmp_path: Path
+) -> None:
+    found = check(written.save(tmp_path / "net.onnx"), target)
+    assert {(v.tensor, v.rule, v.found, v.effect) for v in found} == expected
+    assert len(found) == len(expected), "each once"
+
+
+@pytest.mark.parametrize("bias_scale", [1.0, 2.0])
+def test_onnx_runtime_adds_the_bias_only_at_the_scale_of_the_product(bias_scale: float, tmp_path: Path) -> None:
+    """At any other it leaves the convolution in float; before version 1.26 it added the integers all the same."""
+    path = Written("uint8", bias="int32", bias_scale=bias_scale, peak=20, opset=21).save(tmp_path / "net.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    nodes = {node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node}
+    assert ("QLinearConv" in nodes) == (bias_scale == 1.0) == (check(path, "ort-x86") == ())
+    x = np.random.default_rng(1).uniform(0, 12, (1, 4, 5, 5)).astype(np.float32)
+    specified = ReferenceEvaluator(str(path)).run(None, {"x": x})[0]
+    assert float(np.abs(session.run(None, {"x": x})[0] - specified).max()) <= 0.1001, "a step of rounding"
+
+
+def test_the_bound_of_two_weights_is_that_of_16_bits() -> None:
+    assert 255 * LARGEST_PAIR <= np.iinfo(np.int16).max < 255 * (LARGEST_PAIR + 1)
+
+
+def test_operators_of_integers_are_not_for_tensorrt(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], name="restore"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4))],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8), str(tmp_path / "n.onnx")
+    )
+    found = {(v.node.split(",")[0], v.rule, v.found) for v in check(tmp_path / "n.onnx", "tensorrt")}
+    assert {
+        ("opset", "opset", "12"),
+        ("quantize", "operation", ":DynamicQuantizeLinear"),
+        ("restore", "scale", "a computed value"),
+        ("restore", "zero point of activation", "a computed value"),
+        ("restore", "type of activation", "uint8"),
+    } == found
+
+
+def test_a_float_file_breaks_no_rule(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4))],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), str(tmp_path / "n.onnx"))
+    assert not any(check(tmp_path / "n.onnx", target) for target in FLAVOURS)
+
+
+def test_violations_in_few_lines() -> None:
+    one = Violation("a", "conv, Conv", "runs in float", "no DQ", "DQ", "slow")
+    many = [replace(one, tensor=str(i), node=f"conv{i}, Conv") for i in range(5)]
+    assert grouped(many) == (
+        "slow: runs in float of 5 tensors (conv0, Conv; conv1, Conv; conv2, Conv; ...): found no DQ, expected DQ",
+    )
+    assert str(one) == "slow: a (conv, Conv): runs in float: found no DQ, expected DQ"
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="flavour 'tpu'"):
+        check(tmp_path / "n.onnx", "tpu")
+    with pytest.raises(InvalidInput, match="no such file"):
+        check(tmp_path / "n.onnx", "tensorrt")
