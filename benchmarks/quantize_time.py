@@ -1,0 +1,103 @@
+"""Time and memory of quantizing MobileNetV2 at 224x224 on 128 images: ours beside quantize_static, calibrated alike.
+
+python benchmarks/quantize_time.py --peers DIR [--network mobilenet_v2] [--samples 128] [-o out/quantize_time.json]
+
+Each side runs in processes of its own, in turn, one thread each: from the float network in memory (ours: a torch
+module; quantize_static: an ONNX file, prepared as its documentation wants it) to the int8 file. Time does not count
+imports; memory is the peak of the process above what it held before.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from int8_peers import prepared, quantized
+from peers import make_importable, torchvision_network
+
+import compress.data
+from compress.fold import Fold
+from compress.quantize import Quantize
+from compress.stage import Context
+from export.onnx import export_onnx
+
+SIDES = ("ours", "quantize_static")
+SETTING = "QDQ U8S8 per channel"
+
+
+def peak_mb(*, reset: bool = False) -> float:
+    """The most memory that this process has held since the last reset, in MB (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
+def once(side: str, name: str, samples: int, method: str, folder: Path) -> dict[str, float]:
+    """Seconds and MB of one side."""
+    torch.set_num_threads(1)
+    model, inputs = torchvision_network(name)
+    images = torch.randn(samples, *inputs[0].shape[1:], generator=torch.Generator().manual_seed(2))
+    calibration = folder / f"{side}.npz"
+    np.savez(calibration, x_calib=images.numpy())
+    data = compress.data.load(str(calibration))
+    context = Context(inputs, data=data)
+    file = folder / f"{side}.onnx"
+    if side == "ours":
+        held, began = peak_mb(reset=True), time.perf_counter()
+        result = Quantize(samples=samples, calibration=method).apply(model, context)  # type: ignore[arg-type]
+        export_onnx(result.model, inputs, file, encodings=dict(result.encodings))
+    else:
+        plain = folder / "float.onnx"
+        export_onnx(Fold().apply(model, context).model, inputs, plain)
+        arrays = [x[None] for x in images.numpy()]
+        held, began = peak_mb(reset=True), time.perf_counter()
+        quantized(prepared(plain, folder), file, arrays, SETTING, method)
+    return {"seconds": time.perf_counter() - began, "mb": peak_mb() - held}
+
+
+@click.command()
+@click.option("--network", "name", default="mobilenet_v2", show_default=True)
+@click.option("--samples", default=128, show_default=True)
+@click.option("--method", type=click.Choice(["minmax", "entropy", "percentile"]), default="minmax", show_default=True)
+@click.option("--runs", default=3, show_default=True)
+@click.option("--peers", help="Folder with torchvision.")
+@click.option("--side", type=click.Choice(SIDES), hidden=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="out/quantize_time.json", show_default=True)
+def main(name: str, samples: int, method: str, runs: int, peers: str | None, side: str | None, output: Path) -> None:
+    """Print the medians."""
+    folder = make_importable(peers)
+    if side is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            print("result:" + json.dumps(once(side, name, samples, method, Path(scratch))))
+        return
+    found: dict[str, list[dict[str, Any]]] = {each: [] for each in SIDES}
+    options = ["--network", name, "--samples", str(samples), "--method", method, "--peers", folder]
+    for _ in range(runs):
+        for each in SIDES:
+            command = [sys.executable, __file__, *options, "--side", each]
+            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found[each].append(json.loads(told.rsplit("result:", 1)[1]))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(found, indent=1))
+    middle = {
+        each: {key: statistics.median(r[key] for r in found[each]) for key in ("seconds", "mb")} for each in SIDES
+    }
+    for each, figures in middle.items():
+        print(f"{name}, {samples} images, {method}: {each:<16} {figures['seconds']:7.1f} s  {figures['mb']:7.0f} MB")
+    no_longer = middle["ours"]["seconds"] <= middle["quantize_static"]["seconds"]
+    no_more = middle["ours"]["mb"] <= middle["quantize_static"]["mb"]
+    print(f"no longer: {no_longer}; no more memory: {no_more}")
+
+
+if __name__ == "__main__":
+    main()
