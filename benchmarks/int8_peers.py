@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -61,10 +63,10 @@ def quantized(
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
+    reader = _Samples(name, samples)
     try:
-        quantize_static(
-            str(file), str(target), _Samples(name, samples), calibrate_method=METHODS[method], **SETTINGS[setting]
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells of its histograms there
+            quantize_static(str(file), str(target), reader, calibrate_method=METHODS[method], **SETTINGS[setting])
     finally:
         logger.setLevel(level)
     return target

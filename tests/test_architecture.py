@@ -13,7 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("compress", "export", "runtimes", "models")
 # Each package, and what its files may import; the runner, the command line and what measures see everything.
 ALLOWED = {"models": set(), "runtimes": set(), "export": {"compress"}, "compress": set()}
-MEASURES = ("compress/deploy.py", "compress/prune/latency.py", "compress/quantize/revert.py")
+MEASURES = (
+    "compress/deploy.py",
+    "compress/prune/latency.py",
+    "compress/quantize/layer_costs.py",
+    "compress/quantize/revert.py",
+)
 SEES_EVERYTHING = ("compress/cli/", "compress/pipeline.py", "compress/load.py", *MEASURES)
 
 
