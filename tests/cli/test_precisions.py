@@ -1,0 +1,38 @@
+"""compress sensitivity --of quantize, and compress quantize under a budget that reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from compress.cli import cli
+from compress.errors import InvalidInput
+
+
+def test_a_scan_is_written_and_read(small_net_file: Path, npz: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> None:
+        result = CliRunner().invoke(cli, [*words, "-q"])
+        assert result.exit_code == 0, result.exception
+
+    network, scan, mixed = f"{small_net_file}:build", tmp_path / "scan", tmp_path / "mixed"
+    run("sensitivity", network, "--of", "quantize", "--data", str(npz), "--samples", "10", "-o", str(scan))
+    assert {path.name for path in scan.iterdir()} == {
+        "sensitivity.json", "sensitivity.svg", "trade_off.json", "trade_off.svg",
+    }  # fmt: skip
+    curve = json.loads((scan / "trade_off.json").read_text())
+    assert curve["points"][0]["bytes"] < curve["points"][-1]["bytes"] < curve["float_bytes"]
+    budget = ("--size", "1.5", "--scan", str(scan), "--keep-slower")
+    run("quantize", network, "--data", str(npz), *budget, "-o", str(mixed), "--json", str(tmp_path / "told.json"))
+    config = json.loads((tmp_path / "told.json").read_text())["config"]["mixed"]
+    assert config["size"] == 1.5 and config["by"] == "snr" and config["scan"] == str(scan)
+
+
+def test_a_scan_without_a_budget_is_refused(small_net_file: Path, tmp_path: Path) -> None:
+    words = ["quantize", f"{small_net_file}:build", "--scan", str(tmp_path), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(cli, words)
+    assert isinstance(result.exception, InvalidInput)
+    with pytest.raises(InvalidInput, match="give --size or --latency too"):
+        raise result.exception
