@@ -154,15 +154,14 @@ class Mixing:
         for number in range(ROUNDS):
             self.progress("choose precisions", number, ROUNDS)
             chosen = cheapest(self.candidates, self.sensitivities, self.costs, self.by, self.options, limit, fixed)
-            if chosen is None:
+            if chosen is None or tuple(chosen.values()) in tried:
                 break
+            tried.add(tuple(chosen.values()))
             found = self._measured(chosen)
             if found.cost <= self.budget and (best is None or found.loss < best.loss):
                 best = found
-            near = (1 - NEAR) * self.budget <= found.cost <= self.budget
-            if near or tuple(chosen.values()) in tried:
+            if (1 - NEAR) * self.budget <= found.cost <= self.budget:
                 break
-            tried.add(tuple(chosen.values()))
             limit = self.budget + self.costs.of(chosen) - found.cost
         self.progress("choose precisions", ROUNDS, ROUNDS)
         if best is None:

@@ -16,7 +16,7 @@ from compress.data import Data
 from compress.errors import InvalidInput
 from compress.quantize import Quantize, mixed
 from compress.quantize.detect import detected
-from compress.quantize.layer_costs import Costs, EngineLatency, StoredBytes, bytes_by_layer
+from compress.quantize.layer_costs import Costs, EngineLatency, bytes_by_layer
 from compress.quantize.mixed import ORDER, Mixed, Mixing
 from compress.quantize.precisions import Candidates
 from compress.quantize.revert import Kept, without
@@ -37,11 +37,10 @@ def test_a_budget_of_bytes_is_kept_by_the_file(data: Data, small_net: nn.Module,
     mix = Mixed(size=3.2, samples=20, precisions=("int4", "int8"))
     stage = Quantize(mixed=mix, rounding="adaround", rounding_iterations=5)
     result = stage.apply(small_net, context)
-    float_file, mixed_file = tmp_path / "float.onnx", tmp_path / "mixed.onnx"
-    export_onnx(result.model, context.example_inputs, float_file)
-    target = detected().target
-    export_onnx(result.model, context.example_inputs, mixed_file, encodings=result.encodings, flavour=target)
-    budget, got = stored(float_file) / 3.2, stored(mixed_file)
+    file, target = tmp_path / "mixed.onnx", detected().target
+    export_onnx(result.model, context.example_inputs, file, encodings=result.encodings, flavour=target)
+    export_onnx(result.model, context.example_inputs, tmp_path / "float.onnx")
+    budget, got = stored(tmp_path / "float.onnx") / 3.2, stored(file)
     assert got <= budget
     kinds = {edit.layer: str(edit.after) for edit in result.edits if edit.kind == "precision"}
     assert set(kinds.values()) == {"int4", "int8"}, "the budget lies between the two"
@@ -154,7 +153,9 @@ def test_the_curve_rises_with_the_bytes(data: Data, small_net: nn.Module) -> Non
     result = Quantize().apply(small_net, context)
     candidates = Candidates.of(result.model, result.encodings, context.example_inputs)
     found = PrecisionScan().measure(candidates, context)
-    costs = StoredBytes().costs(candidates, ORDER)
+    units = {unit.name: {"int4": n / 2, "int8": n, "float": 4 * n}
+             for unit in candidates.units for n in [float(unit.tensor.numel())]}  # fmt: skip
+    costs = Costs(units, 100.0, 3000.0)  # type: ignore[arg-type]
     curve = trade_off(candidates, found, costs, context, points=5, simulated=2)
     losses = [point.loss for point in curve.points]
     assert losses == sorted(losses, reverse=True)
