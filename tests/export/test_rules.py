@@ -168,7 +168,9 @@ BROKEN: list[tuple[str, Written, set[tuple[str, str, str, str]]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("target", "written", "expected"), BROKEN, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("target", "written", "expected"), BROKEN, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_every_tensor_that_breaks_a_rule_is_named(
     target: str, written: Written, expected: set[tuple[str, str, str, str]], tmp_path: Path
 ) -> None:

@@ -71,7 +71,8 @@ def test_a_network_that_is_faster_in_float_stays_in_float(monkeypatch: pytest.Mo
     assert not [edit for edit in result.edits if edit.kind == "precision"]
 
 
-def test_real_files_are_measured_and_named_by_their_layers(tmp_path: Path) -> None:
+def test_real_files_are_measured_and_named_by_their_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revert, "ROUNDS", 1)
     model, inputs, context = made(Joined)
     result = Quantize().apply(model, context)
     files = revert._Files(result.model, (inputs[0][:1],), tmp_path, threads=1)
