@@ -18,7 +18,7 @@ from ..edits import replay
 from ..fold import affine
 from ..graph import argument, trace
 from ..stage import Edit
-from .sites import CLIPS, JOINS, MOVES, NOTHING, POOLS, PRODUCTS
+from .sites import CLIPS, JOINS, MOVES, POOLS, PRODUCTS, source_of
 
 aten = torch.ops.aten
 
@@ -58,7 +58,5 @@ def use_depthwise(network: nn.Module, example_inputs: tuple[Tensor, ...], exclud
 
 
 def _follows_integers(node: Node) -> bool:
-    source = argument(node, "input")
-    while isinstance(source, Node) and source.target in NOTHING and source.args:
-        source = source.args[0]
-    return isinstance(source, Node) and source.target in JOINS | POOLS | PRODUCTS | CLIPS | MOVES
+    source = source_of(argument(node, "input"))
+    return source is not None and source.target in JOINS | POOLS | PRODUCTS | CLIPS | MOVES

@@ -104,11 +104,12 @@ def revert_slower(
         plain, best = files.write({}), files.write(encodings)
         float_ms, best_ms = files.time((plain, best))
         integer_ms, kept, skipped = best_ms, dict(encodings), list[Skip]()
+        floats, integers = files.profile(plain), files.profile(best)
         reverted: set[str] = set()
         tried: set[str] = set()
         for number in range(ROUNDS):
             progress("revert what is slower", number, ROUNDS, f"{best_ms:.3f} ms, float {float_ms:.3f} ms")
-            region = slowest(files.profile(best), files.profile(plain), tried)
+            region = slowest(integers, floats, tried)
             if region is None or region.integer_ms - region.float_ms < GAIN * best_ms:
                 break
             tried |= set(region.parts)
@@ -119,6 +120,7 @@ def revert_slower(
             if candidate_ms > (1 - GAIN) * best_ms:
                 continue
             best, best_ms, kept = file, candidate_ms, candidate
+            integers = files.profile(best)
             reverted |= layers
             told = f"{region.integer_ms:.3f} ms in integers, {region.float_ms:.3f} ms in float"
             skipped += [Skip(layer, f"kept in float: its region takes {told}") for layer in sorted(layers)]

@@ -299,7 +299,7 @@ class _Decision:
 
     def _encoded(self, item: object) -> bool:
         """Whether ``item`` is a value in integers, perhaps scaled."""
-        source = _source_of(item)
+        source = source_of(item)
         while source is not None and is_scaling(source):
             source = _source(source)
         return source is not None and source.name in self.measured
@@ -313,13 +313,13 @@ class _Decision:
         starts_at_zero: dict[str, bool] = {}
         for node in self.graph.nodes:
             if own.get(node.name) == node.name:
-                parts = [_source_of(item) for item in _items(node.args[0])] if node.target is aten.cat.default else []
+                parts = [source_of(item) for item in _items(node.args[0])] if node.target is aten.cat.default else []
                 starts_at_zero[node.name] = clip_bounds(node) is not None or (
                     bool(parts)
                     and all(part is not None and starts_at_zero.get(own.get(part.name, "")) for part in parts)
                 )
         joined = {
-            node.name: {part for item in _items(node.args[0]) if (part := _source_of(item)) is not None}
+            node.name: {part for item in _items(node.args[0]) if (part := source_of(item)) is not None}
             for node in self.graph.calls(aten.cat.default)
             if own.get(node.name) == node.name and node.name in self.in_integers
         }
@@ -394,7 +394,7 @@ def _tensor_argument(node: Node) -> Node | None:
     return node.args[0] if node.args and isinstance(node.args[0], Node) else None
 
 
-def _source_of(item: object) -> Node | None:
+def source_of(item: object) -> Node | None:
     """``item`` past operations that do nothing in evaluation."""
     node = item if isinstance(item, Node) else None
     while node is not None and node.target in NOTHING:
@@ -403,7 +403,7 @@ def _source_of(item: object) -> Node | None:
 
 
 def _source(node: Node) -> Node | None:
-    return _source_of(_tensor_argument(node))
+    return source_of(_tensor_argument(node))
 
 
 def _pools_space(node: Node) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_by_hand import randomized
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -20,19 +21,6 @@ from compress.prune.masked import masked_outputs
 from compress.stage import Context, Edit, Result
 
 CONSUMED_FIRST = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Every parameter and statistic drawn at random, in float64: no zero or one hides a wrong channel."""
-    generator = torch.Generator().manual_seed(seed)
-    model = model.double().eval()
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                fan_in = max(1, tensor[0].numel()) if tensor.ndim > 1 else 4
-                tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else drawn * (2 / fan_in) ** 0.5)
-    return model
 
 
 def masked(model: nn.Module, edits: tuple[Edit, ...], products: tuple[str, ...] = ()) -> nn.Module:
