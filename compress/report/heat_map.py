@@ -20,13 +20,13 @@ def heat_map(
     height = TOP + ROW * len(rows) + 10
     parts = [
         Markup('<rect width="{}" height="{}" fill="white"/>').format(WIDTH, height),
-        _text(10, 20, title, weight="bold"),
-        _text(10, 38, note, colour="#666"),
+        written(10, 20, title, weight="bold"),
+        written(10, 38, note, colour="#666"),
     ]
-    parts += [_text(LEFT + wide * (i + 0.5), TOP - 8, name, "middle", "#444") for i, name in enumerate(columns)]
+    parts += [written(LEFT + wide * (i + 0.5), TOP - 8, name, "middle", "#444") for i, name in enumerate(columns)]
     for number, (name, values) in enumerate(rows):
         y = TOP + ROW * number
-        parts.append(_text(LEFT - 8, y + 16, _shortened(name, int((LEFT - 16) / LETTER)), "end"))
+        parts.append(written(LEFT - 8, y + 16, _shortened(name, int((LEFT - 16) / LETTER)), "end"))
         for i, value in enumerate(values):
             if value is None:
                 continue
@@ -38,14 +38,16 @@ def heat_map(
                 )
             )
             letters = "white" if share > 0.55 else "#222"
-            parts.append(_text(LEFT + wide * (i + 0.5), y + 16, f"{value:.1f}", "middle", letters))
+            parts.append(written(LEFT + wide * (i + 0.5), y + 16, f"{value:.1f}", "middle", letters))
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" font-family="sans-serif" font-size="12" '
         'role="img" aria-label="{}">{}</svg>\n'
     ).format(WIDTH, height, title, Markup("\n").join(parts))
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = "#222", weight: str = "normal") -> Markup:
+def written(
+    x: float, y: float, text: str, anchor: str = "start", colour: str = "#222", weight: str = "normal"
+) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" fill="{}" font-weight="{}">{}</text>').format(
         x, y, anchor, colour, weight, text
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from .figures import WIDTH, linear_ticks
-from .heat_map import _text
+from .heat_map import written
 
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 52, 20, 62, 46
 LINE, DOT = "#9aa4ad", "#b22234"
@@ -40,17 +40,17 @@ def trade_off_figure(choices: Sequence[Choice], title: str, note: str) -> Markup
 
     parts = [
         Markup('<rect width="{}" height="{}" fill="white"/>').format(WIDTH, HEIGHT),
-        _text(10, 20, title, weight="bold"),
-        _text(10, 38, note, colour="#666"),
-        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "stored tensors, kB", "middle", "#444"),
-        _text(10, TOP - 8, "dB", colour="#444"),
+        written(10, 20, title, weight="bold"),
+        written(10, 38, note, colour="#666"),
+        written((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "stored tensors, kB", "middle", "#444"),
+        written(10, TOP - 8, "dB", colour="#444"),
     ]
     for tick in linear_ticks(low, high):
         x, _ = at(Choice(1000 * tick), bottom)
-        parts += [_rule(x, TOP, x, HEIGHT - BOTTOM), _text(x, HEIGHT - BOTTOM + 17, f"{tick:,g}", "middle", "#444")]
+        parts += [_rule(x, TOP, x, HEIGHT - BOTTOM), written(x, HEIGHT - BOTTOM + 17, f"{tick:,g}", "middle", "#444")]
     for tick in linear_ticks(bottom, top):
         _, y = at(Choice(1000 * low), tick)
-        parts += [_rule(LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 7, y + 4, f"{tick:,g}", "end", "#444")]
+        parts += [_rule(LEFT, y, WIDTH - RIGHT, y), written(LEFT - 7, y + 4, f"{tick:,g}", "end", "#444")]
     line = [at(each, each.predicted_db) for each in drawn if each.predicted_db is not None]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in line)
     if line:
@@ -61,7 +61,7 @@ def trade_off_figure(choices: Sequence[Choice], title: str, note: str) -> Markup
         x, y = at(each, each.measured_db)
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="{}"/>').format(x, y, DOT))
         anchor = "start" if x < (LEFT + WIDTH) / 2 else "end"
-        parts.append(_text(x + (8 if anchor == "start" else -8), y + 16, each.detail, anchor, DOT))
+        parts.append(written(x + (8 if anchor == "start" else -8), y + 16, each.detail, anchor, DOT))
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" font-family="sans-serif" font-size="12" '
         'role="img" aria-label="{}">{}</svg>\n'
