@@ -111,7 +111,10 @@ def one_seed(data: Data, dense: Network, wanted: Sparsify, seed: int, output: Pa
         file = output / f"{name}.onnx"
         folded = fold_for_export(network)
         deploy.export(folded, name, file)
-        figures[name] = {"bytes": stored(file), "test_top1": deploy.accuracy(file, data, threads)}
+        figures[name] = {
+            "bytes": stored(file),
+            "test_top1": deploy.accuracy(deploy.Deployed(name, file), data, threads),
+        }
     save(sparse, output / "sparse", overwrite=True, metrics={"stage": record.model_dump(mode="json")})
     kept.write_text(json.dumps(figures, indent=1) + "\n")
     return figures

@@ -318,18 +318,9 @@ def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) 
 
 
 def _export(wanted: Export, network: Network, work: Path) -> tuple[ExportRecord, deploy.Deployed]:
-    path = work / "exports" / f"{wanted.name}.onnx"
-    folded = fold_for_export(network)
-    record = deploy.export(
-        folded,
-        wanted.name,
-        path,
-        target=wanted.target,
-        simplify=wanted.simplify,
-        shown=f"exports/{path.name}",
-        packed=wanted.packed,
-    )
-    return record, deploy.Deployed(wanted.name, path, folded, wanted.target)
+    asked = deploy.Wanted(**wanted.model_dump(exclude={"name", "after"}))
+    path = work / "exports" / f"{wanted.name}{deploy.suffix_of(asked)}"
+    return deploy.export(fold_for_export(network), wanted.name, path, asked, shown=f"exports/{path.name}")
 
 
 def fold_for_export(network: Network) -> Network:

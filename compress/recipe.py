@@ -62,19 +62,25 @@ class Step(Config):
         return stage
 
 
+FormatName = Literal["onnx", "litert", "executorch", "openvino", "ncnn", "coreml", "tensorrt"]
+
+
 class Export(Config):
     """A file to write: the network as it is after the stage ``after`` ("baseline" is before the first one).
 
-    ``target`` is the engine whose integers the file has, left out that of the machine that exports.
+    ``target`` is the engine whose integers the file has, left out that of the format, or of the machine that exports.
     ``packed`` writes a packed file beside it, to download; see :mod:`compress.packing`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     after: str = "baseline"
-    format: Literal["onnx"] = "onnx"
+    format: FormatName | None = None
     target: FlavourName | None = None
     simplify: bool = False
     packed: bool = False
+    interface: Literal["float32", "int8", "uint8"] = "float32"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dynamic_batch: bool = True
 
 
 class Benchmark(Config):

@@ -7,12 +7,9 @@ written as such, everything that no engine reads is taken out. ONNX: https://onn
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +22,17 @@ from torch.fx import Node
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph, trace
 from compress.quantize.encoding import Encoding
-from compress.quantize.flavour import flavour_named, require_exporter
+from compress.quantize.flavour import flavour_named, require_products
 from compress.quantize.scheme import SCHEMES, scheme_of
 from compress.quantize.sites import Product, encoded_parts
 from compress.stage import evaluation_copy
 
-from . import qdq, rewrite, site
-from .contents import Contents, contents_of
-from .half import in_half
-from .kernels import use_integer_kernels
+from .format import Exported, Interface, Job, Layout, whole
+from .onnx_graph import qdq, rewrite, site
+from .onnx_graph.contents import contents_of
+from .onnx_graph.half import in_half
+from .onnx_graph.interface import exchange_integers, take_channels_last
+from .onnx_graph.kernels import use_integer_kernels
 
 OPSET = 18
 LARGEST_FILE_BYTES = 2**31
@@ -42,25 +41,30 @@ FEW_BITS_OPSET = 21
 """The first that has 4-bit and 16-bit integers, and scales per block."""
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A file that was written.
+SUFFIX = ".onnx"
+ENGINE = "onnxruntime"
+TARGETS = ("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "openvino")
+INSTALL = "pip install onnx onnxscript"
 
-    Args:
-        file: where it is.
-        format: "onnx".
-        opset: of the standard operations, read from the file.
-        size_bytes: of the file.
-        contents: operations, and where the bytes went.
-        notes: what was asked for and not done, and why.
-    """
 
-    file: Path
-    format: str
-    opset: int
-    size_bytes: int
-    contents: Contents
-    notes: tuple[str, ...] = ()
+def export(job: Job, path: Path) -> Exported:
+    """The account of the file that was written to ``path``; see :class:`export.format.Exporter`."""
+    metadata = dict(job.metadata)
+    if job.labels:
+        metadata["labels"] = "\n".join(job.labels)
+    return export_onnx(
+        job.model,
+        job.example_inputs,
+        path,
+        encodings=job.encodings,
+        flavour=job.target,
+        opset=job.opset,
+        simplify=job.simplify,
+        dynamic_batch=job.dynamic_batch,
+        metadata=metadata,
+        interface=job.interface,
+        layout=job.layout,
+    )
 
 
 def export_onnx(
@@ -74,6 +78,8 @@ def export_onnx(
     simplify: bool = False,
     dynamic_batch: bool = True,
     metadata: Mapping[str, str] | None = None,
+    interface: Interface = "float32",
+    layout: Layout = "nchw",
 ) -> Exported:
     """The account of the file that was written to ``path``: nothing is there before the file is whole and valid.
 
@@ -86,6 +92,8 @@ def export_onnx(
         simplify: run onnxsim over the file, and keep what it makes if that computes the same.
         dynamic_batch: leave the batch size open, where the network allows it.
         metadata: written into the file.
+        interface: the type of inputs and outputs; integers where their first and last operations are in such.
+        layout: of images at the file's inputs.
 
     Raises:
         InvalidInput: the network cannot be traced or converted, the encodings are of another network, there is no such
@@ -102,7 +110,7 @@ def export_onnx(
     activations, products = encoded_parts(graph, encodings) if encodings else ((), ())
     read = [encodings[node.name] for node in activations]
     multiplied = [encodings[product.weight] for product in products]
-    require_exporter(engine, [encodings[product.weight] for product in products if product.read in encodings])
+    require_products(engine, [encodings[product.weight] for product in products if product.read in encodings])
     whole_in_half = engine.name == "tensorrt" and bool(products) and {e.kind for e in multiplied} == {"float16"}
     marked: dict[str, qdq.Marked] = {}
     if not whole_in_half:
@@ -112,7 +120,7 @@ def export_onnx(
     converted = _convert(graph, opset, path)
     rewrite.use_global_average_pool(converted.graph)
     if marked:
-        qdq.place(converted.graph, marked)
+        qdq.place(converted.graph, marked, past_moves=engine.name == "openvino")
         use_integer_kernels(
             converted.graph,
             x86=engine.name in ("ort-x86", "ort-avx2"),
@@ -125,11 +133,27 @@ def export_onnx(
     if simplify:
         converted, note = _simplified(converted, example_inputs)
         notes.append(note)
-    _finish(converted, metadata or {})
+    if layout == "nhwc":
+        take_channels_last(converted.graph)
+    _finish(converted)
+    metadata = dict(metadata or {})
+    if interface != "float32":
+        metadata |= exchange_integers(converted.graph, interface, path)
+    onnx.helper.set_model_props(converted, metadata)
     _check(converted, opset, path)
     serialized = converted.SerializeToString()
-    _write(serialized, path)
-    return Exported(path, "onnx", opset, len(serialized), contents_of(converted, len(serialized)), tuple(notes))
+    with whole(path) as folder:
+        (folder / path.name).write_bytes(serialized)
+    return Exported(
+        path,
+        "onnx",
+        len(serialized),
+        inputs=tuple(value.name for value in converted.graph.input),
+        outputs=tuple(value.name for value in converted.graph.output),
+        notes=tuple(notes),
+        opset=opset,
+        contents=contents_of(converted, len(serialized)),
+    )
 
 
 def _opset(path: Path, asked: int | None, encodings: Mapping[str, Encoding]) -> int:
@@ -201,7 +225,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _finish(model: ModelProto, metadata: Mapping[str, str]) -> None:
+def _finish(model: ModelProto) -> None:
     rewrite.name_interface(model.graph)
     rewrite.drop_unused(model.graph)
     rewrite.unsign_zeros(model.graph)
@@ -211,7 +235,6 @@ def _finish(model: ModelProto, metadata: Mapping[str, str]) -> None:
     model.producer_name = "edgepress"
     model.ClearField("producer_version")
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
-    onnx.helper.set_model_props(model, dict(metadata))
 
 
 def _check(model: ModelProto, opset: int, path: Path) -> None:
@@ -267,20 +290,3 @@ def _run(
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed = {item.name: x.numpy() for item, x in zip(session.get_inputs(), example_inputs, strict=True)}
     return list(session.run(None, feed))
-
-
-def _write(serialized: bytes, path: Path) -> None:
-    """Write all or nothing."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InvalidInput(f"export {path}: cannot write there: {error.strerror or error}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(serialized)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise InvalidInput(f"export {path}: cannot write there: {error.strerror or error}") from error

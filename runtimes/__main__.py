@@ -1,4 +1,7 @@
-"""``python -m runtimes FILE...`` measures files on this machine and prints JSON; numpy and the engine are enough."""
+"""``python -m runtimes FILE...`` measures files on this machine and prints JSON; numpy and the engine are enough.
+
+``python -m runtimes check FOLDER`` runs the files of an exported folder against what they must give.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,15 @@ import numpy as np
 
 from .benchmark import PRESETS, benchmark, require_stable
 from .errors import InvalidInputs, RuntimesError, Unstable
+from .gate import check_folder, to_json
 from .runtime import Arrays, Options, engines, load
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a JSON list with a measurement per file; the exit code is 5 where one is unstable."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["check"]:
+        return _check(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m runtimes", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="model files; several are run in turn")
     parser.add_argument("--engine", choices=engines(), help="by default the one that the suffix names")
@@ -66,6 +73,24 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _check(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m runtimes check", description="Print a JSON list, one per file.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--engine", nargs="+", default=(), choices=engines())
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args(arguments)
+    try:
+        found = list(check_folder(asked.folder, engines=asked.engine, threads=asked.threads))
+    except RuntimesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps([to_json(each) for each in found], indent=2))
+    for each in found:
+        for reason in each.reasons:
+            print(f"failed: {each.entry.file}: {reason}", file=sys.stderr)
+    return 0 if all(each.passed for each in found) else 1
 
 
 def _arrays(file: Path) -> Arrays:

@@ -200,10 +200,10 @@ class Samples:
 def benchmark(
     files: Sequence[Path | str],
     *,
-    engine: str | None = None,
+    engine: str | Sequence[str | None] | None = None,
     options: Options | None = None,
     preset: PresetName = "standard",
-    inputs: Arrays | None = None,
+    inputs: Arrays | Sequence[Arrays] | None = None,
     seed: int = 0,
     cores: Sequence[int] | None = None,
     memory: bool = True,
@@ -213,10 +213,10 @@ def benchmark(
 
     Args:
         files: the files to compare; a file may come twice, as a check of the measurement itself.
-        engine: that runs them all; by default the one that each suffix names.
+        engine: that runs them all, or one for each; by default the one that each suffix names.
         preset: ``standard`` has at least 10 warm-up runs and 1 s, then at least 100 runs and 10 s for each file;
             ``quick`` 5 and 0.2 s, then 30 and 1 s; ``mlperf`` 1024 runs and 60 s after the standard warm-up.
-        inputs: of every file; random with ``seed`` and a batch of 1 where there are none.
+        inputs: of every file, or of each; random with ``seed`` and a batch of 1 where there are none.
         cores: that this process is pinned to meanwhile.
         memory: whether the peak memory is measured too, in a process of its own before the loop.
 
@@ -231,7 +231,11 @@ def benchmark(
         raise InvalidInputs("files: expected at least one, got none")
     settings = options or Options()
     paths = [existing(file) for file in files]
-    names = [engine or engine_of(path) for path in paths]
+    asked = [engine] * len(paths) if engine is None or isinstance(engine, str) else engine
+    given = [inputs] * len(paths) if inputs is None or isinstance(inputs, Mapping) else inputs
+    if not len(asked) == len(given) == len(paths):
+        raise InvalidInputs(f"files: {len(paths)}, but {len(asked)} engines and {len(given)} inputs")
+    names = [name or engine_of(path) for name, path in zip(asked, paths, strict=True)]
     backends = [backend(name) for name in names]
     with pinned(cores):
         runtimes: list[Runtime] = []
@@ -241,12 +245,15 @@ def benchmark(
                 start = time.perf_counter_ns()
                 runtimes.append(module.load(path, settings))
                 loads_ms.append((time.perf_counter_ns() - start) / 1e6)
-            feeds = [random_inputs(each.inputs, seed) if inputs is None else inputs for each in runtimes]
+            feeds = [
+                random_inputs(runtime.inputs, seed) if own is None else own
+                for runtime, own in zip(runtimes, given, strict=True)
+            ]
             for runtime, feed in zip(runtimes, feeds, strict=True):
                 check_inputs(runtime.inputs, feed)
             used = [
-                peak_memory(path, name, settings, inputs) if memory else None
-                for path, name in zip(paths, names, strict=True)
+                peak_memory(path, name, settings, own) if memory else None
+                for path, name, own in zip(paths, names, given, strict=True)
             ]
             peaks = [(None, None) if each is None else (each.peak_bytes, each.baseline_bytes) for each in used]
             works = [_work(runtime, feed) for runtime, feed in zip(runtimes, feeds, strict=True)]

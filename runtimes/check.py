@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,21 +103,35 @@ def accuracy(runtime: Runtime, batches: Iterable[tuple[Array, Array]]) -> float:
     """
     if len(runtime.inputs) != 1:
         raise InvalidInputs(f"accuracy: expected a file with one input, got {len(runtime.inputs)}")
+    taken, given = runtime.inputs[0].name, runtime.outputs[0].name
+
+    def answers() -> Iterator[tuple[Array, Array]]:
+        for x, y in batches:
+            if y.shape != (x.shape[0],) or not np.issubdtype(y.dtype, np.integer):
+                raise InvalidInputs(f"labels: expected {x.shape[0]} integers, got {y.dtype} of the shape {y.shape}")
+            if len(x):
+                yield run_samples(runtime, {taken: x}, batch=x.shape[0])[given], y
+
+    return top1(answers())
+
+
+def top1(answers: Iterable[tuple[Array, Array]]) -> float:
+    """Return the share of right answers in percent, from scores (N, classes) and labels (N,), batch by batch.
+
+    Raises:
+        InvalidInputs: there are no samples, a label is not a class, or the scores are of another shape.
+    """
     seen = right = 0
-    for x, y in batches:
-        if y.shape != (x.shape[0],) or not np.issubdtype(y.dtype, np.integer):
-            raise InvalidInputs(f"labels: expected {x.shape[0]} integers, got {y.dtype} of the shape {y.shape}")
-        if x.shape[0] == 0:
+    for scores, y in answers:
+        if scores.ndim != 2 or len(scores) != len(y):
+            raise InvalidInputs(f"scores: expected (N, classes) for {len(y)} samples, got {scores.shape}")
+        if len(y) == 0:
             continue
-        outputs = run_samples(runtime, {runtime.inputs[0].name: x}, batch=x.shape[0])
-        scores = outputs[runtime.outputs[0].name]
-        if scores.ndim != 2:
-            raise InvalidInputs(f"output {runtime.outputs[0].name!r}: expected (N, classes), got {scores.shape}")
         if y.min() < 0 or y.max() >= scores.shape[1]:
             raise InvalidInputs(f"labels: expected 0 to {scores.shape[1] - 1}, got {y.min()} to {y.max()}")
         numbers = scores.astype(np.float64)
         right += int(((numbers.argmax(1) == y) & ~np.isnan(numbers).any(1)).sum())
-        seen += x.shape[0]
+        seen += len(y)
     if seen == 0:
         raise InvalidInputs("accuracy: there are no samples")
     return 100.0 * right / seen

@@ -38,11 +38,16 @@ class Options:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or an output of a file: a dimension is None where it is dynamic, the dtype has numpy's name."""
+    """An input or an output of a file: a dimension is None where it is dynamic, the dtype has numpy's name.
+
+    Where integers stand for real numbers, these are ``scale * (integer - zero_point)``; else ``scale`` is None.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    scale: float | None = None
+    zero_point: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join('?' if n is None else str(n) for n in self.shape)}]"
@@ -229,8 +234,13 @@ def engine_of(file: Path) -> str:
         return fitting[0]
     if fitting:
         raise InvalidInputs(f"{file}: several engines run {file.suffix}: name one of {', '.join(fitting)}")
-    suffixes = ", ".join(sorted({suffix for each in known.values() for suffix in each}))
-    raise InvalidModel(f"{file}: no engine is known for {file.suffix or 'a name without suffix'}: expected {suffixes}")
+    told = ", ".join(sorted(suffixes()))
+    raise InvalidModel(f"{file}: no engine is known for {file.suffix or 'a name without suffix'}: expected {told}")
+
+
+def suffixes() -> frozenset[str]:
+    """Return what the names of files that engines run can end with."""
+    return frozenset(suffix for name in engines() for suffix in describe(name).suffixes)
 
 
 def load(file: Path | str, engine: str | None = None, options: Options | None = None) -> Runtime:

@@ -20,6 +20,7 @@ COMMANDS = (
     "distill",
     "fold",
     "export",
+    "check",
     "pack",
     "unpack",
     "bench",

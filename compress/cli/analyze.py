@@ -14,7 +14,7 @@ from . import options
 @options.data
 @click.option(
     "--target",
-    type=click.Choice(["ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "openvino", "ncnn"]),
+    type=click.Choice(options.TARGETS),
     help="Check an ONNX file against what this engine can run in integers, instead of counting.",
 )
 @options.common

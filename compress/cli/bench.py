@@ -14,6 +14,13 @@ from . import options
 @click.option("--model", "models", multiple=True, help="A network, where it is not an argument.")
 @click.option("--weights", type=options.PATH, help="For a network that is not a file yet.")
 @click.option("--trust", is_flag=True, help="Allow weights in a pickle that may run its author's code.")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(options.FORMATS),
+    help="That networks which are no file yet are exported in; several times to compare engines; ONNX if left out.",
+)
 @click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input.")
 @options.data
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
@@ -27,6 +34,7 @@ from . import options
 def command(
     networks: tuple[str, ...],
     models: tuple[str, ...],
+    formats: tuple[str, ...],
     threads: int,
     preset: Literal["quick", "standard", "mlperf"],
     allow_unstable: bool,
@@ -40,6 +48,7 @@ def command(
     Example:
       compress bench a.onnx b.onnx --threads 1
       compress bench out/base out/int8 --data digits --json -
+      compress bench out/int8 --format onnx --format litert --format ncnn
     """
     import tempfile
     from pathlib import Path
@@ -60,21 +69,19 @@ def command(
     if given.output is not None:
         require_free(given.output, overwrite=given.overwrite)
     data = given.load_data()
+    suffixes = sibling("runtimes.runtime").suffixes()
     with tempfile.TemporaryDirectory() as folder, progress_bars(given) as progress:
         files = []
         for number, name in enumerate(names):
-            if Path(name).suffix == ".onnx":
+            if Path(name).suffix.lower() in suffixes:
                 files.append(deploy.Deployed(name, Path(name)))
                 continue
             network = fold_for_export(given.open_other(name, data, given.weights))
-            path = Path(folder, f"{number}.onnx")
-            deploy.export(network, name, path)
-            files.append(deploy.Deployed(name, path, network))
-        inputs = None
-        if given.shapes():
-            engine = sibling("runtimes.runtime").load(files[0].path)
-            random = random_inputs(given.shapes(), given.seed)
-            inputs = {spec.name: x.numpy() for spec, x in zip(engine.inputs, random, strict=True)}
+            for wanted in [deploy.Wanted(each) for each in formats] or [deploy.Wanted()]:
+                path = Path(folder, f"{number}{deploy.suffix_of(wanted)}")
+                told = f"{name} ({wanted.format})" if len(formats) > 1 else name
+                files.append(deploy.export(network, told, path, wanted)[1])
+        inputs = random_inputs(given.shapes(), given.seed) if given.shapes() else None
         records = deploy.measure(files, threads=threads, preset=preset, data=data, inputs=inputs, progress=progress)
     given.console.print(bench_table(records))
     result = {"machine": deploy.machine(), "measurements": records}

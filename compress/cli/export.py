@@ -2,93 +2,159 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options
 
+if TYPE_CHECKING:
+    from ..deploy import Wanted
+    from ..report.schema import ExportRecord
+    from .session import Options
 
-@click.command("export", short_help="Write the file that an engine runs.")
+
+@click.command("export", short_help="Write the files that engines run.")
 @options.network
-@click.option("--format", "file_format", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice([*options.FORMATS, "all"]),
+    help="Of the file; several times for several files; left out, the one for --target. 'all' are those of every "
+    "engine that is installed.",
+)
 @click.option(
     "--target",
-    type=click.Choice(["ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "openvino", "ncnn"]),
-    help="The engine whose integers the file has; left out, ONNX Runtime on a machine like this one.",
+    type=click.Choice(options.TARGETS),
+    help="The engine whose integers the file has; left out, that of the format, or ONNX Runtime on this machine.",
 )
+@click.option(
+    "--interface",
+    type=click.Choice(["float32", "int8", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="The type of inputs and outputs; integers make a file that is in integers throughout.",
+)
+@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw", show_default=True, help="Of images.")
+@click.option("--fixed-batch", is_flag=True, help="Take batches of one sample only.")
+@click.option("--opset", type=int, help="Of ONNX; left out, the least that is enough.")
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
 @click.option("--pack", "packed", is_flag=True, help="Also write the packed file to download, model.onnx.packed.")
+@click.option("--check-samples", type=click.IntRange(min=1), default=256, show_default=True, help="Stored from --data.")
 @options.data
 @options.output
 @options.common
-def command(file_format: str, target: Any, simplify: bool, packed: bool, **values: Any) -> None:
-    """Export a network, quantized if it is, and check the file in its engine; -o NAME.onnx writes the file alone.
+def command(
+    formats: tuple[str, ...],
+    target: Any,
+    interface: Any,
+    layout: Any,
+    fixed_batch: bool,
+    opset: int | None,
+    simplify: bool,
+    packed: bool,
+    check_samples: int,
+    **values: Any,
+) -> None:
+    """Export a network, quantized if it is, and check each file in its engine.
 
-    A folder gets model.onnx, export.json, and the inputs and outputs that it was checked with.
+    A folder gets model.onnx, model.tflite, ..., export.json, and samples with what each file must give for them: of the
+    test split of --data, or the stored inputs. compress check FOLDER repeats the check there, without the network.
+    -o NAME.SUFFIX writes one file alone.
 
     \b
     Example:
       compress export out/int8 --format onnx -o out/files
+      compress export out/int8 --format onnx --format litert --format ncnn --data digits -o out/files
       compress export out/int8 --target tensorrt -o out/tensorrt
       compress export resnet20 --weights net.safetensors --input-shape 3,32,32 -o net.onnx
     """
-    from pathlib import Path
-
-    import numpy as np
-    from rich.text import Text
+    from dataclasses import replace
 
     from .. import deploy
     from ..artifact import new_folder, require_free
     from ..errors import InvalidInput
     from ..pipeline import fold_for_export
-    from ..report.schema import ExportRecord
+    from ..siblings import sibling
     from .session import Options
 
     given = Options(**values)
     assert given.output is not None, "click requires --output"
     require_free(given.output, overwrite=given.overwrite)
-    if packed and given.output.suffix == ".onnx":
-        raise InvalidInput(f"output {given.output}: --pack writes two files; give a folder, or run compress pack after")
-    network = fold_for_export(given.open(given.load_data()))
-    name = f"model.{file_format}"
-
-    def write(folder: Path) -> ExportRecord:
-        return deploy.export(
-            network,
-            given.specification(),
-            folder / name,
-            target=target,
-            simplify=simplify,
-            shown=name,
-            packed=packed,
-        )
-
-    if given.output.suffix == ".onnx":
-        with new_folder(given.output, overwrite=given.overwrite) as folder:
-            record = write(folder)
-            single = folder.with_name(f"{folder.name}.onnx")
-            (folder / name).rename(single)
-            folder.rmdir()
-            single.rename(folder)
-    else:
-        with new_folder(given.output, overwrite=given.overwrite) as folder:
-            record = write(folder)
-            (folder / "export.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-            expected = deploy.reference(network, target)(*network.example_inputs)
-            for file, tensors in (("inputs.npz", network.example_inputs), ("expected.npz", expected)):
-                np.savez(folder / file, **{f"{i:03}": t.numpy() for i, t in enumerate(tensors)})  # type: ignore[arg-type]
-    nodes = record.nodes
-    assert nodes is not None and record.size_bytes is not None, "an export is counted"
-    given.console.print(
-        Text(
-            f"{given.output}: {record.size_bytes:,} bytes for {record.target}, opset {record.opset}; "
-            f"as ONNX Runtime runs it: {nodes.integer} integer, {nodes.float} float, {nodes.other} other nodes; "
-            "outputs checked"
-        )
+    data = given.load_data()
+    network = fold_for_export(given.open(data))
+    if fixed_batch:
+        network = replace(network, example_inputs=tuple(x[:1] for x in network.example_inputs))
+    one = deploy.Wanted(
+        None,
+        target,
+        simplify=simplify,
+        packed=packed,
+        opset=opset,
+        dynamic_batch=not fixed_batch,
+        interface=interface,
+        layout=layout,
+        labels=data.classes if data is not None else (),
     )
+    suffix = given.output.suffix
+    alone = [each.name for each in sibling("export.format").formats().values() if each.suffix == suffix]
+    if alone and not formats and target is None:
+        formats = (alone[0],)
+    wanted = [replace(one, format=name) for name in _named(formats)] or [one]
+    if not alone:
+        with new_folder(given.output, overwrite=given.overwrite) as folder:
+            records = deploy.write_folder(network, folder, wanted, data, check_samples)
+    elif len(wanted) > 1 or packed or deploy.suffix_of(wanted[0]) != suffix:
+        raise InvalidInput(f"output {given.output}: one file of this kind does not hold what was asked; give a folder")
+    else:
+        records = [_alone(given, network, wanted[0])]
+    for record in records:
+        _tell(given, record)
+    given.tell(records[0] if len(records) == 1 else {"files": records})
+
+
+def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats, 'all' spelled out: those that can be written, and run in an engine, here."""
+    if "all" not in formats:
+        return formats
+    from ..siblings import sibling
+
+    known = sibling("export.format").formats()
+    available = sibling("runtimes.runtime").available
+    return tuple(name for name, each in known.items() if available(each.engine)[0] is not None)
+
+
+def _alone(given: Options, network: Any, wanted: Wanted) -> ExportRecord:
+    """Write the file, and what belongs to it, where the output says; nothing is there before the check has passed."""
+    import tempfile
+    from pathlib import Path
+
+    from .. import deploy
+
+    assert given.output is not None
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=given.output.parent, prefix=f".{given.output.name}.") as folder:
+        record, deployed = deploy.export(
+            network, given.output.stem, Path(folder) / given.output.name, wanted, shown=given.output.name
+        )
+        for file in (*deployed.beside, deployed.path):
+            file.replace(given.output.parent / file.name)
+    return record
+
+
+def _tell(given: Options, record: ExportRecord) -> None:
+    from rich.text import Text
+
+    assert record.size_bytes is not None, "an export is counted"
+    nodes, parity = record.nodes, record.parity
+    line = f"{record.file}: {record.size_bytes:,} bytes, {record.format} for {record.target}"
+    line += f", opset {record.opset}" if record.opset else ""
+    if nodes is not None:
+        line += f"; as {record.engine} runs it: {nodes.integer} integer, {nodes.float} float, {nodes.other} other nodes"
+    line += "; outputs checked" if parity is not None else "; NOT checked"
+    given.console.print(Text(line))
     if record.packed_bytes is not None:
         given.console.print(f"packed, to download: {record.packed_bytes:,} bytes")
     for note in record.notes:
         given.console.print(Text(f"  {note}"))
-    given.tell(record)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+TARGETS = ("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "executorch", "openvino", "ncnn", "coreml")
+FORMATS = ("onnx", "litert", "executorch", "openvino", "ncnn", "coreml", "tensorrt")
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 

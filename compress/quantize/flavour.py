@@ -10,8 +10,11 @@ A flavour is named after the target that it is for:
 - ``tensorrt``: int8 about zero point 0 for both, the bias in float.
 - ``litert``: int8 for both, activations affine, weights in -127..127, an int32 bias; 16-bit activations are int16 about
   zero point 0 (LiteRT 8-bit quantization specification).
+- ``executorch``: int8 for both, activations affine; XNNPACK rounds the bias, which stays in float, by itself.
 - ``openvino``: uint8 activations, int8 weights, the bias in float.
-- ``ncnn``: -127..127 about zero point 0 for both, the bias in float.
+- ``ncnn``: -127..127 about zero point 0 for what convolutions and linear layers read and for their weights; everything
+  between them is in float.
+- ``coreml``: int8 about zero point 0 for both, the bias in float.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from numpy.typing import NDArray
 from ..errors import InvalidInput
 from .encoding import Encoding, Integer, IntegerParameters
 
-FlavourName = Literal["ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "openvino", "ncnn"]
+FlavourName = Literal[
+    "ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "executorch", "openvino", "ncnn", "coreml"
+]
 
 # The bias joins the 32-bit accumulator: half of its range is left for the sum of products.
 LARGEST_BIAS = 2.0**30
@@ -45,11 +50,13 @@ class Flavour:
         weight_bits: at most so many, where activations are integers.
         four_bit_products: whether weights of at most 4 bits can be multiplied by integer activations.
         per_channel: weights have a scale per output channel; else one.
+        per_group: weights of a grouped convolution have a scale per group, unless each channel is a group.
+        products_only: only what convolutions over planes and linear layers of vectors read becomes integers, and only
+            for them; what else reads it gets floats.
         integer_bias: the bias of a product in integers is int32; else it stays in float.
         casts_weights: stored weights that the engine converts to float at load are written as Cast and Mul, which it
             folds; else as DequantizeLinear.
         interface: the types that inputs and outputs can have; the first is the default.
-        format: the file that is written for it, or None where there is no exporter yet.
     """
 
     name: FlavourName
@@ -60,10 +67,11 @@ class Flavour:
     weight_bits: int = 8
     four_bit_products: bool = False
     per_channel: bool = True
+    per_group: bool = False
+    products_only: bool = False
     integer_bias: bool = False
     casts_weights: bool = False
     interface: tuple[Literal["float32", "int8", "uint8"], ...] = ("float32",)
-    format: Literal["onnx"] | None = None
 
     def activation_type(self, encoding: Encoding) -> Integer:
         """The integers that an activation with this encoding becomes.
@@ -87,7 +95,11 @@ class Flavour:
         return self.integer_bias and read is not None and read.bits <= 8
 
     def weight_parameters(
-        self, encoding: Encoding, input_scale: float | None = None, bias: NDArray[np.float32] | None = None
+        self,
+        encoding: Encoding,
+        input_scale: float | None = None,
+        bias: NDArray[np.float32] | None = None,
+        groups: int = 1,
     ) -> IntegerParameters:
         """Scale and zero point 0 of a weight, per output channel, or per block of one.
 
@@ -97,10 +109,16 @@ class Flavour:
         Args:
             input_scale: of the integers that the weight is multiplied by; None where they are floats.
             bias: that becomes an integer, if any.
+            groups: of the convolution whose weight it is.
         """
         bits = encoding.bits if input_scale is None else min(encoding.bits, self.weight_bits)
         if not self.per_channel:
             lows, highs = (min(encoding.low),) * len(encoding.low), (max(encoding.high),) * len(encoding.high)
+            encoding = replace(encoding, low=lows, high=highs)
+        elif self.per_group and 1 < groups < len(encoding.low):
+            lows_of, highs_of = (np.reshape(ends, (groups, -1)) for ends in (encoding.low, encoding.high))
+            each = lows_of.shape[1]
+            lows, highs = tuple(np.repeat(lows_of.min(1), each)), tuple(np.repeat(highs_of.max(1), each))
             encoding = replace(encoding, low=lows, high=highs)
         parameters = replace(encoding, bits=bits).parameters("int8", symmetric=True, narrow=True)
         if bias is None or input_scale is None:
@@ -125,7 +143,6 @@ _ORT = Flavour(
     four_bit_products=True,
     integer_bias=True,
     casts_weights=True,
-    format="onnx",
 )
 
 FLAVOURS: dict[str, Flavour] = {
@@ -134,7 +151,7 @@ FLAVOURS: dict[str, Flavour] = {
         _ORT,
         replace(_ORT, name="ort-avx2", weight_bits=7),
         replace(_ORT, name="ort-arm", activation="int8"),
-        Flavour("tensorrt", "int8", symmetric=True, format="onnx"),
+        Flavour("tensorrt", "int8", symmetric=True),
         Flavour(
             "litert",
             "int8",
@@ -143,8 +160,10 @@ FLAVOURS: dict[str, Flavour] = {
             integer_bias=True,
             interface=("float32", "int8", "uint8"),
         ),
+        Flavour("executorch", "int8"),
         Flavour("openvino", "uint8"),
-        Flavour("ncnn", "int8", symmetric=True, narrow=True),
+        Flavour("ncnn", "int8", symmetric=True, narrow=True, per_group=True, products_only=True),
+        Flavour("coreml", "int8", symmetric=True),
     )
 }
 
@@ -160,18 +179,15 @@ def flavour_named(name: str) -> Flavour:
     return FLAVOURS[name]
 
 
-def require_exporter(flavour: Flavour, weights: Iterable[Encoding]) -> None:
-    """Refuse what cannot be written as a file.
+def require_products(flavour: Flavour, weights: Iterable[Encoding]) -> None:
+    """Refuse weights that the engine cannot multiply by integer activations.
 
     Args:
-        weights: encodings of those weights that are multiplied by integer activations.
+        weights: encodings of those that are.
 
     Raises:
-        InvalidInput: no file is written for this target yet, or its engine cannot multiply such weights.
+        InvalidInput: they have 4 bits, and the engine wants 8.
     """
-    if flavour.format is None:
-        written = ", ".join(name for name, other in FLAVOURS.items() if other.format is not None)
-        raise InvalidInput(f"target {flavour.name}: no file is written for it yet; targets are {written}")
     four = any(encoding.kind == "integer" and encoding.bits <= 4 for encoding in weights)
     if four and not flavour.four_bit_products:
         raise InvalidInput(

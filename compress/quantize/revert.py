@@ -28,12 +28,12 @@ from .sites import find_sites
 
 if TYPE_CHECKING:
     import export.onnx as onnx_format
-    import export.rewrite as rewrite
+    import export.onnx_graph.rewrite as rewrite
     import runtimes.benchmark as benchmark
     import runtimes.runtime as runtime
 else:
     onnx_format = sibling("export.onnx")
-    rewrite = sibling("export.rewrite")
+    rewrite = sibling("export.onnx_graph.rewrite")
     benchmark = sibling("runtimes.benchmark")
     runtime = sibling("runtimes.runtime")
 

@@ -88,6 +88,16 @@ class NodeCounts(Record):
     other: int = 0
 
 
+class Parity(Record):
+    """How near a file's outputs are to those of the network it was made from; ``top1_agreement`` in percent."""
+
+    samples: int | None = None
+    max_abs_error: float | None = None
+    relative_error: float | None = None
+    snr_db: float | None = None
+    top1_agreement: float | None = None
+
+
 class ExportRecord(Record):
     """A written file for a ``target``. ``bytes_by_dtype`` are its weights; ``graph_bytes`` is everything else in it.
 
@@ -100,6 +110,8 @@ class ExportRecord(Record):
     size_bytes: int | None = None
     opset: int | None = None
     target: str | None = None
+    engine: str | None = None
+    parity: Parity | None = None
     nodes: NodeCounts | None = None
     operators: Mapping[str, int] = {}
     bytes_by_dtype: Mapping[str, int] = {}
@@ -119,16 +131,6 @@ class Latency(Record):
     min: float | None = None
     mean: float | None = None
     std: float | None = None
-
-
-class Parity(Record):
-    """How near a file's outputs are to those of the network it was made from; ``top1_agreement`` in percent."""
-
-    samples: int | None = None
-    max_abs_error: float | None = None
-    relative_error: float | None = None
-    snr_db: float | None = None
-    top1_agreement: float | None = None
 
 
 class BenchmarkRecord(Record):

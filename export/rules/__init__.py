@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compress.quantize.flavour import flavour_named
 
-from ..contents import load_model
+from ..onnx_graph.contents import load_model
 from .engines import RULES
 from .view import View
 from .violation import Violation, grouped

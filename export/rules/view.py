@@ -11,11 +11,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from .. import rewrite
+from ..onnx_graph import rewrite
 
 Role = Literal["activation", "weight", "bias", "constant"]
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PASSES = ("Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
+CARRIES = (*PASSES[1:], "Flatten", "Slice", "Split", "MaxPool")
+"""What engines carry scales through by themselves (OpenVINO, TensorRT), so that nothing has to be quantized behind it."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ class View:
             and list(before.input[1:]) == list(item.node.input[1:])
         )
 
-    def restored(self, value: str) -> Quantized | None:
-        """The DequantizeLinear that yields ``value``, perhaps reshaped."""
+    def restored(self, value: str, past: tuple[str, ...] = PASSES[1:]) -> Quantized | None:
+        """The DequantizeLinear that yields ``value``, perhaps reshaped, or ``past`` other operations."""
         while value not in self._restored and (before := self.producers.get(value)) is not None:
-            if before.op_type not in PASSES[1:]:
+            if before.op_type not in past:
                 return None
             value = before.input[0]
         return self._restored.get(value)

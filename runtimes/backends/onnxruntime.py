@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -97,8 +98,9 @@ class Session:
         self._file = file
         self._options = options
         self._session: ort.InferenceSession | None = self._open()
-        self.inputs = tuple(_spec(each) for each in self._session.get_inputs())
-        self.outputs = tuple(_spec(each) for each in self._session.get_outputs())
+        told = self._session.get_modelmeta().custom_metadata_map
+        self.inputs = tuple(_spec(each, told) for each in self._session.get_inputs())
+        self.outputs = tuple(_spec(each, told) for each in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
@@ -165,10 +167,12 @@ class Session:
             ) from error
 
 
-def _spec(tensor: ort.NodeArg) -> TensorSpec:
+def _spec(tensor: ort.NodeArg, told: Mapping[str, str]) -> TensorSpec:
     kind = re.sub(r"tensor\((\w+)\)", r"\1", tensor.type)
     shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in tensor.shape)
-    return TensorSpec(tensor.name, shape, _DTYPES.get(kind, kind))
+    scale = told.get(f"scale:{tensor.name}")
+    zero_point = int(told.get(f"zero_point:{tensor.name}", 0))
+    return TensorSpec(tensor.name, shape, _DTYPES.get(kind, kind), None if scale is None else float(scale), zero_point)
 
 
 def _is_node(event: dict[str, object]) -> bool:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from compress import artifact, pipeline
 from compress.cli import COMMANDS, cli, main
+from compress.quantize.detect import detected
 from compress.report import read as read_report
 from tests.conftest import SMALL_NET
 
@@ -49,7 +50,7 @@ def test_the_whole_way_by_single_commands(run: Run, tmp_path: Path) -> None:
     run("quantize folded --data data.npz --keep-slower -q -o int8")
     exported = json.loads(run("export int8 --format onnx -o files --json -"))
     assert sorted(path.name for path in Path("files").iterdir()) == [
-        "expected.npz", "export.json", "inputs.npz", "model.onnx",
+        f"expected-{detected().target}.npz", "export.json", "model.onnx", "samples.npz",
     ]  # fmt: skip
     assert exported["nodes"]["integer"] > 0 and exported["nodes"]["float"] == 0
     assert exported["size_bytes"] == Path("files/model.onnx").stat().st_size

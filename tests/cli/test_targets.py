@@ -57,8 +57,8 @@ def test_a_file_for_another_target_is_written_checked_and_told(run: Callable[...
     found = json.loads(out)["violations"]
     assert {"bias", "type of activation"} <= {violation["rule"] for violation in found}
     assert f"ort-x86.onnx: {len(found)} tensors break rules of tensorrt" in err
-    _, err = run("export int8 --target ncnn -o ncnn.onnx", code=2)
-    assert "target ncnn: no file is written for it yet" in err
+    _, err = run("export int8 --format onnx --target ncnn -o ncnn.onnx", code=2)
+    assert "format onnx: not written for ncnn; targets are ort-x86, " in err
     assert not Path("ncnn.onnx").exists()
 
 
@@ -79,11 +79,11 @@ def test_doctor_tells_the_target_and_why(run: Callable[..., tuple[str, str]]) ->
 def test_a_file_that_breaks_a_rule_is_not_kept(
     run: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress import deploy
+    from compress.deploy import write
 
     run("quantize net.py:build --data data.npz --keep-slower -q -o int8")
-    looked_at = deploy.rules.check
-    monkeypatch.setattr(deploy.rules, "check", lambda path, target: looked_at(path, "tensorrt"))
+    looked_at = write.rules.check
+    monkeypatch.setattr(write.rules, "check", lambda path, target: looked_at(path, "tensorrt"))
     _, err = run("export int8 --target ort-x86 -o net.onnx", code=1)
     named = err.split("break rules of ort-x86: ")[1].split("; ")
     assert f"{len(named)} tensors break rules" in err, "every one is named"

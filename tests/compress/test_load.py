@@ -158,7 +158,8 @@ def test_a_script_in_a_project_with_its_own_models_and_export(users_project: Pat
         pruned = Prune(ratio=0.5).apply(net, Context(example_inputs=(x,))).model
         assert type(pruned) is type(net) and pruned.features[0].out_channels == 8
         zoo, _ = build(parse("resnet20:width=4"))
-        record = deploy.export(Network(pruned, Source("zoo", "x"), example_inputs=(x,)), "pruned", Path("pruned.onnx"))
+        network = Network(pruned, Source("zoo", "x"), example_inputs=(x,))
+        record, _ = deploy.export(network, "pruned", Path("pruned.onnx"))
         assert record.size_bytes > 0
         assert models.NAME == "the user" and export.MARK == "the export of the user"
         import models as again

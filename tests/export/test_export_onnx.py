@@ -22,8 +22,8 @@ from compress import Context, Result
 from compress.errors import GateFailed, InvalidInput
 from compress.quantize import Quantize, simulate
 from export import onnx as onnx_format
-from export import rewrite
 from export.onnx import Exported, export_onnx
+from export.onnx_graph import rewrite
 
 FLOAT_PRODUCTS = {
     "Conv",

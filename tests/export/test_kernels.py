@@ -14,8 +14,8 @@ from small_networks import context_on
 from torch import Tensor, nn
 
 from compress.quantize import Quantize
-from export import kernels
 from export.onnx import export_onnx
+from export.onnx_graph import kernels
 
 
 class Inverted(nn.Module):

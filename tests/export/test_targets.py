@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from compress import Context, Result
 from compress.errors import InvalidInput
-from compress.quantize import FLAVOURS, Quantize, simulate
+from compress.quantize import Quantize, simulate
 from compress.quantize.scheme import SCHEMES, SchemeName
-from export.onnx import Exported, export_onnx
+from export.format import Exported
+from export.onnx import TARGETS, export_onnx
 from export.rules import check
 
-WRITTEN = [name for name, flavour in FLAVOURS.items() if flavour.format is not None]
+WRITTEN = TARGETS
 
 
 class Layers(nn.Module):
@@ -83,17 +84,6 @@ def test_int8_files_compute_what_their_simulation_does(target: str, tmp_path: Pa
         next(t for t in onnx.load(str(written.file)).graph.initializer if t.name == "right.weight")
     )
     assert np.abs(weights).max() == (63 if target == "ort-avx2" else 127)
-
-
-def test_targets_without_an_exporter_are_refused(tmp_path: Path) -> None:
-    result, _, context = quantized(Joined)
-    for target in FLAVOURS.keys() - set(WRITTEN):
-        for encodings in (result.encodings, {}):
-            with pytest.raises(InvalidInput, match=f"target {target}: no file is written for it yet"):
-                export_onnx(
-                    result.model, context.example_inputs, tmp_path / "x.onnx", encodings=encodings, flavour=target
-                )
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("scheme", ["w4a8", "w8a16"])

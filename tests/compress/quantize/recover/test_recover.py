@@ -19,7 +19,7 @@ from compress.quantize.recover.equalize import absorb, equalize
 from compress.quantize.recover.moments import ChannelStatistics, Moments, clipped
 from compress.quantize.recover.smooth import ALPHAS, scales, smooth
 from compress.stage import Result
-from models.mobilenet import InvertedResidual
+from models.mobilenet_v2 import InvertedResidual
 
 
 class Chain(nn.Module):

@@ -23,6 +23,7 @@ from compress.quantize.sites import Product
 from . import rewrite
 
 Form = Literal["value", "dequantize", "multiply", "cast"]
+MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool")
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,11 @@ def _weight(
     return Marked(dtype, form, parameters, turned=matrix)
 
 
-def place(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
+def place(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool = False) -> int:
     """Replace every mark by QuantizeLinear and DequantizeLinear, or by stored integers; returns how many there were.
+
+    Args:
+        past_moves: leave out what stands behind an operation that only moves or selects what was rounded before it.
 
     Raises:
         GateFailed: a mark did not come through the conversion to ONNX.
@@ -126,7 +130,7 @@ def place(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
     if any(what.turned for what in marked.values()):
         part_clips(graph)
     let_rounding_clip(graph, marked)
-    drop_repeated_marks(graph, marked)
+    drop_repeated_marks(graph, marked, past_moves=past_moves)
     for node in _marks(graph):
         _quantize(graph, node, marked[_name(node)])
     rewrite.drop_unused(graph)
@@ -214,12 +218,18 @@ def part_clips(graph: GraphProto) -> int:
     return count
 
 
-def drop_repeated_marks(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
-    """Remove each mark right behind another one with the same parameters: rounding twice is rounding once."""
+def drop_repeated_marks(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool = False) -> int:
+    """Remove each mark right behind another one with the same parameters: rounding twice is rounding once.
+
+    With ``past_moves``, those as well that only operations that move or select values stand between: engines that carry
+    scales through these by themselves (OpenVINO) fuse them only if nothing is in between, a channel shuffle for one.
+    """
     yielding = rewrite.producers(graph)
     repeated = []
     for node in _marks(graph):
         before = yielding.get(node.input[0])
+        while past_moves and before is not None and before.op_type in MOVES:
+            before = yielding.get(before.input[0])
         if before is None or before.op_type != "Site":
             continue
         first, second = marked[_name(before)].rounding, marked[_name(node)].rounding

@@ -1,0 +1,21 @@
+"""Deployed files: written from a network, run in their engine, held against the network, timed."""
+
+from .deployed import Deployed
+from .facts import machine, versions
+from .measure import measure
+from .parity import accuracy, parity_on, reference
+from .write import Wanted, export, suffix_of, write_folder
+
+__all__ = [
+    "Deployed",
+    "Wanted",
+    "accuracy",
+    "export",
+    "machine",
+    "measure",
+    "parity_on",
+    "reference",
+    "suffix_of",
+    "versions",
+    "write_folder",
+]

@@ -1,0 +1,41 @@
+"""A file that an engine runs, and what it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..load import Network
+from ..quantize import FlavourName
+from ..siblings import sibling
+
+if TYPE_CHECKING:
+    import runtimes.bound as bound
+    from runtimes.bound import Binding
+else:
+    bound = sibling("runtimes.bound")
+    Binding = bound.Binding
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A file to run.
+
+    Args:
+        name: for people.
+        path: of the file that the engine is given.
+        network: that it was made from, where that is known.
+        target: whose integers it has; left out, those of this machine.
+        engine: that runs it; left out, the one that its suffix names.
+        binding: how the network's inputs and outputs are called in the file.
+        beside: files that belong to it.
+    """
+
+    name: str
+    path: Path
+    network: Network | None = None
+    target: FlavourName | None = None
+    engine: str | None = None
+    binding: Binding = field(default_factory=bound.Binding)
+    beside: tuple[Path, ...] = ()

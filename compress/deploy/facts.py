@@ -1,0 +1,34 @@
+"""What decides a result besides the network: the machine and the versions of packages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..siblings import sibling
+
+if TYPE_CHECKING:
+    import runtimes.devices.local as local
+else:
+    local = sibling("runtimes.devices.local")
+
+
+def machine() -> dict[str, Any]:
+    """Facts of this machine, for reports."""
+    return asdict(local.conditions())
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result."""
+    import onnx
+    import onnxruntime
+
+    return {
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,101 @@
+"""What a deployed file must compute, and how far it is from that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..artifact import outputs_of
+from ..data import Data
+from ..load import Network
+from ..quantize import FlavourName, simulate
+from ..quantize.detect import detected
+from ..report.schema import Parity
+from ..siblings import sibling
+from .deployed import Deployed
+
+if TYPE_CHECKING:
+    import runtimes.bound as bound
+    import runtimes.check as check
+    import runtimes.runtime as runtime
+else:
+    bound = sibling("runtimes.bound")
+    check = sibling("runtimes.check")
+    runtime = sibling("runtimes.runtime")
+
+
+def reference(network: Network, target: FlavourName | None = None) -> Callable[..., tuple[Tensor, ...]]:
+    """What a deployed file must compute: the network, or its simulation in integers where it is quantized."""
+    model = network.model
+    if network.encodings:
+        flavour = target or detected().target
+        model = simulate(network.model, network.encodings, network.example_inputs, flavour=flavour)
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return outputs_of(model, inputs)
+
+    return run
+
+
+def parity_on(file: Deployed, batches: Sequence[tuple[Tensor, ...]], threads: int = 1) -> Parity:
+    """How the file's outputs agree with those of its network, as its target rounds, on all ``batches`` together."""
+    assert file.network is not None, f"{file.name}: its network is needed to know what it must compute"
+    run = reference(file.network, file.target)
+    engine = runtime.load(file.path, file.engine, runtime.Options(threads=threads))
+    expected: list[list[NDArray[Any]]] = []
+    actual: list[list[NDArray[Any]]] = []
+    try:
+        for inputs in batches:
+            actual.append(bound.call(engine, file.binding, [x.numpy() for x in inputs]))
+            expected.append([tensor.numpy() for tensor in run(*inputs)])
+    finally:
+        engine.close()
+    found = check.compare(_joined(expected), _joined(actual))
+    return Parity(
+        samples=found.samples,
+        max_abs_error=found.max_abs_error,
+        relative_error=found.relative_error,
+        snr_db=found.snr_db,
+        top1_agreement=found.top1_agreement,
+    )
+
+
+def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {f"{number:03}": np.concatenate(arrays) for number, arrays in enumerate(zip(*batches, strict=True))}
+
+
+def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
+    """The deployed file's accuracy on the test split, in percent."""
+    engine = runtime.load(file.path, file.engine, runtime.Options(threads=threads))
+
+    def answers() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        for x, y in data.split("test").batches(256):
+            if y is not None:
+                yield bound.call(engine, file.binding, [x.numpy()], batch=256)[0], y.numpy()
+
+    try:
+        found: float = check.top1(answers())
+    finally:
+        engine.close()
+    return found
+
+
+def some(data: Data, count: int) -> tuple[list[tuple[Tensor, ...]], Tensor | None]:
+    """The first ``count`` samples of the test split in batches, and their labels if they have any."""
+    batches: list[tuple[Tensor, ...]] = []
+    labels: list[Tensor] = []
+    seen = 0
+    for x, y in data.split("test").batches(min(256, count)):
+        held = x[: count - seen]
+        batches.append((held,))
+        if y is not None:
+            labels.append(y[: len(held)])
+        seen += len(held)
+        if seen >= count:
+            break
+    return batches, torch.cat(labels) if labels else None

@@ -1,0 +1,270 @@
+"""Files written from a network in any format, each held against the network in its engine at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..artifact import outputs_of
+from ..data import Data
+from ..errors import GateFailed, InvalidInput
+from ..load import Network
+from ..packing import pack
+from ..quantize import FlavourName
+from ..quantize.detect import detected
+from ..report.schema import ExportRecord, NodeCounts
+from ..siblings import sibling
+from .deployed import Deployed
+from .parity import parity_on, reference, some
+
+if TYPE_CHECKING:
+    import export.format as format_
+    import export.rules as rules
+    import runtimes.bound as bound
+    import runtimes.check as check
+    import runtimes.folder as folders
+    import runtimes.gate as gate
+    import runtimes.runtime as runtime
+else:
+    format_ = sibling("export.format")
+    rules = sibling("export.rules")
+    bound = sibling("runtimes.bound")
+    check = sibling("runtimes.check")
+    folders = sibling("runtimes.folder")
+    gate = sibling("runtimes.gate")
+    runtime = sibling("runtimes.runtime")
+
+LARGEST_SAMPLES_BYTES = 2**26
+"""Of the samples that are stored beside exported files."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a file is to be written; see :class:`export.format.Job`.
+
+    Args:
+        format: left out, the one for the target.
+        target: left out, that of the format, or of this machine.
+        packed: write the packed file to download beside it, with ``.packed`` after its name.
+    """
+
+    format: str | None = None
+    target: FlavourName | None = None
+    simplify: bool = False
+    packed: bool = False
+    opset: int | None = None
+    dynamic_batch: bool = True
+    interface: Literal["float32", "int8", "uint8"] = "float32"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    labels: tuple[str, ...] = ()
+
+    def resolved(self) -> tuple[str, FlavourName]:
+        """Format and target.
+
+        Raises:
+            InvalidInput: there is no such format, or it is not written for this target.
+        """
+        here = detected().target
+        if self.format is None:
+            target = self.target or here
+            return format_.format_of(target).name, target
+        known = format_.formats()
+        if self.format not in known:
+            raise InvalidInput(f"format {self.format!r}: expected one of {', '.join(known)}")
+        targets = cast(tuple[FlavourName, ...], known[self.format].targets)
+        target = self.target or (here if here in targets else targets[0])
+        if target not in targets:
+            raise InvalidInput(f"format {self.format}: not written for {target}; targets are {', '.join(targets)}")
+        return self.format, target
+
+
+def suffix_of(wanted: Wanted) -> str:
+    """The end of a file's name in the format that is wanted."""
+    found: str = format_.formats()[wanted.resolved()[0]].suffix
+    return found
+
+
+def export(
+    network: Network, name: str, path: Path, wanted: Wanted | None = None, *, shown: str | None = None
+) -> tuple[ExportRecord, Deployed]:
+    """Write ``network`` to ``path`` and check it in its engine against the network on the stored inputs.
+
+    Where the engine is not there, or runs elsewhere only (Core ML, TensorRT), the record's notes say that the file was
+    not run.
+
+    Args:
+        shown: the path that the record tells.
+
+    Raises:
+        InvalidInput: there is no such format or target, or the network cannot be written so.
+        PackageMissing: the format's packages are not installed.
+        GateFailed: the file breaks a rule of its target, or computes something else; it is removed.
+    """
+    wanted = wanted or Wanted()
+    name_of_format, target = wanted.resolved()
+    known = format_.formats()[name_of_format]
+    written = format_.exporter(name_of_format).export(
+        format_.Job(
+            network.model,
+            _one_sample(network),
+            target,
+            dict(network.encodings),
+            dynamic_batch=wanted.dynamic_batch,
+            interface=wanted.interface,
+            layout=wanted.layout,
+            labels=wanted.labels,
+            opset=wanted.opset,
+            simplify=wanted.simplify,
+        ),
+        path,
+    )
+    binding = bound.Binding(written.inputs, written.outputs, wanted.layout)
+    deployed = Deployed(name, path, network, target, known.engine, binding)
+    try:
+        notes = [*written.notes, *_broken_rules(path, name_of_format, target)]
+        version, reason = runtime.available(known.engine)
+        executed = parity = None
+        if version is None:
+            notes.append(f"not run here: {reason}")
+        else:
+            parity = parity_on(deployed, [network.example_inputs])
+            reasons = gate.judge(kind_of(network), check.Parity(**parity.model_dump()))
+            if reasons:
+                raise GateFailed(
+                    f"export {path.name}: the file does not compute what the network does ({'; '.join(reasons)}; "
+                    f"{parity.samples} stored inputs); it was not kept"
+                )
+            executed = executed_nodes(deployed)
+    except GateFailed:
+        for file in (path, *written.beside):
+            file.unlink()
+        raise
+    contents = written.contents
+    record = ExportRecord(
+        name=name,
+        format=name_of_format,
+        file=shown or str(path),
+        size_bytes=written.size_bytes,
+        opset=written.opset,
+        nodes=NodeCounts(integer=executed.integer, float=executed.float, other=executed.other) if executed else None,
+        operators=executed.ops if executed else {},
+        bytes_by_dtype=contents.bytes_by_dtype if contents else {},
+        graph_bytes=contents.graph_bytes if contents else None,
+        sha256=digest((path, *written.beside)),
+        target=target,
+        engine=known.engine,
+        parity=parity,
+        notes=tuple(notes),
+        packed_bytes=pack(path, path.with_name(f"{path.name}.packed")).packed_bytes if wanted.packed else None,
+    )
+    return record, replace(deployed, beside=written.beside)
+
+
+def _one_sample(network: Network) -> tuple[Tensor, ...]:
+    """The example inputs, cut to the one sample that a file takes where its batch is fixed."""
+    one = tuple(x[:1] for x in network.example_inputs)
+    try:
+        outputs_of(network.model, one)
+    except Exception:  # noqa: BLE001 - the network's code wants the batch that it was given
+        return network.example_inputs
+    return one
+
+
+def _broken_rules(path: Path, name: str, target: FlavourName) -> tuple[str, ...]:
+    """Notes on what the target runs slowly; what it refuses is an error."""
+    if name != "onnx":
+        return ()
+    violations = rules.check(path, target)
+    broken = [str(violation) for violation in violations if violation.effect != "slow"]
+    if broken:
+        raise GateFailed(f"export {path.name}: {len(broken)} tensors break rules of {target}: {'; '.join(broken)}")
+    return tuple(rules.grouped(violations))
+
+
+def kind_of(network: Network) -> folders.Kind:
+    """What a file of the network computes in."""
+    if not network.encodings:
+        return "float32"
+    kinds = {encoding.kind for encoding in network.encodings.values()}
+    return "float16" if kinds == {"float16"} else "integer"
+
+
+def executed_nodes(file: Deployed) -> runtime.ExecutedGraph | None:
+    """The nodes that the engine really runs on the network's inputs, with the types they compute in."""
+    assert file.network is not None
+    engine = runtime.load(file.path, file.engine)
+    try:
+        inputs = [x.numpy() for x in file.network.example_inputs]
+        return engine.executed_graph(bound.one_feed(engine, file.binding, inputs))
+    finally:
+        engine.close()
+
+
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 of the contents of files, or of folders, in order."""
+    found = hashlib.sha256()
+    for file in files:
+        for part in sorted(file.rglob("*")) if file.is_dir() else [file]:
+            if part.is_file():
+                found.update(part.read_bytes())
+    return found.hexdigest()
+
+
+def write_folder(
+    network: Network, folder: Path, wanted: Sequence[Wanted], data: Data | None = None, samples: int = 256
+) -> list[ExportRecord]:
+    """Fill ``folder`` with a file for each of ``wanted``, and with samples and what each file must give for them.
+
+    The samples are the first of the data's test split, or the network's stored inputs where there is no data.
+    """
+    inputs, labels, source = _samples(network, data, samples)
+    records: list[ExportRecord] = []
+    entries: list[folders.Entry] = []
+    for each in wanted:
+        format_name, target = each.resolved()
+        path = folder / f"model{suffix_of(each)}"
+        if any(entry.file == path.name for entry in entries):
+            path = folder / f"model-{target}{suffix_of(each)}"
+        record, deployed = export(network, path.stem, path, each, shown=path.name)
+        expected = f"expected-{target}.npz" if network.encodings else "expected.npz"
+        if not (folder / expected).exists():
+            run = reference(network, target)
+            outputs = [run(*batch) for batch in inputs]
+            folders.write_arrays(folder / expected, [torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)])
+        entries.append(
+            folders.Entry(
+                path.name,
+                format_name,
+                deployed.engine or "",
+                target,
+                kind_of(network),
+                expected,
+                deployed.binding.inputs,
+                deployed.binding.outputs,
+                deployed.binding.layout,
+                tuple(file.name for file in deployed.beside),
+            )
+        )
+        records.append(record)
+    told = folders.Folder(
+        folder, tuple(entries), source=source, records=tuple(record.model_dump(mode="json") for record in records)
+    )
+    arrays = [torch.cat(parts).numpy() for parts in zip(*inputs, strict=True)]
+    folders.write_arrays(folder / told.samples, arrays, None if labels is None else labels.numpy())
+    told.write()
+    return records
+
+
+def _samples(network: Network, data: Data | None, count: int) -> tuple[list[tuple[Tensor, ...]], Tensor | None, str]:
+    if data is None or "test" not in data.splits or len(network.example_inputs) != 1:
+        return [network.example_inputs], None, "the network's stored inputs"
+    one = network.example_inputs[0][0]
+    held = max(1, min(count, LARGEST_SAMPLES_BYTES // (one.numel() * one.element_size())))
+    batches, labels = some(data, held)
+    return batches, labels, f"the first {sum(len(x) for (x,) in batches)} test samples of {data.name}"

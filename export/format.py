@@ -1,0 +1,207 @@
+"""Formats: what every exporter is given and gives back, and which there are: found by file name, imported when asked.
+
+A format is one file of this folder that defines ``SUFFIX``. Its packages may be missing: `exporter` then tells what to
+install.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from torch import Tensor, nn
+
+from compress.errors import InvalidInput, PackageMissing
+from compress.quantize.encoding import Encoding
+from compress.quantize.flavour import Flavour, flavour_named
+
+from .onnx_graph.contents import Contents
+
+Interface = Literal["float32", "int8", "uint8"]
+Layout = Literal["nchw", "nhwc"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be written.
+
+    Args:
+        model: the network, in evaluation mode, its batch norms folded.
+        example_inputs: what it runs on, (N, ...) each; the file has their shapes.
+        target: whose integers the file has: the name of a flavour.
+        encodings: of the tensors that run in integers (or are stored in shorter floats), from the stage Quantize; none
+            writes a float file.
+        dynamic_batch: leave the batch size open, where network and engine allow it; else the inputs' own.
+        interface: the type of inputs and outputs; integers only where everything between is in integers.
+        layout: of images (N, C, H, W) at the file's inputs.
+        labels: names of the classes, written into the file where the format has a place.
+        metadata: likewise.
+        opset: of ONNX; left out, the least that is enough.
+        simplify: run the format's own simplifier, where it has one, and keep what computes the same.
+    """
+
+    model: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    target: str
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    dynamic_batch: bool = True
+    interface: Interface = "float32"
+    layout: Layout = "nchw"
+    labels: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    opset: int | None = None
+    simplify: bool = False
+
+    @property
+    def flavour(self) -> Flavour:
+        """The integers that the engine wants."""
+        return flavour_named(self.target)
+
+    @property
+    def in_half(self) -> bool:
+        """Whether all weights that are encoded are 16-bit floats, so that the whole file may be."""
+        return bool(self.encodings) and {encoding.kind for encoding in self.encodings.values()} == {"float16"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Args:
+        file: the one that the engine is given.
+        format: its name.
+        size_bytes: of all files.
+        beside: further files that belong to it.
+        inputs: the names that the engine knows the network's inputs by, in the network's order.
+        outputs: likewise.
+        notes: what was asked for and not done, and why.
+        opset: of the standard operations; of ONNX only.
+        contents: operations, and where the bytes went, where the file tells.
+    """
+
+    file: Path
+    format: str
+    size_bytes: int
+    beside: tuple[Path, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    opset: int | None = None
+    contents: Contents | None = None
+
+
+class Exporter(Protocol):
+    """What each format's file defines. The constants are literals: they are read without importing it.
+
+    ``SUFFIX`` of the file; ``ENGINE``: the file of ``runtimes/backends`` that runs it; ``TARGETS``: the flavours that
+    it can write, the default first; ``INSTALL``: what to do where its packages are missing.
+    """
+
+    SUFFIX: str
+    ENGINE: str
+    TARGETS: tuple[str, ...]
+    INSTALL: str
+
+    def export(self, job: Job, path: Path) -> Exported:
+        """The account of the file that was written to ``path``: all of it, or nothing.
+
+        Raises:
+            InvalidInput: the network cannot be written in this format, or not as asked; says where and what to do.
+            GateFailed: the conversion went wrong.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is known of a format without importing its exporter."""
+
+    name: str
+    suffix: str
+    engine: str
+    targets: tuple[str, ...]
+    install: str
+
+
+def formats() -> dict[str, Format]:
+    """All formats by name, installed or not.
+
+    >>> formats()["onnx"].suffix
+    '.onnx'
+    """
+    found: dict[str, Format] = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        constants = _constants(file)
+        if "SUFFIX" in constants:
+            found[file.stem] = Format(
+                file.stem,
+                str(constants["SUFFIX"]),
+                str(constants["ENGINE"]),
+                tuple(constants["TARGETS"]),
+                str(constants["INSTALL"]),
+            )
+    return found
+
+
+def _constants(file: Path) -> dict[str, Any]:
+    source = ast.parse(file.read_text(encoding="utf-8"))
+    return {
+        target.id: ast.literal_eval(statement.value)
+        for statement in source.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name) and target.id in ("SUFFIX", "ENGINE", "TARGETS", "INSTALL")
+    }
+
+
+def format_of(target: str) -> Format:
+    """The format that is written for ``target`` if none is named: the first whose default it is, or that can.
+
+    >>> format_of("ort-arm").name
+    'onnx'
+    """
+    able = [each for each in formats().values() if target in each.targets]
+    if not able:
+        raise InvalidInput(f"target {target!r}: no format is written for it")
+    return min(able, key=lambda each: each.targets.index(target))
+
+
+def exporter(name: str) -> Exporter:
+    """The module that writes the format ``name``, imported.
+
+    Raises:
+        InvalidInput: there is no such format.
+        PackageMissing: what it needs is not installed, or does not load here.
+    """
+    known = formats()
+    if name not in known:
+        raise InvalidInput(f"format {name!r}: expected one of {', '.join(known)}")
+    try:
+        return cast(Exporter, importlib.import_module(f".{name}", __package__))
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise PackageMissing(f"format {name}: cannot be written here ({reason}); {known[name].install}") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` to write its files to: when all went well they are moved there, else none is left.
+
+    Raises:
+        InvalidInput: there cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            yield Path(folder)
+            for file in sorted(Path(folder).iterdir()):
+                file.chmod(0o644)
+                file.replace(path.parent / file.name)
+    except OSError as error:
+        raise InvalidInput(f"export {path}: cannot write there: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""ONNX graphs: reading what is in one, and rewriting it; each file one kind of rewrite."""

@@ -1,0 +1,186 @@
+"""The gate between export and device: every file runs in its engine and must give what its network gives.
+
+Nothing passes unseen: a file whose engine is missing, that compared no samples or that fails to load does not pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .bound import call, one_feed
+from .check import Parity, compare, top1
+from .errors import InvalidInputs, RuntimesError
+from .folder import Entry, Folder, Kind
+from .runtime import Array, ExecutedGraph, Options, backend, size_bytes
+
+LARGEST_ERROR: dict[Kind, float] = {"float32": 1e-3, "float16": 2e-2}
+"""Relative to the largest expected value."""
+LEAST_SNR_DB = 20.0
+LEAST_AGREEMENT = 99.0
+"""Of the first class, in percent, between integers and their simulation."""
+FEWEST_FOR_AGREEMENT = 100
+"""With fewer samples one tie at a rounding step would decide."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the gate found of a file.
+
+    Args:
+        entry: the file.
+        parity: with the expected outputs; None where it did not run.
+        top1: its accuracy on labelled samples, in percent.
+        size_bytes: of the file and what belongs to it.
+        executed: what ran in which arithmetic, where the engine tells.
+        reasons: why it does not pass; none where it does.
+    """
+
+    entry: Entry
+    parity: Parity | None = None
+    top1: float | None = None
+    size_bytes: int | None = None
+    executed: ExecutedGraph | None = None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file gives what its network gives."""
+        return not self.reasons
+
+    @property
+    def fell_back(self) -> tuple[str, ...]:
+        """The nodes of a file in integers that ran in float."""
+        if self.entry.kind != "integer" or self.executed is None:
+            return ()
+        return self.executed.float_nodes
+
+
+def check_folder(
+    path: Path, *, engines: Sequence[str] = (), threads: int = 1, agreement: float = LEAST_AGREEMENT
+) -> Iterator[Checked]:
+    """Yield what is found of each file, in order.
+
+    Args:
+        engines: look only at files for these.
+        agreement: the least that files in integers must have, in percent.
+
+    Raises:
+        InvalidInputs: the folder has no files, or none for these engines.
+    """
+    folder = Folder.read(path)
+    entries = [entry for entry in folder.entries if not engines or entry.engine in engines]
+    if not entries:
+        known = ", ".join(dict.fromkeys(entry.engine for entry in folder.entries)) or "none at all"
+        raise InvalidInputs(f"{path}: nothing to check; it has files for {known}")
+    inputs, labels = folder.inputs()
+    for entry in entries:
+        try:
+            yield _check(folder, entry, inputs, labels, Options(threads), agreement)
+        except RuntimesError as error:
+            yield Checked(entry, reasons=(str(error),))
+
+
+def _check(
+    folder: Folder, entry: Entry, inputs: Sequence[Array], labels: Array | None, options: Options, agreement: float
+) -> Checked:
+    file = folder.path / entry.file
+    size = size_bytes(file, entry.engine)
+    runtime = backend(entry.engine).load(file, options)
+    try:
+        outputs = call(runtime, entry.binding, inputs)
+        executed = runtime.executed_graph(one_feed(runtime, entry.binding, inputs))
+    finally:
+        runtime.close()
+    parity = compare(_named(folder.expected(entry)), _named(outputs))
+    reasons = judge(entry.kind, parity, agreement)
+    if entry.kind == "integer" and executed is not None and not executed.integer:
+        reasons += ("nothing ran in integers",)
+    return Checked(entry, parity, _top1(outputs, labels), size, executed, reasons)
+
+
+def judge(kind: Kind, parity: Parity, agreement: float = LEAST_AGREEMENT) -> tuple[str, ...]:
+    """Return why outputs of this parity do not pass; nothing where they do.
+
+    >>> judge("float32", Parity(8, 0.1, 0.05, 26.0, 100.0))
+    ('relative error 0.05, at most 0.001',)
+    """
+    if parity.samples == 0:
+        return ("no samples were compared",)
+    if kind != "integer":
+        bound = LARGEST_ERROR[kind]
+        # A NaN is no small error.
+        bad = not parity.relative_error <= bound
+        return (f"relative error {parity.relative_error:.2g}, at most {bound:g}",) if bad else ()
+    reasons = []
+    if not parity.snr_db >= LEAST_SNR_DB:
+        reasons.append(f"SNR {parity.snr_db:.1f} dB, at least {LEAST_SNR_DB:g}")
+    enough = parity.samples >= FEWEST_FOR_AGREEMENT
+    if enough and parity.top1_agreement is not None and parity.top1_agreement < agreement:
+        reasons.append(f"top-1 agreement {parity.top1_agreement:.2f} %, at least {agreement:g}")
+    return tuple(reasons)
+
+
+def _named(arrays: Sequence[Array]) -> dict[str, Array]:
+    return {f"{number:03}": array for number, array in enumerate(arrays)}
+
+
+def _top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
+    if labels is None or outputs[0].ndim != 2:
+        return None
+    return top1([(outputs[0], labels)])
+
+
+COLUMNS = (
+    *("file", "engine", "kind", "bytes", "samples", "max error", "relative", "SNR dB"),
+    *("agree %", "top-1 %", "ran in", "gate"),
+)
+
+
+def row(checked: Checked) -> tuple[str, ...]:
+    """Return the cells of a table's row, as `COLUMNS` names them."""
+    entry, parity, executed = checked.entry, checked.parity, checked.executed
+    ran = "not told" if executed is None else f"{executed.integer} int, {executed.float} float, {executed.other} other"
+    measured = (
+        (str(parity.samples), f"{parity.max_abs_error:.2g}", f"{parity.relative_error:.2g}", f"{parity.snr_db:.1f}")
+        if parity
+        else ("-",) * 4
+    )
+    agreement = "-" if parity is None or parity.top1_agreement is None else f"{parity.top1_agreement:.2f}"
+    return (
+        entry.file,
+        entry.engine,
+        entry.kind,
+        "-" if checked.size_bytes is None else f"{checked.size_bytes:,}",
+        *measured,
+        agreement,
+        "-" if checked.top1 is None else f"{checked.top1:.2f}",
+        ran if parity else "-",
+        "passed" if checked.passed else "FAILED",
+    )
+
+
+def notes(checked: Checked) -> tuple[str, ...]:
+    """Return what a table has no place for: reasons, and what fell back to float."""
+    left = checked.fell_back
+    shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+    return (*checked.reasons, *((f"ran in float: {shown}",) if left else ()))
+
+
+def to_json(checked: Checked) -> dict[str, object]:
+    """Return what was found, as plain values."""
+    executed = checked.executed
+    return {
+        "file": checked.entry.file,
+        "engine": checked.entry.engine,
+        "target": checked.entry.target,
+        "kind": checked.entry.kind,
+        "passed": checked.passed,
+        "reasons": list(checked.reasons),
+        "size_bytes": checked.size_bytes,
+        "parity": asdict(checked.parity) if checked.parity else None,
+        "top1": checked.top1,
+        "nodes": {"integer": executed.integer, "float": executed.float, "other": executed.other} if executed else None,
+        "fell_back": list(checked.fell_back),
+    }
