@@ -11,16 +11,18 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.fx import Node
 
 from compress.errors import GateFailed, InvalidInput
-from compress.graph import Graph, trace
+from compress.graph import Graph, argument, trace
 from compress.quantize.encoding import Encoding
 from compress.quantize.flavour import flavour_named, require_products
 from compress.quantize.scheme import SCHEMES, scheme_of
@@ -33,6 +35,15 @@ from .onnx_graph.contents import contents_of
 from .onnx_graph.half import in_half
 from .onnx_graph.interface import exchange_integers, take_channels_last
 from .onnx_graph.kernels import use_integer_kernels
+
+aten = torch.ops.aten
+_CLIPS: dict[OpOverload, tuple[float, float] | None] = {
+    aten.hardtanh.default: None,
+    aten.hardtanh_.default: None,
+    aten.relu6.default: (0.0, 6.0),
+    aten.relu6_.default: (0.0, 6.0),
+}
+"""Clips, and their bounds where these are not among the arguments."""
 
 OPSET = 18
 LARGEST_FILE_BYTES = 2**31
@@ -117,6 +128,7 @@ def export_onnx(
         biases = [(product, _values(graph.tensor(product.bias_node))) for product in products]
         marked = qdq.marks(engine, encodings, [node.name for node in activations], biases)
         _mark(graph, activations, products, marked)
+    _simplify_clips(graph)
     converted = _convert(graph, opset, path)
     rewrite.use_global_average_pool(converted.graph)
     if marked:
@@ -182,6 +194,16 @@ def _mark(
 
 def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
     return None if tensor is None else tensor.detach().cpu().numpy().astype(np.float32)
+
+
+def _simplify_clips(graph: Graph) -> None:
+    """Write clips as ``clamp``, in place or not: the converter knows it, and would take the others apart at length."""
+    for node in list(graph.calls(*_CLIPS)):
+        source = node.args[0]
+        if isinstance(source, Node) and not any(node < user for user in source.users):  # nobody reads it afterwards
+            low, high = _CLIPS[cast(OpOverload, node.target)] or (argument(node, "min_val"), argument(node, "max_val"))
+            node.target, node.args, node.kwargs = aten.clamp.default, (source, low, high), {}
+    graph.program.graph_module.recompile()
 
 
 def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     help="The type of inputs and outputs; integers make a file that is in integers throughout.",
 )
 @click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw", show_default=True, help="Of images.")
+@click.option(
+    "--bake-preprocessing",
+    is_flag=True,
+    help="Take pixels as --data stores them: its scale, mean and std go into the file.",
+)
 @click.option("--fixed-batch", is_flag=True, help="Take batches of one sample only.")
 @click.option("--opset", type=int, help="Of ONNX; left out, the least that is enough.")
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
@@ -50,6 +55,7 @@ def command(
     target: Any,
     interface: Any,
     layout: Any,
+    bake_preprocessing: bool,
     fixed_batch: bool,
     opset: int | None,
     simplify: bool,
@@ -76,6 +82,7 @@ def command(
     from ..artifact import new_folder, require_free
     from ..errors import InvalidInput
     from ..pipeline import fold_for_export
+    from ..preprocessing import bake
     from ..siblings import sibling
     from .session import Options
 
@@ -84,6 +91,10 @@ def command(
     require_free(given.output, overwrite=given.overwrite)
     data = given.load_data()
     network = fold_for_export(given.open(data))
+    if bake_preprocessing:
+        if data is None:
+            raise InvalidInput("--bake-preprocessing: give --data, whose scale, mean and std go into the file")
+        network = bake(network, data.preprocessing)
     if fixed_batch:
         network = replace(network, example_inputs=tuple(x[:1] for x in network.example_inputs))
     one = deploy.Wanted(

@@ -16,6 +16,7 @@ from ..data import Data
 from ..errors import GateFailed, InvalidInput
 from ..load import Network
 from ..packing import pack
+from ..preprocessing import Preprocessed
 from ..quantize import FlavourName
 from ..quantize.detect import detected
 from ..report.schema import ExportRecord, NodeCounts
@@ -267,4 +268,6 @@ def _samples(network: Network, data: Data | None, count: int) -> tuple[list[tupl
     one = network.example_inputs[0][0]
     held = max(1, min(count, LARGEST_SAMPLES_BYTES // (one.numel() * one.element_size())))
     batches, labels = some(data, held)
+    if isinstance(network.model, Preprocessed):
+        batches = [(network.model.pixels(x),) for (x,) in batches]
     return batches, labels, f"the first {sum(len(x) for (x,) in batches)} test samples of {data.name}"

@@ -19,6 +19,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 from torch import Tensor, nn
+from zoo_networks import every_network, small
 
 import models
 from compress.errors import InvalidInput
@@ -27,7 +28,6 @@ from compress.graph import trace
 from compress.onnx_import import OnnxNetwork, example_inputs_of, load_onnx, operations
 from compress.prune import Prune
 from compress.stage import Context
-from models import zoo
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference cases divide by zero
@@ -91,21 +91,12 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
 
 
+FEW = ("mobilenet_v1", "mobilenet_v2", "resnet20", "shufflenet_v2_x1_0", "squeezenet_1_1", "vgg11_bn")
+
 # --- the zoo, through both exporters ---------------------------------------------------------------------------------
 
 
-def small(name: str) -> nn.Module:
-    width = inspect.signature(zoo._BUILDERS[name]).parameters["width"].default
-    torch.manual_seed(0)
-    return models.build(name, width=8 if isinstance(width, int) else 0.25)
-
-
-def _smallest_of_each_architecture() -> list[str]:
-    sizes = {name: (type(net := small(name)), sum(p.numel() for p in net.parameters())) for name in models.names()}
-    return [name for name, (kind, size) in sizes.items() if size == min(s for k, s in sizes.values() if k is kind)]
-
-
-@pytest.fixture(scope="module", params=_smallest_of_each_architecture())
+@pytest.fixture(scope="module", params=every_network(FEW))
 def network(request: pytest.FixtureRequest) -> nn.Module:
     made = small(request.param)
     for module in made.modules():

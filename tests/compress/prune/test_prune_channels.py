@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from masked_by_hand import randomized
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from zoo_networks import every_network, small
 
-import models
 from compress.graph import trace
 from compress.prune import Prune
 from compress.prune.channels import channels
@@ -70,18 +70,10 @@ def prune_and_compare(
     return result
 
 
-def small_zoo_network(name: str) -> nn.Module:
-    """The network of the zoo, narrow: width is a factor in some and a number of channels in others."""
-    try:
-        return models.build(name, width=0.25, num_classes=5)
-    except (TypeError, ValueError):
-        return models.build(name, width=8, num_classes=5)
-
-
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", every_network())
 def test_zoo_network_equals_its_masked_self(name: str) -> None:
     torch.manual_seed(0)
-    prune_and_compare(small_zoo_network(name), (1, 3, 32, 32), ratio=0.4)
+    prune_and_compare(small(name, num_classes=5), (1, 3, 32, 32), ratio=0.4)
 
 
 def conv(i: int, o: int, k: int = 3, **options: int | bool) -> nn.Conv2d:

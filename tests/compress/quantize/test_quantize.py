@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from small_networks import SHAPES, Joined, PoolFirst, TwoInputs, Unfolded, context_on, made, snr_db
 from torch import Tensor, nn
+from zoo_networks import every_network, small
 
 import models
 from compress import Context
@@ -188,21 +189,10 @@ def test_options_out_of_range_are_errors(wrong: dict[str, object]) -> None:
         Quantize.model_validate(wrong)
 
 
-def one_of_each_kind() -> list[str]:
-    """The smallest network of every class in the zoo."""
-    smallest: dict[type[nn.Module], tuple[int, str]] = {}
-    for name in models.names():
-        network = models.build(name)
-        size = sum(1 for _ in network.modules())
-        smallest[type(network)] = min(smallest.get(type(network), (size, name)), (size, name))
-    return sorted(name for _, name in smallest.values())
-
-
-@pytest.mark.parametrize("name", one_of_each_kind())
+@pytest.mark.parametrize("name", every_network())
 def test_every_kind_of_network_in_the_zoo(name: str) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = models.build(name)
+    model = small(name)
     inputs = torch.randn(8, 3, 32, 32)
     for _ in range(3):
         model.train()(inputs)
