@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
+from torch.nn import functional
 
 from .errors import InvalidInput
 
@@ -136,7 +137,12 @@ def argument(node: Node, name: str) -> Any:
 
 
 def trace(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], *, dynamic_batch: bool = False, training: bool = False
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    dynamic_batch: bool = False,
+    dynamic_size: bool = False,
+    training: bool = False,
 ) -> Graph:
     """The graph of ``model`` in evaluation mode on inputs of these shapes; the model's mode is left as it was.
 
@@ -144,9 +150,11 @@ def trace(
         training: trace what training runs instead (auxiliary classifiers); a batch of one is doubled.
         dynamic_batch: let the first dimension of every input vary, where the network allows it; where its code fixes
             the batch, the trace falls back to the given size.
+        dynamic_size: let height and width of images (N, C, H, W) vary as well.
 
     Raises:
-        InvalidInput: the network does not run on these inputs, or its code cannot be traced.
+        InvalidInput: the network does not run on these inputs, its code cannot be traced, or it fixes the size of the
+            images that shall vary.
     """
     modes = {module: module.training for module in model.modules()}
     model.train(training)
@@ -155,13 +163,22 @@ def trace(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if dynamic_batch:
+            if dynamic_batch or dynamic_size:
                 # A dimension of size 1 would be traced as a constant.
                 doubled = tuple(torch.cat([x, x]) if x.ndim and x.shape[0] == 1 else x for x in example_inputs)
-                shapes = tuple({0: Dim.AUTO} if x.ndim else None for x in doubled)
+                varying = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO} if dynamic_size else {0: Dim.AUTO}
+                shapes = tuple({d: v for d, v in varying.items() if d < x.ndim} if x.ndim else None for x in doubled)
                 with suppress(Exception):  # whatever the reason, the static trace below decides
-                    return Graph(model, torch.export.export(model, doubled, dynamic_shapes=shapes, strict=False))
+                    traced = Graph(model, torch.export.export(model, doubled, dynamic_shapes=shapes, strict=False))
+                    if not dynamic_size or (_sizes_vary(traced) and _runs_larger(model, doubled)):
+                        return traced
+                if dynamic_size:
+                    raise InvalidInput(
+                        f"model {type(model).__name__}: its code fixes the size of its images; leave --dynamic-size out"
+                    )
             return Graph(model, torch.export.export(model, example_inputs, strict=False))
+    except InvalidInput:
+        raise
     except Exception as error:
         shapes_text = ", ".join(str(tuple(x.shape)) for x in example_inputs)
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -171,3 +188,16 @@ def trace(
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _sizes_vary(graph: Graph) -> bool:
+    """Whether the height and width of every image among the inputs were left open."""
+    shapes = [node.meta["val"].shape for node in graph.inputs]
+    return all(isinstance(size, torch.SymInt) for shape in shapes if len(shape) == 4 for size in shape[2:])
+
+
+def _runs_larger(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether the network really takes larger images; raises what it raises if not."""
+    with torch.no_grad():
+        model(*(functional.interpolate(x, scale_factor=2) if x.ndim == 4 else x for x in inputs))
+    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class Job:
         encodings: of the tensors that run in integers (or are stored in shorter floats), from the stage Quantize; none
             writes a float file.
         dynamic_batch: leave the batch size open, where network and engine allow it; else the inputs' own.
+        dynamic_size: leave height and width of images open; a network or format that cannot refuses.
         interface: the type of inputs and outputs; integers only where everything between is in integers.
         layout: of images (N, C, H, W) at the file's inputs.
         labels: names of the classes, written into the file where the format has a place.
@@ -51,6 +53,7 @@ class Job:
     target: str
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     dynamic_batch: bool = True
+    dynamic_size: bool = False
     interface: Interface = "float32"
     layout: Layout = "nchw"
     labels: tuple[str, ...] = ()
@@ -100,7 +103,8 @@ class Exporter(Protocol):
     """What each format's file defines. The constants are literals: they are read without importing it.
 
     ``SUFFIX`` of the file; ``ENGINE``: the file of ``runtimes/backends`` that runs it; ``TARGETS``: the flavours that
-    it can write, the default first; ``INSTALL``: what to do where its packages are missing.
+    it can write, the default first; ``INSTALL``: what to do where its packages are missing. ``PORTABLE = False`` says
+    that a file runs only on the device where it was built, so that it is written only when asked for by name.
     """
 
     SUFFIX: str
@@ -127,6 +131,7 @@ class Format:
     engine: str
     targets: tuple[str, ...]
     install: str
+    portable: bool = True
 
 
 def formats() -> dict[str, Format]:
@@ -145,6 +150,7 @@ def formats() -> dict[str, Format]:
                 str(constants["ENGINE"]),
                 tuple(constants["TARGETS"]),
                 str(constants["INSTALL"]),
+                bool(constants.get("PORTABLE", True)),
             )
     return found
 
@@ -156,7 +162,7 @@ def _constants(file: Path) -> dict[str, Any]:
         for statement in source.body
         if isinstance(statement, ast.Assign)
         for target in statement.targets
-        if isinstance(target, ast.Name) and target.id in ("SUFFIX", "ENGINE", "TARGETS", "INSTALL")
+        if isinstance(target, ast.Name) and target.id in ("SUFFIX", "ENGINE", "TARGETS", "INSTALL", "PORTABLE")
     }
 
 
@@ -166,7 +172,7 @@ def format_of(target: str) -> Format:
     >>> format_of("ort-arm").name
     'onnx'
     """
-    able = [each for each in formats().values() if target in each.targets]
+    able = [each for each in formats().values() if target in each.targets and each.portable]
     if not able:
         raise InvalidInput(f"target {target!r}: no format is written for it")
     return min(able, key=lambda each: each.targets.index(target))
@@ -201,7 +207,11 @@ def whole(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             yield Path(folder)
             for file in sorted(Path(folder).iterdir()):
-                file.chmod(0o644)
+                if file.is_dir():
+                    file.chmod(0o755)
+                    shutil.rmtree(path.parent / file.name, ignore_errors=True)
+                else:
+                    file.chmod(0o644)
                 file.replace(path.parent / file.name)
     except OSError as error:
         raise InvalidInput(f"export {path}: cannot write there: {error.strerror or error}") from error

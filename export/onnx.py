@@ -72,6 +72,7 @@ def export(job: Job, path: Path) -> Exported:
         opset=job.opset,
         simplify=job.simplify,
         dynamic_batch=job.dynamic_batch,
+        dynamic_size=job.dynamic_size,
         metadata=metadata,
         interface=job.interface,
         layout=job.layout,
@@ -88,6 +89,7 @@ def export_onnx(
     opset: int | None = None,
     simplify: bool = False,
     dynamic_batch: bool = True,
+    dynamic_size: bool = False,
     metadata: Mapping[str, str] | None = None,
     interface: Interface = "float32",
     layout: Layout = "nchw",
@@ -102,6 +104,7 @@ def export_onnx(
         opset: of the standard operations; left out, the least that the encodings need.
         simplify: run onnxsim over the file, and keep what it makes if that computes the same.
         dynamic_batch: leave the batch size open, where the network allows it.
+        dynamic_size: leave height and width of images open; a network whose code fixes them is refused.
         metadata: written into the file.
         interface: the type of inputs and outputs; integers where their first and last operations are in such.
         layout: of images at the file's inputs.
@@ -117,7 +120,8 @@ def export_onnx(
     engine = flavour_named(flavour)
     # Strides of channels-last weights would show in the file, as gathers that put elements in order.
     plain = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    graph = trace(plain, tuple(x.contiguous() for x in example_inputs), dynamic_batch=dynamic_batch)
+    inputs = tuple(x.contiguous() for x in example_inputs)
+    graph = trace(plain, inputs, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
     activations, products = encoded_parts(graph, encodings) if encodings else ((), ())
     read = [encodings[node.name] for node in activations]
     multiplied = [encodings[product.weight] for product in products]
@@ -145,12 +149,14 @@ def export_onnx(
     if simplify:
         converted, note = _simplified(converted, example_inputs)
         notes.append(note)
-    if layout == "nhwc":
-        take_channels_last(converted.graph)
     _finish(converted)
     metadata = dict(metadata or {})
     if interface != "float32":
-        metadata |= exchange_integers(converted.graph, interface, path)
+        told, left = exchange_integers(converted.graph, interface, path)
+        metadata |= told
+        notes += left
+    if layout == "nhwc":
+        take_channels_last(converted.graph)
     onnx.helper.set_model_props(converted, metadata)
     _check(converted, opset, path)
     serialized = converted.SerializeToString()

@@ -259,7 +259,7 @@ def existing(file: Path | str) -> Path:
     """Return the path of a model file, which is there and not empty; raises InvalidModel."""
     path = Path(file)
     try:
-        if path.is_dir():
+        if path.is_dir() and not any(path.suffix.lower() in describe(name).suffixes for name in engines()):
             raise InvalidModel(f"{path}: expected a model file, got a folder")
         if path.stat().st_size == 0:
             raise InvalidModel(f"{path}: the file is empty; export it again")

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 @click.option(
     "--bake-preprocessing",
     is_flag=True,
-    help="Take pixels as --data stores them: its scale, mean and std go into the file.",
+    help="Take pixels as --data stores them; its scale, mean and std go into the file.",
 )
 @click.option("--fixed-batch", is_flag=True, help="Take batches of one sample only.")
+@click.option("--dynamic-size", is_flag=True, help="Leave height and width of images open (ONNX, OpenVINO).")
 @click.option("--opset", type=int, help="Of ONNX; left out, the least that is enough.")
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
 @click.option("--pack", "packed", is_flag=True, help="Also write the packed file to download, model.onnx.packed.")
@@ -57,6 +58,7 @@ def command(
     layout: Any,
     bake_preprocessing: bool,
     fixed_batch: bool,
+    dynamic_size: bool,
     opset: int | None,
     simplify: bool,
     packed: bool,
@@ -104,19 +106,20 @@ def command(
         packed=packed,
         opset=opset,
         dynamic_batch=not fixed_batch,
+        dynamic_size=dynamic_size,
         interface=interface,
         layout=layout,
         labels=data.classes if data is not None else (),
     )
-    suffix = given.output.suffix
-    alone = [each.name for each in sibling("export.format").formats().values() if each.suffix == suffix]
+    output = given.output.name
+    alone = [each.name for each in sibling("export.format").formats().values() if output.endswith(each.suffix)]
     if alone and not formats and target is None:
         formats = (alone[0],)
     wanted = [replace(one, format=name) for name in _named(formats)] or [one]
     if not alone:
         with new_folder(given.output, overwrite=given.overwrite) as folder:
             records = deploy.write_folder(network, folder, wanted, data, check_samples)
-    elif len(wanted) > 1 or packed or deploy.suffix_of(wanted[0]) != suffix:
+    elif len(wanted) > 1 or packed or not output.endswith(deploy.suffix_of(wanted[0])):
         raise InvalidInput(f"output {given.output}: one file of this kind does not hold what was asked; give a folder")
     else:
         records = [_alone(given, network, wanted[0])]

@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     help="Keep in float what is slower in integers in ONNX Runtime here, as measured.",
 )
 @options.exclude
+@click.option("--results", is_flag=True, help="Round results too, for files that give integers (export --interface).")
 @options.teacher
 @options.training(epochs=0, learning_rate=5e-5, optimizer="adamw", weight_decay=0.0, precision="fp32")
 @options.output

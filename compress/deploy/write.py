@@ -41,6 +41,8 @@ else:
     gate = sibling("runtimes.gate")
     runtime = sibling("runtimes.runtime")
 
+SIZES_VARY = ("onnx", "openvino")
+"""Formats whose files can take images of any size."""
 LARGEST_SAMPLES_BYTES = 2**26
 """Of the samples that are stored beside exported files."""
 
@@ -61,6 +63,7 @@ class Wanted:
     packed: bool = False
     opset: int | None = None
     dynamic_batch: bool = True
+    dynamic_size: bool = False
     interface: Literal["float32", "int8", "uint8"] = "float32"
     layout: Literal["nchw", "nhwc"] = "nchw"
     labels: tuple[str, ...] = ()
@@ -110,6 +113,11 @@ def export(
     wanted = wanted or Wanted()
     name_of_format, target = wanted.resolved()
     known = format_.formats()[name_of_format]
+    if wanted.dynamic_size and name_of_format not in SIZES_VARY:
+        raise InvalidInput(
+            f"format {name_of_format}: its engine plans for one size of image; leave --dynamic-size out, or export to "
+            f"{' or '.join(SIZES_VARY)}"
+        )
     written = format_.exporter(name_of_format).export(
         format_.Job(
             network.model,
@@ -117,6 +125,7 @@ def export(
             target,
             dict(network.encodings),
             dynamic_batch=wanted.dynamic_batch,
+            dynamic_size=wanted.dynamic_size,
             interface=wanted.interface,
             layout=wanted.layout,
             labels=wanted.labels,

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import onnx
 
@@ -21,11 +21,6 @@ from .detect import detected
 from .encoding import Encoding
 from .precisions import BITS, Candidates, Precision, Unit
 from .revert import _Files
-
-if TYPE_CHECKING:
-    import export.onnx as onnx_format
-else:
-    onnx_format = sibling("export.onnx")
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,9 @@ class StoredBytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.onnx")
             target = detected().target
-            onnx_format.export_onnx(candidates.model, one, path, encodings=dict(encodings) or None, flavour=target)
+            sibling("export.onnx").export_onnx(
+                candidates.model, one, path, encodings=dict(encodings) or None, flavour=target
+            )
             return onnx.load(str(path))
 
 

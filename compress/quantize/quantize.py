@@ -56,6 +56,7 @@ class Quantize(Config):
         per_channel: a range for each output channel (or block) of a weight; else one for all.
         samples: calibration samples to run.
         exclude: patterns of layers to keep in float, as in ``layer4.*``.
+        results: round what the network returns too, for files that give integers.
         reestimate: measure the statistics of batch norms again on calibration samples, before they are folded.
         equalize: even out the ranges of channels between consecutive layers.
         absorb: move high biases into the next layer.
@@ -84,6 +85,7 @@ class Quantize(Config):
     per_channel: bool = True
     samples: int = Field(256, ge=1)
     exclude: tuple[str, ...] = ()
+    results: bool = False
     reestimate: bool = False
     equalize: bool = False
     absorb: bool = False
@@ -145,13 +147,13 @@ class Quantize(Config):
     def _trace(self, scheme: Scheme, work: _Work) -> tuple[Graph, Sites]:
         """The graph and what becomes integers, with a bias in every layer where biases will change."""
         graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
-        sites = find_sites(graph, self.exclude)
+        sites = find_sites(graph, self.exclude, results=self.results)
         if scheme.kind == "integer" and (self.absorb or self.bias_correction != "none"):
             given = give_biases(graph, sites.products)
             if given:
                 work.account(given)
                 graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
-                sites = find_sites(graph, self.exclude)
+                sites = find_sites(graph, self.exclude, results=self.results)
         return graph, sites
 
     def _even_out(self, graph: Graph, scheme: Scheme, work: _Work) -> None:

@@ -27,12 +27,10 @@ from .encoding import Encoding
 from .sites import find_sites
 
 if TYPE_CHECKING:
-    import export.onnx as onnx_format
     import export.onnx_graph.rewrite as rewrite
     import runtimes.benchmark as benchmark
     import runtimes.runtime as runtime
 else:
-    onnx_format = sibling("export.onnx")
     rewrite = sibling("export.onnx_graph.rewrite")
     benchmark = sibling("runtimes.benchmark")
     runtime = sibling("runtimes.runtime")
@@ -183,7 +181,9 @@ class _Files:
         self.count += 1
         path = self.folder / f"{self.count}.onnx"
         flavour = detected().target
-        onnx_format.export_onnx(self.model, self.inputs, path, encodings=dict(encodings) or None, flavour=flavour)
+        sibling("export.onnx").export_onnx(
+            self.model, self.inputs, path, encodings=dict(encodings) or None, flavour=flavour
+        )
         return path
 
     def time(self, files: Sequence[Path]) -> list[float]:

@@ -135,12 +135,19 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
     return 0.0, math.inf if high is None else float(high)
 
 
-def find_sites(graph: Graph, exclude: Iterable[str] = (), *, encodings: Mapping[str, Encoding] | None = None) -> Sites:
+def find_sites(
+    graph: Graph,
+    exclude: Iterable[str] = (),
+    *,
+    encodings: Mapping[str, Encoding] | None = None,
+    results: bool = False,
+) -> Sites:
     """Decide which tensors of ``graph`` become integers; activation functions are decomposed in it where that helps.
 
     Args:
         exclude: patterns (as in ``layer4.*``) of layers to keep in float.
         encodings: that a network has already: what they do not encode is not decomposed.
+        results: encode what the network returns too, where it is computed from integers.
 
     Raises:
         InvalidInput: a pattern matches no layer.
@@ -150,7 +157,7 @@ def find_sites(graph: Graph, exclude: Iterable[str] = (), *, encodings: Mapping[
         decompose(graph, lambda node: not decision.excluded(graph.layer(node)))
     else:
         decompose(graph, lambda node: gate(node) in encodings)
-    return decision.sites()
+    return decision.sites(results=results)
 
 
 class _Decision:
@@ -162,7 +169,7 @@ class _Decision:
         self.skips: dict[tuple[str, str], Skip] = {}
         self.returned = frozenset(node.name for node in graph.outputs)
 
-    def sites(self) -> Sites:
+    def sites(self, *, results: bool = False) -> Sites:
         unmatched = set(self.exclude)
         for name, _ in self.graph.model.named_modules():
             unmatched -= {pattern for pattern in unmatched if fnmatch.fnmatchcase(name, pattern)}
@@ -187,6 +194,9 @@ class _Decision:
                 source = _source(node)
                 if source is not None and source.name in self.measured and self._is_float(node):
                     self.measured[node.name] = self.measured[source.name]
+        for node in self.graph.outputs if results else ():
+            if self._is_float(node) and any(self._encoded(source) for source in node.all_input_nodes):
+                self.measured.setdefault(node.name, node.name)
         self._share_concatenations()
         for name, at in self.measured.items():
             while self.measured[at] != at:

@@ -31,18 +31,20 @@ def take_channels_last(graph: GraphProto) -> int:
     return len(images)
 
 
-def exchange_integers(graph: GraphProto, dtype: Literal["int8", "uint8"], path: Path) -> dict[str, str]:
+def exchange_integers(
+    graph: GraphProto, dtype: Literal["int8", "uint8"], path: Path
+) -> tuple[dict[str, str], list[str]]:
     """Let the file take and give the integers that its first and last operations have, instead of floats.
 
     Returns what the integers stand for, for the file's metadata: scale and zero point of every input and output, as
-    ``scale:<name>`` and ``zero_point:<name>``.
+    ``scale:<name>`` and ``zero_point:<name>``; and notes on outputs that stay floats, as what a last layer sums up is.
 
     Raises:
-        InvalidInput: an input is read by something else than QuantizeLinear, an output not made by DequantizeLinear, or
-            their integers are others than ``dtype``.
+        InvalidInput: an input is read by something else than QuantizeLinear, or the integers are others than ``dtype``.
     """
     readers, makers = rewrite.readers(graph), rewrite.producers(graph)
     ends: list[tuple[ValueInfoProto, NodeProto]] = []
+    left: list[str] = []
     for value in graph.input:
         following = readers.get(value.name, [])
         if len(following) != 1 or following[0].op_type != "QuantizeLinear":
@@ -51,8 +53,9 @@ def exchange_integers(graph: GraphProto, dtype: Literal["int8", "uint8"], path: 
     for value in graph.output:
         last = makers.get(value.name)
         if last is None or last.op_type != "DequantizeLinear":
-            raise InvalidInput(f"export {path}: output {value.name} is computed in float; leave --interface out")
-        ends.append((value, last))
+            left.append(f"output {value.name} stays float32: its last operation yields floats")
+        else:
+            ends.append((value, last))
     stored = rewrite.constants(graph)
     told: dict[str, str] = {}
     for value, node in ends:
@@ -65,7 +68,7 @@ def exchange_integers(graph: GraphProto, dtype: Literal["int8", "uint8"], path: 
         rewrite.bypass(graph, [node])
         value.type.tensor_type.elem_type = TYPES[dtype]
     rewrite.drop_unused(graph)
-    return told
+    return told, left
 
 
 def _sizes(value: ValueInfoProto) -> list[onnx.TensorShapeProto.Dimension]:

@@ -147,6 +147,12 @@ def models() -> dict[str, Callable[..., onnx.ModelProto]]:
     }
 
 
+@pytest.fixture(scope="session")
+def linear_layer() -> tuple[np.ndarray, np.ndarray]:
+    """Weights (4, 5) and biases (5,) of the linear model."""
+    return linear_weights()
+
+
 @pytest.fixture
 def reference() -> Callable[[np.ndarray], np.ndarray]:
     """The linear model, computed by numpy."""
