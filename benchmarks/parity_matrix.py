@@ -37,7 +37,11 @@ from runtimes.errors import RuntimesError
 from runtimes.runtime import available
 
 NETWORKS = (
-    *("resnet20", "resnet18_cifar", "se_resnet20", "vgg11_bn:width=0.25", "densenet_bc40:growth=8", "wide_resnet16_1"),
+    *("resnet20", "resnet18_cifar:width=16", "se_resnet18:width=16", "wrn_16_4:width=16", "vgg11_bn:width=0.25"),
+    *("densenet_bc_100_12:width=0.5", "regnet_x_200mf:width=0.5", "regnet_y_200mf:width=0.5", "squeezenet_1_1"),
+    *("mobilenet_v1:width=0.25", "mobilenet_v2:width=0.35", "mobilenet_v3_small", "mobilenet_v3_large:width=0.5"),
+    *("shufflenet_v1_g3:width=0.5", "shufflenet_v2_x0_5", "xception:width=0.25", "efficientnet_b0:width=0.5"),
+    *("ghostnet:width=0.5", "vit_tiny:width=0.5"),
 )
 FORMATS = ("onnx", "litert", "ncnn", "executorch", "openvino")
 TRAINING: dict[str, Any] = {

@@ -19,6 +19,7 @@ from ..packing import pack
 from ..preprocessing import Preprocessed
 from ..quantize import FlavourName
 from ..quantize.detect import detected
+from ..quantize.flavour import flavour_named
 from ..report.schema import ExportRecord, NodeCounts
 from ..siblings import sibling
 from .deployed import Deployed
@@ -118,6 +119,9 @@ def export(
             f"format {name_of_format}: its engine plans for one size of image; leave --dynamic-size out, or export to "
             f"{' or '.join(SIZES_VARY)}"
         )
+    interfaces = flavour_named(target).interface
+    if wanted.interface not in interfaces:
+        raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
     written = format_.exporter(name_of_format).export(
         format_.Job(
             network.model,

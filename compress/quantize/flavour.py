@@ -53,6 +53,7 @@ class Flavour:
         per_group: weights of a grouped convolution have a scale per group, unless each channel is a group.
         products_only: only what convolutions over planes and linear layers of vectors read becomes integers, and only
             for them; what else reads it gets floats.
+        fuses_sums: a convolution that only a sum reads adds to it before it rounds: its own rounding falls away.
         integer_bias: the bias of a product in integers is int32; else it stays in float.
         casts_weights: stored weights that the engine converts to float at load are written as Cast and Mul, which it
             folds; else as DequantizeLinear.
@@ -69,6 +70,7 @@ class Flavour:
     per_channel: bool = True
     per_group: bool = False
     products_only: bool = False
+    fuses_sums: bool = False
     integer_bias: bool = False
     casts_weights: bool = False
     interface: tuple[Literal["float32", "int8", "uint8"], ...] = ("float32",)
@@ -143,6 +145,7 @@ _ORT = Flavour(
     four_bit_products=True,
     integer_bias=True,
     casts_weights=True,
+    interface=("float32", "uint8"),
 )
 
 FLAVOURS: dict[str, Flavour] = {
@@ -150,7 +153,7 @@ FLAVOURS: dict[str, Flavour] = {
     for flavour in (
         _ORT,
         replace(_ORT, name="ort-avx2", weight_bits=7),
-        replace(_ORT, name="ort-arm", activation="int8"),
+        replace(_ORT, name="ort-arm", activation="int8", interface=("float32", "int8")),
         Flavour("tensorrt", "int8", symmetric=True),
         Flavour(
             "litert",
@@ -161,7 +164,7 @@ FLAVOURS: dict[str, Flavour] = {
             interface=("float32", "int8", "uint8"),
         ),
         Flavour("executorch", "int8"),
-        Flavour("openvino", "uint8"),
+        Flavour("openvino", "uint8", fuses_sums=True, interface=("float32", "uint8")),
         Flavour("ncnn", "int8", symmetric=True, narrow=True, per_group=True, products_only=True),
         Flavour("coreml", "int8", symmetric=True),
     )

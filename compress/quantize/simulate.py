@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from ..graph import argument, trace
+from ..graph import Graph, argument, trace
 from .encoding import Encoding, Integer, IntegerParameters
 from .flavour import Flavour, bias_parameters, flavour_named
-from .sites import Product, encoded_parts
+from .sites import SUMS, Product, encoded_parts
 
 aten = torch.ops.aten
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -69,6 +69,9 @@ def rounded(
     if engine.products_only:
         activations = ()
         products = tuple(p for p in products if encodings[p.weight].kind != "integer" or _in_integers(p, encodings))
+    if engine.fuses_sums:
+        fused = _fused_into_sums(graph, products, encodings)
+        activations = tuple(node for node in activations if node.name not in fused)
     for node in activations:
         parameters = engine.activation_parameters(encodings[node.name])
         scales[node.name] = float(parameters.scale)
@@ -112,6 +115,13 @@ def multiplies_integers(node: Node) -> bool:
 
 def _in_integers(product: Product, encodings: Mapping[str, Encoding]) -> bool:
     return product.read in encodings and multiplies_integers(product.node)
+
+
+def _fused_into_sums(graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding]) -> set[str]:
+    """The convolutions whose results are summed up before they are rounded: the first that each sum alone reads."""
+    alone = {p.node.name for p in products if p.read in encodings and len(p.node.users) == 1}
+    found = (next((x.name for x in node.all_input_nodes if x.name in alone), None) for node in graph.calls(*SUMS))
+    return {name for name in found if name is not None}
 
 
 def groups_of(node: Node) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.errors import GateFailed
 from compress.quantize.flavour import flavour_named
 
 from ..onnx_graph.contents import load_model
@@ -15,13 +16,13 @@ from .engines import RULES
 from .view import View
 from .violation import Violation, grouped
 
-__all__ = ["RULES", "Violation", "check", "grouped"]
+__all__ = ["RULES", "Violation", "check", "grouped", "require"]
 
 
 def check(path: str | Path, target: str) -> tuple[Violation, ...]:
     """Every tensor and node of the file ``path``, whoever wrote it, that breaks a rule of ``target``; () if none does.
 
-    Nodes inside of loops and branches are not looked at.
+    Nodes inside of loops and branches are not looked at. Targets whose files are not made of ONNX have no rules.
 
     Args:
         target: the name of a flavour ("ort-x86", "tensorrt").
@@ -31,4 +32,20 @@ def check(path: str | Path, target: str) -> tuple[Violation, ...]:
     """
     flavour = flavour_named(target)
     view = View(load_model(path))
-    return tuple(violation for rule in RULES[flavour.name] for violation in rule(view))
+    return tuple(violation for rule in RULES.get(flavour.name, ()) for violation in rule(view))
+
+
+def require(path: str | Path, target: str, written: Path) -> tuple[str, ...]:
+    """What makes the file ``path`` slower in the engine of ``target`` than it could be, in a few lines.
+
+    Args:
+        written: the file that is made of it, for messages.
+
+    Raises:
+        GateFailed: the engine would refuse it, or compute something else.
+    """
+    violations = check(path, target)
+    broken = [str(violation) for violation in violations if violation.effect != "slow"]
+    if broken:
+        raise GateFailed(f"export {written}: {len(broken)} tensors break rules of {target}: {'; '.join(broken)}")
+    return grouped(violations)

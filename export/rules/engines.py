@@ -18,6 +18,13 @@ from .patterns import (
     products_run_in_integers,
     sums_are_whole,
 )
+from .tensorrt import (
+    averages_read_integers,
+    channels_are_output_channels,
+    four_bits_are_packed,
+    products_are_whole,
+    scales_fit_the_tensor,
+)
 from .tensors import (
     Rule,
     activations_have_one_scale,
@@ -64,8 +71,13 @@ RULES: Mapping[FlavourName, tuple[Rule, ...]] = {
         types_are("weight", "int8", "int4", effect="refused"),
         zero_points_are_zero("activation", "weight", effect="refused"),
         activations_have_one_scale,
+        scales_fit_the_tensor,
+        channels_are_output_channels,
+        four_bits_are_packed,
         bias_is_float,
+        products_are_whole,
         sums_are_whole,
+        averages_read_integers,
     ),
     "litert": (
         scales_are_positive,

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import NodeProto
 
 from .tensors import Rule
-from .view import View, limits
+from .view import CARRIES, View, limits
 from .violation import Violation
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
@@ -65,14 +65,17 @@ def products_run_in_integers(view: View) -> Iterator[Violation]:
 
 
 def sums_are_whole(view: View) -> Iterator[Violation]:
-    """Both inputs of a residual sum are quantized, or none."""
+    """Both inputs of a residual sum are quantized, or none; likewise all of a concatenation."""
     for node in view.graph.node:
         given = [name for name in node.input if not view.stored(name)]
-        if node.op_type != "Add" or len(given) < 2:
+        if node.op_type not in ("Add", "Concat") or len(given) < 2:
             continue
-        plain = [name for name in given if view.restored(name) is None]
-        if len(plain) == 1:
-            yield Violation(plain[0], view.name(node), "residual sum", "one input in float", "both quantized", "slow")
+        plain = [name for name in given if view.restored(name, CARRIES) is None]
+        if 0 < len(plain) < len(given):
+            rule = "residual sum" if node.op_type == "Add" else "concatenation"
+            found = "one input in float" if len(plain) == 1 else f"{len(plain)} inputs in float"
+            expected = "both quantized" if node.op_type == "Add" else "all quantized"
+            yield Violation(plain[0], view.name(node), rule, found, expected, "slow")
 
 
 def _missing(view: View, node: NodeProto) -> str:

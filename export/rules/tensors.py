@@ -15,7 +15,8 @@ LARGEST_PAIR = 128
 """Two weights times the largest uint8, 255, stay below 2**15 while their magnitudes add up to no more."""
 
 
-def _violation(view: View, item: Quantized, rule: str, found: object, expected: str, effect: Effect) -> Violation:
+def violation(view: View, item: Quantized, rule: str, found: object, expected: str, effect: Effect) -> Violation:
+    """What breaks ``rule`` at the tensor of ``item``."""
     return Violation(item.tensor, view.name(item.node), rule, str(found), expected, effect)
 
 
@@ -23,10 +24,10 @@ def scales_are_positive(view: View) -> Iterator[Violation]:
     """Scales are stored, finite and above 0."""
     for item in view.distinct:
         if item.scale is None:
-            yield _violation(view, item, "scale", "a computed value", "a stored one", "refused")
+            yield violation(view, item, "scale", "a computed value", "a stored one", "refused")
         elif not bool((np.isfinite(item.scale) & (item.scale > 0)).all()):
             bad = item.scale[~(np.isfinite(item.scale) & (item.scale > 0))].flat[0]
-            yield _violation(view, item, "scale", bad, "a finite number above 0", "refused")
+            yield violation(view, item, "scale", bad, "a finite number above 0", "refused")
 
 
 def types_are(role: Role, *types: str, effect: Effect) -> Rule:
@@ -35,7 +36,7 @@ def types_are(role: Role, *types: str, effect: Effect) -> Rule:
     def rule(view: View) -> Iterator[Violation]:
         for item in view.of(role):
             if item.dtype not in types:
-                yield _violation(view, item, f"type of {role}", item.dtype, " or ".join(types), effect)
+                yield violation(view, item, f"type of {role}", item.dtype, " or ".join(types), effect)
 
     return rule
 
@@ -47,7 +48,7 @@ def zero_points_are_zero(*roles: Role, effect: Effect) -> Rule:
         for item in view.distinct:
             if item.role in roles and (item.zero is None or bool((item.zero.astype(np.int64) != 0).any())):
                 found = "a computed value" if item.zero is None else item.zero[item.zero.astype(np.int64) != 0].flat[0]
-                yield _violation(view, item, f"zero point of {item.role}", found, "0", effect)
+                yield violation(view, item, f"zero point of {item.role}", found, "0", effect)
 
     return rule
 
@@ -56,7 +57,7 @@ def activations_have_one_scale(view: View) -> Iterator[Violation]:
     """Only weights may have a scale per channel."""
     for item in view.of("activation"):
         if item.scale is not None and item.scale.size > 1:
-            yield _violation(view, item, "scales of activation", f"{item.scale.size} scales", "one", "refused")
+            yield violation(view, item, "scales of activation", f"{item.scale.size} scales", "one", "refused")
 
 
 def weights_leave_out_the_least(view: View) -> Iterator[Violation]:
@@ -64,7 +65,7 @@ def weights_leave_out_the_least(view: View) -> Iterator[Violation]:
     for item in view.of("weight"):
         if item.integers is not None and item.integers.size and item.integers.min() == limits(item.dtype)[0] < 0:
             low = limits(item.dtype)[0]
-            yield _violation(view, item, "range of weight", low, f"no less than {low + 1}", "wrong")
+            yield violation(view, item, "range of weight", low, f"no less than {low + 1}", "wrong")
 
 
 def pairs_fit_16_bits(view: View) -> Iterator[Violation]:
@@ -83,7 +84,7 @@ def pairs_fit_16_bits(view: View) -> Iterator[Violation]:
             rows = magnitudes.reshape(1, -1)
         pair = int(np.sort(rows, axis=1)[:, -2:].sum(1).max())
         if pair > LARGEST_PAIR:
-            yield _violation(
+            yield violation(
                 view, item, "two weights", f"magnitudes that add up to {pair}", f"at most {LARGEST_PAIR}", "wrong"
             )
 
@@ -100,7 +101,7 @@ def _meets_uint8(view: View, weight: Quantized) -> bool:
 def bias_is_float(view: View) -> Iterator[Violation]:
     """No DequantizeLinear on an int32 bias."""
     for item in view.of("bias"):
-        yield _violation(view, item, "bias", item.dtype, "float, without DequantizeLinear", "refused")
+        yield violation(view, item, "bias", item.dtype, "float, without DequantizeLinear", "refused")
 
 
 def bias_has_the_scale_of_the_product(view: View) -> Iterator[Violation]:
@@ -121,4 +122,4 @@ def bias_has_the_scale_of_the_product(view: View) -> Iterator[Violation]:
         off = ~np.isclose(bias.scale, expected, rtol=1e-4, atol=1e-30)
         if bool(off.any()):
             want = f"{float(expected[off].flat[0]):.6g}, input scale times weight scale"
-            yield _violation(view, bias, "scale of bias", f"{float(bias.scale[off].flat[0]):.6g}", want, "wrong")
+            yield violation(view, bias, "scale of bias", f"{float(bias.scale[off].flat[0]):.6g}", want, "wrong")

@@ -17,7 +17,7 @@ Role = Literal["activation", "weight", "bias", "constant"]
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 PASSES = ("Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
 CARRIES = (*PASSES[1:], "Flatten", "Slice", "Split", "MaxPool")
-"""What engines carry scales through by themselves (OpenVINO, TensorRT), so that nothing has to be quantized behind it."""
+"""What OpenVINO and TensorRT carry scales through by themselves: nothing has to be quantized behind it."""
 
 
 @dataclass(frozen=True)

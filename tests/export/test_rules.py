@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from compress.errors import InvalidInput
+from compress.errors import GateFailed, InvalidInput
 from compress.quantize import FLAVOURS
-from export.rules import RULES, Violation, check, grouped
+from export.rules import RULES, Violation, check, grouped, require
 from export.rules.tensors import LARGEST_PAIR
 
 
@@ -106,8 +106,8 @@ GOOD = {
 }
 
 
-def test_every_target_has_rules() -> None:
-    assert set(RULES) == set(FLAVOURS) == set(GOOD)
+def test_every_target_whose_files_are_made_of_onnx_has_rules() -> None:
+    assert set(RULES) == set(GOOD) == set(FLAVOURS) - {"executorch", "coreml"}
 
 
 @pytest.mark.parametrize("target", GOOD)
@@ -220,6 +220,101 @@ def test_operators_of_integers_are_not_for_tensorrt(tmp_path: Path) -> None:
         ("restore", "zero point of activation", "a computed value"),
         ("restore", "type of activation", "uint8"),
     } == found
+
+
+def saved(nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], path: Path, opset: int = 21) -> Path:
+    """A graph x -> y of (1, 4, 6, 6) with these nodes and constants."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("N", "C", "H", "W")) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(array, name) for name, array in stored.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), str(path))
+    return path
+
+
+def rounded(value: str, result: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("QuantizeLinear", [value, "s", "z"], [f"{result}q"]),
+        helper.make_node("DequantizeLinear", [f"{result}q", "s", "z"], [result]),
+    ]
+
+
+PAIR = {"s": np.float32(0.1), "z": np.int8(0)}
+FOUR = onnx.helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
+WEIGHT = np.ones((8, 4, 1, 2), np.int8)
+SCALES = {"ws": np.full(8, 0.1, np.float32), "wz": np.zeros(8, np.int8)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "stored", "expected"),
+    [
+        (
+            [*rounded("x", "a"), helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=0),
+             helper.make_node("Conv", ["a", "wd"], ["y"], name="conv")],
+            {"w": WEIGHT, "ws": SCALES["ws"], "wz": np.int8(0)},
+            {("zero points", "1", "refused")},
+        ),
+        (
+            [*rounded("x", "a"), helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=1),
+             helper.make_node("Conv", ["a", "wd"], ["y"], name="conv")],
+            {"w": WEIGHT, **SCALES},
+            {("scales", "8", "refused"), ("axis of scales", "1", "refused")},
+        ),
+        (
+            [*rounded("x", "a"), helper.make_node("Conv", ["a", "w"], ["y"], name="conv")],
+            {"w": WEIGHT.astype(np.float32)},
+            {("runs in float", "weight without DequantizeLinear", "slow")},
+        ),
+        (
+            [helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"], axis=0, block_size=4),
+             helper.make_node("MatMul", ["x", "wd"], ["y"], name="product")],
+            {"w": np.ones((6, 3), np.int8).astype(FOUR), "ws": np.full((2, 3), 0.1, np.float32)},
+            {("last dimension of int4", "3", "refused")},
+        ),
+        (
+            [helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"], axis=0, block_size=4),
+             helper.make_node("MatMul", ["x", "wd"], ["y"], name="product")],
+            {"w": np.ones((7, 4), np.int8).astype(FOUR), "ws": np.full((2, 4), 0.1, np.float32)},
+            {("blocks", "scales (2, 4) for (7, 4)", "refused")},
+        ),
+        (
+            [*rounded("x", "a"), helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"], axis=1),
+             helper.make_node("MatMul", ["a", "wd"], ["y"], name="product")],
+            {"w": np.ones((6, 2), np.int8).astype(FOUR), "ws": np.full(2, 0.1, np.float32)},
+            {("int4 weight", "multiplied by int8", "refused")},
+        ),
+        (
+            [*rounded("x", "a"), helper.make_node("Concat", ["a", "x"], ["y"], axis=1, name="cat")],
+            {},
+            {("concatenation", "one input in float", "slow")},
+        ),
+        (
+            [helper.make_node("GlobalAveragePool", ["x"], ["p"], name="pool"), *rounded("p", "y")],
+            {},
+            {("runs in float", "input without DequantizeLinear", "slow")},
+        ),
+        (
+            [*rounded("x", "a"), helper.make_node("MaxPool", ["a"], ["m"], kernel_shape=[1, 1]),
+             *rounded("x", "b"), helper.make_node("Add", ["m", "b"], ["y"], name="join")],
+            {},
+            set(),
+        ),
+    ],
+    ids=["zero points", "axis", "float weight", "odd int4", "blocks", "int4 by int8", "concat", "average", "past pool"],
+)  # fmt: skip
+def test_what_tensorrt_alone_wants(
+    nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], expected: set[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    found = check(saved(nodes, {**PAIR, **stored}, tmp_path / "net.onnx"), "tensorrt")
+    assert {(v.rule, v.found, v.effect) for v in found} == expected
+
+
+def test_what_is_refused_is_raised_and_what_is_slow_is_told(tmp_path: Path) -> None:
+    good, bad = Written(add="x").save(tmp_path / "good.onnx"), Written(bias="int32").save(tmp_path / "bad.onnx")
+    assert require(good, "tensorrt", tmp_path / "net.engine")[0].startswith(
+        "slow: residual sum of 1 tensors (join, Add"
+    )
+    with pytest.raises(GateFailed, match=r"net.engine: 1 tensors break rules of tensorrt: refused: conv.bias"):
+        require(bad, "tensorrt", tmp_path / "net.engine")
 
 
 def test_a_float_file_breaks_no_rule(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""TensorRT's own command line, trtexec: how an ONNX file is built with it on the device."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+LARGEST_BATCH = 32
+"""An open batch is built for 1 up to so many samples."""
+
+WORKSPACE_MEGABYTES = 1024
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The shapes that an engine is built for, of an input whose batch is open: it is fastest at ``best``."""
+
+    least: tuple[int, ...]
+    best: tuple[int, ...]
+    most: tuple[int, ...]
+
+
+def profiles(model: onnx.ModelProto, shapes: Iterable[tuple[int, ...]]) -> dict[str, Profile]:
+    """The shapes to build for, by name of each input that has an open dimension; ``shapes`` are those of examples."""
+    found: dict[str, Profile] = {}
+    for value, shape in zip(model.graph.input, shapes, strict=True):
+        dims = value.type.tensor_type.shape.dim
+        open_ = [not dim.HasField("dim_value") for dim in dims]
+        if not any(open_):
+            continue
+        best = tuple(given if free else dim.dim_value for given, free, dim in zip(shape, open_, dims, strict=True))
+        least = tuple(1 if free else n for n, free in zip(best, open_, strict=True))
+        most = tuple(max(n, LARGEST_BATCH) if free else n for n, free in zip(best, open_, strict=True))
+        found[value.name] = Profile(least, best, most)
+    return found
+
+
+def command(source: Path | str, engine: Path | str, shapes: Mapping[str, Profile]) -> str:
+    """The line that builds ``engine`` from the ONNX file ``source``, in TensorRT 10 and 11.
+
+    Networks are strongly typed: the file says what is computed in int8 and float16. TensorRT 11 knows nothing else and
+    takes the option all the same; there are no --int8 and --fp16 beside it.
+
+    >>> command("net.onnx", "net.engine", {})
+    'trtexec --onnx=net.onnx --saveEngine=net.engine --stronglyTyped --profilingVerbosity=detailed'
+    """
+    words = [
+        "trtexec",
+        f"--onnx={source}",
+        f"--saveEngine={engine}",
+        "--stronglyTyped",
+        "--profilingVerbosity=detailed",
+    ]
+    for option, part in (("minShapes", "least"), ("optShapes", "best"), ("maxShapes", "most")):
+        told = [f"{name}:{'x'.join(map(str, getattr(profile, part)))}" for name, profile in shapes.items()]
+        if told:
+            words.append(f"--{option}={','.join(told)}")
+    return " ".join(shlex.quote(word) for word in words)
