@@ -7,8 +7,8 @@ DIR is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*); the networ
 quantize_static has three settings of integers with three ways of calibration, NNCF its default. All files run in ONNX
 Runtime on the validation split, where each side's setting is chosen (the one closest to float in decibel), and on the
 test split, which nothing is chosen on. Agreement is the share of all test images on which file and simulation say the
-same class. ``--few-bits`` adds AdaRound, and 4-bit weights rounded to nearest, by AdaRound, and by blocks; ``--trained EPOCHS`` adds
-int8 after that much training with learned scales (LSQ). NNCF comes from ``--peers``:
+same class. ``--few-bits`` adds AdaRound, and 4-bit weights rounded to nearest, by AdaRound, and by blocks;
+``--trained EPOCHS`` adds int8 after that much training with learned scales (LSQ). NNCF comes from ``--peers``:
 pip install --no-deps --target DIR nncf==3.4.0 ninja openvino-telemetry "pydot<4.0.2" pyparsing tabulate
 """
 

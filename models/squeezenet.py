@@ -1,8 +1,10 @@
-"""SqueezeNet 1.1: Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters" (2016), with the
-changes that its authors published as version 1.1 (a 3x3 stem of 64 filters and earlier pooling).
+"""SqueezeNet: Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters" (2016), table 1, and the
+version 1.1 that its authors published (a 3x3 stem of 64 filters and earlier pooling).
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,9 @@ from .zoo import register
 
 _FIRE = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 """Squeeze channels and channels of either expansion of each fire module."""
-_POOL_BEFORE = (2, 4)
-"""The fire modules, counted from 0, that a pooling stands before, besides the one after the stem."""
+_VERSIONS = {"1.0": (96, 7, (3, 7)), "1.1": (64, 3, (2, 4))}
+"""Filters and kernel of the stem; the fire modules, counted from 0, that a pooling stands before, besides the one after
+the stem."""
 
 
 class Fire(nn.Module):
@@ -31,25 +34,30 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet 1.1: (N, in_channels, H, W) -> (N, num_classes).
+    """SqueezeNet: (N, in_channels, H, W) -> (N, num_classes).
 
     Args:
+        version: "1.0" or "1.1".
         width: multiplies the channels of every layer.
         small_images: for 32x32, keep the resolution in the first two of the four places that halve it.
     """
 
     def __init__(
-        self, width: float = 1.0, num_classes: int = 10, in_channels: int = 3, small_images: bool = True
+        self,
+        version: str,
+        width: float = 1.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        small_images: bool = True,
     ) -> None:
         super().__init__()
-        channels = max(1, round(64 * width))
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, channels, 3, stride=1 if small_images else 2, padding=1 if small_images else 0),
-            nn.ReLU(),
-        ]
+        filters, kernel, pool_before = _VERSIONS[version]
+        channels = max(1, round(filters * width))
+        stride, padding = (1, kernel // 2) if small_images else (2, 0)
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, kernel, stride, padding), nn.ReLU()]
         layers.append(nn.Identity() if small_images else nn.MaxPool2d(3, 2, ceil_mode=True))
         for index, (squeeze, expand) in enumerate(_FIRE):
-            if index in _POOL_BEFORE:
+            if index in pool_before:
                 layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
             expanded = max(1, round(expand * width))
             layers.append(Fire(channels, max(1, round(squeeze * width)), expanded))
@@ -70,4 +78,5 @@ class SqueezeNet(nn.Module):
         return self.pool(x).flatten(1)  # type: ignore[no-any-return]
 
 
-register("squeezenet_1_1", SqueezeNet)
+register("squeezenet_1_0", partial(SqueezeNet, "1.0"))
+register("squeezenet_1_1", partial(SqueezeNet, "1.1"))

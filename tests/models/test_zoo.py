@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from zoo_networks import FAST, every_network, options_of, small
 
 import models
 from compress.graph import trace
@@ -14,30 +13,18 @@ from models import zoo
 
 torch.set_num_threads(1)
 
-PUBLISHED = {
-    # 1000 classes: the figures that come with the reference weights of torchvision, and table 1 of MobileNetV1 (4.2 M)
-    ("mobilenet_v1", 1000): 4_231_976,
-    ("mobilenet_v2", 1000): 3_504_872,
-    ("squeezenet_1_1", 1000): 1_235_496,
-    ("shufflenet_v2_x1_0", 1000): 2_278_604,
-    # CIFAR-10 forms: He et al. (2015), table 6 gives 0.27 M for the depth of 20; option B adds two 1x1 shortcuts
-    ("resnet20", 10): 272_474,
-    ("vgg11_bn", 10): 9_231_114,
-    ("vgg16_bn", 10): 14_728_266,
-    ("vgg19_bn", 10): 20_040_522,
-}
-
-
-def small(name: str, **options: object) -> nn.Module:
-    """The network at a small width, where its builder takes a multiplier."""
-    width = inspect.signature(zoo._BUILDERS[name]).parameters["width"].default
-    torch.manual_seed(0)
-    return models.build(name, width=8 if isinstance(width, int) else 0.25, **options)
+CIFAR_ONLY = {"resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18_cifar", "wrn_16_4", "wrn_28_10"}
+SAME_WEIGHTS = (
+    *("efficientnet_b0", "ghostnet", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
+    *("regnet_x_200mf", "regnet_y_200mf", "shufflenet_v1_g3", "shufflenet_v2_x1_0", "squeezenet_1_1", "xception"),
+)
+"""Networks whose two forms differ in strides and poolings alone."""
 
 
 def test_names_are_sorted_and_unique() -> None:
     names = models.names()
     assert list(names) == sorted(set(names))
+    assert set(names) >= FAST | CIFAR_ONLY | set(SAME_WEIGHTS)
     with pytest.raises(ValueError, match="already"):
         zoo.register(names[0], nn.Identity)
 
@@ -48,52 +35,89 @@ def test_an_unknown_name_is_a_key_error() -> None:
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_gives_one_score_per_class_for_any_channels_of_input(name: str) -> None:
-    network = small(name, num_classes=7, in_channels=1).eval()
-    scores = network(torch.randn(2, 1, 32, 32))
-    assert scores.shape == (2, 7)
-    assert torch.isfinite(scores).all()
+def test_builders_take_the_same_options(name: str) -> None:
+    assert options_of(name) >= {"width", "num_classes", "in_channels"}
+    assert ("small_images" in options_of(name)) == (name not in CIFAR_ONLY)
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_traces_and_every_parameter_is_used(name: str) -> None:
+def test_gives_one_score_per_class_for_any_channels_of_input(name: str) -> None:
+    sizes = {32: {}} if name in CIFAR_ONLY else {32: {}, 224: {"small_images": False}}
+    for size, form in sizes.items():
+        network = small(name, num_classes=7, in_channels=1, **form).eval()
+        with torch.no_grad():
+            scores = network(torch.randn(2, 1, size, size))
+        assert scores.shape == (2, 7)
+        assert torch.isfinite(scores).all()
+        assert not torch.equal(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("name", every_network())
+def test_traces_for_any_batch_and_every_parameter_is_used(name: str) -> None:
     network = small(name)
     x = torch.randn(2, 3, 32, 32)
     graph = trace(network, (x,), dynamic_batch=True)
-    used = {graph.tensor_name(node) for node in graph.nodes if node.users}
-    assert {parameter for parameter, _ in network.named_parameters()} <= used
+    assert graph.unused == ()
     network.eval()
     more = torch.randn(3, 3, 32, 32)
-    torch.testing.assert_close(graph.program.module()(more), network(more))
+    with torch.no_grad():
+        torch.testing.assert_close(graph.program.module()(more), network(more))
 
 
 @pytest.mark.parametrize("name", models.names())
 def test_width_makes_it_larger(name: str) -> None:
-    parameters = inspect.signature(zoo._BUILDERS[name]).parameters
-    wide = models.build(name, width=parameters["width"].default)
-    assert _count(wide) > _count(small(name))
+    with torch.device("meta"):
+        wide, narrow = models.build(name), small(name)
+    assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in narrow.parameters())
 
 
-@pytest.mark.parametrize(("name", "classes"), PUBLISHED)
-def test_parameters_as_published(name: str, classes: int) -> None:
-    assert _count(models.build(name, num_classes=classes)) == PUBLISHED[name, classes]
-
-
-@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "squeezenet_1_1", "shufflenet_v2_x1_0"])
+@pytest.mark.parametrize("name", SAME_WEIGHTS)
 def test_the_form_for_large_images_has_the_same_weights_and_halves_twice_more(name: str) -> None:
     network, large = small(name), small(name, small_images=False)
     assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in large.state_dict().items()}
-    smallest = []
-    for net in (network.eval(), large.eval()):
-        sizes: list[int] = []
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                module.register_forward_hook(lambda _m, _i, out, sizes=sizes: sizes.append(out.shape[-1]))
-        net(torch.randn(1, 3, 96, 96))
-        smallest.append(min(sizes))
-    # 96 pixels: a stem without padding and pools that round up make it 5, not 6, in SqueezeNet
-    assert smallest[1] in (smallest[0] // 4, smallest[0] // 4 - 1)
+    small_sizes, large_sizes = _sizes(network), _sizes(large)
+    # stems without padding and pools that round up give up to one row less or more at each of five halvings
+    assert abs(large_sizes[-1] - small_sizes[-1] / 4) <= 1
+    assert small_sizes[0] in (95, 96)
+    assert large_sizes[0] in (47, 48)
 
 
-def _count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def _sizes(network: nn.Module) -> list[int]:
+    """Rows of what each convolution gives for 96 rows, those of pooled averages left out."""
+    sizes: list[int] = []
+
+    def note(_module: nn.Module, _inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        if out.shape[-1] > 1:
+            sizes.append(out.shape[-1])
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        network.eval()(torch.randn(1, 3, 96, 96))
+    return sizes
+
+
+def test_resnet18_cifar_is_the_form_of_resnet18_for_small_images() -> None:
+    fixed, chosen = small("resnet18_cifar").eval(), small("resnet18", small_images=True).eval()
+    chosen.load_state_dict(fixed.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(fixed(x), chosen(x))
+    stem = fixed.get_submodule("conv1")
+    assert isinstance(stem, nn.Conv2d)
+    assert (stem.kernel_size, stem.stride) == ((3, 3), (1, 1))
+    assert not [module for module in fixed.modules() if isinstance(module, nn.MaxPool2d)]
+
+
+@pytest.mark.parametrize(("name", "message"), [("resnet20", "6n"), ("wrn_28_10", "6n"), ("vit_tiny", "multiple")])
+def test_sizes_that_the_papers_exclude_are_errors(name: str, message: str) -> None:
+    options = {"image_size": 30} if name == "vit_tiny" else {}
+    builder = zoo._BUILDERS[name]
+    with pytest.raises(ValueError, match=message):
+        builder(**options) if options else builder.func(21, width=8)  # type: ignore[attr-defined]
+
+
+def test_vision_transformer_for_other_sizes_of_images() -> None:
+    network = small("vit_tiny", image_size=48).eval()
+    assert network(torch.randn(1, 3, 48, 48)).shape == (1, 10)

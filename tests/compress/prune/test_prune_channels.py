@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from masked_by_hand import randomized
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from zoo_networks import every_network, small
+from zoo_networks import FAST, every_network, small
 
 from compress.graph import trace
 from compress.prune import Prune
@@ -70,7 +70,8 @@ def prune_and_compare(
     return result
 
 
-@pytest.mark.parametrize("name", every_network())
+# shuffles in groups take a minute; zeros are seen by layer norms (tests/compress/prune/test_attention.py has those)
+@pytest.mark.parametrize("name", every_network(FAST - {"shufflenet_v1_g3"}, without={"vit_tiny"}))
 def test_zoo_network_equals_its_masked_self(name: str) -> None:
     torch.manual_seed(0)
     prune_and_compare(small(name, num_classes=5), (1, 3, 32, 32), ratio=0.4)

@@ -5,28 +5,17 @@ Channels and repeats as in table 5, units as in figure 3 (c) and (d).
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from .blocks import channel_shuffle, conv_bn_act
 from .zoo import register
 
+_CHANNELS = {"x0_5": (24, 48, 1024), "x1_0": (24, 116, 1024), "x1_5": (24, 176, 1024), "x2_0": (24, 244, 2048)}
+"""Channels of the stem, of the first stage (the further ones have 2 and 4 times as many) and of the head."""
 _STAGE_BLOCKS = (4, 8, 4)
-
-
-def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """``x`` of shape (N, C, H, W) with its channels dealt out over ``groups`` in turn."""
-    n, channels, height, width = x.shape
-    return x.reshape(n, groups, channels // groups, height, width).transpose(1, 2).reshape(n, channels, height, width)
-
-
-def _pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU())
-
-
-def _depthwise(channels: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False), nn.BatchNorm2d(channels)
-    )
 
 
 class Unit(nn.Module):
@@ -35,7 +24,8 @@ class Unit(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.branch = nn.Sequential(_pointwise(half, half), _depthwise(half, 1), _pointwise(half, half))
+        depthwise = conv_bn_act(half, half, 3, groups=half, activation=None)
+        self.branch = nn.Sequential(conv_bn_act(half, half, 1), depthwise, conv_bn_act(half, half, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         passed, changed = x.chunk(2, dim=1)
@@ -48,8 +38,10 @@ class DownsamplingUnit(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         half = out_channels // 2
-        self.shortcut = nn.Sequential(_depthwise(in_channels, 2), _pointwise(in_channels, half))
-        self.branch = nn.Sequential(_pointwise(in_channels, half), _depthwise(half, 2), _pointwise(half, half))
+        depthwise = conv_bn_act(in_channels, in_channels, 3, 2, in_channels, None)
+        self.shortcut = nn.Sequential(depthwise, conv_bn_act(in_channels, half, 1))
+        depthwise = conv_bn_act(half, half, 3, 2, half, None)
+        self.branch = nn.Sequential(conv_bn_act(in_channels, half, 1), depthwise, conv_bn_act(half, half, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return channel_shuffle(torch.cat([self.shortcut(x), self.branch(x)], dim=1), 2)
@@ -59,31 +51,33 @@ class ShuffleNetV2(nn.Module):
     """ShuffleNetV2: (N, in_channels, H, W) -> (N, num_classes).
 
     Args:
-        width: multiplies the channels of the 1x form (24; 116, 232, 464; 1024); those of the units are kept even.
+        channels: of the stem, of the first stage and of the head.
+        width: multiplies all channels; those of the units are kept even.
         small_images: for 32x32, keep the resolution in the first two of the five places that halve it.
     """
 
     def __init__(
-        self, width: float = 1.0, num_classes: int = 10, in_channels: int = 3, small_images: bool = True
+        self,
+        channels: tuple[int, int, int],
+        width: float = 1.0,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        small_images: bool = True,
     ) -> None:
         super().__init__()
-        channels = max(1, round(24 * width))
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, 1 if small_images else 2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
+        stem, last = (max(1, round(base * width)) for base in (channels[0], channels[2]))
+        first = 2 * max(1, round(channels[1] // 2 * width))
+        self.stem = conv_bn_act(in_channels, stem, 3, 1 if small_images else 2)
         self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, padding=1)
         stages: list[nn.Module] = []
-        first = 2 * max(1, round(58 * width))
+        entering = stem
         for index, blocks in enumerate(_STAGE_BLOCKS):
             out_channels = first * 2**index
             units = (Unit(out_channels) for _ in range(blocks - 1))
-            stages.append(nn.Sequential(DownsamplingUnit(channels, out_channels), *units))
-            channels = out_channels
+            stages.append(nn.Sequential(DownsamplingUnit(entering, out_channels), *units))
+            entering = out_channels
         self.stages = nn.Sequential(*stages)
-        last = max(1, round(1024 * width))
-        self.head = _pointwise(channels, last)
+        self.head = conv_bn_act(entering, last, 1)
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(last, num_classes)
         for module in self.modules():
@@ -95,4 +89,5 @@ class ShuffleNetV2(nn.Module):
         return self.fc(self.global_pool(x).flatten(1))  # type: ignore[no-any-return]
 
 
-register("shufflenet_v2_x1_0", ShuffleNetV2)
+for _size, _channels in _CHANNELS.items():
+    register(f"shufflenet_v2_{_size}", partial(ShuffleNetV2, _channels))
