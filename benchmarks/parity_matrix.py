@@ -52,6 +52,8 @@ TRAINING: dict[str, Any] = {
     "precision": "fp32",
     "accelerator": "cpu",
 }
+LEARNING_RATE = {"squeezenet_1_1": 5e-4}
+"""Of networks without batch norms."""
 BAR = 0.95
 
 
@@ -60,7 +62,10 @@ def trained(name: str, data: Data, weights: Path, epochs: int) -> Network:
     if weights.exists():
         return open_network(name, weights=weights, data=data)
     network = open_network(name, data=data)
-    result = Training(epochs=epochs, **TRAINING).apply(network.model, Context(network.example_inputs, data))
+    rate = LEARNING_RATE.get(name, TRAINING["learning_rate"])
+    result = Training(epochs=epochs, **{**TRAINING, "learning_rate": rate}).apply(
+        network.model, Context(network.example_inputs, data)
+    )
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.contiguous() for key, value in result.model.state_dict().items()}, weights)
     return open_network(name, weights=weights, data=data)

@@ -13,6 +13,7 @@ import torch.ao.quantization.fx._decomposed  # registers the operations
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from compress.errors import InvalidInput
 from compress.quantize.encoding import Encoding, Integer, IntegerParameters
 from compress.quantize.flavour import Flavour
 from compress.quantize.simulate import constant, rounded
@@ -57,6 +58,10 @@ class _Decomposed:
     def argument(
         self, module: GraphModule, node: Node, argument: Node, tensor: Tensor, parameters: IntegerParameters, dtype: str
     ) -> None:
+        if parameters.block is not None:
+            raise InvalidInput(
+                f"{argument.target}: the engine has one scale per channel, not per block; quantize with --scheme w8"
+            )
         real = tensor.detach().cpu().numpy()
         name = f"{node.name}_{argument.name}"
         integers = torch.from_numpy(parameters.quantize(real, 0)).to(DTYPES[dtype])
@@ -66,10 +71,7 @@ class _Decomposed:
         zero = constant(module, node, f"{name}_zero", torch.zeros(len(scales), dtype=torch.int64))
         bounds = (parameters.low, parameters.high, DTYPES[dtype])
         with module.graph.inserting_before(node):
-            if parameters.block is None:
-                restored = module.graph.call_function(
-                    operations.dequantize_per_channel.default, (stored, scale, zero, 0, *bounds)
-                )
-            else:
-                raise NotImplementedError
+            restored = module.graph.call_function(
+                operations.dequantize_per_channel.default, (stored, scale, zero, 0, *bounds)
+            )
         node.replace_input_with(argument, restored)

@@ -39,8 +39,9 @@ def options_of(name: str) -> frozenset[str]:
 def small(name: str, **options: object) -> nn.Module:
     """The network at a small width: a builder takes the first stage's channels (int) or a multiplier (float)."""
     width = inspect.signature(zoo._BUILDERS[name]).parameters["width"].default
+    narrow = 0.5 if name == "shufflenet_v1_g8" else 0.25  # eight groups of three channels cannot be pruned
     torch.manual_seed(0)
-    return models.build(name, width=8 if isinstance(width, int) else 0.25, **options)
+    return models.build(name, width=8 if isinstance(width, int) else narrow, **options)
 
 
 def every_network(fast: Collection[str] = FAST, without: Collection[str] = ()) -> list[object]:
