@@ -26,6 +26,10 @@ from .stage import Edit
 Kind = Literal["zoo", "file", "module", "onnx"]
 
 
+LARGE_IMAGE = 96
+"""From this side on, a zoo network halves the image as often as its paper does for 224x224."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a network's architecture comes from, enough to build it again with random weights.
@@ -132,7 +136,8 @@ def build(
 
     Args:
         defaults: options of a zoo network that the user did not set (``num_classes`` as the data has).
-        input_shape: with its batch; what an ONNX file is tried on, where it leaves sizes open.
+        input_shape: with its batch; what an ONNX file is tried on, where it leaves sizes open. A zoo network has the
+            form for large images where this is one.
 
     Raises:
         InvalidInput: the user's code fails or returns no network, or the ONNX file cannot be imported.
@@ -142,9 +147,14 @@ def build(
 
         return load_onnx(Path(source.name), input_shape=input_shape).eval(), source
     if source.kind == "zoo":
-        complete = Source("zoo", source.name, options={**(defaults or {}), **source.options})
+        zoo = sibling("models")
+        own = dict(defaults or {})
+        large = input_shape is not None and min(input_shape[-2:]) >= LARGE_IMAGE
+        if large and "small_images" in zoo.options(source.name):
+            own["small_images"] = False
+        complete = Source("zoo", source.name, options={**own, **source.options})
         try:
-            made = sibling("models").build(source.name, **complete.options)
+            made = zoo.build(source.name, **complete.options)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"model {source}: {error}") from error
         return made.eval(), complete

@@ -71,7 +71,10 @@ def open_network(
             if data.classes:
                 defaults["num_classes"] = len(data.classes)
         torch.manual_seed(seed)
-        model, source = build(source, defaults, input_shapes[0] if len(input_shapes) == 1 else None)
+        shape = input_shapes[0] if len(input_shapes) == 1 else None
+        if shape is None and data is not None:
+            shape = tuple(data.example().shape)
+        model, source = build(source, defaults, shape)
         if weights is not None:
             load_weights(model, weights, trust=trust)
         network = Network(model, source)

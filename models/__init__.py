@@ -9,6 +9,6 @@ that papers describe for 32x32 images only (``resnet20`` to ``resnet110``, ``wrn
 option, and neither has ``resnet18_cifar``, which is ``resnet18`` for 32x32 images whatever the default.
 """
 
-from .zoo import build, names
+from .zoo import build, names, options
 
-__all__ = ["build", "names"]
+__all__ = ["build", "names", "options"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,12 @@ def names() -> tuple[str, ...]:
     """The names of all networks, sorted."""
     _import_architectures()
     return tuple(sorted(_BUILDERS))
+
+
+def options(name: str) -> frozenset[str]:
+    """The keywords that the builder of ``name`` takes; raises KeyError where there is none."""
+    _import_architectures()
+    return frozenset(inspect.signature(_BUILDERS[name]).parameters)
 
 
 def build(name: str, **options: object) -> nn.Module:

@@ -176,3 +176,14 @@ def test_loading_a_users_network_leaves_our_packages_in_place(users_project: Pat
     assert sibling("models") is ours and sys.modules["models"] is ours
     assert model(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     assert str(users_project) not in sys.path
+
+
+@pytest.mark.parametrize(("side", "small"), [(32, True), (224, False)])
+def test_a_zoo_network_has_the_form_for_its_images(side: int, small: bool) -> None:
+    model, source = build(parse("mobilenet_v2:width=0.25"), None, (1, 3, side, side))
+    assert source.options.get("small_images", True) is small
+    with torch.no_grad():
+        stem = model.stem(torch.zeros(1, 3, side, side))
+    assert stem.shape[-1] == (side if small else side // 2)
+    chosen, _ = build(parse("mobilenet_v2:width=0.25,small_images=True"), None, (1, 3, 224, 224))
+    assert chosen.stem[0].stride == (1, 1)
