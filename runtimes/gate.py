@@ -17,7 +17,8 @@ from .runtime import Array, ExecutedGraph, Options, backend, size_bytes
 
 LARGEST_ERROR: dict[Kind, float] = {"float32": 1e-3, "float16": 2e-2}
 """Relative to the largest expected value."""
-LEAST_SNR_DB = 20.0
+LEAST_SNR_DB = 15.0
+"""Rounding flips at single steps leave more; a wrong scale, layout or order of channels does not."""
 LEAST_AGREEMENT = 99.0
 """Of the first class, in percent, between integers and their simulation."""
 FEWEST_FOR_AGREEMENT = 100
