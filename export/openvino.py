@@ -57,6 +57,7 @@ def export(job: Job, path: Path) -> Exported:
             opset=job.opset,
             simplify=job.simplify,
             dynamic_batch=job.dynamic_batch,
+            dynamic_size=job.dynamic_size,
             interface=job.interface,
         )
         notes = [*written.notes, *rules.require(source, job.target, path)]

@@ -181,3 +181,14 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(GateFailed, match=r"cannot write the network: no space left"):
         written(tmp_path, model, inputs)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_any_size(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    job = Job(model, (torch.zeros(1, 3, 8, 8),), "openvino", dynamic_size=True)
+    runtime = load(openvino.export(job, tmp_path / "net.xml").file)
+    assert runtime.inputs[0].shape == (None, 3, None, None)
+    x = torch.randn(2, 3, 13, 9)
+    found = runtime.run({runtime.inputs[0].name: x.numpy()})[runtime.outputs[0].name]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(x).numpy(), atol=1e-5)
