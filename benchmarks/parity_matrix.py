@@ -105,8 +105,10 @@ def row(name: str, data: Data, wanted: tuple[str, ...], work: Path, epochs: int)
     return found
 
 
-def told(found: dict[str, Any]) -> str:
+def told(found: dict[str, Any] | None) -> str:
     """A cell of the table."""
+    if found is None:
+        return "not run"
     parity, nodes = found.get("parity"), found.get("nodes")
     if parity is None:
         return "no"
@@ -138,7 +140,7 @@ def table(found: dict[str, dict[str, Any]], wanted: tuple[str, ...]) -> str:
         "|---" * (2 + 2 * len(wanted)) + "|",
     ]
     for name, each in found.items():
-        cells_of = [told(each["cells"][f"{f} {kind}"]) for f in wanted for kind in ("float32", "int8")]
+        cells_of = [told(each["cells"].get(f"{f} {kind}")) for f in wanted for kind in ("float32", "int8")]
         lines.append(f"| {name} | {each['top1']:.1f} % | " + " | ".join(cells_of) + " |")
     failed = [(n, key, c) for n, key, c in cells if not c["passed"]]
     if failed:
