@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from compress.errors import GateFailed, InvalidInput
 
 from . import rules
 from .format import Exported, Job, whole
-from .onnx import export_onnx
+from .onnx import export as write_onnx
 from .rules.encodings import require_whole_blocks
 
 SUFFIX = ".xml"
@@ -48,18 +49,8 @@ def export(job: Job, path: Path) -> Exported:
     require_whole_blocks(job.model, job.encodings, job.target)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "network.onnx"
-        written = export_onnx(
-            job.model,
-            job.example_inputs,
-            source,
-            encodings={} if job.in_half else job.encodings,
-            flavour=job.target,
-            opset=job.opset,
-            simplify=job.simplify,
-            dynamic_batch=job.dynamic_batch,
-            dynamic_size=job.dynamic_size,
-            interface=job.interface,
-        )
+        encodings = {} if job.in_half else job.encodings
+        written = write_onnx(replace(job, encodings=encodings, layout="nchw", labels=(), metadata={}), source)
         notes = [*written.notes, *rules.require(source, job.target, path)]
         if any(encoding.kind == "bfloat16" for encoding in job.encodings.values()):
             notes.append("bfloat16: OpenVINO stores these weights as float32; fp16 halves the file")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from compress.errors import GateFailed, InvalidInput, PackageMissing
 
 from . import rules
 from .format import Exported, Job, whole
-from .onnx import export_onnx
+from .onnx import export as write_onnx
 from .rules.encodings import require_whole_blocks
 from .trtexec import WORKSPACE_MEGABYTES, Profile, command, profiles
 
@@ -57,17 +58,7 @@ def export(job: Job, path: Path) -> Exported:
     _require_version(path)
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "network.onnx"
-        written = export_onnx(
-            job.model,
-            job.example_inputs,
-            source,
-            encodings=job.encodings,
-            flavour=job.target,
-            opset=job.opset,
-            simplify=job.simplify,
-            dynamic_batch=job.dynamic_batch,
-            layout=job.layout,
-        )
+        written = write_onnx(replace(job, labels=(), metadata={}, dynamic_size=False), source)
         notes = [*written.notes, *rules.require(source, job.target, path)]
         model = onnx.load(str(source))
     taken = [tuple(x.shape) for x in job.example_inputs]
