@@ -36,5 +36,8 @@ def command(file: Path, **values: Any) -> None:
         raise InvalidInput(f"unpack {file}: its name does not end in .packed; say with -o where to write")
     packed = unpack(file, output, overwrite=given.overwrite)
     given.console.print(f"restored: {packed.size_bytes:,} bytes from {packed.packed_bytes:,}, SHA-256 as it was packed")
+    if packed.memory_bytes is not None:
+        least = "at least " if packed.memory_at_least else ""
+        given.console.print(f"in memory: {least}{packed.memory_bytes:,} bytes of weights, as an engine holds them")
     given.console.print(Text(f"written: {output}"))
     given.tell({**asdict(packed), "output": str(output)})

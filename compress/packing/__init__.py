@@ -1,5 +1,5 @@
-"""Packed files: an exported file as it is downloaded, with its zeros left out; restored bit for bit. Free of torch."""
+"""Packed files: an exported file to download, without what repeats; restored bit for bit. Free of torch."""
 
-from .container import Packed, decode, encode, pack, unpack
+from .container import Packed, PackedTensor, decode, encode, pack, unpack
 
-__all__ = ["Packed", "decode", "encode", "pack", "unpack"]
+__all__ = ["Packed", "PackedTensor", "decode", "encode", "pack", "unpack"]

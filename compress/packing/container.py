@@ -1,4 +1,4 @@
-"""The container of a packed file, version 1.
+"""The container of a packed file, version 2.
 
     8 bytes   "EDGEPACK"
     2 bytes   version, little-endian
@@ -8,8 +8,10 @@
     32 bytes  SHA-256 of all before
 
 The header lists for each tensor its place in the file, the codings it is stored in, in order
-(:mod:`compress.packing.codings`), and its streams with the compressor and the size of each. A reader
-refuses a coding that it does not know.
+(:mod:`compress.packing.codings`), and its streams with the compressor and the size of each
+(:mod:`compress.packing.streams`). A reader refuses a coding that it does not know.
+
+Version 1 had no Huffman codes, the codings bitmask (of zeros alone) and planes, and told nothing of memory; it is read.
 """
 
 from __future__ import annotations
@@ -20,45 +22,36 @@ import json
 import os
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import zstandard
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from ..errors import InvalidInput
 from . import codings
+from .memory import memory
+from .streams import LARGEST_BYTES, LEVEL, Record, Size, Stream, compressed, decompressed, estimated_bytes, restored
 from .tensors import Place, places
 
 MAGIC = b"EDGEPACK"
-VERSION = 1
+VERSION, OLDEST_VERSION = 2, 1
 SUFFIX = ".packed"
-LEVEL, QUICK_LEVEL = 19, 3
-INCOMPRESSIBLE = 0.98  # of the bytes left by the quick level: the slow one finds nothing either
 SMALLEST_BYTES = 512  # of a tensor that is coded on its own; smaller ones stay among the rest
-LARGEST_BYTES = 2**31  # an ONNX file is smaller
+LARGEST_HEADER_BYTES = 2**26
 _PREFIX = struct.Struct("<8sHI")
 _DIGEST_BYTES = 32
-CANDIDATES = ((), ("planes",), ("bitmask",), ("bitmask", "planes"))
-
-Size = Annotated[int, Field(ge=0, lt=LARGEST_BYTES)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_PLAIN = ((), ("planes",))
+_REPEATING = (("bitmask",), ("bitmask", "planes"), ("gaps",), ("gaps", "planes"))
+_SHARED_BYTES = tuple((codes.name, "gaps") for codes in codings.SHARED_BYTES)
+CANDIDATES = (*_PLAIN, *_REPEATING, *_SHARED_BYTES)
+_REPEATED, _SHARED_REPEATED = 0.02, 0.6  # least shares of the most frequent value that can pay
 
 
-class Stream(_Record):
-    """``bytes`` stored, which are ``raw_bytes`` when ``compressor`` is undone."""
-
-    compressor: Literal["none", "zstd"]
-    bytes: Size
-    raw_bytes: Size
-
-
-class Tensor(_Record):
+class Tensor(Record):
     """A tensor: ``size`` bytes of the file from ``offset`` on, in ``codings``."""
 
     offset: Size
@@ -67,21 +60,42 @@ class Tensor(_Record):
     streams: tuple[Stream, ...]
 
 
-class Header(_Record):
-    """What a packed file says of itself; ``rest`` is everything but ``tensors``."""
+class Header(Record):
+    """What a packed file says of itself; ``rest`` is everything but ``tensors``.
+
+    ``memory_bytes`` is what the unpacked file's weights take in an engine (:mod:`compress.packing.memory`).
+    """
 
     name: str
     size: Size
     sha256: str
     rest: Stream
     tensors: tuple[Tensor, ...]
+    memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    memory_at_least: bool = False
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """How a tensor is stored: its codings in a row, "plain" if none, and the compressor of each stream.
+
+    ``name`` is empty for a tensor that is no initializer.
+    """
+
+    name: str
+    size_bytes: int
+    packed_bytes: int
+    coding: str
+    compressors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The account of a packed file: ``packed_bytes`` travel, ``size_bytes`` are on disk and in memory when unpacked.
+    """The account of a packed file: ``packed_bytes`` are to download, ``size_bytes`` on disk when it is unpacked.
 
-    ``codings`` counts the tensors by how they are stored ("bitmask, planes"), ``tensor_bytes`` what they take packed.
+    ``memory_bytes`` are the weights in an engine, as floats where it computes with floats, at least so many if
+    ``memory_at_least``; None where the file does not tell. ``codings`` counts the tensors by how they are stored
+    ("bitmask, planes"), ``tensors`` tells it of each, ``tensor_bytes`` what they take packed.
     """
 
     path: Path
@@ -90,6 +104,9 @@ class Packed:
     sha256: str
     codings: Mapping[str, int]
     tensor_bytes: int
+    memory_bytes: int | None
+    memory_at_least: bool
+    tensors: tuple[PackedTensor, ...]
 
     @property
     def ratio(self) -> float:
@@ -109,7 +126,7 @@ def encode(content: bytes, name: str) -> bytes:
         raise InvalidInput(f"pack {name}: not an ONNX file that can be packed: {error}") from error
     if len(content) >= LARGEST_BYTES:
         raise InvalidInput(f"pack {name}: {len(content)} bytes, and an ONNX file has less than {LARGEST_BYTES}")
-    rest, rest_bytes = _compressed(b"".join(_between(content, found)))
+    rest, rest_bytes = compressed(b"".join(_between(content, found)))
     stored = [rest_bytes]
     tensors = []
     for place in found:
@@ -117,7 +134,16 @@ def encode(content: bytes, name: str) -> bytes:
         tensors.append(record)
         stored += streams
     digest = hashlib.sha256(content).hexdigest()
-    header = Header(name=name, size=len(content), sha256=digest, rest=rest, tensors=tuple(tensors))
+    held = memory(content)
+    header = Header(
+        name=name,
+        size=len(content),
+        sha256=digest,
+        rest=rest,
+        tensors=tuple(tensors),
+        memory_bytes=held.bytes,
+        memory_at_least=held.at_least,
+    )
     told = zstandard.compress(header.model_dump_json().encode(), LEVEL)
     body = b"".join((_PREFIX.pack(MAGIC, VERSION, len(told)), told, *stored))
     return body + hashlib.sha256(body).digest()
@@ -133,19 +159,20 @@ def decode(packed: bytes, name: str) -> tuple[Header, bytes]:
     try:
         if sum(tensor.size for tensor in header.tensors) + header.rest.raw_bytes != header.size:
             raise ValueError("its parts are not the whole")
-        rest = _restored(header.rest, next(streams))
+        rest = restored(header.rest, next(streams))
         pieces, taken, end = [], 0, 0
         for tensor in header.tensors:
             gap = tensor.offset - end
             if gap < 0:
                 raise ValueError("its tensors overlap")
-            data = codings.decode(tensor.codings, [_restored(s, next(streams)) for s in tensor.streams])
-            if len(data) != tensor.size:
-                raise ValueError(f"a tensor of {len(data)} bytes instead of {tensor.size}")
+            if any(stream.raw_bytes > codings.LARGEST_GROWTH * tensor.size for stream in tensor.streams):
+                raise ValueError(f"a stream that is too large for a tensor of {tensor.size} bytes")
+            told = [restored(stream, next(streams)) for stream in tensor.streams]
+            data = codings.decode(tensor.codings, told, tensor.size)
             pieces += [rest[taken : taken + gap], data]
             taken, end = taken + gap, tensor.offset + tensor.size
         content = b"".join((*pieces, rest[taken:]))
-    except (ValueError, zstandard.ZstdError) as error:
+    except ValueError as error:
         raise InvalidInput(f"unpack {name}: it cannot be restored: {error}; use the version that packed it") from error
     if hashlib.sha256(content).hexdigest() != header.sha256:
         raise InvalidInput(f"unpack {name}: what was restored is not the file that was packed; pack it again")
@@ -161,10 +188,10 @@ def pack(source: Path, target: Path, *, overwrite: bool = False) -> Packed:
     _require_free(target, overwrite)
     content = _read(source, "pack")
     packed = encode(content, source.name)
-    header, restored = decode(packed, source.name)
-    assert restored == content, f"{source}: packing loses nothing"
+    header, again = decode(packed, source.name)
+    assert again == content, f"{source}: packing loses nothing"
     _write(packed, target, "pack")
-    return _account(header, target, len(packed))
+    return _account(header, content, target, len(packed))
 
 
 def unpack(source: Path, target: Path, *, overwrite: bool = False) -> Packed:
@@ -177,16 +204,40 @@ def unpack(source: Path, target: Path, *, overwrite: bool = False) -> Packed:
     packed = _read(source, "unpack")
     header, content = decode(packed, str(source))
     _write(content, target, "unpack")
-    return _account(header, source, len(packed))
+    return _account(header, content, source, len(packed))
 
 
-def _account(header: Header, path: Path, packed_bytes: int) -> Packed:
-    counts: dict[str, int] = {}
-    for tensor in header.tensors:
-        name = ", ".join(record["name"] for record in tensor.codings) or "plain"
-        counts[name] = counts.get(name, 0) + 1
-    tensor_bytes = sum(stream.bytes for tensor in header.tensors for stream in tensor.streams)
-    return Packed(path, header.size, packed_bytes, header.sha256, dict(sorted(counts.items())), tensor_bytes)
+def _account(header: Header, content: bytes, path: Path, packed_bytes: int) -> Packed:
+    names = _names(content)
+    tensors = tuple(
+        PackedTensor(
+            name=names.get(tensor.offset, ""),
+            size_bytes=tensor.size,
+            packed_bytes=sum(stream.bytes for stream in tensor.streams),
+            coding=", ".join(record["name"] for record in tensor.codings) or "plain",
+            compressors=tuple(stream.compressor for stream in tensor.streams),
+        )
+        for tensor in header.tensors
+    )
+    return Packed(
+        path=path,
+        size_bytes=header.size,
+        packed_bytes=packed_bytes,
+        sha256=header.sha256,
+        codings=dict(sorted(Counter(tensor.coding for tensor in tensors).items())),
+        tensor_bytes=sum(tensor.packed_bytes for tensor in tensors),
+        memory_bytes=header.memory_bytes,
+        memory_at_least=header.memory_at_least,
+        tensors=tensors,
+    )
+
+
+def _names(content: bytes) -> dict[int, str]:
+    """What the tensors are called, by their offsets."""
+    try:
+        return {place.offset: place.name for place in places(content)}
+    except ValueError:
+        return {}  # a file that some other program packed: it is restored, whatever it is
 
 
 def _between(content: bytes, found: Sequence[Place]) -> Iterator[bytes]:
@@ -199,33 +250,22 @@ def _between(content: bytes, found: Sequence[Place]) -> Iterator[bytes]:
 def _smallest(content: bytes, place: Place) -> tuple[Tensor, list[bytes]]:
     """The tensor in the codings that take the fewest bytes."""
     data = content[place.offset : place.offset + place.size]
-    candidates = CANDIDATES if b"\0" * place.itemsize in data else CANDIDATES[:2]
-    coded = [codings.encode(data, place.itemsize, names) for names in candidates]
-    records, streams = min(coded, key=lambda one: sum(len(_zstd(stream, QUICK_LEVEL)) for stream in one[1]))
-    told, stored = zip(*map(_compressed, streams), strict=True)
+    coded = (codings.encode(data, place.itemsize, names) for names in _candidates(data, place.itemsize))
+    records, streams = min(coded, key=lambda one: sum(map(estimated_bytes, one[1])))
+    told, stored = zip(*map(compressed, streams), strict=True)
     return Tensor(offset=place.offset, size=place.size, codings=records, streams=told), list(stored)
 
 
-def _zstd(data: bytes, level: int) -> bytes:
-    return zstandard.ZstdCompressor(level=level, write_content_size=False).compress(data)
-
-
-def _compressed(data: bytes) -> tuple[Stream, bytes]:
-    smaller = _zstd(data, QUICK_LEVEL)
-    if len(smaller) < INCOMPRESSIBLE * len(data):
-        smaller = min(smaller, _zstd(data, LEVEL), key=len)
-    compressor: Literal["none", "zstd"] = "zstd" if len(smaller) < len(data) else "none"
-    stored = smaller if compressor == "zstd" else data
-    return Stream(compressor=compressor, bytes=len(stored), raw_bytes=len(data)), stored
-
-
-def _restored(stream: Stream, stored: bytes) -> bytes:
-    data = stored
-    if stream.compressor == "zstd":
-        data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=stream.raw_bytes)
-    if len(data) != stream.raw_bytes:
-        raise ValueError(f"a stream of {len(data)} bytes instead of {stream.raw_bytes}")
-    return data
+def _candidates(data: bytes, itemsize: int) -> Iterator[tuple[str, ...]]:
+    """The codings that can pay, the simplest first."""
+    repeating = codings.most_frequent(data, itemsize)[1] >= _REPEATED
+    for names in (*_PLAIN, *(_REPEATING if repeating else ())):
+        if itemsize > 1 or "planes" not in names:
+            yield names
+    if itemsize == 1:
+        for codes, names in zip(codings.SHARED_BYTES, _SHARED_BYTES, strict=True):
+            if codes.share(data) >= _SHARED_REPEATED:
+                yield names
 
 
 def _opened(packed: bytes, name: str) -> tuple[Header, Iterator[bytes]]:
@@ -236,13 +276,13 @@ def _opened(packed: bytes, name: str) -> tuple[Header, Iterator[bytes]]:
     if len(body) < _PREFIX.size or hashlib.sha256(body).digest() != digest:
         raise InvalidInput(f"unpack {name}: it is not what was packed (truncated or changed); get it or pack it again")
     _, version, length = _PREFIX.unpack_from(body)
-    if version != VERSION:
-        raise InvalidInput(f"unpack {name}: it has the version {version}, and this program reads {VERSION}")
+    if not OLDEST_VERSION <= version <= VERSION:
+        known = f"{OLDEST_VERSION} to {VERSION}"
+        raise InvalidInput(f"unpack {name}: it has the version {version}, and this program reads {known}; update it")
     start = _PREFIX.size + length
     try:
-        told = zstandard.ZstdDecompressor().decompress(body[_PREFIX.size : start], max_output_size=2**26)
-        header = Header.model_validate(json.loads(told))
-    except (zstandard.ZstdError, ValidationError, ValueError) as error:
+        header = Header.model_validate(json.loads(decompressed(body[_PREFIX.size : start], LARGEST_HEADER_BYTES)))
+    except (ValidationError, ValueError, RecursionError) as error:
         raise InvalidInput(f"unpack {name}: its header cannot be read; pack it again") from error
     streams = [header.rest, *(stream for tensor in header.tensors for stream in tensor.streams)]
     if start + sum(stream.bytes for stream in streams) != len(body):

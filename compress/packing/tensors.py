@@ -16,19 +16,25 @@ _MESSAGES = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
 }
-_DATA_TYPE, _RAW_DATA, _DATA_LOCATION = 2, 9, 14
+_DATA_TYPE, _NAME, _RAW_DATA, _DATA_LOCATION = 2, 8, 9, 14
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# Bytes of an element by TensorProto.DataType; those that share a byte (int4) or have no fixed size count as bytes.
-_ITEMSIZES = {1: 4, 4: 2, 5: 2, 6: 4, 7: 8, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
+# Bytes of an element by TensorProto.DataType; those that share a byte (int4) or have no fixed size count as bytes;
+# complex numbers (14, 15) as two.
+ITEMSIZES = {1: 4, 4: 2, 5: 2, 6: 4, 7: 8, 10: 2, 11: 8, 12: 4, 13: 8, 14: 4, 15: 8, 16: 2}
+_DEEPEST = 100  # messages in one another; protocol buffers read no more either
 
 
 @dataclass(frozen=True)
 class Place:
-    """The stored bytes of a tensor: ``size`` of them from ``offset`` on, elements of ``itemsize`` bytes."""
+    """The stored bytes of a tensor: ``size`` of them from ``offset`` on, elements of ``itemsize`` bytes.
+
+    ``name`` is what an initializer is called; tensors of attributes have none.
+    """
 
     offset: int
     size: int
     itemsize: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def places(content: bytes) -> tuple[Place, ...]:
     return tuple(_walk(content, "model", 0, len(content)))
 
 
-def _walk(content: bytes, message: str, start: int, end: int) -> Iterator[Place]:
+def _walk(content: bytes, message: str, start: int, end: int, depth: int = _DEEPEST) -> Iterator[Place]:
     if message == "tensor":
         fields = {field.number: field for field in _fields(content, start, end)}
         if _DATA_LOCATION in fields and fields[_DATA_LOCATION].value:
@@ -58,13 +64,16 @@ def _walk(content: bytes, message: str, start: int, end: int) -> Iterator[Place]
         if _RAW_DATA in fields:
             data = fields[_RAW_DATA]
             size = data.end - data.start
-            itemsize = _ITEMSIZES.get(fields[_DATA_TYPE].value if _DATA_TYPE in fields else 0, 1)
-            yield Place(data.start, size, itemsize if size % itemsize == 0 else 1)
+            itemsize = ITEMSIZES.get(fields[_DATA_TYPE].value if _DATA_TYPE in fields else 0, 1)
+            name = content[fields[_NAME].start : fields[_NAME].end].decode(errors="replace") if _NAME in fields else ""
+            yield Place(data.start, size, itemsize if size % itemsize == 0 else 1, name)
         return
+    if not depth:
+        raise ValueError(f"it has more than {_DEEPEST} messages in one another")
     for field in _fields(content, start, end):
         inner = _MESSAGES[message].get(field.number)
         if inner is not None:
-            yield from _walk(content, inner, field.start, field.end)
+            yield from _walk(content, inner, field.start, field.end, depth - 1)
 
 
 def _fields(content: bytes, position: int, end: int) -> Iterator[_Field]:

@@ -46,7 +46,7 @@ def test_an_exported_network_comes_back_bit_for_bit(file: Path, tmp_path: Path) 
     content = file.read_bytes()
     assert packed.packed_bytes == (tmp_path / "net.onnx.packed").stat().st_size
     assert packed.size_bytes == len(content) and packed.sha256 == hashlib.sha256(content).hexdigest()
-    assert packed.ratio > 6 and packed.codings == {"bitmask, planes": 3}
+    assert packed.ratio > 6 and [tensor.name for tensor in packed.tensors] == ["0.weight", "2.weight", "4.weight"]
     assert unpack(tmp_path / "net.onnx.packed", tmp_path / "again.onnx").sha256 == packed.sha256
     assert (tmp_path / "again.onnx").read_bytes() == content
     assert len(zstandard.compress(content, 19)) > packed.packed_bytes
@@ -92,7 +92,7 @@ def test_every_type_and_place(dtype: str) -> None:
 def test_codings_lose_nothing(data: bytes, itemsize: int, names: tuple[str, ...]) -> None:
     data = data[: len(data) // itemsize * itemsize] + bytes(itemsize)
     records, streams = codings.encode(data, itemsize, names)
-    assert codings.decode(records, streams) == data
+    assert codings.decode(records, streams, len(data)) == data
     assert [record["name"] for record in records] == list(names)
 
 
@@ -100,11 +100,11 @@ def test_codings_of_other_streams_are_refused() -> None:
     records, streams = codings.encode(bytes([0, 1, 0, 2]), 1, ["bitmask"])
     for wrong in ((*streams, b""), (b"", streams[1]), (streams[0], b"123")):
         with pytest.raises(ValueError):
-            codings.decode(records, wrong)
+            codings.decode(records, wrong, 4)
     with pytest.raises(ValueError, match="'codebook' is not known"):
-        codings.decode([{"name": "codebook"}], streams)
+        codings.decode([{"name": "codebook"}], streams, 4)
     with pytest.raises(ValueError, match="itemsize='4'"):
-        codings.decode([{"name": "bitmask", "itemsize": "4", "count": 4}], streams)
+        codings.decode([{"name": "bitmask", "itemsize": "4", "count": 4}], streams, 4)
 
 
 def test_any_changed_byte_is_refused(file: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ REST = {"compressor": "none", "bytes": 4, "raw_bytes": 4}
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (sealed({}, version=2), "version 2"),
+        (sealed({}, version=3), "version 3"),
         (sealed(b"no json"), "header cannot be read"),
         (sealed({"name": "a"}), "header cannot be read"),
         (sealed({"name": "a", "size": 4, "sha256": "0", "rest": REST, "tensors": []}), "size disagree"),
@@ -189,6 +189,13 @@ def test_commands(
     assert run(["pack", str(file), "-o", str(packed), "--json", "-"], monkeypatch) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["packed_bytes"] == packed.stat().st_size and told["size_bytes"] == file.stat().st_size
+    weights = sum(numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(file).graph.initializer)
+    assert told["memory_bytes"] == weights and not told["memory_at_least"]
+    assert sum(tensor["packed_bytes"] for tensor in told["tensors"]) == told["tensor_bytes"] < told["packed_bytes"]
+    assert run(["pack", str(file), "-o", str(packed), "--overwrite", "-v"], monkeypatch) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{told[key]:,}" in shown for key in ("packed_bytes", "size_bytes", "memory_bytes"))
+    assert all(tensor["name"] in shown and tensor["coding"] in shown for tensor in told["tensors"])
     assert run(["unpack", str(packed)], monkeypatch) == 0
     assert (tmp_path / "p" / "net.onnx").read_bytes() == file.read_bytes()
     packed.write_bytes(packed.read_bytes()[:-100])
