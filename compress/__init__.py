@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .prune.regularize import Regularize as Regularize
     from .quantize import Quantize as Quantize
     from .recipe import Recipe as Recipe
+    from .share import Share as Share
     from .sparsify import Sparsify as Sparsify
     from .stage import Context as Context
     from .stage import Edit as Edit
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Regularize": "prune.regularize",
     "RemoveBlocks": "prune",
     "Result": "stage",
+    "Share": "share",
     "Skip": "stage",
     "Sparsify": "sparsify",
     "Training": "train",

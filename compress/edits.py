@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidInput
+from .rounding.inputs import rounding_inputs
 from .stage import Edit
 
 
@@ -25,6 +26,8 @@ REPLACEMENTS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
     "Conv2d": depthwise_like,
 }
 """What a module becomes by an edit of the kind ``module``, by the name of the new class; given the old module."""
+ROUNDING = "rounding "
+"""Before what :func:`compress.rounding.inputs.rounding_of` understands: the layer rounds what it reads."""
 
 Holders = dict[int, list[tuple[nn.Module, str]]]
 """The modules and names that hold a tensor, by its identity."""
@@ -44,9 +47,15 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
         if edit.kind == "attribute":
             setattr(module, edit.what, edit.after)
         elif edit.kind == "module":
-            _replace(model, edit.layer, REPLACEMENTS[str(edit.after)](module))
+            _replace(model, edit.layer, _replacement(module, str(edit.after)))
         else:
             _edit_tensor(module, edit, holders)
+
+
+def _replacement(module: nn.Module, wanted: str) -> nn.Module:
+    if wanted.startswith(ROUNDING):
+        return rounding_inputs(module, wanted.removeprefix(ROUNDING))
+    return REPLACEMENTS[wanted](module)
 
 
 def _edit_tensor(module: nn.Module, edit: Edit, holders: Holders) -> None:

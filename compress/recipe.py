@@ -18,6 +18,7 @@ from .fold import Fold
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import FlavourName, Quantize
+from .share import Share
 from .sparsify import Sparsify
 from .stage import Config, Stage
 from .train import Training
@@ -29,6 +30,7 @@ STAGES: Mapping[str, type[Config]] = {
     "quantize": Quantize,
     "regularize": Regularize,
     "remove_blocks": RemoveBlocks,
+    "share": Share,
     "sparsify": Sparsify,
 }
 
@@ -42,6 +44,7 @@ class Step(Config):
     quantize: Quantize | None = None
     regularize: Regularize | None = None
     remove_blocks: RemoveBlocks | None = None
+    share: Share | None = None
     sparsify: Sparsify | None = None
 
     @model_validator(mode="after")

@@ -140,3 +140,29 @@ def snr_db(reference: Tensor, other: Tensor) -> float:
     """Signal to noise ratio of ``other`` as a copy of ``reference``, in dB."""
     noise = (reference - other).double().norm().clamp_min(1e-30)
     return float(20 * torch.log10(reference.double().norm() / noise))
+
+
+class Three(nn.Module):
+    """A stem, a middle and a classifier: (N, 3, 8, 8) -> (N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.middle = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.hidden = nn.Linear(8, 6)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.middle(self.stem(x)).mean((2, 3))
+        logits: torch.Tensor = self.last(torch.relu(self.hidden(x)))
+        return logits
+
+
+def labelled() -> Data:
+    """96 images (3, 8, 8) of 4 classes, told by their colour; every split has them all."""
+    torch.manual_seed(1)
+    y = torch.arange(96) % 4
+    x = torch.randn(96, 3, 8, 8) * 0.5
+    x += torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 2], [-1, -1, -1]])[y][:, :, None, None]
+    splits = {name: SampleSplit(x, y) for name in ("train", "validation", "calibration", "test")}
+    return Data("made", splits)

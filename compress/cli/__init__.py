@@ -16,6 +16,7 @@ COMMANDS = (
     "prune",
     "remove-blocks",
     "sparsify",
+    "share",
     "quantize",
     "distill",
     "fold",

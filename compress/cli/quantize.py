@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 @options.data
 @click.option(
     "--scheme",
-    type=click.Choice(["int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16"]),
+    type=click.Choice(options.SCHEMES),
     default="int8",
     show_default=True,
-    help="Bits of weights (w) and activations (a); w8, w4, fp16 and bf16 store the weights alone in fewer bits.",
+    help="Bits of weights (w) and activations (a); w8, w4, fp16 and bf16 store the weights alone in fewer bits. From "
+    "binary on, weights of few levels, which want --epochs.",
+)
+@click.option(
+    "--ends",
+    type=click.Choice(["float", "w8", "same"]),
+    default="float",
+    show_default=True,
+    help="The first and the last layer, where weights have few levels.",
 )
 @click.option(
     "--calibration",
@@ -106,6 +114,7 @@ def command(
       compress quantize out/pruned --data digits --scheme w4a8 --rounding adaround -o out/w4a8
       compress quantize out/pruned --data digits --size 6 -o out/mixed
       compress quantize out/pruned --data digits --epochs 5 --teacher out/base -o out/int8
+      compress quantize out/base --scheme ternary --data digits --epochs 10 --lr 1e-3 --teacher out/base -o out/ternary
     """
     from ..quantize import Quantize
     from ..quantize.scheme import SCHEMES

@@ -18,11 +18,11 @@ from torch.fx import GraphModule, Node
 
 from ..errors import InvalidInput
 from ..graph import trace
+from ..rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from ..stage import Context, Objective, evaluation_copy
 from ..train import Training, classification, fit
 from .encoding import Encoding, IntegerParameters
 from .flavour import Flavour, flavour_named
-from .learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from .scales import encoding_of, settled, weight_grids
 from .simulate import simulate
 from .sites import MOVES, NOTHING, Product, clip_bounds, encoded_parts, find_sites

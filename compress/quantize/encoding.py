@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integer = Literal["uint8", "int8", "uint16", "int16", "int4"]
-Kind = Literal["integer", "float16", "bfloat16"]
+Kind = Literal["integer", "float16", "bfloat16", "levels"]
 T = TypeVar("T", bound=np.generic)
 
 
@@ -72,7 +72,10 @@ class Encoding:
         axis: the channel dimension of ``low`` and ``high``; None for one range for the whole tensor.
         block: of a matrix (channels, features): so many neighbouring features share a range, and ``low`` and ``high``
             have one for each block, channel by channel.
-        kind: ``integer``, or the shorter float that the tensor is stored in; floats have no scale.
+        kind: ``integer``, or the shorter float that the tensor is stored in; floats have no scale. ``levels``: the
+            tensor takes few values.
+        levels: those values, in units of the channel: channel c holds ``levels[r][code] * high[c]``, where r is c, or 0
+            if all channels have the same row. A code takes ``bits`` bits.
     """
 
     low: tuple[float, ...]
@@ -82,10 +85,13 @@ class Encoding:
     axis: int | None = None
     block: int | None = None
     kind: Kind = "integer"
+    levels: tuple[tuple[float, ...], ...] | None = None
 
     @property
     def stored(self) -> str:
-        """The type of the stored values: "int8", "int4", "float16"."""
+        """The type of the stored values: "int8", "int4", "float16", "1-bit codes"."""
+        if self.kind == "levels":
+            return f"{self.bits}-bit codes"
         return f"int{self.bits}" if self.kind == "integer" else self.kind
 
     def parameters(self, dtype: Integer, *, symmetric: bool | None = None, narrow: bool = False) -> IntegerParameters:
@@ -114,6 +120,43 @@ class Encoding:
             return IntegerParameters(scale32[0], zero_point[0], least, most)
         return IntegerParameters(scale32, zero_point, least, most, self.block)
 
+    def table(self) -> NDArray[np.float32]:
+        """The values that each channel can take: (channels, levels)."""
+        assert self.levels is not None, f"a tensor stored in {self.kind} has no levels"
+        rows = np.asarray(self.levels, np.float32)
+        values: NDArray[np.float32] = rows * np.asarray(self.high, np.float32)[:, None]
+        return values
+
+    def codes(self, real: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+        """The code of the level nearest to each value of ``real`` (channels, ...), the lower one of two."""
+        found = np.empty(real.shape, np.uint8)
+        for channel, row in enumerate(self.table()):
+            order = np.argsort(row, kind="stable")
+            middles = (row[order][1:].astype(np.float64) + row[order][:-1]) / 2
+            found[channel] = order[np.searchsorted(middles, real[channel])]
+        return found
+
+    def decoded(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """The real values that ``codes`` (channels, ...) stand for."""
+        return np.stack([row[channel] for row, channel in zip(self.table(), codes, strict=True)])
+
+    def in_integers(self, bits: int | None = None) -> Encoding | None:
+        """The encoding as integers about zero point 0 that holds every level exactly, if there is one of 8 bits.
+
+        Args:
+            bits: of the integers; as few as they need where it is left out.
+        """
+        assert self.levels is not None, f"a tensor stored in {self.kind} has no levels"
+        rows = np.asarray(self.levels, np.float64)
+        unit = float(np.abs(rows[rows != 0]).min(initial=1.0))
+        steps = rows / unit
+        most = int(np.rint(np.abs(steps).max()))
+        if most > 127 or np.any(steps != np.rint(steps)):
+            return None
+        bits = bits or next(bits for bits in range(2, 9) if most < 2 ** (bits - 1))
+        high = tuple(abs(factor) * unit * (2 ** (bits - 1) - 1) for factor in self.high)
+        return Encoding(tuple(-x for x in high), high, bits, True, self.axis)
+
     def ranges(self, shape: tuple[int, ...]) -> int:
         """How many ranges the encoding of a tensor of this shape has."""
         if self.axis is None:
@@ -133,9 +176,14 @@ class Encoding:
             record["block"] = self.block
         if self.kind != "integer":
             record["kind"] = self.kind
+        if self.levels is not None:
+            record["levels"] = [list(row) for row in self.levels]
         return record
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Encoding:
         """The encoding that :meth:`to_json` wrote."""
-        return Encoding(**{**record, "low": tuple(record["low"]), "high": tuple(record["high"])})
+        fixed = {"low": tuple(record["low"]), "high": tuple(record["high"])}
+        if record.get("levels") is not None:
+            fixed["levels"] = tuple(tuple(row) for row in record["levels"])
+        return Encoding(**{**record, **fixed})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from ..data import Split
@@ -25,6 +25,7 @@ from ..train import Training
 from .aware_training import Learned, train_quantized
 from .calibration import calibration_split, observe
 from .encoding import Encoding
+from .few_levels import to_few_levels
 from .mixed import Mixed
 from .normalization import use_depthwise
 from .observe import Calibration, WeightCalibration, observer_of
@@ -56,6 +57,8 @@ class Quantize(Config):
         per_channel: a range for each output channel (or block) of a weight; else one for all.
         samples: calibration samples to run.
         exclude: patterns of layers to keep in float, as in ``layer4.*``.
+        ends: what becomes of the first and the last layer where the scheme has few levels: ``float``, stored in 8 bits
+            (``w8``), or the ``same`` as all others. With integer activations they are in 8 bits, or the same.
         results: round what the network returns too, for files that give integers.
         reestimate: measure the statistics of batch norms again on calibration samples, before they are folded.
         equalize: even out the ranges of channels between consecutive layers.
@@ -68,6 +71,7 @@ class Quantize(Config):
         rounding_iterations: steps for each layer or block.
         training: of weights and scales as they will be rounded, on the context's data, distilling from the context's
             teacher if any. Batch norms are folded by then, so that steps must be small: AdamW at 5e-5 suits, in fp32.
+            Schemes of few levels keep batch norms while they train, and bear larger steps: AdamW at 1e-3.
         learned: what that training learns besides weights: scales (``lsq``), zero points too (``lsq+``), or scales and
             the clips of ReLUs (``pact``).
         mixed: choose the bits of each layer's weights under a budget of bytes or latency, by what each costs when it
@@ -85,6 +89,7 @@ class Quantize(Config):
     per_channel: bool = True
     samples: int = Field(256, ge=1)
     exclude: tuple[str, ...] = ()
+    ends: Literal["float", "w8", "same"] = "float"
     results: bool = False
     reestimate: bool = False
     equalize: bool = False
@@ -99,6 +104,18 @@ class Quantize(Config):
     revert_slower: bool = False
     threads: int = Field(1, ge=1)
 
+    @model_validator(mode="after")
+    def _few_levels_alone(self) -> Quantize:
+        if SCHEMES[self.scheme].kind != "levels":
+            return self
+        moved = {"equalize": self.equalize, "absorb": self.absorb, "smooth": self.smooth is not None}
+        moved |= {"mixed": self.mixed is not None, "rounding": self.rounding != "nearest"}
+        moved |= {"bias_correction": self.bias_correction != "none"}
+        given = [name for name, set_ in moved.items() if set_]
+        if given:
+            raise ValueError(f"{given[0]}: not with the scheme {self.scheme}, whose weights are trained on few levels")
+        return self
+
     def apply(self, model: nn.Module, context: Context) -> Result:
         """The network with batch normalizations folded, and its encodings: by parameter name and by node of its trace.
 
@@ -111,7 +128,10 @@ class Quantize(Config):
         _refuse_unusable_weights(work.network)
         if scheme.kind == "integer" and self.reestimate:
             self._reestimate(work)
-        _fold(work, keep_moments=self.absorb or self.bias_correction == "analytic")
+        if scheme.kind == "levels":
+            self._round_to_levels(scheme, work)
+        else:
+            _fold(work, keep_moments=self.absorb or self.bias_correction == "analytic")
         if scheme.activation_bits is not None:
             work.use_depthwise(self.exclude)
         graph, sites = self._trace(scheme, work)
@@ -140,6 +160,13 @@ class Quantize(Config):
         looks = looks or self.rounding != "nearest" or self.bias_correction == "empirical"
         looks = scheme.kind == "integer" and looks
         return calibration_split(context) if looks or scheme.activation_bits else None
+
+    def _round_to_levels(self, scheme: Scheme, work: _Work) -> None:
+        """Train the weights of few levels, and keep their encodings."""
+        same = self.ends == "same"
+        done = to_few_levels(work.network, scheme, work.context, self.training, exclude=self.exclude, ends=same)
+        work.network, work.history, work.levels = done.network, done.history, dict(done.encodings)
+        work.account(done.edits, done.skipped)
 
     def _reestimate(self, work: _Work) -> None:
         work.account(*reestimate_batch_norm(work.network, work.samples, seed=work.context.seed))
@@ -179,9 +206,12 @@ class Quantize(Config):
         for product in sites.products:
             weight = graph.tensor(product.node.args[1])
             assert weight is not None, product.weight
-            encodings[product.weight] = scheme.weight_encoding(
-                product.weight, weight, self.weight_calibration, per_channel=self.per_channel
-            )
+            if product.weight in work.levels:
+                encodings[product.weight] = work.levels[product.weight]
+            elif (rest := self._rest(scheme)) is not None:
+                encodings[product.weight] = rest.weight_encoding(
+                    product.weight, weight, self.weight_calibration, per_channel=self.per_channel
+                )
         if scheme.activation_bits is None:
             return encodings
         bits = scheme.activation_bits
@@ -196,6 +226,14 @@ class Quantize(Config):
             low, high = ranges[at]
             encodings[name] = Encoding((low,), (high,), bits)
         return encodings
+
+    def _rest(self, scheme: Scheme) -> Scheme | None:
+        """The scheme of weights that have not few levels; None where they are floats."""
+        if scheme.kind != "levels":
+            return scheme
+        if scheme.activation_bits is not None:
+            return SCHEMES["int8"]
+        return SCHEMES["w8"] if self.ends == "w8" else None
 
     def _choose(self, encodings: dict[str, Encoding], scheme: Scheme, work: _Work) -> dict[str, Encoding]:
         """The encodings of what shall be in integers, in the bits that it shall have."""
@@ -259,7 +297,8 @@ class Quantize(Config):
 class _Work:
     """A network on its way through the steps, changed in place, and the account of what was done to it.
 
-    ``moments`` are those of the outputs of layers that a batch norm was folded into, by weight name.
+    ``moments`` are those of the outputs of layers that a batch norm was folded into, ``levels`` the encodings of
+    weights that have few, both by weight name.
     """
 
     network: nn.Module
@@ -268,6 +307,7 @@ class _Work:
     edits: list[Edit] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     moments: dict[str, Moments] = field(default_factory=dict)
+    levels: dict[str, Encoding] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
 
     @property

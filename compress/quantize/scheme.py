@@ -14,7 +14,14 @@ from ..errors import InvalidInput
 from .encoding import Encoding, Kind
 from .observe import WeightCalibration, weight_ranges
 
-SchemeName = Literal["int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16"]
+SchemeName = Literal[
+    "int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16",
+    "binary", "abc", "horq", "bwn", "w1a8", "ternary", "ttq", "w2a8", "w2a2", "w4a4", "pow2", "inq",
+]  # fmt: skip
+Weights = Literal["binary", "bases", "ternary", "trained ternary", "steps", "powers of two"]
+Schedule = Literal["together", "inputs first", "incremental"]
+"""How training goes: all at once; first with rounded inputs and float weights, then with both rounded (Bi-Real Net,
+ReActNet); or by fixing more and more of the weights (INQ)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,11 @@ class Scheme:
         activation_bits: of what they read; None leaves activations in float.
         block: neighbouring input features of a linear layer that share a scale; None: a scale per output channel, as
             convolutions always have.
-        kind: of the stored weights.
+        kind: of the stored weights; ``levels`` are few values, which weights are trained for.
+        weights: how those levels are found.
+        inputs: how a layer rounds what it reads to few values; see :func:`compress.rounding.inputs.rounding_of`. With
+            ``activation_bits``, tensors are encoded instead, as for int8.
+        schedule: of their training.
         gain: what ONNX Runtime on a CPU makes of it, in one line.
     """
 
@@ -34,11 +45,16 @@ class Scheme:
     activation_bits: int | None
     block: int | None = None
     kind: Kind = "integer"
+    weights: Weights | None = None
+    inputs: str | None = None
+    schedule: Schedule = "together"
     gain: str = ""
 
     @property
     def stored(self) -> str:
-        """The type of the stored weights: "int8", "int4", "float16"."""
+        """The type of the stored weights: "int8", "int4", "float16", "2-bit codes"."""
+        if self.kind == "levels":
+            return f"{self.weight_bits}-bit codes"
         return f"int{self.weight_bits}" if self.kind == "integer" else self.kind
 
     def weight_encoding(
@@ -55,6 +71,7 @@ class Scheme:
         Raises:
             InvalidInput: a value is too large for float16.
         """
+        assert self.kind != "levels", f"{name}: levels are found by training"
         weight = weight.detach().float()
         if self.kind != "integer":
             if self.kind == "float16" and float(weight.abs().max()) > torch.finfo(torch.float16).max:
@@ -93,6 +110,60 @@ SCHEMES: dict[SchemeName, Scheme] = {
         gain="a seventh of the bytes on disk; convolutions run as in float32, linear layers on the bytes themselves "
         "(MatMulNBits, which rounds its input to 8 bits block by block)",
     ),
+    "binary": Scheme(
+        1,
+        None,
+        kind="levels",
+        weights="binary",
+        inputs="signs",
+        schedule="inputs first",
+        gain="a 32nd of the bytes; XNOR and popcount in the engine bitwise, the speed of float32 elsewhere",
+    ),
+    "abc": Scheme(
+        3,
+        None,
+        kind="levels",
+        weights="bases",
+        inputs="signs 3",
+        schedule="inputs first",
+        gain="an eighth of the bytes (3 of 32 bits, packed in 4); nine XNOR convolutions in the engine bitwise",
+    ),
+    "horq": Scheme(
+        1,
+        None,
+        kind="levels",
+        weights="binary",
+        inputs="residual signs 2",
+        schedule="inputs first",
+        gain="a 32nd of the bytes; two XNOR convolutions for each in the engine bitwise",
+    ),
+    "bwn": Scheme(1, None, kind="levels", weights="binary", gain="a 32nd of the bytes; runs as float32 does"),
+    "w1a8": Scheme(1, 8, kind="levels", weights="binary", gain="a 32nd of the bytes on disk; the speed of int8"),
+    "ternary": Scheme(2, None, kind="levels", weights="ternary", gain="a 16th of the bytes; runs as float32 does"),
+    "ttq": Scheme(2, None, kind="levels", weights="trained ternary", gain="a 16th of the bytes; runs as float32 does"),
+    "w2a8": Scheme(2, 8, kind="levels", weights="steps", gain="a 16th of the bytes on disk; the speed of int8"),
+    "w2a2": Scheme(
+        2,
+        None,
+        kind="levels",
+        weights="steps",
+        inputs="2 bits",
+        gain="a 16th of the bytes; AND and popcount in the engine bitwise, the speed of float32 elsewhere",
+    ),
+    "w4a4": Scheme(
+        4, None, kind="levels", weights="steps", inputs="4 bits", gain="an eighth of the bytes; runs as float32 does"
+    ),
+    "pow2": Scheme(
+        4, None, kind="levels", weights="powers of two", gain="an eighth of the bytes; runs as float32 does"
+    ),
+    "inq": Scheme(
+        4,
+        None,
+        kind="levels",
+        weights="powers of two",
+        schedule="incremental",
+        gain="an eighth of the bytes; runs as float32 does",
+    ),
     "fp16": Scheme(16, None, kind="float16", gain="half the bytes on disk; converted at load, runs as float32 does"),
     "bf16": Scheme(16, None, kind="bfloat16", gain="half the bytes on disk; converted at load, runs as float32 does"),
 }
@@ -110,6 +181,8 @@ def scheme_of(weights: Iterable[Encoding], activations: Iterable[Encoding]) -> S
     found: list[SchemeName] = [
         name
         for name, scheme in SCHEMES.items()
-        if given == {(scheme.kind, scheme.weight_bits)} and (read or {None}) == {scheme.activation_bits}
+        if scheme.kind != "levels"
+        and given == {(scheme.kind, scheme.weight_bits)}
+        and (read or {None}) == {scheme.activation_bits}
     ]
     return found[0] if found else None

@@ -13,7 +13,8 @@ from torch.nn import functional
 from ..graph import Graph, argument, trace
 from .encoding import Encoding, Integer, IntegerParameters
 from .flavour import Flavour, bias_parameters, flavour_named
-from .sites import SUMS, Product, encoded_parts
+from .one_scale import pools_in_one_scale
+from .sites import SUMS, Product, encoded_parts, integers_of_levels
 
 aten = torch.ops.aten
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -61,6 +62,10 @@ def rounded(
     """
     graph = trace(model, example_inputs, dynamic_batch=True)
     activations, products = encoded_parts(graph, encodings)
+    encodings = integers_of_levels(encodings, products)
+    products = tuple(p for p in products if encodings[p.weight].kind != "levels")  # they are on their levels
+    if engine.pools_in_one_scale:
+        encodings = pools_in_one_scale(graph, encodings)
     module: GraphModule = graph.program.module(check_guards=False)
     nodes = {node.name: node for node in module.graph.nodes}
     placeholders = (node for node in module.graph.nodes if node.op == "placeholder")  # renamed: "input" is "input_1"

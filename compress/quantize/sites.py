@@ -391,6 +391,26 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
     return tuple(node for node in graph.nodes if node.name in encodings), products
 
 
+def integers_of_levels(encodings: Mapping[str, Encoding], products: Iterable[Product]) -> dict[str, Encoding]:
+    """``encodings`` in which weights of few levels that are multiplied by integers are integers themselves.
+
+    Raises:
+        InvalidInput: the levels of one are not multiples of a step.
+    """
+    found = dict(encodings)
+    for product in products:
+        encoding = encodings[product.weight]
+        if encoding.kind == "levels" and product.read in encodings:
+            integers = encoding.in_integers()
+            if integers is None:
+                raise InvalidInput(
+                    f"encodings: {product.weight} has levels that no integers hold, and what it is multiplied by is in "
+                    f"integers; quantize weights alone, or with another scheme"
+                )
+            found[product.weight] = integers
+    return found
+
+
 def _bias_node(node: Node) -> Node | None:
     bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     return bias if isinstance(bias, Node) else None

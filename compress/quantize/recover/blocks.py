@@ -19,10 +19,10 @@ from torch.fx import Node
 from ...data import Split
 from ...errors import InvalidInput
 from ...graph import Graph
+from ...rounding.learned_scales import gradient_factor, lsq
 from ...stage import Context
 from ..encoding import Encoding
 from ..flavour import Flavour, flavour_named
-from ..learned_scales import gradient_factor, lsq
 from ..scales import encoding_of
 from ..sites import NOTHING, Product
 from .lockstep import Lockstep, Rounded, Values, Walk, traced_shape

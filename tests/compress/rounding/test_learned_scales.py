@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.quantize.learned_scales import gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
+from compress.rounding.learned_scales import gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 
 
 def naive_lsq(x: float, s: float, zero: int, low: int, high: int) -> tuple[float, float, float, float]:
