@@ -86,6 +86,7 @@ class Exported:
         notes: what was asked for and not done, and why.
         opset: of the standard operations; of ONNX only.
         contents: operations, and where the bytes went, where the file tells.
+        engine: that runs this file best, where it is not the format's own.
     """
 
     file: Path
@@ -97,6 +98,7 @@ class Exported:
     notes: tuple[str, ...] = ()
     opset: int | None = None
     contents: Contents | None = None
+    engine: str | None = None
 
 
 class Exporter(Protocol):

@@ -11,39 +11,29 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.fx import Node
 
 from compress.errors import GateFailed, InvalidInput
-from compress.graph import Graph, argument, trace
+from compress.graph import Graph, trace
 from compress.quantize.encoding import Encoding
 from compress.quantize.flavour import flavour_named, require_products
 from compress.quantize.scheme import SCHEMES, scheme_of
-from compress.quantize.sites import Product, encoded_parts
+from compress.quantize.sites import Product, encoded_parts, integers_of_levels
 from compress.stage import evaluation_copy
 
 from .format import Exported, Interface, Job, Layout, whole
-from .onnx_graph import qdq, rewrite, site
+from .onnx_graph import bitwise, program, qdq, rewrite, site
+from .onnx_graph.bit_operators import use_bit_operators
 from .onnx_graph.contents import contents_of
 from .onnx_graph.half import in_half
 from .onnx_graph.interface import exchange_integers, take_channels_last
 from .onnx_graph.kernels import use_integer_kernels
-
-aten = torch.ops.aten
-_CLIPS: dict[OpOverload, tuple[float, float] | None] = {
-    aten.hardtanh.default: None,
-    aten.hardtanh_.default: None,
-    aten.relu6.default: (0.0, 6.0),
-    aten.relu6_.default: (0.0, 6.0),
-}
-"""Clips, and their bounds where these are not among the arguments."""
 
 OPSET = 18
 LARGEST_FILE_BYTES = 2**31
@@ -125,16 +115,19 @@ def export_onnx(
     activations, products = encoded_parts(graph, encodings) if encodings else ((), ())
     read = [encodings[node.name] for node in activations]
     multiplied = [encodings[product.weight] for product in products]
-    require_products(engine, [encodings[product.weight] for product in products if product.read in encodings])
+    integers = integers_of_levels(encodings, products)
+    require_products(engine, [integers[product.weight] for product in products if product.read in encodings])
     whole_in_half = engine.name == "tensorrt" and bool(products) and {e.kind for e in multiplied} == {"float16"}
     marked: dict[str, qdq.Marked] = {}
     if not whole_in_half:
         biases = [(product, _values(graph.tensor(product.bias_node))) for product in products]
         marked = qdq.marks(engine, encodings, [node.name for node in activations], biases)
         _mark(graph, activations, products, marked)
-    _simplify_clips(graph)
+    program.simplify(graph)
     converted = _convert(graph, opset, path)
     rewrite.use_global_average_pool(converted.graph)
+    if engine.name.startswith("ort"):
+        marked = use_bit_operators(converted, marked)
     if marked:
         qdq.place(converted.graph, marked, past_moves=engine.name == "openvino")
         use_integer_kernels(
@@ -171,6 +164,7 @@ def export_onnx(
         notes=tuple(notes),
         opset=opset,
         contents=contents_of(converted, len(serialized)),
+        engine="bitwise" if converted.functions else None,
     )
 
 
@@ -202,21 +196,11 @@ def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.fl
     return None if tensor is None else tensor.detach().cpu().numpy().astype(np.float32)
 
 
-def _simplify_clips(graph: Graph) -> None:
-    """Write clips as ``clamp``, in place or not: the converter knows it, and would take the others apart at length."""
-    for node in list(graph.calls(*_CLIPS)):
-        source = node.args[0]
-        if isinstance(source, Node) and not any(node < user for user in source.users):  # nobody reads it afterwards
-            low, high = _CLIPS[cast(OpOverload, node.target)] or (argument(node, "min_val"), argument(node, "max_val"))
-            node.target, node.args, node.kwargs = aten.clamp.default, (source, low, high), {}
-    graph.program.graph_module.recompile()
-
-
 def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:
     try:
         with _quiet():
-            program = torch.onnx.export(
-                graph.program,
+            converted = torch.onnx.export(
+                program.Convertible.of(graph.program),
                 dynamo=True,
                 optimize=True,
                 external_data=False,
@@ -224,8 +208,8 @@ def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:
                 opset_version=opset,
                 custom_translation_table=site.translations(),
             )
-        assert program is not None
-        return program.model_proto
+        assert converted is not None
+        return converted.model_proto
     except Exception as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
@@ -262,7 +246,9 @@ def _finish(model: ModelProto) -> None:
     model.graph.name = "network"
     model.producer_name = "edgepress"
     model.ClearField("producer_version")
-    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    standard = [item for item in model.opset_import if item.domain != bitwise.DOMAIN]
+    oldest = bitwise.OLDEST_IR if model.functions else 0
+    model.ir_version = max(oldest, onnx.helper.find_min_ir_version_for(standard))
 
 
 def _check(model: ModelProto, opset: int, path: Path) -> None:
@@ -277,10 +263,9 @@ def _check(model: ModelProto, opset: int, path: Path) -> None:
             f"export {path}: asked for opset {opset}, and the conversion left {got.get('')}; "
             f"ask for that one, or leave the option out"
         )
-    if set(got) - {""}:
-        raise GateFailed(
-            f"export {path}: the file would need operations of {sorted(set(got) - {''})[0]!r}, not of ONNX"
-        )
+    foreign = sorted(set(got) - {""} - ({bitwise.DOMAIN} if model.functions else set()))
+    if foreign:
+        raise GateFailed(f"export {path}: the file would need operations of {foreign[0]!r}, not of ONNX")
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

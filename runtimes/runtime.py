@@ -225,11 +225,14 @@ def available(engine: str) -> tuple[str | None, str]:
 def engine_of(file: Path) -> str:
     """Return the engine that runs files with the suffix of ``file``.
 
-    >>> engine_of(Path("net.onnx"))
-    'onnxruntime'
+    The longest suffix decides.
+
+    >>> engine_of(Path("net.onnx")), engine_of(Path("net.bits.onnx"))
+    ('onnxruntime', 'bitwise')
     """
-    known = {name: describe(name).suffixes for name in engines()}
-    fitting = [name for name, suffixes in known.items() if file.suffix.lower() in suffixes]
+    known = {name: [s for s in describe(name).suffixes if file.name.lower().endswith(s)] for name in engines()}
+    longest = max((len(suffix) for found in known.values() for suffix in found), default=0)
+    fitting = [name for name, found in known.items() if any(len(suffix) == longest for suffix in found)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

@@ -17,7 +17,7 @@ from ..errors import GateFailed, InvalidInput
 from ..load import Network
 from ..packing import pack
 from ..preprocessing import Preprocessed
-from ..quantize import FlavourName
+from ..quantize import Encoding, FlavourName
 from ..quantize.detect import detected
 from ..quantize.flavour import flavour_named
 from ..report.schema import ExportRecord, NodeCounts
@@ -127,7 +127,7 @@ def export(
             network.model,
             _one_sample(network),
             target,
-            dict(network.encodings),
+            network.encodings if name_of_format == "onnx" else _without_levels(network),
             dynamic_batch=wanted.dynamic_batch,
             dynamic_size=wanted.dynamic_size,
             interface=wanted.interface,
@@ -139,10 +139,11 @@ def export(
         path,
     )
     binding = bound.Binding(written.inputs, written.outputs, wanted.layout)
-    deployed = Deployed(name, path, network, target, known.engine, binding)
+    runner = written.engine or known.engine
+    deployed = Deployed(name, path, network, target, runner, binding)
     try:
         notes = [*written.notes, *_broken_rules(path, name_of_format, target)]
-        version, reason = runtime.available(known.engine)
+        version, reason = runtime.available(runner)
         executed = parity = None
         if version is None:
             notes.append(f"not run here: {reason}")
@@ -172,12 +173,24 @@ def export(
         graph_bytes=contents.graph_bytes if contents else None,
         sha256=digest((path, *written.beside)),
         target=target,
-        engine=known.engine,
+        engine=runner,
         parity=parity,
         notes=tuple(notes),
         packed_bytes=pack(path, path.with_name(f"{path.name}.packed")).packed_bytes if wanted.packed else None,
     )
     return record, replace(deployed, beside=written.beside)
+
+
+def _without_levels(network: Network) -> dict[str, Encoding]:
+    """The encodings for formats that know no weights of few levels: 8-bit integers, or the floats that they are."""
+    tensors = {name for name, _ in network.model.named_parameters()}
+    multiplies_integers = any(name not in tensors for name in network.encodings)
+    found = {}
+    for name, encoding in network.encodings.items():
+        kept = encoding if encoding.kind != "levels" else encoding.in_integers(8) if multiplies_integers else None
+        if kept is not None:
+            found[name] = kept
+    return found
 
 
 def _one_sample(network: Network) -> tuple[Tensor, ...]:

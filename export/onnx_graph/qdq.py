@@ -18,11 +18,11 @@ from onnx import GraphProto, NodeProto, numpy_helper
 from compress.errors import GateFailed
 from compress.quantize.encoding import Encoding, Integer, IntegerParameters
 from compress.quantize.flavour import Flavour, bias_parameters
-from compress.quantize.sites import Product
+from compress.quantize.sites import Product, integers_of_levels
 
-from . import rewrite
+from . import packed, rewrite
 
-Form = Literal["value", "dequantize", "multiply", "cast"]
+Form = Literal["value", "dequantize", "multiply", "cast", "levels"]
 MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool")
 
 
@@ -34,17 +34,20 @@ class Marked:
         dtype: the type that its integers, or shorter floats, have in the file.
         form: how it is written. ``value``: an activation, as QuantizeLinear and DequantizeLinear. The others are stored
             parameters: ``dequantize`` as integers behind DequantizeLinear, ``multiply`` as integers behind Cast and
-            Mul, and ``cast`` as shorter floats behind Cast, both of which ONNX Runtime computes once, at load.
+            Mul, and ``cast`` as shorter floats behind Cast, both of which ONNX Runtime computes once, at load;
+            ``levels`` as codes behind what looks them up.
         parameters: its scale and zero point; None for floats.
         widened: 4-bit integers are cast to int8 before DequantizeLinear: folded at load, they are a plain int8 weight.
         turned: a matrix is stored as (features, channels), as MatMul reads it: engines multiply by its integers.
+        levels: the few values of the weight, which is then stored as codes, of integers too.
     """
 
-    dtype: Integer | Literal["int32", "float16", "bfloat16"]
+    dtype: Integer | Literal["int32", "float16", "bfloat16", "float32"]
     form: Form
     parameters: IntegerParameters | None = None
     widened: bool = False
     turned: bool = False
+    levels: Encoding | None = None
 
     @property
     def rounding(self) -> IntegerParameters:
@@ -80,6 +83,9 @@ def marks(
         activations: names of the encoded nodes.
         products: those that run in integers, each with the values of its bias.
     """
+    products = tuple(products)
+    few = {name: encoding for name, encoding in encodings.items() if encoding.kind == "levels"}
+    encodings = integers_of_levels(encodings, (product for product, _ in products))
     found: dict[str, Marked] = {}
     for name in activations:
         encoding = encodings[name]
@@ -87,13 +93,21 @@ def marks(
         found[activation_mark(name)] = Marked(flavour.activation_type(encoding), "value", parameters)
     for product, bias in products:
         encoding, read = encodings[product.weight], encodings.get(product.read)
+        if encoding.kind == "levels":
+            found[weight_mark(product)] = Marked("float32", "levels", levels=encoding)
+            continue
         if encoding.kind != "integer":
             found[weight_mark(product)] = Marked(encoding.kind, "cast")
             continue
         scale = None if read is None else float(flavour.activation_parameters(read).scale)
         rounded = bias if flavour.rounds_bias(read) else None
         weight = flavour.weight_parameters(encoding, scale, rounded)
-        found[weight_mark(product)] = _weight(flavour, product, encoding, weight, alone=read is None)
+        if product.weight in few:
+            matrix = len(product.node.args[1].meta["val"].shape) == 2  # type: ignore[union-attr]
+            levels = few[product.weight]
+            found[weight_mark(product)] = Marked("int8", "dequantize", weight, turned=matrix, levels=levels)
+        else:
+            found[weight_mark(product)] = _weight(flavour, product, encoding, weight, alone=read is None)
         if rounded is not None and scale is not None:
             found[bias_mark(product)] = Marked("int32", "dequantize", bias_parameters(scale, weight))
     return found
@@ -140,8 +154,9 @@ def place(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool =
 
 def _restore_names(graph: GraphProto) -> None:
     """Let the integers of a parameter have its name, where nothing else has it."""
-    taken = set(rewrite.constants(graph))
-    for name in sorted(taken):
+    stored = rewrite.constants(graph)
+    taken = {*stored, *rewrite.producers(graph), *(value.name for value in graph.input)}
+    for name in sorted(stored):
         parameter = name.partition("/")[0]
         if parameter != name and parameter not in taken:
             taken.add(parameter)
@@ -273,22 +288,69 @@ def _store(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
         )
     real = numpy_helper.to_array(stored[mark.input[0]])
     position = list(graph.node).index(mark)
-    turned, target = _turn(graph, mark, what) if real.ndim == 2 else (False, mark.output[0])
+    turns = real.ndim == 2 and what.form != "levels"
+    turned, target = _turn(graph, mark, what) if turns else (False, mark.output[0])
     name = f"{mark.input[0]}/{target}"
-    if what.form == "cast":
+    if what.form == "levels":
+        assert what.levels is not None, "a weight of few levels"
+        nodes = _look_up(graph, name, mark.output[0], what.levels, real)
+    elif what.form == "cast":
         values: NDArray[Any] = real.astype(_dtype(what.dtype))
         value = rewrite.store(graph, name, values.T if turned else values)
         nodes = [_cast(value, onnx.TensorProto.FLOAT, target)]
     else:
         integers = what.rounding.quantize(real, 0).astype(_dtype(what.dtype))
-        value = rewrite.store(graph, name, integers.T if turned else integers)
+        integers = integers.T if turned else integers
+        if what.levels is not None:
+            value, nodes = f"{target}_int8", _look_up_integers(graph, name, f"{target}_int8", what, integers)
+            nodes += _dequantize(graph, value, target, what, len(real), turned=turned)
+            _put(graph, mark, position, nodes)
+            return
+        value = rewrite.store(graph, name, integers)
         if what.form == "multiply":
             nodes = _multiply(graph, value, target, what.rounding.scale.reshape(-1, *(1,) * (real.ndim - 1)))
         else:
             nodes = _dequantize(graph, value, target, what, len(real), turned=turned)
+    _put(graph, mark, position, nodes)
+
+
+def _put(graph: GraphProto, mark: NodeProto, position: int, nodes: Iterable[NodeProto]) -> None:
+    """Put ``nodes`` in the place of a mark."""
     graph.node.remove(mark)
     for offset, node in enumerate(nodes):
         graph.node.insert(position + offset, node)
+
+
+def _look_up(graph: GraphProto, name: str, target: str, levels: Encoding, real: NDArray[np.float32]) -> list[NodeProto]:
+    """Levels looked up by packed codes, times the factors of their channels."""
+    assert levels.levels is not None, "a weight of few levels"
+    rows = np.asarray(levels.levels, np.float32)
+    codes, units = levels.codes(real), f"{target}_units"
+    along = (-1, *(1,) * (real.ndim - 1))
+    factors = rewrite.store(graph, f"{target}_scale", np.asarray(levels.high, np.float32).reshape(along))
+    if len(rows) == 1:
+        nodes = packed.restored(graph, name, units, codes, rows[0])
+    else:
+        first = np.arange(len(rows), dtype=np.int32).reshape(along) * np.int32(rows.shape[1])
+        places = [f"{target}_codes", rewrite.store(graph, f"{target}_rows", first)]
+        every = rewrite.store(graph, f"{target}_every_level", rows.ravel())
+        nodes = [
+            *packed.restored(graph, name, places[0], codes, np.arange(rows.shape[1], dtype=np.int32)),
+            onnx.helper.make_node("Add", places, [f"{target}_places"]),
+            onnx.helper.make_node("Gather", [every, f"{target}_places"], [units], axis=0),
+        ]
+    return [*nodes, onnx.helper.make_node("Mul", [units, factors], [target])]
+
+
+def _look_up_integers(
+    graph: GraphProto, name: str, target: str, what: Marked, integers: NDArray[np.int8]
+) -> list[NodeProto]:
+    """Integers looked up by packed codes."""
+    assert what.levels is not None and what.levels.levels is not None, "a weight of few levels"
+    scale = what.rounding.scale[np.argmax(np.abs(what.levels.high))]
+    steps = np.rint(what.levels.table()[np.argmax(np.abs(what.levels.high))] / scale)
+    known = np.union1d(steps, -steps).astype(np.int8)  # a channel with a negative factor has the others
+    return packed.restored(graph, name, target, np.searchsorted(known, integers).astype(np.uint8), known)
 
 
 def _turn(graph: GraphProto, mark: NodeProto, what: Marked) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-SHARED_BYTES = 1024
+SHARED_BYTES = 2**14
 
 
 def readers(graph: GraphProto) -> dict[str, list[NodeProto]]:

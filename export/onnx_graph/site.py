@@ -12,6 +12,7 @@ import onnx
 import onnxscript
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -29,6 +30,9 @@ def site(x: Tensor, name: str) -> Tensor:
 def _(x: Tensor, name: str) -> Tensor:
     assert name
     return torch.empty_like(x)
+
+
+OPERATION: OpOverload = torch.ops.edgepress.site.default
 
 
 def mark_value(program: ExportedProgram, node: Node, name: str) -> None:
@@ -51,7 +55,7 @@ def mark_argument(program: ExportedProgram, node: Node, argument: Node, name: st
 
 
 def _mark(program: ExportedProgram, node: Node, name: str) -> Node:
-    marked: Node = program.graph.call_function(torch.ops.edgepress.site.default, (node, name))
+    marked: Node = program.graph.call_function(OPERATION, (node, name))
     marked.meta = dict(node.meta)
     return marked
 
@@ -76,4 +80,4 @@ def translations() -> dict[Callable[..., object], Callable[..., object]]:
     def write(x: object, name: str) -> object:
         return domain.Site(x, name=name)
 
-    return {torch.ops.edgepress.site.default: write}
+    return {OPERATION: write}

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from ..onnx_graph import rewrite
+from ..onnx_graph import packed, rewrite
 
 Role = Literal["activation", "weight", "bias", "constant"]
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -67,6 +67,8 @@ class View:
                 value = rewrite.attribute(node, "value")
                 if isinstance(value, onnx.TensorProto):
                     self._tensors[node.output[0]] = value
+        for name, values in packed.looked_up(self.graph).items():
+            self._tensors[name] = numpy_helper.from_array(values, name)
 
     @cached_property
     def quantized(self) -> tuple[Quantized, ...]:

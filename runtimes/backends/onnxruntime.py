@@ -156,15 +156,18 @@ class Session:
         if profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile)
+        source = self._source(settings)
         try:
-            return ort.InferenceSession(
-                str(self._file), settings, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
+            return ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"], enable_fallback=0)
         except _FAILURES as error:
             reason = one_line(error)
             raise InvalidModel(
                 f"{self._file}: ONNX Runtime {version()} cannot load it, export it again ({reason})"
             ) from error
+
+    def _source(self, settings: ort.SessionOptions) -> str | bytes:
+        """Return what the session is made of; an engine that adds operators adds them to ``settings``."""
+        return str(self._file)
 
 
 def _spec(tensor: ort.NodeArg, told: Mapping[str, str]) -> TensorSpec:

@@ -47,10 +47,12 @@ def samples(
 
     @cache
     def write(engine: str) -> Path:
-        form = known[engine]
+        # An engine without a format of its own runs files of the engine that it builds on.
+        form = known.get(engine) or known[describe(engine).package]
+        suffix = form.suffix if form.engine == engine else describe(engine).suffixes[0]
         folder = tmp_path_factory.mktemp(engine)
         job = Job(network, (torch.zeros(1, 4),), form.targets[0])
-        exporter(form.name).export(job, folder / f"sample{form.suffix}")
+        exporter(form.name).export(job, folder / f"sample{suffix}")
         return folder
 
     return write
@@ -62,7 +64,7 @@ def sample(samples: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Pa
 
     def make(engine: str) -> Path:
         shutil.copytree(samples(engine), tmp_path, dirs_exist_ok=True)
-        return next(file for file in tmp_path.iterdir() if file.suffix in describe(engine).suffixes)
+        return next(file for file in tmp_path.iterdir() if file.name.endswith(describe(engine).suffixes))
 
     return make
 

@@ -1,0 +1,180 @@
+"""The library of the kernels: compiled where a C++ compiler is there, checked once, and kept in the user's cache.
+
+The name of its folder is a digest of the sources, the compiler, its flags, the machine and ONNX Runtime. It is made in
+a folder beside that one and renamed when it is whole and its results are right, so that of several processes any may
+be the first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import onnxruntime as ort
+
+LIBRARY = "EDGEPRESS_BITWISE_LIBRARY"
+NAME = "libedgepress_bitwise.so"
+INSTALL = "install a C++ compiler (apt-get install g++)"
+SECONDS = 300
+
+_SOURCES = Path(__file__).parent
+_COMMON = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-w")
+_EVERYWHERE: dict[str, tuple[str, ...]] = {"library.cpp": (), "prepare.cpp": (), "scalar.cpp": ()}
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vpopcntdq")
+_OF_MACHINE: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {"avx2.cpp": ("-mavx2",), "avx512.cpp": _AVX512},
+    "aarch64": {"neon.cpp": ()},
+    "arm64": {"neon.cpp": ()},
+}
+
+
+class BuildFailed(Exception):
+    """There is no library: the message says in one line why, and what to do."""
+
+
+def library() -> Path:
+    """Return the library for this machine, compiled and checked if that has not been done before.
+
+    Raises:
+        BuildFailed: there is no compiler, it fails, or what it makes does not compute what ONNX Runtime does.
+    """
+    given = os.environ.get(LIBRARY)
+    if given:
+        if not Path(given).is_file():
+            raise BuildFailed(f"{LIBRARY} names {given}, which is no file")
+        return Path(given)
+    kept = _place()
+    if not kept.is_file():
+        _build(kept)
+    return kept
+
+
+def found() -> Path | None:
+    """Return the library if it is there already; nothing is compiled."""
+    given = os.environ.get(LIBRARY)
+    try:
+        kept = Path(given) if given else _place()
+    except BuildFailed:
+        return None
+    return kept if kept.is_file() else None
+
+
+def compiler() -> str:
+    """Return the C++ compiler: that of the variable CXX, or the first that is there of c++, g++ and clang++.
+
+    Raises:
+        BuildFailed: there is none.
+    """
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        path = shutil.which(name) if name else None
+        if path is not None:
+            return path
+    raise BuildFailed(f"no C++ compiler is here: {INSTALL}")
+
+
+def choose(path: Path, name: str) -> str | None:
+    """Return the name of the kernels that layers run with from now on, or None where these do not run here.
+
+    ``name`` asks for some; "" takes the fastest.
+
+    Raises:
+        BuildFailed: the library cannot be loaded.
+    """
+    try:
+        function = ctypes.CDLL(str(path)).bitwise_choose
+    except (OSError, AttributeError) as error:
+        raise BuildFailed(f"{path}: the library of kernels cannot be loaded ({error})") from error
+    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+    chosen = function(name.encode())
+    return None if chosen is None else chosen.decode()
+
+
+def cache_folder() -> Path:
+    """Return where libraries are kept: the folder of EDGEPRESS_CACHE, or the user's cache."""
+    own = os.environ.get("EDGEPRESS_CACHE")
+    if own:
+        return Path(own) / "bitwise"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepress" / "bitwise"
+
+
+def compiled(file: str) -> tuple[str, ...]:
+    """Return the flags that a source is compiled with."""
+    flags = {**_EVERYWHERE, **_OF_MACHINE.get(platform.machine(), {})}
+    return (*_COMMON, *flags[file])
+
+
+def _place() -> Path:
+    return cache_folder() / _digest(compiler()) / NAME
+
+
+@cache
+def _digest(path: str) -> str:
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    told = [path, version, platform.machine(), ort.__version__]
+    files = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h"), *_SOURCES.glob("*.inl"), *_SOURCES.glob("*.onnx")])
+    told += [shlex.join(compiled(name)) for name in _sources()]
+    state = hashlib.sha256("\0".join(told).encode())
+    for file in files:
+        state.update(file.name.encode() + b"\0" + file.read_bytes())
+    return state.hexdigest()[:20]
+
+
+def _sources() -> tuple[str, ...]:
+    return (*_EVERYWHERE, *_OF_MACHINE.get(platform.machine(), {}))
+
+
+def _build(kept: Path) -> None:
+    if sys.platform == "win32":
+        raise BuildFailed("the kernels are for Linux, Android and macOS")
+    import fcntl
+
+    program = compiler()
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with (kept.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait for what it makes
+            if not kept.is_file():
+                _compile(program, kept)
+    except OSError as error:
+        raise BuildFailed(f"{kept.parent}: the kernels cannot be compiled there ({error.strerror or error})") from error
+
+
+def _compile(program: str, kept: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="build-", dir=kept.parent) as folder:
+        work = Path(folder)
+        objects = {source: str(work / f"{source}.o") for source in _sources()}
+        with ThreadPoolExecutor() as pool:
+            commands = [[program, *compiled(s), "-c", str(_SOURCES / s), "-o", o] for s, o in objects.items()]
+            list(pool.map(_run, commands))
+        made = work / NAME
+        _run([program, "-shared", *objects.values(), "-o", str(made)])
+        _check(made)
+        made.replace(kept)
+
+
+def _check(made: Path) -> None:
+    """Run a network in a process of its own, which a wrong place in ONNX Runtime's table would end."""
+    root = str(_SOURCES.parents[1])
+    code = f"import sys; sys.path.insert(0, {root!r}); from runtimes.bitwise.known import main; main(sys.argv[1])"
+    _run([sys.executable, "-c", code, str(made)], "the kernels do not work with this ONNX Runtime")
+
+
+def _run(command: list[str], failed: str = "") -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise BuildFailed(f"{command[0]} took more than {SECONDS} s") from error
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()] or ["it said nothing"]
+        failed = failed or f"{command[0]} cannot compile the kernels"
+        raise BuildFailed(f"{failed} (exit code {done.returncode}: {lines[-1]})")
