@@ -6,6 +6,7 @@ Conventions, so that the figures can be compared with others:
   layers, as arithmetic on dense tensors: multiplications by padding count, the addition of a bias does not.
 - Not counted are batch norm (Fold takes it into the layer beside it), other normalisations, activations, poolings,
   additions and everything else; ``Cost.uncounted`` names every one of them, and those that are not known.
+- ``bit_operations``: ``macs`` times the bits of both factors, 32 of a float (:mod:`compress.bit_operations`).
 - Everything is for one sample. Views (reshape, transpose, slices, dropout in evaluation) cost nothing and have no row.
 - ``memory_access_bytes`` of an operation: its inputs and weights read once, its outputs written once (Ma et al.,
   "ShuffleNet V2" (2018), section 2, G1), with no account of caches or of operations that an engine fuses.
@@ -14,7 +15,7 @@ Conventions, so that the figures can be compared with others:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from .bit_operations import operand_bits
 from .graph import Graph, argument, shape_of, trace
+from .quantize.encoding import Encoding
 from .receptive_field import CONVOLUTION, TRANSPOSED, base_name, receptive_fields
 
 RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
@@ -62,6 +65,7 @@ class LayerCost:
         operation: "conv2d", "relu", ...
         params: the parameters that it is the first to use.
         macs: multiply-adds; 0 where none are counted.
+        bit_operations: of these.
         activation_bytes: of its output.
         memory_access_bytes: of its inputs, weights and outputs.
         output_shape: (1, C, H, W).
@@ -73,6 +77,7 @@ class LayerCost:
     operation: str
     params: int
     macs: int
+    bit_operations: int
     activation_bytes: int
     memory_access_bytes: int
     output_shape: tuple[int, ...]
@@ -108,6 +113,11 @@ class Cost:
     uncounted: tuple[Uncounted, ...]
 
     @property
+    def bit_operations(self) -> int:
+        """Those of all operations together."""
+        return sum(layer.bit_operations for layer in self.layers)
+
+    @property
     def activation_bytes(self) -> int:
         """Bytes of all outputs together, not of those alive at one time."""
         return sum(layer.activation_bytes for layer in self.layers)
@@ -122,6 +132,7 @@ class Cost:
         return {
             "params": self.params,
             "macs": self.macs,
+            "bit_operations": self.bit_operations,
             "size_bytes": self.size_bytes,
             "activation_bytes": self.activation_bytes,
             "memory_access_bytes": self.memory_access_bytes,
@@ -130,12 +141,15 @@ class Cost:
         }
 
 
-def cost(network: nn.Module | Graph, example_inputs: tuple[Tensor, ...]) -> Cost:
+def cost(
+    network: nn.Module | Graph, example_inputs: tuple[Tensor, ...], encodings: Mapping[str, Encoding] | None = None
+) -> Cost:
     """What ``network`` costs on the first sample of ``example_inputs``.
 
     Args:
         network: a network, left as it is, or its graph (used as it is if it was traced on one sample).
         example_inputs: one tensor per input of the network, batch first.
+        encodings: of the tensors that are quantized, which bit operations are counted with.
 
     Raises:
         InvalidInput: the network cannot be traced on one sample.
@@ -168,6 +182,7 @@ def cost(network: nn.Module | Graph, example_inputs: tuple[Tensor, ...]) -> Cost
                 operation=operation,
                 params=sum(tensor.numel() for tensor in new.values()),
                 macs=macs,
+                bit_operations=macs * math.prod(operand_bits(graph, node, encodings or {})),
                 activation_bytes=output_bytes,
                 memory_access_bytes=output_bytes + sum(_bytes(source) for source in node.all_input_nodes),
                 output_shape=_first_shape(node),

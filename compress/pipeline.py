@@ -96,14 +96,20 @@ def open_network(
 
 def measure(network: Network, data: Data | None) -> Cost:
     """What the network costs, and its accuracy on the validation split (of the simulation, where it is quantized)."""
-    counted = cost(network.model, network.example_inputs)
+    counted = cost(network.model, network.example_inputs, network.encodings)
     right = None
     if data is not None and "validation" in data.splits:
         model = network.model
         if network.encodings:
             model = simulate(network.model, network.encodings, network.example_inputs)
         right = top1(model, data.split("validation"))
-    return Cost(params=counted.params, macs=counted.macs, size_bytes=_stored_bytes(network), top1=right)
+    return Cost(
+        params=counted.params,
+        macs=counted.macs,
+        bit_operations=counted.bit_operations,
+        size_bytes=_stored_bytes(network),
+        top1=right,
+    )
 
 
 def _stored_bytes(network: Network) -> int:

@@ -41,21 +41,23 @@ def command(target: str | None, **values: Any) -> None:
         _check_rules(given, target)
         return
     network = given.open(given.load_data())
-    counted = cost(network.model, network.example_inputs)
+    counted = cost(network.model, network.example_inputs, network.encodings)
     table = Table(
-        "layer", "operation", "output", "parameters", "multiply-adds", "activation bytes", "memory access bytes",
-        "receptive field",
+        "layer", "operation", "output", "parameters", "multiply-adds", "bit operations", "activation bytes",
+        "memory access bytes", "receptive field",
         title=f"{given.specification()}, for one sample", title_justify="left",
     )  # fmt: skip
     for layer in counted.layers:
         table.add_row(
             Text(layer.layer or "(network)"), layer.operation, "x".join(map(str, layer.output_shape[1:])),
-            f"{layer.params:,}", f"{layer.macs:,}", f"{layer.activation_bytes:,}", f"{layer.memory_access_bytes:,}",
+            f"{layer.params:,}", f"{layer.macs:,}", f"{layer.bit_operations:,}", f"{layer.activation_bytes:,}",
+            f"{layer.memory_access_bytes:,}",
             "-" if layer.receptive_field is None else str(layer.receptive_field),
         )  # fmt: skip
     given.console.print(table)
     given.console.print(
-        f"in all: {counted.params:,} parameters ({counted.size_bytes:,} bytes), {counted.macs:,} multiply-adds"
+        f"in all: {counted.params:,} parameters ({counted.size_bytes:,} bytes), {counted.macs:,} multiply-adds, "
+        f"{counted.bit_operations:,} bit operations"
     )
     for entry in counted.uncounted:
         given.console.print(Text(f"not counted: {entry.count} x {entry.operation}: {entry.reason}"))

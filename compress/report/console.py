@@ -98,7 +98,16 @@ def _change(before: Number | None, after: Number | None, show: Callable[[Number 
 
 def _stages(report: Report) -> Table:
     table = _table(
-        "Stages", "stage", "parameters", "MACs", "weights", "top-1 (validation)", "edited", "skipped", "took"
+        "Stages",
+        "stage",
+        "parameters",
+        "MACs",
+        "bit operations",
+        "weights",
+        "top-1 (validation)",
+        "edited",
+        "skipped",
+        "took",
     )
     for stage in report.stages:
         before, after = stage.before, stage.after
@@ -106,6 +115,7 @@ def _stages(report: Report) -> Table:
             Text(stage.name),
             _change(before.params, after.params, count),
             _change(before.macs, after.macs, count),
+            _change(before.bit_operations, after.bit_operations, count),
             _change(before.size_bytes, after.size_bytes, size),
             _change(before.top1, after.top1, percent),
             plural(len({edit.layer for edit in stage.edits}), "layer"),

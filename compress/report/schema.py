@@ -41,6 +41,7 @@ class Cost(Record):
 
     params: int | None = None
     macs: int | None = None
+    bit_operations: int | None = None
     size_bytes: int | None = None
     top1: float | None = None
 

@@ -14,6 +14,7 @@ from torch import nn
 from compress import Context
 from compress.artifact import load as load_artifact
 from compress.artifact import save
+from compress.cost import cost
 from compress.edits import replay, undo
 from compress.errors import InvalidInput
 from compress.pipeline import advance, open_network
@@ -121,6 +122,29 @@ def test_edits_of_inputs_are_undone() -> None:
     assert hasattr(rounded.middle[0], "rounding")
     undo(rounded, edits, source)
     assert type(rounded.middle[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize(
+    ("scheme", "factor"),
+    [
+        ("binary", 1),
+        ("abc", 9),
+        ("horq", 2),
+        ("w2a2", 4),
+        ("w2a8", 64),
+        ("ternary", 1024),
+        ("pow2", 1024),
+        ("int8", 64),
+    ],
+)
+def test_bit_operations_are_those_that_run(scheme: str, factor: int) -> None:
+    model, context = made()
+    result = Quantize(scheme=scheme).apply(model, context)
+    layers = {layer.layer: layer for layer in cost(result.model, context.example_inputs, result.encodings).layers}
+    middle = layers["middle.0"]
+    assert middle.macs == 8 * 8 * 8 * 8 * 9
+    assert middle.bit_operations == factor * middle.macs
+    assert layers["stem.0"].bit_operations == (64 if scheme in ("w2a8", "int8") else 1024) * layers["stem.0"].macs
 
 
 @pytest.mark.parametrize("options", [{"equalize": True}, {"rounding": "adaround"}, {"smooth": 0.5}])
