@@ -47,10 +47,10 @@ COMMON: dict[str, Any] = {
     "augment": ("flip", "crop"),
 }
 SCHEMES: dict[str, dict[str, Any]] = {
-    "w4a4": {"epochs": 4, "learning_rate": 5e-4},
+    "w4a4": {"epochs": 3, "learning_rate": 5e-4},
     "w2a8": {"epochs": 6, "learning_rate": 1e-3},
-    "ttq": {"epochs": 6, "learning_rate": 1e-3},
-    "ternary": {"epochs": 6, "learning_rate": 1e-3},
+    "ttq": {"epochs": 4, "learning_rate": 1e-3},
+    "ternary": {"epochs": 4, "learning_rate": 1e-3},
     "binary": {"epochs": 20, "learning_rate": 2e-3},
 }
 BARS = {"w4a4": 0.5, "w2a8": 0.7, "ttq": 1.0, "ternary": 1.5, "binary": 6.0}

@@ -39,6 +39,18 @@ def test_training_and_evaluation_give_the_same(text: str, last: bool) -> None:
     assert len(torch.unique(rounding(x).detach())) <= least
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_signs_part_what_a_relu_leaves(last: bool) -> None:
+    x = torch.relu(torch.randn(40, 3, generator=torch.Generator().manual_seed(2)))
+    x = x if last else x.view(40, 3, 1, 1)
+    rounding = Sign(3, last)
+    rounding.start(x - 1)
+    assert not bool(rounding.threshold.any())
+    rounding.start(x)
+    torch.testing.assert_close(rounding.threshold.detach(), x.reshape(40, 3).mean(0))
+    assert set(rounding.eval()(x).unique().tolist()) == {-1.0, 1.0}
+
+
 def test_more_signs_err_less() -> None:
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
     errors = []
