@@ -54,6 +54,8 @@ TRAINING: dict[str, Any] = {
 }
 LEARNING_RATE = {"squeezenet_1_1": 5e-4}
 """Of networks without batch norms."""
+LONGER = ("squeezenet_1_1", "mobilenet_v1:width=0.25", "mobilenet_v2:width=0.35", "shufflenet_v2_x0_5")
+"""Networks that learn for three times as long: after the others' epochs they still guess at many scans."""
 BAR = 0.95
 
 
@@ -100,6 +102,8 @@ def row(name: str, data: Data, wanted: tuple[str, ...], work: Path, epochs: int)
     integers = Network(result.model, plain.source, encodings=result.encodings, example_inputs=plain.example_inputs)
     for each in missing:
         for kind, made in (("float32", plain), ("int8", integers)):
+            if f"{each} {kind}" in found["cells"]:
+                continue
             found["cells"][f"{each} {kind}"] = cell(made, data, each, work / f"{slug}-{each}-{kind}")
             kept.write_text(json.dumps(found, indent=1))
     return found
@@ -130,7 +134,8 @@ def table(found: dict[str, dict[str, Any]], wanted: tuple[str, ...]) -> str:
         f"Printed by `python benchmarks/parity_matrix.py`, {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, seed 0. "
         f"Engines: {versions}.",
         "",
-        "Each network learnt the digits for a few epochs; every file ran on 360 test scans. Float: the largest error "
+        "Each network learnt the digits for a few epochs, slow learners for three times as many; every file ran on 360 "
+        "test scans. Float: the largest error "
         "relative to the largest output (gate: 1e-3). Int8: the share of scans with the same first class as the "
         "simulation (gate: 99 %), and how many nodes ran in integers / in float, as the engine tells.",
         "",
@@ -162,7 +167,7 @@ def main(names: tuple[str, ...], wanted: tuple[str, ...], epochs: int, work: Pat
     work.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in names or NETWORKS:
-        found[name] = row(name, data, wanted or FORMATS, work, epochs)
+        found[name] = row(name, data, wanted or FORMATS, work, epochs * (3 if name in LONGER else 1))
         good = sum(each["passed"] for each in found[name]["cells"].values())
         print(f"{name}: {found[name]['top1']:.1f} %, {good} of {len(found[name]['cells'])} cells", flush=True)
     text = table(found, wanted or FORMATS)

@@ -156,11 +156,25 @@ def top1(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     return 100.0 * right / max(1, seen)
 
 
+def logits_of(outputs: Tensor) -> Tensor:
+    """``outputs`` (N, classes), or their logarithms where a network gives probabilities, as those that deploy often do.
+
+    The logarithm of a softmax has the softmax of what it was taken of, at any temperature; a loss that took the softmax
+    of probabilities would barely tell them apart.
+
+    >>> logits_of(torch.tensor([[0.25, 0.75]])).softmax(1)
+    tensor([[0.2500, 0.7500]])
+    """
+    with torch.no_grad():
+        probable = bool((outputs >= 0).all()) and bool(((outputs.float().sum(1) - 1).abs() < 1e-2).all())
+    return outputs.float().clamp_min(torch.finfo(torch.float32).tiny).log() if probable else outputs
+
+
 def classification(label_smoothing: float = 0.0) -> Objective:
-    """The cross-entropy of ``model(x)`` against ``y``."""
+    """The cross-entropy of ``model(x)``, logits or probabilities, against ``y``."""
 
     def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(model(x), y, label_smoothing=label_smoothing)
+        return cross_entropy(logits_of(model(x)), y, label_smoothing=label_smoothing)
 
     return objective
 

@@ -92,9 +92,10 @@ def _decide(job: Job, model: torch.nn.Module, inputs: tuple[Tensor, ...], found:
 def _notes(job: Job, left: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
     if left:
+        shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         notes.append(
-            f"{len(left)} layers stay in float: ncnn has integers for 2-d convolutions and linear layers of vectors "
-            f"that read integers ({', '.join(left[:3])}{', ...' if len(left) > 3 else ''})"
+            f"{len(left)} layers stay in float ({shown}): ncnn has integers for 2-d convolutions and linear layers of "
+            "vectors that read integers, and depthwise convolutions are faster in float"
         )
     if job.labels or job.metadata:
         notes.append("labels and metadata are not written: ncnn's files have no place for them")

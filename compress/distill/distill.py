@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput
 from ..stage import Config, Context, Edit, Objective, Result, evaluation_copy
-from ..train import Training, fit
+from ..train import Training, fit, logits_of
 from .losses import soft_target_loss
 
 
@@ -34,6 +34,7 @@ class Distillation:
                 f"distillation: the student's logits have shape {tuple(logits.shape)}, "
                 f"the teacher's {tuple(teacher_logits.shape)}; give a teacher of the same classes"
             )
+        logits, teacher_logits = logits_of(logits), logits_of(teacher_logits)
         soft = soft_target_loss(logits, teacher_logits, self.temperature)
         hard = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         return self.weight * soft + (1 - self.weight) * hard

@@ -18,6 +18,7 @@ from ..errors import InvalidInput
 from .layers import LAYERS
 from .network import OnnxNetwork, class_with_inputs
 from .operations import FUNCTIONS, KNOWN_INPUTS, ON_SHAPES
+from .patterns import recognized
 from .read import (
     Dimensions,
     array_of,
@@ -62,11 +63,11 @@ class Builder:
         except (Unsupported, ValueError) as error:
             raise InvalidInput(f"{self.path}: {first_line(error)} cannot be imported") from error
         self.origins = {name: name for name in self.constants}
+        outputs = tuple(value.name for value in graph.output)
         steps = []
-        for step in self._merged(list(self._unfolded())):
+        for step in recognized(list(self._unfolded()), self.constants, outputs):
             layer = self._layer(step)
             steps.append(replace(step, layer=layer, inputs=step.inputs[:1]) if layer else step)
-        outputs = tuple(value.name for value in graph.output)
         self._keep_constants(steps, outputs)
         self.network.plan(tuple(steps), outputs)
         self.network.eval()
@@ -180,28 +181,6 @@ class Builder:
         elif step.inputs and step.inputs[0] in self.origins:
             self.origins[step.outputs[0]] = self.origins[step.inputs[0]]
         return True
-
-    def _merged(self, steps: list[Step]) -> list[Step]:
-        """The steps, with a constant that is added to a product with a constant matrix as the bias of that product."""
-        uses = Counter(name for step in steps for name in step.inputs)
-        uses.update(value.name for value in self.model.graph.output)
-        producers = {step.outputs[0]: index for index, step in enumerate(steps) if step.operator == "MatMul"}
-        merged: dict[int, Step] = {}
-        dropped: set[int] = set()
-        for index, step in enumerate(steps):
-            if step.operator != "Add":
-                continue
-            for product, bias in (step.inputs, tuple(reversed(step.inputs))):
-                producer = producers.get(product)
-                if producer is None or uses[product] != 1 or bias not in self.constants:
-                    continue
-                weight = self.constants.get(steps[producer].inputs[1])
-                if weight is not None and weight.ndim == 2 and self.constants[bias].shape == (weight.shape[1],):
-                    first = steps[producer]
-                    # It runs where the sum did; nothing else reads the product.
-                    merged[index] = replace(first, inputs=(*first.inputs, bias), outputs=step.outputs)
-                    dropped.add(producer)
-        return [merged.get(index, step) for index, step in enumerate(steps) if index not in dropped]
 
     def _relative(self, step: Step) -> Step:
         """A reshape to fixed sizes said by the sizes of its input, so that batch and channels may change."""

@@ -13,7 +13,7 @@ A flavour is named after the target that it is for:
 - ``executorch``: int8 for both, activations affine; XNNPACK rounds the bias, which stays in float, by itself.
 - ``openvino``: uint8 activations, int8 weights, the bias in float.
 - ``ncnn``: -127..127 about zero point 0 for what convolutions and linear layers read and for their weights; everything
-  between them is in float.
+  between them is in float. So are depthwise convolutions, whose kernels are slower in integers than in float on x86.
 - ``coreml``: int8 about zero point 0 for both, the bias in float.
 """
 
@@ -53,6 +53,8 @@ class Flavour:
         per_group: weights of a grouped convolution have a scale per group, unless each channel is a group.
         products_only: only what convolutions over planes and linear layers of vectors read becomes integers, and only
             for them; what else reads it gets floats.
+        float_depthwise: depthwise convolutions stay in float.
+        pools_in_one_scale: an average of windows has the scale of what it averages.
         fuses_sums: a convolution that only a sum reads adds to it before it rounds: its own rounding falls away.
         integer_bias: the bias of a product in integers is int32; else it stays in float.
         casts_weights: stored weights that the engine converts to float at load are written as Cast and Mul, which it
@@ -70,6 +72,8 @@ class Flavour:
     per_channel: bool = True
     per_group: bool = False
     products_only: bool = False
+    float_depthwise: bool = False
+    pools_in_one_scale: bool = False
     fuses_sums: bool = False
     integer_bias: bool = False
     casts_weights: bool = False
@@ -160,12 +164,21 @@ FLAVOURS: dict[str, Flavour] = {
             "int8",
             wide_activation="int16",
             four_bit_products=True,
+            pools_in_one_scale=True,
             integer_bias=True,
             interface=("float32", "int8", "uint8"),
         ),
         Flavour("executorch", "int8"),
         Flavour("openvino", "uint8", fuses_sums=True, interface=("float32", "uint8")),
-        Flavour("ncnn", "int8", symmetric=True, narrow=True, per_group=True, products_only=True),
+        Flavour(
+            "ncnn",
+            "int8",
+            symmetric=True,
+            narrow=True,
+            per_group=True,
+            products_only=True,
+            float_depthwise=True,
+        ),
         Flavour("coreml", "int8", symmetric=True),
     )
 }

@@ -139,9 +139,9 @@ class Quantize(Config):
             self._even_out(graph, scheme, work)
         encodings = self._choose(self._encode(graph, sites, scheme, work), scheme, work)
         if scheme.kind == "integer":
-            reference = evaluation_copy(work.network)
+            reference = evaluation_copy(work.network) if self.bias_correction != "none" else None
             encodings = self._round(encodings, work)
-            if self.bias_correction != "none":
+            if reference is not None:
                 self._correct_biases(reference, encodings, work)
             encodings = self._train(encodings, work)
         names = dict.fromkeys(product.weight for product in sites.products if product.weight in encodings)

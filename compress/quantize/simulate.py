@@ -73,7 +73,9 @@ def rounded(
     scales: dict[str, float] = {}
     if engine.products_only:
         activations = ()
-        products = tuple(p for p in products if encodings[p.weight].kind != "integer" or _in_integers(p, encodings))
+        products = tuple(
+            p for p in products if encodings[p.weight].kind != "integer" or in_integers(p, encodings, engine)
+        )
     if engine.fuses_sums:
         fused = _fused_into_sums(graph, products, encodings)
         activations = tuple(node for node in activations if node.name not in fused)
@@ -118,8 +120,15 @@ def multiplies_integers(node: Node) -> bool:
     return rank == 4 if planes else node.target is aten.linear.default and rank == 2
 
 
-def _in_integers(product: Product, encodings: Mapping[str, Encoding]) -> bool:
-    return product.read in encodings and multiplies_integers(product.node)
+def in_integers(product: Product, encodings: Mapping[str, Encoding], engine: Flavour) -> bool:
+    """Whether ``engine``, which has integers for products only, multiplies integers in ``product``."""
+    kept = engine.float_depthwise and is_depthwise(product.node)
+    return product.read in encodings and multiplies_integers(product.node) and not kept
+
+
+def is_depthwise(node: Node) -> bool:
+    """Whether ``node`` is a convolution of each input channel by itself."""
+    return bool(1 < groups_of(node) == node.all_input_nodes[0].meta["val"].shape[1])
 
 
 def _fused_into_sums(graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding]) -> set[str]:

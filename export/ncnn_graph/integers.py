@@ -14,7 +14,7 @@ import numpy as np
 from compress.errors import InvalidInput
 from compress.quantize.encoding import Encoding
 from compress.quantize.flavour import Flavour
-from compress.quantize.simulate import groups_of
+from compress.quantize.simulate import groups_of, in_integers
 from compress.quantize.sites import Product
 
 from . import param
@@ -43,7 +43,7 @@ def decide(
             raise InvalidInput(f"target {flavour.name}: its files have no bfloat16; quantize with --scheme fp16")
         if encoding.kind == "float16":
             weight.half = True
-        elif product.read in encodings and weight.may_be_integers:
+        elif in_integers(product, encodings, flavour):
             scale = float(flavour.activation_parameters(encodings[product.read]).scale)
             weight.integers = flavour.weight_parameters(encoding, scale, groups=groups_of(product.node))
             weight.input_scale = float(np.float32(1 / scale))

@@ -200,6 +200,34 @@ def test_integer_file_computes_what_the_simulation_does(integers: Made) -> None:
     assert np.abs(found - expected).mean() < 0.25 * step
 
 
+class Pooled(nn.Module):
+    """A convolution that is averaged, and joined with another: (N, 3, 8, 8) -> (N, 8, 4, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1, 2)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([nn.functional.avg_pool2d(self.left(x), 2), self.right(x)], 1))  # type: ignore[no-any-return]
+
+
+def test_an_average_of_windows_that_is_joined_keeps_its_scale(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = Pooled().eval(), (torch.randn(16, 3, 8, 8),)
+    result = Quantize(samples=16).apply(model, context_on(inputs))
+    job = Job(result.model, (inputs[0][:1],), "litert", result.encodings)
+    exported = litert.export(job, tmp_path / "pooled.tflite")
+    file = File(exported.file.read_bytes())
+    (pool,) = (o for o in file.operators if file.kind(o) == "AVERAGE_POOL_2D")
+    scales = [file.tensors[index].quantization.scale for index in (*pool.inputs, *pool.outputs)]
+    assert scales[0] == scales[1] and file.dtype(pool.outputs[0]) == "int8"
+    expected = simulate(result.model, result.encodings, (inputs[0][:1],), flavour="litert")(*inputs).detach().numpy()
+    (got,) = load(exported.file).run({"x": inputs[0].numpy()}).values()
+    # Either average may round up where the other rounds down.
+    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_bytes_in_and_out_channels_last_without_a_transposition(integers: Made, bytes_nhwc: Exported) -> None:
     found = operators(bytes_nhwc)
     assert not any("float" in name or name.startswith("TRANSPOSE") for name in found)

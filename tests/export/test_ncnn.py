@@ -220,11 +220,21 @@ def test_simulation_rounds_only_what_products_read(joined: Written) -> None:
     """The residual adds floats: what the sum yields is no multiple of a scale."""
     simulated = simulate(joined.model, joined.encodings, joined.inputs, flavour="ncnn")
     rounds = [n for n in simulated.graph.nodes if "fake_quantize_per_tensor" in str(n.target)]
-    assert len(rounds) == len([n for n in simulated.graph.nodes if "fake_quantize_per_channel" in str(n.target)]) == 5
+    assert len(rounds) == len([n for n in simulated.graph.nodes if "fake_quantize_per_channel" in str(n.target)]) == 4
     assert {str(user.target) for node in rounds for user in node.users} <= {
         "aten.conv2d.default",
         "aten.linear.default",
     }
+
+
+def test_depthwise_convolutions_stay_in_float(joined: Written) -> None:
+    """Their weights are stored as they are, and the convolution before yields floats."""
+    (settings,) = (settings for kind, _, settings in layers(joined.exported.file) if kind == "ConvolutionDepthWise")
+    assert "8" not in settings
+    graph = load(joined.exported.file).executed_graph()
+    assert graph is not None
+    assert Counter(node.op for node in graph.nodes if node.kind == "integer") == {"Convolution": 3, "InnerProduct": 1}
+    assert any("depthwise" in note for note in joined.exported.notes)
 
 
 class Grouped(nn.Module):

@@ -54,9 +54,12 @@ def _thresholded_relu(call: Call) -> Tensor:
 @operator("HardSigmoid")
 def _hard_sigmoid(call: Call) -> Tensor:
     alpha, beta = call.step.real("alpha", 0.2), call.step.real("beta", 0.5)
-    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+    if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and math.isclose(beta, 0.5, rel_tol=1e-6):
         return F.hardsigmoid(call.tensor())
-    return torch.clamp(call.tensor() * alpha + beta, 0, 1)
+    if alpha <= 0:
+        return torch.clamp(call.tensor() * alpha + beta, 0, 1)
+    # The scale last, so that the sum can join the bias of the layer before and integers only get another scale.
+    return torch.clamp(call.tensor() + beta / alpha, 0.0, 1 / alpha) * alpha
 
 
 @operator("Gelu")
