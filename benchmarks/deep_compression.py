@@ -6,8 +6,8 @@
 
 DIR is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*). Without ``--weights`` the dense network is trained
 first, for ``epochs``. Its weights go by magnitude, gradually, while it is distilled from itself as it was; then every
-layer gets a codebook whose values are trained; the packed file is what is counted. Bytes are told apart: to download, on
-disk, in memory. The last epoch counts, and the test split is read once for each file. Started again after an
+layer gets a codebook whose values are trained; the packed file is what is counted. Bytes are told apart: to download,
+on disk, in memory. The last epoch counts, and the test split is read once for each file. Started again after an
 interruption, it goes on after the last whole epoch. About two minutes an epoch on one thread.
 """
 

@@ -6,9 +6,10 @@
 DIR is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*). All but ``binary`` start from the network in
 ``benchmarks/checkpoints`` and are distilled from it; ``binary`` is the zoo's ``bireal_resnet20`` (a shortcut around
 each convolution, RPReLU), trained from random weights in two stages, signs of the inputs first, and distilled from the
-same teacher; its 1x1 shortcuts stay in float. The last epoch counts; test accuracy is that of the deployed file in ONNX
-Runtime, read once, beside that of the float file and of the simulation. Started again after an interruption, a training
-goes on after its last whole epoch, and a finished one is read again. 1.5 to 2 minutes an epoch on one thread.
+same teacher; its 1x1 shortcuts stay in float. ``w2a8`` calibrates by the squared error, chosen on validation. The
+last epoch counts; test accuracy is that of the deployed file in its engine, read once, beside that of the float file
+and of the simulation. Started again after an interruption, a training goes on after its last whole epoch, and one that
+is finished is read again. 1.5 to 2 minutes an epoch on one thread.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ BARS = {"w4a4": 0.5, "w2a8": 0.7, "ttq": 1.0, "ternary": 1.5, "binary": 6.0}
 def stage(scheme: str, epochs: int | None) -> Quantize:
     """The stage of a scheme, with its training."""
     settings = {**COMMON, **SCHEMES[scheme], **({"epochs": epochs} if epochs is not None else {})}
-    exclude = ("steps.*.shortcut.*",) if scheme == "binary" else ()
-    return Quantize(scheme=scheme, exclude=exclude, training=Training(**settings))  # type: ignore[arg-type]
+    options: dict[str, Any] = {"binary": {"exclude": ("steps.*.shortcut.*",)}, "w2a8": {"calibration": "mse"}}
+    return Quantize(scheme=scheme, training=Training(**settings), **options.get(scheme, {}))  # type: ignore[arg-type]
 
 
 def trained(scheme: str, epochs: int | None, data: Data, teacher: Network, output: Path, seed: int) -> Network:

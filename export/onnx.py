@@ -139,6 +139,9 @@ def export_onnx(
         converted = in_half(converted)
     name = scheme_of(multiplied, read) if engine.name.startswith("ort") else None
     notes = [f"{name}: {SCHEMES[name].gain}"] if name is not None and name != "int8" else []
+    if converted.functions:
+        count = sum(node.domain == bitwise.DOMAIN for node in converted.graph.node)
+        notes.append(f"{count} products of bits: by popcounts in the engine bitwise, in floats in any other")
     if simplify:
         converted, note = _simplified(converted, example_inputs)
         notes.append(note)

@@ -56,7 +56,7 @@ class Sign(nn.Module):
         return signs(x, _along(self.threshold, x, self.last), training=self.training)
 
     def start(self, x: Tensor) -> None:
-        """Thresholds: 0, or the means of channels where no value is negative, as after a ReLU, and 0 would part none."""
+        """Thresholds: 0, or the means of channels where no value is negative, as after a ReLU: 0 would part none."""
         if float(x.min()) >= 0:
             channels = x.flatten(0, -2) if self.last else x.transpose(0, 1).flatten(1).mT
             with torch.no_grad():
