@@ -2,9 +2,10 @@
 
 python benchmarks/quantize_time.py --peers DIR [--network mobilenet_v2] [--samples 128] [-o out/quantize_time.json]
 
-Each side runs in processes of its own, in turn, one thread each: from the float network in memory (ours: a torch
-module; quantize_static: an ONNX file, prepared as its documentation wants it) to the int8 file. Time does not count
-imports; memory is the peak of the process above what it held before.
+Each side runs in processes of its own, in turn, one thread each: from the float network (ours: a torch module in
+memory; quantize_static: an ONNX file, prepared as its documentation wants it) to the int8 file. Time and memory do not
+count imports: both sides have exported the float file, and quantized a network of one layer, before they begin. Memory
+is the peak of the process above what it held before.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from int8_peers import prepared, quantized
 from peers import make_importable, torchvision_network
+from torch import Tensor, nn
 
 import compress.data
 from compress.fold import Fold
@@ -45,23 +47,27 @@ def peak_mb(*, reset: bool = False) -> float:
 def once(side: str, name: str, samples: int, method: str, folder: Path) -> dict[str, float]:
     """Seconds and MB of one side."""
     torch.set_num_threads(1)
+    tiny, small = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), torch.randn(2, 3, 8, 8)
+    _quantize(side, tiny, (small[:1],), small, method, folder)
     model, inputs = torchvision_network(name)
     images = torch.randn(samples, *inputs[0].shape[1:], generator=torch.Generator().manual_seed(2))
-    calibration = folder / f"{side}.npz"
+    return _quantize(side, model, inputs, images, method, folder)
+
+
+def _quantize(
+    side: str, model: nn.Module, inputs: tuple[Tensor, ...], images: Tensor, method: str, folder: Path
+) -> dict[str, float]:
+    calibration, plain, file = folder / f"{side}.npz", folder / "float.onnx", folder / f"{side}.onnx"
     np.savez(calibration, x_calib=images.numpy())
     data = compress.data.load(str(calibration))
     context = Context(inputs, data=data)
-    file = folder / f"{side}.onnx"
+    export_onnx(Fold().apply(model, context).model, inputs, plain)
+    held, began = peak_mb(reset=True), time.perf_counter()
     if side == "ours":
-        held, began = peak_mb(reset=True), time.perf_counter()
-        result = Quantize(samples=samples, calibration=method).apply(model, context)  # type: ignore[arg-type]
+        result = Quantize(samples=len(images), calibration=method).apply(model, context)  # type: ignore[arg-type]
         export_onnx(result.model, inputs, file, encodings=dict(result.encodings))
     else:
-        plain = folder / "float.onnx"
-        export_onnx(Fold().apply(model, context).model, inputs, plain)
-        arrays = [x[None] for x in images.numpy()]
-        held, began = peak_mb(reset=True), time.perf_counter()
-        quantized(prepared(plain, folder), file, arrays, SETTING, method)
+        quantized(prepared(plain, folder), file, [x[None] for x in images.numpy()], SETTING, method)
     return {"seconds": time.perf_counter() - began, "mb": peak_mb() - held}
 
 

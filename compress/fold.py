@@ -265,7 +265,9 @@ def _batched_dimensions(node: Node) -> int:
 
 def uses(graph: Graph, tensor: Tensor) -> int:
     """How often operations read a parameter, under whatever name."""
-    return sum(len(node.users) for node in graph.nodes if node.op == "placeholder" and graph.tensor(node) is tensor)
+    placeholders = (node for node in graph.nodes if node.op == "placeholder")
+    alike = (node for node in placeholders if getattr(node.meta.get("val"), "shape", None) == tensor.shape)
+    return sum(len(node.users) for node in alike if graph.tensor(node) is tensor)
 
 
 def pads_nothing(node: Node) -> bool:

@@ -105,6 +105,10 @@ class _Call:
 
 def simplify(graph: Graph) -> int:
     """Write clips as the converter knows them, and all else where nothing is left to take apart; returns how many."""
+    for node in list(graph.calls(*DROPOUTS)):  # the converter loses changes in place behind one
+        if not argument(node, "train") and node not in graph.outputs:
+            node.replace_all_uses_with(cast(Node, node.args[0]))
+            graph.program.graph.erase_node(node)
     plan: dict[Node, _Call] = {}
     for node in graph.calls():
         call = _written(node, plan)
