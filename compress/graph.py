@@ -6,10 +6,11 @@ through it and never by the order or the names of modules.
 
 from __future__ import annotations
 
+import gc
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -161,7 +162,7 @@ def trace(
     if training:
         example_inputs = tuple(torch.cat([x, x]) if x.ndim and x.shape[0] == 1 else x for x in example_inputs)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_collection():
             warnings.simplefilter("ignore")
             if dynamic_batch or dynamic_size:
                 # A dimension of size 1 would be traced as a constant.
@@ -188,6 +189,18 @@ def trace(
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Put garbage collection off: what torch allocates while it traces stays, and looking through it takes long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _sizes_vary(graph: Graph) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from compress.errors import GateFailed, InvalidInput
-from compress.graph import Graph, trace
+from compress.graph import Graph, trace, without_collection
 from compress.quantize.encoding import Encoding
 from compress.quantize.flavour import flavour_named, require_products
 from compress.quantize.scheme import SCHEMES, scheme_of
@@ -201,7 +201,7 @@ def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.fl
 
 def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:
     try:
-        with _quiet():
+        with _quiet(), without_collection():
             converted = torch.onnx.export(
                 program.Convertible.of(graph.program),
                 dynamo=True,

@@ -110,6 +110,8 @@ SCHEMES: dict[SchemeName, Scheme] = {
         gain="a seventh of the bytes on disk; convolutions run as in float32, linear layers on the bytes themselves "
         "(MatMulNBits, which rounds its input to 8 bits block by block)",
     ),
+    "fp16": Scheme(16, None, kind="float16", gain="half the bytes on disk; converted at load, runs as float32 does"),
+    "bf16": Scheme(16, None, kind="bfloat16", gain="half the bytes on disk; converted at load, runs as float32 does"),
     "binary": Scheme(
         1,
         None,
@@ -164,8 +166,6 @@ SCHEMES: dict[SchemeName, Scheme] = {
         schedule="incremental",
         gain="an eighth of the bytes; runs as float32 does",
     ),
-    "fp16": Scheme(16, None, kind="float16", gain="half the bytes on disk; converted at load, runs as float32 does"),
-    "bf16": Scheme(16, None, kind="bfloat16", gain="half the bytes on disk; converted at load, runs as float32 does"),
 }
 
 

@@ -113,7 +113,7 @@ class _Finder:
             result = node.output[0] if number == len(names) - 1 else f"{name}_sum"
             nodes.append(helper.make_node("Add", [total, name], [result]))
             total = result
-        position = list(self.graph.node).index(node)
+        position = rewrite.place_of(self.graph, node)
         self.graph.node.remove(node)
         for offset, each in enumerate(nodes):
             self.graph.node.insert(position + offset, each)

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from .rewrite import attribute, constants, drop_unused, producers, readers, rename, store
+from .rewrite import attribute, constants, drop_unused, place_of, producers, readers, rename, store
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def quantize_numbers(graph: GraphProto) -> int:
             store(graph, f"{prefix}_zero", zero),
         ]
         made = onnx.helper.make_node("DequantizeLinear", inputs, [f"{prefix}_real"])
-        graph.node.insert(list(graph.node).index(node), made)
+        graph.node.insert(place_of(graph, node), made)
         node.input[place] = made.output[0]
         count += 1
     return count
@@ -181,7 +181,7 @@ def pad_inputs(graph: GraphProto) -> int:
         pad = onnx.helper.make_node("Pad", [dequantize.input[0], pads, dequantize.input[2]], [f"{prefix}_integers"])
         real = onnx.helper.make_node("DequantizeLinear", [pad.output[0], *dequantize.input[1:]], [prefix])
         for made in (pad, real):
-            graph.node.insert(list(graph.node).index(conv), made)
+            graph.node.insert(place_of(graph, conv), made)
         conv.input[0] = prefix
         count += 1
     return count
@@ -321,7 +321,7 @@ def _ints(node: NodeProto, name: str) -> list[int]:
 
 
 def _replace(graph: GraphProto, node: NodeProto, made: list[NodeProto]) -> None:
-    position = list(graph.node).index(node)
+    position = place_of(graph, node)
     graph.node.remove(node)
     for offset, each in enumerate(made):
         graph.node.insert(position + offset, each)

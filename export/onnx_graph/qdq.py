@@ -221,7 +221,7 @@ def part_clips(graph: GraphProto) -> int:
         bounds = _bounds(node, stored)
         if bounds is None:
             continue
-        position, source, target = list(graph.node).index(node), node.input[0], node.output[0]
+        position, source, target = rewrite.place_of(graph, node), node.input[0], node.output[0]
         written = [(op, bound) for op, bound in zip(("Max", "Min"), bounds, strict=True) if np.isfinite(bound)]
         graph.node.remove(node)
         for number, (op, bound) in enumerate(written):
@@ -265,7 +265,7 @@ def _name(node: NodeProto) -> str:
 
 def _quantize(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
     """An activation: QuantizeLinear and DequantizeLinear in the place of its mark."""
-    position = list(graph.node).index(mark)
+    position = rewrite.place_of(graph, mark)
     target = mark.output[0]
     integers = f"{target}_integers"
     scale = rewrite.store(graph, f"{target}_scale", np.asarray(what.rounding.scale, np.float32))
@@ -287,7 +287,7 @@ def _store(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
             f"export: the {_name(mark)} is no stored tensor after the conversion to ONNX; exclude its layer"
         )
     real = numpy_helper.to_array(stored[mark.input[0]])
-    position = list(graph.node).index(mark)
+    position = rewrite.place_of(graph, mark)
     turns = real.ndim == 2 and what.form != "levels"
     turned, target = _turn(graph, mark, what) if turns else (False, mark.output[0])
     name = f"{mark.input[0]}/{target}"

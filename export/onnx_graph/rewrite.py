@@ -29,6 +29,11 @@ def producers(graph: GraphProto) -> dict[str, NodeProto]:
     return {name: node for node in graph.node for name in node.output if name}
 
 
+def place_of(graph: GraphProto, node: NodeProto) -> int:
+    """The position of ``node``, told by the value that it yields: comparing nodes takes long."""
+    return next(place for place, each in enumerate(graph.node) if each.output[:1] == node.output[:1])
+
+
 def constants(graph: GraphProto) -> dict[str, onnx.TensorProto]:
     """The stored tensors."""
     return {tensor.name: tensor for tensor in graph.initializer}
@@ -118,7 +123,7 @@ def use_global_average_pool(graph: GraphProto) -> int:
         if not isinstance(axes, list) or sorted(axis % 4 for axis in axes) != [2, 3]:
             continue
         source, target = node.input[0], node.output[0]
-        position = list(graph.node).index(node)
+        position = place_of(graph, node)
         written = [onnx.helper.make_node("GlobalAveragePool", [source], [target], name=node.name)]
         written[0].metadata_props.extend(node.metadata_props)
         if not attribute(node, "keepdims", 1):
