@@ -8,14 +8,16 @@ multiplied as what they are restored to: as floats, or by 8-bit activations as 8
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.fx import Node
 
 from .graph import Graph, argument
-from .quantize.encoding import Encoding
-from .quantize.sites import PRODUCTS, source_of
 from .rounding.inputs import ResidualSigns, Sign, Signs, Steps
+
+if TYPE_CHECKING:
+    from .quantize.encoding import Encoding
 
 FLOAT_BITS = 32
 BYTE_BITS = 8
@@ -23,6 +25,8 @@ BYTE_BITS = 8
 
 def operand_bits(graph: Graph, node: Node, encodings: Mapping[str, Encoding]) -> tuple[int, int]:
     """The bits of the weight and of the values that ``node`` multiplies; 32 of floats."""
+    from .quantize.sites import PRODUCTS, source_of  # quantization counts costs too
+
     if node.target not in PRODUCTS:
         return FLOAT_BITS, FLOAT_BITS
     weight = encodings.get(graph.tensor_name(argument(node, "weight")) or "")

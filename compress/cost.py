@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,10 @@ from torch.fx import Node
 
 from .bit_operations import operand_bits
 from .graph import Graph, argument, shape_of, trace
-from .quantize.encoding import Encoding
 from .receptive_field import CONVOLUTION, TRANSPOSED, base_name, receptive_fields
+
+if TYPE_CHECKING:
+    from .quantize.encoding import Encoding
 
 RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
 MATRIX_PRODUCTS = {"matmul": "self", "mm": "self", "bmm": "self", "mv": "self", "dot": "self"} | {

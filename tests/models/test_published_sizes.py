@@ -138,8 +138,20 @@ def test_has_the_parameters_that_are_published(name: str, form: dict[str, object
 
 
 def test_every_network_has_a_published_size() -> None:
-    forms_of_others = {"resnet18_cifar"}
-    assert set(models.names()) - forms_of_others == set(LARGE) | set(SMALL)
+    forms_of_others = {"resnet18_cifar", "bireal_resnet18_cifar", "bireal_resnet20"}
+    assert set(models.names()) - forms_of_others - {"bireal_resnet18"} == set(LARGE) | set(SMALL)
+
+
+def test_bireal_net_has_the_memory_of_its_paper() -> None:
+    """Liu et al. (2018), table 4: 33.6 Mbit, 3x3 convolutions of one bit; RPReLU is of a later paper."""
+    with torch.device("meta"):
+        network = models.build("bireal_resnet18")
+    bits = 0
+    for name, parameter in network.named_parameters():
+        if ".act." not in name:
+            bits += parameter.numel() * (1 if name.endswith(".conv.weight") else 32)
+    buffers = sum(buffer.numel() for name, buffer in network.named_buffers() if "running" in name)
+    assert 33.2e6 < bits < 33.65e6 < bits + 32 * buffers < 34e6, "between batch norms of two numbers and of four"
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_the_json_is_standard_and_keeps_the_names_that_readers_rely_on(report: R
     assert content["schema_version"] == 1
     assert {"speedup", "size_ratio", "macs_ratio", "top1_drop"} <= set(content["summary"])
     assert {"edits", "skipped", "before", "after"} <= set(content["stages"][0])
-    assert {"params", "macs", "size_bytes", "top1"} == set(content["stages"][0]["before"])
+    assert {"params", "macs", "bit_operations", "size_bytes", "top1"} == set(content["stages"][0]["before"])
     assert {"format", "file", "size_bytes", "nodes"} <= set(content["exports"][0])
     assert {"runtime", "threads", "latency_ms", "top1", "parity"} <= set(content["benchmarks"][0])
     assert read(tmp_path) == report, "an infinity comes back"
