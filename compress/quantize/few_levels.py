@@ -25,7 +25,7 @@ from ..stage import Context, Edit, Skip
 from ..train import Training, fit
 from .encoding import Encoding
 from .scheme import Schedule, Scheme
-from .sites import Product, find_sites
+from .sites import PRODUCTS, Product, find_sites
 
 SHARES = (0.5, 0.75, 0.875)
 """Of the weights that are fixed before each part of an incremental training (INQ, section 3.1); then all are."""
@@ -98,12 +98,15 @@ def choose_layers(
     network: nn.Module, context: Context, exclude: Iterable[str], *, ends: bool, inputs: bool
 ) -> tuple[list[str], list[Skip]]:
     """The names of the layers to round, in the order in which they run, and those that are left alone."""
-    sites = find_sites(trace(network, context.example_inputs), exclude)
+    graph = trace(network, context.example_inputs)
+    sites = find_sites(graph, exclude)
     skipped = [skip for skip in sites.skipped if skip.reason.startswith("kept in float")]
     products = list({product.weight: product for product in sites.products}.values())
     if not ends:
-        skipped += [Skip(p.layer, "kept as it is: the first or last layer") for p in (products[:1] + products[1:][-1:])]
-        products = products[1:-1]
+        nodes = list(graph.calls(*PRODUCTS))  # those that are excluded too
+        at_ends = [product for product in products if product.node in (nodes[0], nodes[-1])]
+        skipped += [Skip(product.layer, "kept as it is: the first or last layer") for product in at_ends]
+        products = [product for product in products if product not in at_ends]
     seen: set[int] = set()
     layers = []
     for product in products:

@@ -80,6 +80,8 @@ def test_excluded_layers_stay() -> None:
     result = Quantize(scheme="binary", exclude=("hidden",)).apply(model, context)
     assert set(result.encodings) == {"middle.0.weight"}
     assert any(skip.layer == "hidden" for skip in result.skipped)
+    without_last = Quantize(scheme="binary", exclude=("last",)).apply(model, context)
+    assert set(without_last.encodings) == {"middle.0.weight", "hidden.weight"}, "what is excluded is still the last"
     assert type(result.model.get_submodule("hidden")) is nn.Linear
 
 
