@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def main(
     networks = {name: trained(name, epochs, data, teacher, output, seed) for name in schemes.split(",")}
     if train_only:
         return
-    plain = replace(fold_for_export(teacher))
+    plain = fold_for_export(teacher)
     file = output / "float.onnx"
     deploy.export(plain, "float", file)
     base, size = deploy.accuracy(deploy.Deployed("float", file), data), file.stat().st_size

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,18 @@ from ..edits import ROUNDING, replay
 from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import trace
-from ..rounding.inputs import Rounding, rounds_inputs
-from ..rounding.weights import Bases, Binary, LearnedSteps, Levels, PowersOfTwo, Ternary, TrainedTernary, WeightRounding
+from ..rounding.inputs import Rounding, rounding_layers, rounds_inputs
+from ..rounding.weights import (
+    Bases,
+    Binary,
+    LearnedSteps,
+    Levels,
+    PowersOfTwo,
+    Ternary,
+    TrainedTernary,
+    WeightRounding,
+    WeightRule,
+)
 from ..stage import Context, Edit, Skip
 from ..train import Training, fit
 from .encoding import Encoding
@@ -80,10 +91,10 @@ def to_few_levels(
     return FewLevels(folded, encodings, (*edits, *told, *more), (*skipped, *left), tuple(history))
 
 
-def rule_of(scheme: Scheme) -> Callable[[Tensor], nn.Module]:
+def rule_of(scheme: Scheme) -> WeightRule:
     """What makes the rounding of a weight from its values."""
     bits = scheme.weight_bits
-    rules: dict[str, Callable[[Tensor], nn.Module]] = {
+    rules: dict[str, WeightRule] = {
         "binary": lambda _: Binary(),
         "bases": lambda _: Bases(bits),
         "ternary": lambda _: Ternary(),
@@ -191,7 +202,7 @@ def _run_with_hooks(
 def _train(
     network: nn.Module,
     layers: Sequence[str],
-    rule: Callable[[Tensor], nn.Module],
+    rule: WeightRule,
     schedule: Schedule,
     training: Training | None,
     context: Context,
@@ -215,7 +226,7 @@ def _train(
     return parts.history
 
 
-def round_weights(network: nn.Module, layers: Iterable[str], rule: Callable[[Tensor], nn.Module]) -> None:
+def round_weights(network: nn.Module, layers: Iterable[str], rule: WeightRule) -> None:
     """Let ``layers`` compute with rounded weights, in place."""
     for name in layers:
         module = network.get_submodule(name)
@@ -279,16 +290,11 @@ def settle(network: nn.Module, layers: Iterable[str]) -> dict[str, tuple[Levels,
     with torch.no_grad():
         for name in layers:
             module, rounding = network.get_submodule(name), rounding_of_weight(network, name)
-            levels = _levels(rounding, _behind(module))
+            levels = cast(WeightRounding, rounding).levels(_behind(module).detach())
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
             assert isinstance(module.weight, Tensor)
             found[f"{name}.weight"] = (levels, module.weight.detach().clone())
     return found
-
-
-def _levels(rounding: WeightRounding | nn.Module, weight: Tensor) -> Levels:
-    levels: Levels = rounding.levels(weight.detach())  # type: ignore[operator]
-    return levels
 
 
 def fold(network: nn.Module, context: Context) -> tuple[nn.Module, tuple[Edit, ...], tuple[Skip, ...]]:
@@ -298,9 +304,10 @@ def fold(network: nn.Module, context: Context) -> tuple[nn.Module, tuple[Edit, .
     """
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return network, (), ()
-    roundings = {name: module.rounding for name, module in network.named_modules() if hasattr(module, "rounding")}
-    for name in roundings:
-        network.get_submodule(name).rounding = nn.Hardtanh()
+    layers = rounding_layers(network)
+    roundings = {name: layer.rounding for name, layer in layers.items()}
+    for layer in layers.values():
+        layer.rounding = nn.Hardtanh()
     result = Fold().apply(network, context)
     for name, rounding in roundings.items():
         result.model.get_submodule(name).rounding = rounding

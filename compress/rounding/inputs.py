@@ -192,6 +192,12 @@ _ROUNDING: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+def rounding_layers(network: nn.Module) -> dict[str, RoundingConv1d | RoundingConv2d | RoundingLinear]:
+    """The layers of ``network`` that round what they read, by name; what a user's own modules call so is not meant."""
+    kinds = (RoundingConv1d, RoundingConv2d, RoundingLinear)
+    return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+
+
 def rounds_inputs(layer: nn.Module) -> bool:
     """Whether ``layer`` is of a class that can be made to round what it reads."""
     return type(layer) in _ROUNDING

@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from compress.quantize.encoding import Encoding
 
 from . import bitwise, rewrite
-from .qdq import Marked
+from .qdq import Marked, mark_name
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def use_bit_operators(model: ModelProto, marked: Mapping[str, Marked]) -> dict[s
     if layers:
         bitwise.declare(model, layers)
         rewrite.drop_unused(model.graph)
-    present = {found.name(node) for node in model.graph.node if node.op_type == "Site"}
+    present = {mark_name(node) for node in model.graph.node if node.op_type == "Site"}
     return {name: what for name, what in marked.items() if name not in used or name in present}
 
 
@@ -65,12 +65,6 @@ class _Finder:
         self.marked = marked
         self.producers = rewrite.producers(graph)
         self.stored: dict[str, TensorProto] = rewrite.constants(graph)
-
-    @staticmethod
-    def name(node: NodeProto) -> str:
-        value = rewrite.attribute(node, "name")
-        assert isinstance(value, bytes)
-        return value.decode()
 
     def weight_of(self, node: NodeProto) -> str | None:
         """The mark of the weight of few levels that ``node`` multiplies by, if it is such a product."""
@@ -86,7 +80,7 @@ class _Finder:
             and rewrite.attribute(node, "transA", 0) == 0
             and rewrite.attribute(node, "alpha", 1.0) == rewrite.attribute(node, "beta", 1.0) == 1.0
         )
-        name = self.name(before)
+        name = mark_name(before)
         return name if plain and self.marked[name].form == "levels" else None
 
     def products(self, node: NodeProto, what: Marked) -> list[tuple[bitwise.BitLayer, NodeProto]]:

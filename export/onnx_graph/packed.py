@@ -22,6 +22,11 @@ def width_of(levels: int) -> int:
     return next(width for width in WIDTHS if levels <= 2**width)
 
 
+def numbers(levels: int) -> NDArray[np.int32]:
+    """Codes as levels: one table for all weights whose codes are as wide as those of so many levels."""
+    return np.arange(2 ** width_of(levels), dtype=np.int32)
+
+
 def pack(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     """The codes in C order as bytes, the lowest bits first; the last byte is filled up with zero bits.
 
@@ -58,8 +63,7 @@ def restored(
     if width < 8 and levels.dtype == np.float32 and not np.array_equal(levels, np.rint(levels)):
         # A table for bytes would be the layer's own: codes are looked up in one that all layers have, then levels.
         own = rewrite.store(graph, f"{target}_own_levels", levels)
-        numbers = np.arange(len(levels), dtype=np.int32)
-        nodes = restored(graph, name, f"{target}_codes", codes, numbers)
+        nodes = restored(graph, name, f"{target}_codes", codes, numbers(len(levels)))
         return [*nodes, helper.make_node("Gather", [own, f"{target}_codes"], [target], axis=0)]
     stored = rewrite.store(graph, name, pack(codes, width))
     table = rewrite.store(graph, f"{target}_levels", _by_bytes(levels, width))
@@ -115,7 +119,5 @@ def _by_bytes(levels: NDArray[Any], width: int) -> NDArray[Any]:
         return levels
     padded = np.zeros(2**width, levels.dtype)
     padded[: len(levels)] = levels
-    if levels.dtype == np.int32:  # codes: the same table however many there are
-        padded[:] = np.arange(2**width)
     table: NDArray[Any] = padded[unpack(np.arange(256, dtype=np.uint8), width, 256 * (8 // width))]
     return table.reshape(256, 8 // width)

@@ -134,19 +134,19 @@ def place(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool =
     Raises:
         GateFailed: a mark did not come through the conversion to ONNX.
     """
-    found = {_name(node) for node in _marks(graph)}
+    found = {mark_name(node) for node in _marks(graph)}
     lost = [name for name in marked if name not in found]
     if lost:
         raise GateFailed(f"export: the tensor of the {lost[0]} is gone after the conversion to ONNX; exclude its layer")
     for node in _marks(graph):
-        if marked[_name(node)].form != "value":
-            _store(graph, node, marked[_name(node)])
+        if marked[mark_name(node)].form != "value":
+            _store(graph, node, marked[mark_name(node)])
     if any(what.turned for what in marked.values()):
         part_clips(graph)
     let_rounding_clip(graph, marked)
     drop_repeated_marks(graph, marked, past_moves=past_moves)
     for node in _marks(graph):
-        _quantize(graph, node, marked[_name(node)])
+        _quantize(graph, node, marked[mark_name(node)])
     rewrite.drop_unused(graph)
     _restore_names(graph)
     return len(found)
@@ -178,7 +178,7 @@ def let_rounding_clip(graph: GraphProto, marked: Mapping[str, Marked]) -> int:
         following = readers.get(node.output[0], [])
         if len(following) != 1 or following[0].op_type != "Site":
             continue
-        parameters = marked[_name(following[0])].rounding
+        parameters = marked[mark_name(following[0])].rounding
         bounds = _bounds(node, stored)
         if bounds is None or int(parameters.zero_point) != parameters.low:
             continue
@@ -247,7 +247,7 @@ def drop_repeated_marks(graph: GraphProto, marked: Mapping[str, Marked], *, past
             before = yielding.get(before.input[0])
         if before is None or before.op_type != "Site":
             continue
-        first, second = marked[_name(before)].rounding, marked[_name(node)].rounding
+        first, second = marked[mark_name(before)].rounding, marked[mark_name(node)].rounding
         if first.scale == second.scale and first.zero_point == second.zero_point:
             repeated.append(node)
     return rewrite.bypass(graph, repeated)
@@ -257,7 +257,8 @@ def _marks(graph: GraphProto) -> list[NodeProto]:
     return [node for node in graph.node if node.op_type == "Site"]
 
 
-def _name(node: NodeProto) -> str:
+def mark_name(node: NodeProto) -> str:
+    """The name of a mark."""
     value = rewrite.attribute(node, "name")
     assert isinstance(value, bytes)
     return value.decode()
@@ -284,7 +285,7 @@ def _store(graph: GraphProto, mark: NodeProto, what: Marked) -> None:
     stored = rewrite.constants(graph)
     if mark.input[0] not in stored:
         raise GateFailed(
-            f"export: the {_name(mark)} is no stored tensor after the conversion to ONNX; exclude its layer"
+            f"export: the {mark_name(mark)} is no stored tensor after the conversion to ONNX; exclude its layer"
         )
     real = numpy_helper.to_array(stored[mark.input[0]])
     position = rewrite.place_of(graph, mark)
@@ -335,7 +336,7 @@ def _look_up(graph: GraphProto, name: str, target: str, levels: Encoding, real: 
         places = [f"{target}_codes", rewrite.store(graph, f"{target}_rows", first)]
         every = rewrite.store(graph, f"{target}_every_level", rows.ravel())
         nodes = [
-            *packed.restored(graph, name, places[0], codes, np.arange(rows.shape[1], dtype=np.int32)),
+            *packed.restored(graph, name, places[0], codes, packed.numbers(rows.shape[1])),
             onnx.helper.make_node("Add", places, [f"{target}_places"]),
             onnx.helper.make_node("Gather", [every, f"{target}_places"], [units], axis=0),
         ]
