@@ -8,7 +8,7 @@ Han et al., "Deep Compression: Compressing Deep Neural Networks with Pruning, Tr
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from .quantize.encoding import Encoding
 from .quantize.few_levels import Parts, choose_layers, encode, fold, round_weights, settle
 from .rounding.weights import Centroids
 from .stage import Config, Context, Edit, Result, Skip, evaluation_copy
-from .train import Training
+from .train import Training, gentle
 
 Start = Literal["linear", "density", "random"]
 ITERATIONS = 50
@@ -39,7 +39,7 @@ class Share(Config):
             (``density``), or ``random`` weights. The paper finds linear best, since large weights matter most.
         exclude: patterns of layers to leave alone.
         training: of the values in the codebooks and of everything that is not shared, on the context's data, distilling
-            from the context's teacher if any.
+            from the context's teacher if any; a recipe that leaves the steps out gets AdamW at 1e-3.
     """
 
     bits: int = Field(5, ge=1, le=8)
@@ -47,7 +47,7 @@ class Share(Config):
     scope: Literal["layer", "channel"] = "layer"
     start: Start = "linear"
     exclude: tuple[str, ...] = ()
-    training: Training | None = None
+    training: Annotated[Training | None, gentle(optimizer="adamw", learning_rate=1e-3, weight_decay=0.0)] = None
 
     def apply(self, model: nn.Module, context: Context) -> Result:
         """The network with batch norms folded, weights that take few values, and encodings that tell them.

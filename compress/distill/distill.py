@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import InvalidInput
 from ..stage import Config, Context, Edit, Objective, Result, evaluation_copy
-from ..train import Training, fit, logits_of
+from ..train import Training, compiled, fit, logits_of
 from .losses import soft_target_loss
 
 
@@ -45,7 +45,8 @@ def objective_for(teacher: nn.Module | None, training: Training) -> Objective | 
     if teacher is None:
         return None
     frozen = evaluation_copy(teacher).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Distillation(frozen, training.temperature, training.teacher_weight, training.label_smoothing)
+    guide = compiled(frozen, training)
+    return Distillation(guide, training.temperature, training.teacher_weight, training.label_smoothing)
 
 
 class Distill(Config):

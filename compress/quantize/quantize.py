@@ -21,7 +21,7 @@ from ..fold import Fold
 from ..graph import Graph, trace
 from ..prune.statistics import reestimate_batch_norm
 from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
-from ..train import Training
+from ..train import Training, gentle
 from .aware_training import Learned, train_quantized
 from .calibration import calibration_split, observe
 from .encoding import Encoding
@@ -70,8 +70,9 @@ class Quantize(Config):
             layer by layer (``adaround``) or block by block (``brecq``).
         rounding_iterations: steps for each layer or block.
         training: of weights and scales as they will be rounded, on the context's data, distilling from the context's
-            teacher if any. Batch norms are folded by then, so that steps must be small: AdamW at 5e-5 suits, in fp32.
-            Schemes of few levels keep batch norms while they train, and bear larger steps: AdamW at 1e-3.
+            teacher if any. Batch norms are folded by then, so that steps must be small: a recipe that leaves them out
+            gets AdamW at 5e-5 in fp32. Schemes of few levels keep batch norms while they train, and bear larger steps:
+            AdamW at 1e-3.
         learned: what that training learns besides weights: scales (``lsq``), zero points too (``lsq+``), or scales and
             the clips of ReLUs (``pact``).
         mixed: choose the bits of each layer's weights under a budget of bytes or latency, by what each costs when it
@@ -98,7 +99,9 @@ class Quantize(Config):
     bias_correction: Literal["none", "empirical", "analytic"] = "none"
     rounding: Literal["nearest", "adaround", "brecq"] = "nearest"
     rounding_iterations: int = Field(2000, ge=1)
-    training: Training | None = None
+    training: Annotated[
+        Training | None, gentle(optimizer="adamw", learning_rate=5e-5, weight_decay=0.0, precision="fp32")
+    ] = None
     learned: Learned = "lsq"
     mixed: Mixed | None = None
     revert_slower: bool = False

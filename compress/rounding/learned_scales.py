@@ -62,20 +62,33 @@ def pact(x: Tensor, clip: Tensor, levels: int) -> Tensor:
     return rounded
 
 
+def _on_grid(x: Tensor, step: Tensor, origin: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """``x`` on the grid of one step and origin (scalars), and where it is within; the same bits either way.
+
+    Compiled, operations that fuse, for a number taken out of a tensor would part the graph; else torch's one kernel.
+    """
+    if not torch.compiler.is_compiling():
+        fake_quantize = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask
+        out, inside = fake_quantize(x, float(step), int(origin), low, high)
+        return out, inside
+    level = torch.round(x * step.reciprocal()) + origin
+    return (level.clamp(low, high) - origin) * step, (level >= low) & (level <= high)
+
+
 class _PerTensor(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor, low: int, high: int, factor: float) -> Any:
-        step, origin = max(float(scale), TINY), round(float(zero))
-        out, inside = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask(x, step, origin, low, high)
-        ctx.save_for_backward(x, out, inside)
-        ctx.step, ctx.factor, ctx.shape = step, factor, scale.shape
+        step = scale.detach().clamp_min(TINY)
+        out, inside = _on_grid(x, step, zero.detach().round(), low, high)
+        ctx.save_for_backward(x, out, inside, step)
+        ctx.factor, ctx.shape = factor, scale.shape
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, out, inside = ctx.saved_tensors
+        x, out, inside, step = ctx.saved_tensors
         gradient = gradients[0].float()
-        step, factor, shape = ctx.step, ctx.factor, ctx.shape
+        factor, shape = ctx.factor, ctx.shape
         passed = gradient * inside
         of_scale = (gradient * torch.where(inside, out - x, out)).sum().reshape(shape) * (factor / step)
         of_zero = None
@@ -105,16 +118,15 @@ class _PerChannel(Function):
 class _Pact(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, clip: Tensor, levels: int) -> Any:
-        most = max(float(clip), TINY * levels)
-        out, _ = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask(x, most / levels, 0, 0, levels)
-        ctx.save_for_backward(x)
-        ctx.most, ctx.shape = most, clip.shape
+        most = clip.detach().clamp_min(TINY * levels)
+        out, _ = _on_grid(x, most / levels, torch.zeros_like(most), 0, levels)
+        ctx.save_for_backward(x, most)
+        ctx.shape = clip.shape
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        gradient = gradients[0].float()
-        most, shape = ctx.most, ctx.shape
+        x, most = ctx.saved_tensors
+        gradient, shape = gradients[0].float(), ctx.shape
         above = x >= most
         return gradient * ((x > 0) & ~above), (gradient * above).sum().reshape(shape), None

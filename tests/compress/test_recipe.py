@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_stages_in_order(tmp_path: Path) -> None:
     assert recipe.step_names == ("prune", "fold", "prune-2", "quantize")
     first = recipe.stages[0].stage
     assert isinstance(first, Prune) and first.macs == 2 and first.training is not None and first.training.epochs == 1
+
+
+@pytest.mark.parametrize("name", ["quantize", "share", "sparsify", "regularize"])
+def test_a_training_left_to_itself_is_that_of_the_command(name: str, tmp_path: Path) -> None:
+    """What a recipe leaves out of a training is what the command of the same name has as its default."""
+    text = GOOD.replace("quantize:\n", f"{name}: {{training: {{epochs: 2}}}}\n")
+    training = read(write(tmp_path, text)).stages[-1].stage.training  # type: ignore[attr-defined]
+    command = import_module(f"compress.cli.{name}").command
+    defaults = {option.name: option.default for option in command.params}
+    for field in ("optimizer", "learning_rate", "weight_decay", "precision", "batch_size"):
+        assert getattr(training, field) == defaults[field], field
+    kept = read(write(tmp_path, text.replace("epochs: 2", "epochs: 2, optimizer: sgd, learning_rate: 0.2")))
+    assert kept.stages[-1].stage.training.optimizer == "sgd"  # type: ignore[attr-defined]
 
 
 def test_every_stage_has_a_key_and_applies() -> None:

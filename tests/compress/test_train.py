@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +119,30 @@ def test_augmentations_keep_shape_and_pixels() -> None:
     cut = augmentation(x, generator, ["cutout"])
     hidden = (cut == 0).sum((1, 2, 3))
     assert torch.equal(cut[cut != 0], x[cut != 0]) and int(hidden.min()) > 0 and int(hidden.max()) <= 3 * 16
+
+
+def test_a_compiled_training_resumes_as_one_that_is_not(small_net: nn.Module, data: Data, tmp_path: Path) -> None:
+    """The same weights up to the order of sums; names in its checkpoint are those of the network."""
+    pytest.importorskip("torch._inductor")
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    plain, fused, resumed = (copy.deepcopy(small_net) for _ in range(3))
+    compiled = FAST.model_copy(update={"compiled": True})
+    expected = fit(plain, data, FAST)
+    history = fit(fused, data, compiled, checkpoint=tmp_path / "c")
+    assert history[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e-3)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    assert set(torch.load(tmp_path / "c", weights_only=True)["model"]) == set(plain.state_dict())
+    fit(resumed, data, compiled, checkpoint=tmp_path / "c")
+    assert states_equal(resumed, fused)
+
+
+def test_where_nothing_compiles_one_line_says_so(
+    small_net: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.compiler.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with pytest.raises(InvalidInput, match=r"torch.compile failed \(.*\); train without compiled"):
+        fit(small_net, data, FAST.model_copy(update={"compiled": True, "epochs": 1, "batch_size": 7}))

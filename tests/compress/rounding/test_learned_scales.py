@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -85,3 +88,22 @@ def test_autocast_leaves_rounding_in_float32() -> None:
 
 def test_gradient_factor() -> None:
     assert gradient_factor(100, 4) == pytest.approx(0.05)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_they_are_one_graph_and_the_same_bits() -> None:
+    def both(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+        return lsq(x, scale, zero, -7, 8, 0.01) * pact(x, clip, 15)
+
+    torch.manual_seed(0)
+    weights = torch.randn(4, 60)
+    given = (torch.randn(4, 60) * 3, torch.tensor([0.3]), torch.tensor([1.2]), torch.tensor(2.3))
+    found = []
+    for function in (both, torch.compile(both, fullgraph=True)):
+        inputs = [value.clone().requires_grad_() for value in given]
+        out = function(*inputs)
+        (out * weights).sum().backward()
+        found.append([out.detach(), *(value.grad for value in inputs if value.grad is not None)])
+    assert len(found[0]) == 5 and torch.equal(found[0][0], found[1][0])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
