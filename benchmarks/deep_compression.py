@@ -1,7 +1,7 @@
 """Deep Compression of a VGG with batch norm on CIFAR-10: prune, share, entropy-code (Han et al., 2016).
 
     python benchmarks/deep_compression.py --data DIR [--weights FILE] [--model vgg11_bn:width=0.5] [--epochs 18]
-                                          [--sparsity 0.94] [--prune-epochs 18] [--bits 5,4] [--share-epochs 1]
+                                          [--sparsity 0.93] [--prune-epochs 30] [--bits 5,4] [--share-epochs 3]
                                           [--threads 1] [--seed 0] [-o out/deep]
 
 DIR is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*). Without ``--weights`` the dense network is trained
@@ -63,10 +63,10 @@ def step(
 @click.option("--weights", type=click.Path(path_type=Path, exists=True), help="Of the dense network.")
 @click.option("--model", default="vgg11_bn:width=0.5", show_default=True)
 @click.option("--epochs", default=18, show_default=True)
-@click.option("--sparsity", default=0.94, show_default=True)
-@click.option("--prune-epochs", default=18, show_default=True)
+@click.option("--sparsity", default=0.93, show_default=True)
+@click.option("--prune-epochs", default=30, show_default=True)
 @click.option("--bits", default="5,4", show_default=True)
-@click.option("--share-epochs", default=1, show_default=True)
+@click.option("--share-epochs", default=3, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/deep"), show_default=True)

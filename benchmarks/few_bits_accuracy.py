@@ -6,10 +6,11 @@
 DIR is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*). All but ``binary`` start from the network in
 ``benchmarks/checkpoints`` and are distilled from it; ``binary`` is the zoo's ``bireal_resnet20`` (a shortcut around
 each convolution, RPReLU), trained from random weights in two stages, signs of the inputs first, and distilled from the
-same teacher; its 1x1 shortcuts stay in float. ``w2a8`` calibrates by the squared error, chosen on validation. The
-last epoch counts; test accuracy is that of the deployed file in its engine, read once, beside that of the float file
-and of the simulation. Started again after an interruption, a training goes on after its last whole epoch, and one that
-is finished is read again. 1.5 to 2 minutes an epoch on one thread.
+same teacher, by SGD, which learns it faster than AdamW; its 1x1 shortcuts stay in float. ``w2a8`` calibrates by the
+squared error, chosen on validation. The last epoch counts; test accuracy is that of the deployed file in its engine,
+read once, beside that of the float file and of the simulation. Started again after an interruption, a training goes on
+after its last whole epoch, and one that is finished is read again. 1.5 to 2.5 minutes an epoch on one thread, two hours
+for ``binary``.
 """
 
 from __future__ import annotations
