@@ -46,14 +46,13 @@ COMMON: dict[str, Any] = {
     "weight_decay": 0.0,
     "warmup_epochs": 0.2,
     "augment": ("flip", "crop"),
-    "compiled": True,
 }
 SCHEMES: dict[str, dict[str, Any]] = {
-    "w4a4": {"epochs": 6, "learning_rate": 1e-3},
+    "w4a4": {"epochs": 6, "learning_rate": 1e-3, "compiled": True},
     "w2a8": {"epochs": 6, "learning_rate": 1e-3},
     "ttq": {"epochs": 8, "learning_rate": 1e-3},
     "ternary": {"epochs": 4, "learning_rate": 1e-3},
-    "binary": {"epochs": 48, "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4},
+    "binary": {"epochs": 48, "optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4, "compiled": True},
 }
 BARS = {"w4a4": 0.5, "w2a8": 0.7, "ttq": 1.0, "ternary": 1.5, "binary": 6.0}
 """Points of test accuracy that each may lose."""

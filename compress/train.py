@@ -41,8 +41,9 @@ class Training(Config):
         augment: random horizontal ``flip``, ``crop`` after padding by an eighth of the image, ``cutout`` of a quarter
             of the side (DeVries and Taylor, 2017).
         precision: bf16 runs the forward pass in bfloat16 where it is safe, with float32 weights.
-        compiled: run the passes through ``torch.compile``, which fuses what lies between convolutions: a minute or two
-            to begin with, then up to twice as fast. It needs a C++ compiler on a CPU.
+        compiled: run the passes through ``torch.compile``, which fuses what lies between convolutions: a minute to
+            begin with, then faster where inputs are rounded to few bits, and not elsewhere. On a CPU it needs a C++
+            compiler.
         devices: processes (CPU) or GPUs, each with its share of every batch.
         temperature: of the soft targets, where there is a teacher (Hinton et al., 2015).
         teacher_weight: share of the teacher's loss in the sum, the labels' being the rest.

@@ -83,7 +83,7 @@ def training(
         click.option("--ema", type=float, help="Decay of a moving average of the weights, as 0.999."),
         click.option("--augment", help="flip, crop and cutout, with commas."),
         click.option("--precision", type=click.Choice(["bf16", "fp32"]), default=precision, show_default=True),
-        click.option("--compiled", is_flag=True, help="Train by torch.compile: a minute to begin with, then faster."),
+        click.option("--compiled", is_flag=True, help="By torch.compile: pays for few bits."),
         click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs."),
     )
