@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +103,10 @@ def npz(tmp_path: Path) -> Path:
         y_test=np.arange(20) % 10,
     )
     return path
+
+
+@pytest.fixture
+def cpp_compiler() -> None:
+    """Skips where there is none: ``torch.compile`` needs one on a CPU."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")

@@ -135,7 +135,7 @@ class Steps(nn.Module):
         """Multiples of the step, in the shape of ``x``."""
         if self.training:
             factor = gradient_factor(x.numel() // max(1, len(x)), self.high)
-            return lsq(x, self.step, torch.zeros(1), self.low, self.high, factor)
+            return lsq(x, self.step, torch.zeros_like(self.step), self.low, self.high, factor)
         step = self.step.clamp_min(TINY)
         return torch.clamp(torch.round(x * step.reciprocal()), self.low, self.high) * step
 

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config as inductor_config
 
 from compress.data import Data
 from compress.errors import InvalidInput
@@ -121,11 +120,11 @@ def test_augmentations_keep_shape_and_pixels() -> None:
     assert torch.equal(cut[cut != 0], x[cut != 0]) and int(hidden.min()) > 0 and int(hidden.max()) <= 3 * 16
 
 
-def test_a_compiled_training_resumes_as_one_that_is_not(small_net: nn.Module, data: Data, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cpp_compiler")
+def test_a_compiled_training_learns_and_is_kept_as_one_that_is_not(
+    small_net: nn.Module, data: Data, tmp_path: Path
+) -> None:
     """The same weights up to the order of sums; names in its checkpoint are those of the network."""
-    pytest.importorskip("torch._inductor")
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        pytest.skip("torch.compile needs a C++ compiler")
     plain, fused, resumed = (copy.deepcopy(small_net) for _ in range(3))
     compiled = FAST.model_copy(update={"compiled": True})
     expected = fit(plain, data, FAST)
@@ -142,7 +141,7 @@ def test_where_nothing_compiles_one_line_says_so(
     small_net: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     torch.compiler.reset()
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    with pytest.raises(InvalidInput, match=r"torch.compile failed \(.*\); train without compiled"):
+    missing = inductor_config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with missing, pytest.raises(InvalidInput, match=r"torch.compile failed \(.*\); train without compiled"):
         fit(small_net, data, FAST.model_copy(update={"compiled": True, "epochs": 1, "batch_size": 7}))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -90,7 +87,7 @@ def test_gradient_factor() -> None:
     assert gradient_factor(100, 4) == pytest.approx(0.05)
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.usefixtures("cpp_compiler")
 def test_compiled_they_are_one_graph_and_the_same_bits() -> None:
     def both(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
         return lsq(x, scale, zero, -7, 8, 0.01) * pact(x, clip, 15)
