@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .data import Preprocessing
 from .errors import InvalidInput
 from .graph import Graph, trace
+from .interface import told_by
 from .load import Network
 from .quantize import Encoding
 
@@ -27,6 +28,9 @@ class Preprocessed(nn.Module):
         self.network = network
         self.register_buffer("factor", (preprocessing.scale / std).reshape(1, -1, 1, 1))
         self.register_buffer("offset", (-mean / std).reshape(1, -1, 1, 1))
+
+        self.input_names = told_by(network, "input_names")
+        self.output_names = told_by(network, "output_names")
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.network(pixels * self.factor + self.offset)  # type: ignore[no-any-return]

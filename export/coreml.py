@@ -7,6 +7,7 @@ system and runs on Apple's alone.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, shape_of, trace
+from compress.interface import Names, names_of
 from compress.quantize.flavour import require_products
 from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
@@ -53,6 +55,7 @@ def export(job: Job, path: Path) -> Exported:
     with quiet():
         network, inputs = _network(job)
         converted, notes = _converted(network, inputs, job, path)
+        notes += _rename(converted, names_of(trace(job.model, job.example_inputs)), labelled=bool(job.labels))
     if few_bits:
         notes.append("4-bit weights take 8 bits in the file: coremltools stores no fewer from PyTorch's operations")
     specification = converted.get_spec()
@@ -177,6 +180,30 @@ def _convert(program: ExportedProgram, job: Job) -> ct.models.MLModel:
         classifier_config=ct.ClassifierConfig(list(job.labels)) if job.labels else None,
         skip_model_load=True,
     )
+
+
+def _rename(converted: ct.models.MLModel, names: Names, *, labelled: bool) -> list[str]:
+    """Give inputs and outputs the network's names, where Core ML can have them; notes of those that it cannot have.
+
+    The outputs of a classifier keep those that Core ML gave them.
+    """
+    description = converted.get_spec().description
+    pairs = list(zip((feature.name for feature in description.input), names.inputs, strict=True))
+    if not labelled:
+        pairs += zip((feature.name for feature in description.output), names.outputs, strict=True)
+    blocks = converted._spec.mlProgram.functions["main"].block_specializations.values()
+    inside = {value.name for block in blocks for each in block.operations for value in each.outputs}
+    taken = inside | {old for old, _ in pairs}
+    notes = []
+    for old, new in pairs:
+        if old == new:
+            continue
+        if not re.fullmatch(r"[A-Za-z_]\w*", new, re.ASCII) or new in taken:
+            notes.append(f"{new} is called {old}: Core ML wants another name, of letters, digits and underscores")
+            continue
+        ct.utils.rename_feature(converted._spec, old, new)
+        taken = taken - {old} | {new}
+    return notes
 
 
 def _check_labels(graph: Graph, job: Job, path: Path) -> None:

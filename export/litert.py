@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.interface import Names, names_of
 from compress.stage import evaluation_copy
 
 from .format import Exported, Job, whole
@@ -39,7 +40,7 @@ REDUCED_PRECISION = b"fp16accfp16"
 def export(job: Job, path: Path) -> Exported:
     """The account of the file that was written to ``path``: all of it, or nothing.
 
-    Inputs are called as the arguments of ``forward``, the result "output" ("output_0", ... if there are several).
+    Inputs and outputs are called as :func:`compress.interface.names_of` tells.
 
     Raises:
         InvalidInput: an operation that the format does not have, encodings of another network, an interface in integers
@@ -62,8 +63,8 @@ def export(job: Job, path: Path) -> Exported:
     pad_with_zeros(file)
     name_tensors(file, job.model)
     set_interface(file, job.interface)
-    names = [node.name for node in graph.inputs], _output_names(len(file.graph.outputs))
-    name_interface(file, *names)
+    names = names_of(graph)
+    name_interface(file, names)
     content, notes = _with_open_batch(file, job)
     if changed:
         notes = (
@@ -102,10 +103,6 @@ def _remarks(job: Job) -> list[str]:
     return remarks
 
 
-def _output_names(count: int) -> list[str]:
-    return ["output"] if count == 1 else [f"output_{place}" for place in range(count)]
-
-
 def _with_open_batch(file: File, job: Job) -> tuple[bytes, tuple[str, ...]]:
     """The content of the file, its batch left open if it then computes the same; and what was not done."""
     batches = {x.shape[0] for x in job.example_inputs if x.ndim}
@@ -121,13 +118,11 @@ def _with_open_batch(file: File, job: Job) -> tuple[bytes, tuple[str, ...]]:
     return fixed, (f"the batch is fixed at {sorted(batches)}: the network's operators do not follow another",)
 
 
-def _write(
-    job: Job, path: Path, content: bytes, names: tuple[list[str], list[str]], notes: tuple[str, ...]
-) -> Exported:
+def _write(job: Job, path: Path, content: bytes, names: Names, notes: tuple[str, ...]) -> Exported:
     facts = dict(job.metadata)
     file = File(content)
     if job.labels or facts:
-        file.add_metadata("TFLITE_METADATA", describe(*names, facts, labelled=bool(job.labels)))
+        file.add_metadata("TFLITE_METADATA", describe(names.inputs, names.outputs, facts, labelled=bool(job.labels)))
     for key, value in facts.items():
         file.add_metadata(key, value.encode())
     if job.in_half:
@@ -138,4 +133,4 @@ def _write(
         content = with_labels(content, job.labels)
     with whole(path) as folder:
         (folder / path.name).write_bytes(content)
-    return Exported(path, "litert", len(content), inputs=tuple(names[0]), outputs=tuple(names[1]), notes=notes)
+    return Exported(path, "litert", len(content), inputs=names.inputs, outputs=names.outputs, notes=notes)

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.interface import Names, names_of, told_by
 from compress.quantize.flavour import require_products
 from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
@@ -20,6 +21,7 @@ from compress.stage import evaluation_copy
 from .format import Exported, Job, whole
 from .ncnn_graph import integers, param, weights
 from .ncnn_graph.convert import Converted, convert
+from .ncnn_graph.param import Layer
 from .ncnn_graph.rewrite import split_packed
 from .ncnn_graph.weights import Weight
 
@@ -32,7 +34,8 @@ INSTALL = "pip install pnnx ncnn"
 def export(job: Job, path: Path) -> Exported:
     """The account of the .param file that was written to ``path``, with its .bin (and .table) file beside it.
 
-    Inputs are called in0, in1, ..., results out0, out1, ...; the batch is open, as ncnn computes sample by sample.
+    Inputs and results have the names that the network tells, as one from an ONNX file does; else they are called in0,
+    in1, ... and out0, out1, .... The batch is open, as ncnn computes sample by sample.
 
     Raises:
         InvalidInput: an operation has no layer in ncnn, the encodings are not such as it has, or something is asked
@@ -53,7 +56,7 @@ def export(job: Job, path: Path) -> Exported:
         weights.locate(found, converted, path)
         integers.mark(converted.layers, found)
         converted = Converted(converted.layers, weights.write(found, converted))
-    return _write(converted, found, path, _notes(job, left))
+    return _write(converted, found, path, _notes(job, left), graph)
 
 
 def _require(job: Job, path: Path) -> None:
@@ -102,7 +105,8 @@ def _notes(job: Job, left: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _write(converted: Converted, found: list[Weight], path: Path, notes: tuple[str, ...]) -> Exported:
+def _write(converted: Converted, found: list[Weight], path: Path, notes: tuple[str, ...], graph: Graph) -> Exported:
+    names, remarks = _named(converted.layers, graph)
     contents = {path: param.write(converted.layers).encode(), path.with_suffix(".bin"): converted.weights}
     if any(weight.integers is not None for weight in found):
         contents[path.with_suffix(".table")] = integers.table(found).encode()
@@ -111,13 +115,29 @@ def _write(converted: Converted, found: list[Weight], path: Path, notes: tuple[s
             folder.joinpath(file.name).write_bytes(content)
     for file in {path.with_suffix(".table")} - set(contents):
         file.unlink(missing_ok=True)  # of an earlier file in integers
-    entries = [layer.tops[0] for layer in converted.layers if layer.kind == "Input"]
     return Exported(
         file=path,
         format="ncnn",
         size_bytes=sum(map(len, contents.values())),
         beside=tuple(contents)[1:],
-        inputs=tuple(sorted(entries, key=lambda blob: (len(blob), blob))),
-        outputs=param.returned(converted.layers),
-        notes=notes,
+        inputs=names.inputs,
+        outputs=names.outputs,
+        notes=(*notes, *remarks),
     )
+
+
+def _named(layers: list[Layer], graph: Graph) -> tuple[Names, tuple[str, ...]]:
+    """What inputs and results are called in the file, renamed in ``layers``; and a note where they could not be."""
+    entries = [layer.tops[0] for layer in layers if layer.kind == "Input"]
+    own = Names(tuple(sorted(entries, key=lambda blob: (len(blob), blob))), param.returned(layers))
+    names = names_of(graph)
+    wanted = Names(
+        names.inputs if told_by(graph.model, "input_names") else own.inputs,
+        names.outputs if told_by(graph.model, "output_names") else own.outputs,
+    )
+    try:
+        pairs = zip((*own.inputs, *own.outputs), (*wanted.inputs, *wanted.outputs), strict=True)
+        param.rename(layers, {old: new for old, new in pairs if old != new})
+    except ValueError as error:
+        return own, (f"inputs and results are called {', '.join((*own.inputs, *own.outputs))}: {error}",)
+    return wanted, ()

@@ -21,6 +21,7 @@ from torch.fx import Node
 
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph, trace, without_collection
+from compress.interface import Names, names_of
 from compress.quantize.encoding import Encoding
 from compress.quantize.flavour import flavour_named, require_products
 from compress.quantize.scheme import SCHEMES, scheme_of
@@ -86,7 +87,7 @@ def export_onnx(
 ) -> Exported:
     """The account of the file that was written to ``path``: nothing is there before the file is whole and valid.
 
-    Inputs are called as the arguments of ``forward``, the result "output" ("output_0", ... if there are several).
+    Inputs and outputs are called as :func:`compress.interface.names_of` tells.
 
     Args:
         encodings: of the tensors that run in integers, from the stage Quantize; none writes a float file.
@@ -112,6 +113,7 @@ def export_onnx(
     plain = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     inputs = tuple(x.contiguous() for x in example_inputs)
     graph = trace(plain, inputs, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+    names = names_of(graph)
     activations, products = encoded_parts(graph, encodings) if encodings else ((), ())
     read = [encodings[node.name] for node in activations]
     multiplied = [encodings[product.weight] for product in products]
@@ -145,7 +147,7 @@ def export_onnx(
     if simplify:
         converted, note = _simplified(converted, example_inputs)
         notes.append(note)
-    _finish(converted)
+    _finish(converted, names)
     metadata = dict(metadata or {})
     if interface != "float32":
         told, left = exchange_integers(converted.graph, interface, path)
@@ -240,8 +242,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _finish(model: ModelProto) -> None:
-    rewrite.name_interface(model.graph)
+def _finish(model: ModelProto, names: Names) -> None:
+    rewrite.name_interface(model.graph, names)
     rewrite.drop_unused(model.graph)
     rewrite.unsign_zeros(model.graph)
     rewrite.share_constants(model.graph)

@@ -30,6 +30,16 @@ class OnnxNetwork(nn.Module):
         self.fixed_batch: int | None = None
         self._releases: tuple[tuple[str, ...], ...] = ()
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs in the file."""
+        return self.inputs
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs in the file."""
+        return self.outputs
+
     def plan(self, steps: tuple[Step, ...], outputs: tuple[str, ...]) -> None:
         """Set what runs, and when each value is needed for the last time."""
         self.steps, self.outputs = steps, outputs

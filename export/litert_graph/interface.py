@@ -10,6 +10,7 @@ from ai_edge_litert import interpreter
 from ai_edge_litert import schema_py_generated as schema
 
 from compress.errors import InvalidInput
+from compress.interface import Names
 
 from .converter import quiet
 from .file import File
@@ -76,15 +77,15 @@ def _require_integers(file: File, interface: str) -> None:
             )
 
 
-def name_interface(file: File, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def name_interface(file: File, names: Names) -> None:
     """Call the tensors and the arguments of the signature by these names, in the order of the network's own."""
     signature = file.model.signatureDefs[0]
-    for items, indices, names in (
-        (signature.inputs, file.graph.inputs, inputs),
-        (signature.outputs, file.graph.outputs, outputs),
+    for items, indices, wanted in (
+        (signature.inputs, file.graph.inputs, names.inputs),
+        (signature.outputs, file.graph.outputs, names.outputs),
     ):
         places = {index: item for item in items for index in [int(item.tensorIndex)]}
-        for index, name in zip(indices, names, strict=True):
+        for index, name in zip(indices, wanted, strict=True):
             file.tensors[index].name = name.encode()
             if index in places:
                 places[index].name = name.encode()

@@ -5,7 +5,8 @@ Format: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAGIC = "7767517"
@@ -67,6 +68,28 @@ def consumers(layers: Sequence[Layer], blob: str) -> list[Layer]:
             split = layer.kind == "Split"
             found += [each for top in layer.tops for each in consumers(layers, top)] if split else [layer]
     return found or [Layer("Output", blob, [blob], [])]
+
+
+def rename(layers: Sequence[Layer], names: Mapping[str, str]) -> None:
+    """Give blobs new names, wherever they stand; other blobs that have one of these already make room.
+
+    Raises:
+        ValueError: a name is empty, has white space in it, which the format separates words by, or "=".
+    """
+    unfit = next((name for name in names.values() if not re.fullmatch(r"[^\s=]+", name)), None)
+    if unfit is not None:
+        raise ValueError(f"{unfit!r} cannot stand in a .param file")
+    taken = {blob for layer in layers for blob in (*layer.bottoms, *layer.tops)} | set(names.values())
+    new = dict(names)
+    for blob in sorted(taken & set(names.values()) - set(names)):
+        free = f"{blob}_inside"
+        while free in taken:
+            free += "_"
+        taken.add(free)
+        new[blob] = free
+    for layer in layers:
+        layer.bottoms = [new.get(blob, blob) for blob in layer.bottoms]
+        layer.tops = [new.get(blob, blob) for blob in layer.tops]
 
 
 def returned(layers: Sequence[Layer]) -> tuple[str, ...]:

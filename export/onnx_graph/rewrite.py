@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
+
+from compress.interface import Names
 
 SHARED_BYTES = 2**14
 
@@ -188,15 +190,19 @@ def share_constants(graph: GraphProto) -> int:
     return len(names)
 
 
-def name_interface(graph: GraphProto) -> None:
-    """Call the results "output" ("output_0", ... if several) and the dimension that varies "batch"."""
-    single = len(graph.output) == 1
-    wanted = {value.name: "output" if single else f"output_{i}" for i, value in enumerate(graph.output)}
-    fed = {value.name for value in graph.input}
-    taken = {name for node in graph.node for name in node.output} | fed
-    for old, new in wanted.items():
-        if new not in taken and old not in fed:
-            rename(graph, {old: new})
+def name_interface(graph: GraphProto, names: Names) -> None:
+    """Give inputs and outputs these names, by position, and call the dimension that varies "batch".
+
+    What is named so inside of the graph gets another name. A result that is an input or a stored tensor itself, or that
+    is returned twice, is passed through an Identity, so that it can have a name of its own.
+    """
+    _pass_on_results(graph)
+    wanted = dict(zip((value.name for value in graph.input), names.inputs, strict=True))
+    wanted |= dict(zip((value.name for value in graph.output), names.outputs, strict=True))
+    values = {name for node in graph.node for name in (*node.input, *node.output)} | {t.name for t in graph.initializer}
+    inside = values & set(wanted.values()) - set(wanted)
+    rename(graph, {name: _free(f"{name}_inside", values | set(wanted.values())) for name in sorted(inside)})
+    rename(graph, wanted)
     symbols = [
         value.type.tensor_type.shape.dim[0].dim_param
         for value in graph.input
@@ -206,6 +212,22 @@ def name_interface(graph: GraphProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if symbols and dim.dim_param:
                 dim.dim_param = re.sub(rf"\b{re.escape(symbols[0])}\b", "batch", dim.dim_param)
+
+
+def _pass_on_results(graph: GraphProto) -> None:
+    held = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for value in graph.output:
+        if value.name in held:
+            made = _free(f"{value.name}_result", held | {name for node in graph.node for name in node.output})
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [made]))
+            value.name = made
+        held.add(value.name)
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def slim(model: ModelProto) -> int:
