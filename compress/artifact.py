@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,41 +22,11 @@ from torch import Tensor, nn
 from . import edits as edit_records
 from .errors import InvalidInput
 from .load import Network, Source, build
+from .outputs import new_folder
 from .quantize.encoding import Encoding
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-
-
-@contextmanager
-def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill that takes the name ``path`` only when all went well; nothing is left otherwise.
-
-    Raises:
-        InvalidInput: ``path`` exists and ``overwrite`` is not set, or its place cannot be written to.
-    """
-    require_free(path, overwrite=overwrite)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    except OSError as error:
-        raise InvalidInput(f"output {path}: cannot be written ({error.strerror}); give another -o") from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.exists():
-            path.unlink()
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def require_free(path: Path, *, overwrite: bool = False) -> None:
-    """Raise InvalidInput if ``path`` exists and is not to be overwritten."""
-    if path.exists() and not overwrite:
-        raise InvalidInput(f"output {path}: it exists; give another -o, or --overwrite to replace it")
 
 
 def outputs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

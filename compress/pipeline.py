@@ -22,6 +22,7 @@ from .data import load as load_data
 from .errors import GateFailed, InvalidInput
 from .fold import Fold
 from .load import Network, build, check_runs, load_weights, parse, random_inputs
+from .outputs import resumable_folder
 from .quantize import simulate
 from .recipe import Export, Gates, Recipe
 from .recipe import read as read_recipe
@@ -192,33 +193,30 @@ def run(
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     output = Path(output)
-    artifact.require_free(output, overwrite=overwrite)
-    data = load_data(recipe.data, recipe.seed) if recipe.data else None
-    work = output.parent / f".{output.name}.unfinished"
-    mark = work / "recipe.json"
     told = json.dumps({"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}, indent=1)
-    if work.exists() and not (mark.is_file() and mark.read_text() == told):
-        rmtree(work)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        mark.write_text(told)
-    except OSError as error:
-        raise InvalidInput(f"output {output}: cannot be written ({error.strerror}); give another -o") from error
-    try:
-        report = _run(recipe, work, data, progress, trust)
-    except BaseException:
-        if not any(artifact.is_artifact(path) for path in work.iterdir()) and not any(work.glob("*/*.ckpt")):
-            rmtree(work)
-        raise
-    rmtree(work / "checkpoints", ignore_errors=True)
-    if output.exists():
-        rmtree(output) if output.is_dir() else output.unlink()
-    work.rename(output)
+    with resumable_folder(output, overwrite=overwrite) as work:
+        data = load_data(recipe.data, recipe.seed) if recipe.data else None
+        mark = work / "recipe.json"
+        if not (mark.is_file() and mark.read_text(encoding="utf-8") == told):
+            _empty(work)
+            mark.write_text(told, encoding="utf-8")
+        try:
+            report = _run(recipe, work, data, progress, trust)
+        except BaseException:
+            if not any(artifact.is_artifact(path) for path in work.iterdir()) and not any(work.glob("*/*.ckpt")):
+                _empty(work)
+            raise
+        rmtree(work / "checkpoints", ignore_errors=True)
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
         reasons = "; ".join(f"{gate.name}: expected {gate.expected}, got {gate.got}" for gate in failed)
         raise GateFailed(f"{output}: {len(failed)} of {len(report.gates)} gates failed: {reasons}")
     return report
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool) -> Report:

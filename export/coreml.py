@@ -18,12 +18,13 @@ from torch.fx import GraphModule, Node
 from compress.errors import InvalidInput
 from compress.graph import Graph, shape_of, trace
 from compress.interface import Names, names_of
+from compress.outputs import new_files
 from compress.quantize.flavour import require_products
 from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
 from .decomposed import in_integers
-from .format import Exported, Job, whole
+from .format import Exported, Job
 from .quiet import quiet
 
 with quiet():
@@ -62,12 +63,10 @@ def export(job: Job, path: Path) -> Exported:
     del converted.user_defined_metadata[_DATE]  # the same network gives the same file
     for key, value in job.metadata.items():
         converted.user_defined_metadata[key] = value
-    with whole(path) as folder, quiet():
+    with new_files(path, overwrite=True) as folder, quiet():
         made = folder / path.name
         converted.save(str(made))
         (made / _MAPPING).unlink(missing_ok=True)
-        for file in _files(made):
-            file.chmod(0o644)
     return Exported(
         path,
         "coreml",

@@ -26,12 +26,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.outputs import new_files
 from compress.quantize.flavour import require_products
 from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
 from .decomposed import in_integers
-from .format import Exported, Job, whole
+from .format import Exported, Job
 from .quiet import quiet
 from .xnnpack_graph import rewrite
 
@@ -79,7 +80,7 @@ def export(job: Job, path: Path) -> Exported:
         network = _network(job)
         lowered = _Lowering(network, job, path).best()
         program = _program(lowered, job, path)
-    with whole(path) as folder:
+    with new_files(path, overwrite=True) as folder:
         (folder / path.name).write_bytes(program.buffer)
     return Exported(
         path,

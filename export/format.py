@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -195,25 +192,3 @@ def exporter(name: str) -> Exporter:
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise PackageMissing(f"format {name}: cannot be written here ({reason}); {known[name].install}") from error
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` to write its files to: when all went well they are moved there, else none is left.
-
-    Raises:
-        InvalidInput: there cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            yield Path(folder)
-            for file in sorted(Path(folder).iterdir()):
-                if file.is_dir():
-                    file.chmod(0o755)
-                    shutil.rmtree(path.parent / file.name, ignore_errors=True)
-                else:
-                    file.chmod(0o644)
-                file.replace(path.parent / file.name)
-    except OSError as error:
-        raise InvalidInput(f"export {path}: cannot write there: {error.strerror or error}") from error

@@ -15,9 +15,10 @@ from torch import Tensor
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
 from compress.interface import Names, names_of
+from compress.outputs import new_files
 from compress.stage import evaluation_copy
 
-from .format import Exported, Job, whole
+from .format import Exported, Job
 from .litert_graph.converter import convert, refusal
 from .litert_graph.file import File
 from .litert_graph.interface import batches_agree, name_interface, open_batch, set_interface
@@ -131,6 +132,6 @@ def _write(job: Job, path: Path, content: bytes, names: Names, notes: tuple[str,
     content = file.content()
     if job.labels:
         content = with_labels(content, job.labels)
-    with whole(path) as folder:
+    with new_files(path, overwrite=True) as folder:
         (folder / path.name).write_bytes(content)
     return Exported(path, "litert", len(content), inputs=names.inputs, outputs=names.outputs, notes=notes)

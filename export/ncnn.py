@@ -14,11 +14,12 @@ from torch.fx import GraphModule
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
 from compress.interface import Names, names_of, told_by
+from compress.outputs import new_files
 from compress.quantize.flavour import require_products
 from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
-from .format import Exported, Job, whole
+from .format import Exported, Job
 from .ncnn_graph import integers, param, weights
 from .ncnn_graph.convert import Converted, convert
 from .ncnn_graph.param import Layer
@@ -110,7 +111,7 @@ def _write(converted: Converted, found: list[Weight], path: Path, notes: tuple[s
     contents = {path: param.write(converted.layers).encode(), path.with_suffix(".bin"): converted.weights}
     if any(weight.integers is not None for weight in found):
         contents[path.with_suffix(".table")] = integers.table(found).encode()
-    with whole(path) as folder:
+    with new_files(path, overwrite=True) as folder:
         for file, content in contents.items():
             folder.joinpath(file.name).write_bytes(content)
     for file in {path.with_suffix(".table")} - set(contents):

@@ -22,13 +22,14 @@ from torch.fx import Node
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph, trace, without_collection
 from compress.interface import Names, names_of
+from compress.outputs import new_files
 from compress.quantize.encoding import Encoding
 from compress.quantize.flavour import flavour_named, require_products
 from compress.quantize.scheme import SCHEMES, scheme_of
 from compress.quantize.sites import Product, encoded_parts, integers_of_levels
 from compress.stage import evaluation_copy
 
-from .format import Exported, Interface, Job, Layout, whole
+from .format import Exported, Interface, Job, Layout
 from .onnx_graph import bitwise, program, qdq, rewrite, site
 from .onnx_graph.bit_operators import use_bit_operators
 from .onnx_graph.contents import contents_of
@@ -158,7 +159,7 @@ def export_onnx(
     onnx.helper.set_model_props(converted, metadata)
     _check(converted, opset, path)
     serialized = converted.SerializeToString()
-    with whole(path) as folder:
+    with new_files(path, overwrite=True) as folder:
         (folder / path.name).write_bytes(serialized)
     return Exported(
         path,

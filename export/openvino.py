@@ -19,9 +19,10 @@ from openvino._offline_transformations import apply_moc_transformations
 from openvino.preprocess import PrePostProcessor
 
 from compress.errors import GateFailed, InvalidInput
+from compress.outputs import new_files
 
 from . import rules
-from .format import Exported, Job, whole
+from .format import Exported, Job
 from .onnx import export as write_onnx
 from .rules.encodings import require_whole_blocks
 
@@ -60,7 +61,7 @@ def export(job: Job, path: Path) -> Exported:
         model = _channels_last(model)
     apply_moc_transformations(model, cf=False)
     _tell(model, job, integers)
-    with whole(path) as folder:
+    with new_files(path, overwrite=True) as folder:
         try:
             ov.save_model(model, folder / path.name, compress_to_fp16=job.in_half)
         except RuntimeError as error:

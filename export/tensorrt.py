@@ -18,9 +18,10 @@ import onnx
 import tensorrt as trt
 
 from compress.errors import GateFailed, InvalidInput, PackageMissing
+from compress.outputs import new_files
 
 from . import rules
-from .format import Exported, Job, whole
+from .format import Exported, Job
 from .onnx import export as write_onnx
 from .rules.encodings import require_whole_blocks
 from .trtexec import WORKSPACE_MEGABYTES, Profile, command, profiles
@@ -68,7 +69,7 @@ def export(job: Job, path: Path) -> Exported:
     cache_file = path.parent / TIMING_CACHE
     cache = cache_file.read_bytes() if cache_file.is_file() else b""
     built, cache = build(model.SerializeToString(), shapes, path, cache)
-    with whole(path) as folder:
+    with new_files(path, overwrite=True) as folder:
         (folder / path.name).write_bytes(built)
         if cache:
             (folder / TIMING_CACHE).write_bytes(cache)

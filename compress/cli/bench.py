@@ -54,20 +54,19 @@ def command(
     from pathlib import Path
 
     from .. import deploy
-    from ..artifact import require_free
     from ..errors import InvalidInput
     from ..load import random_inputs
+    from ..outputs import write_text
     from ..pipeline import fold_for_export
     from ..siblings import sibling
     from .bench_table import bench_table
-    from .session import Options, progress_bars
+    from .session import Options, as_json, progress_bars
 
     given = Options(**values)
     names = [*networks, *models]
     if not names:
         raise InvalidInput("bench: no network given; name .onnx files or networks")
-    if given.output is not None:
-        require_free(given.output, overwrite=given.overwrite)
+    given.claim_output()
     data = given.load_data()
     suffixes = sibling("runtimes.runtime").suffixes()
     with tempfile.TemporaryDirectory() as folder, progress_bars(given) as progress:
@@ -87,7 +86,7 @@ def command(
     result = {"machine": deploy.machine(), "measurements": records}
     given.tell(result)
     if given.output is not None:
-        Options(json_to=str(given.output)).tell(result)
+        write_text(given.output, as_json(result) + "\n", overwrite=given.overwrite)
     unstable = [record for record in records if record.stable is False]
     if unstable and not allow_unstable:
         reasons = "; ".join(dict.fromkeys(note for record in unstable for note in record.notes))

@@ -81,8 +81,8 @@ def command(
     from dataclasses import replace
 
     from .. import deploy
-    from ..artifact import new_folder, require_free
     from ..errors import InvalidInput
+    from ..outputs import new_folder
     from ..pipeline import fold_for_export
     from ..preprocessing import bake
     from ..siblings import sibling
@@ -90,7 +90,7 @@ def command(
 
     given = Options(**values)
     assert given.output is not None, "click requires --output"
-    require_free(given.output, overwrite=given.overwrite)
+    given.claim_output()
     data = given.load_data()
     network = fold_for_export(given.open(data))
     if bake_preprocessing:
@@ -141,20 +141,13 @@ def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 def _alone(given: Options, network: Any, wanted: Wanted) -> ExportRecord:
     """Write the file, and what belongs to it, where the output says; nothing is there before the check has passed."""
-    import tempfile
-    from pathlib import Path
-
     from .. import deploy
+    from ..outputs import new_files
 
     assert given.output is not None
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=given.output.parent, prefix=f".{given.output.name}.") as folder:
-        record, deployed = deploy.export(
-            network, given.output.stem, Path(folder) / given.output.name, wanted, shown=given.output.name
-        )
-        for file in (*deployed.beside, deployed.path):
-            file.replace(given.output.parent / file.name)
-    return record
+    with new_files(given.output, overwrite=given.overwrite) as folder:
+        path = folder / given.output.name
+        return deploy.export(network, given.output.stem, path, wanted, shown=given.output.name)[0]
 
 
 def _tell(given: Options, record: ExportRecord) -> None:

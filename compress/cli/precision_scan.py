@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from .sensitivity import write_folder
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -18,8 +16,8 @@ By = Literal["snr", "top1", "hessian"]
 
 def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclude: tuple[str, ...]) -> None:
     """Quantize, scan each layer's precisions, write the scan and the trade-off with their figures, and tell them."""
-    from ..artifact import require_free
     from ..errors import InvalidInput
+    from ..outputs import write_folder
     from ..quantize import Quantize
     from ..quantize.hessian import HessianScan
     from ..quantize.layer_costs import StoredBytes
@@ -33,7 +31,7 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
     output = given.output
     assert output is not None, "it has --output"
     scan = configured(PrecisionScan, around=around, samples=samples)
-    require_free(output, overwrite=given.overwrite)
+    given.claim_output()
     if given.data is None:
         raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
     data = given.load_data()
@@ -58,6 +56,7 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
             "trade_off.json": curve.model_dump_json(indent=1) + "\n",
             "trade_off.svg": _figure(curve),
         },
+        overwrite=given.overwrite,
     )
     given.console.print(_layers(found))
     given.console.print(_choices(curve))

@@ -26,7 +26,7 @@ def command(output: Path | None, overwrite: bool, **values: Any) -> None:
     """
     from rich.text import Text
 
-    from ..artifact import require_free
+    from ..outputs import write_text
     from ..report import read, render, terminal, write
     from .session import Options
 
@@ -36,11 +36,8 @@ def command(output: Path | None, overwrite: bool, **values: Any) -> None:
     if output is None:
         _, page = write(report, folder if folder.is_dir() else folder.parent)
     else:
-        require_free(output, overwrite=overwrite)
         page = output
-        partial = page.with_name(f".{page.name}.partial")
-        partial.write_text(render(report), encoding="utf-8")
-        partial.replace(page)
+        write_text(page, render(report), overwrite=overwrite)
     given.console.print(terminal(report))
     given.console.print(Text(f"written: {page}"))
     given.tell(report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,6 @@ def command(
       compress sensitivity out/base --of quantize --data digits -o out/scan
       compress quantize out/base --size 6 --scan out/scan --data digits -o out/mixed
     """
-    from ..artifact import require_free
     from ..errors import InvalidInput
     from ..prune.sensitivity import Scan
     from ..stage import Context
@@ -82,21 +80,22 @@ def command(
         raise InvalidInput(f"--ratios {ratios}: expected shares with commas, as 0.25,0.5") from error
     scan = configured(Scan, criterion=criterion, ratios=shares, samples=samples, exclude=exclude)
     assert given.output is not None, "it has --output"
-    require_free(given.output, overwrite=given.overwrite)
+    given.claim_output()
     if given.data is None:
         raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
     data = given.load_data()
     network = given.open(data)
     with progress_bars(given) as progress:
         found = scan.measure(network.model, Context(network.example_inputs, data, seed=given.seed, progress=progress))
-    _write(found, given.output)
+    _write(found, given.output, given.overwrite)
     given.console.print(_table(found))
     given.console.print(f"written: {given.output}")
     given.tell(found)
 
 
-def _write(found: Sensitivity, output: Path) -> None:
+def _write(found: Sensitivity, output: Path, overwrite: bool) -> None:
     """Both files, in a folder that appears whole."""
+    from ..outputs import write_folder
     from ..report.heat_map import heat_map
 
     most = max((max(found.losses(group)) for group in found.groups), default=0.0)
@@ -107,28 +106,8 @@ def _write(found: Sensitivity, output: Path) -> None:
         f"{found.top1:.2f} % before, {found.samples:,} samples, criterion {found.criterion}, not fine-tuned",
         most,
     )
-    write_folder(output, {"sensitivity.json": found.model_dump_json(indent=1) + "\n", "sensitivity.svg": figure})
-
-
-def write_folder(output: Path, files: Mapping[str, str]) -> None:
-    """Write text files by name, in a folder that appears whole."""
-    import tempfile
-    from shutil import rmtree
-
-    from ..errors import InvalidInput
-
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as made:
-            folder = Path(made, "made")
-            folder.mkdir()
-            for name, text in files.items():
-                (folder / name).write_text(text, encoding="utf-8")
-            if output.exists():
-                rmtree(output) if output.is_dir() else output.unlink()
-            folder.rename(output)
-    except OSError as error:
-        raise InvalidInput(f"output {output}: cannot be written ({error.strerror}); give another -o") from error
+    texts = {"sensitivity.json": found.model_dump_json(indent=1) + "\n", "sensitivity.svg": figure}
+    write_folder(output, texts, overwrite=overwrite)
 
 
 def _table(found: Sensitivity) -> Table:

@@ -24,11 +24,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..artifact import require_free, save
+from ..artifact import save
 from ..data import Data, DataConfig
 from ..data import load as load_data
 from ..errors import InvalidInput
 from ..load import Network, parse_shape
+from ..outputs import claim, write_text
 from ..pipeline import advance, open_network
 from ..recipe import explain
 from ..report.schema import Cost, StageRecord
@@ -117,17 +118,21 @@ class Options:
 
     def tell(self, value: Mapping[str, Any] | BaseModel) -> None:
         """Write ``value`` where ``--json`` says; an infinity is the string "Infinity", which JSON has no number for."""
-        text = json.dumps(_plain(value), indent=1)
         if self.json_to == "-":
-            click.echo(text)
+            click.echo(as_json(value))
         elif self.json_to is not None:
-            target = Path(self.json_to)
-            try:
-                partial = target.with_name(f".{target.name}.partial")
-                partial.write_text(text + "\n", encoding="utf-8")
-                partial.replace(target)
-            except OSError as error:
-                raise InvalidInput(f"--json {target}: cannot be written ({error.strerror})") from error
+            write_text(Path(self.json_to), as_json(value) + "\n", overwrite=True)
+
+    def claim_output(self) -> None:
+        """Keep the name of the output, if there is one, for this command until it ends; raises as `claim` does."""
+        if self.output is not None:
+            claimed = claim(self.output, overwrite=self.overwrite)
+            click.get_current_context().with_resource(claimed)
+
+
+def as_json(value: Mapping[str, Any] | BaseModel) -> str:
+    """``value`` in JSON."""
+    return json.dumps(_plain(value), indent=1)
 
 
 def _plain(value: object) -> object:
@@ -205,7 +210,7 @@ def apply_stage(
 ) -> None:
     """Open the network, apply one stage, write the artifact, tell what happened."""
     assert options.output is not None, "commands that write have --output"
-    require_free(options.output, overwrite=options.overwrite)
+    options.claim_output()
     if needs_data and options.data is None:
         raise InvalidInput(f"{name}: it needs data; give --data digits, an image folder, an .npz or file.py:callable")
     data = options.load_data()

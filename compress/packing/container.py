@@ -19,9 +19,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import struct
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ import zstandard
 from pydantic import Field, ValidationError
 
 from ..errors import InvalidInput
+from ..outputs import new_file
 from . import codings
 from .memory import memory
 from .streams import LARGEST_BYTES, LEVEL, Record, Size, Stream, compressed, decompressed, estimated_bytes, restored
@@ -185,12 +184,12 @@ def pack(source: Path, target: Path, *, overwrite: bool = False) -> Packed:
     Raises:
         InvalidInput: ``source`` cannot be read or is no ONNX file, or ``target`` exists or cannot be written.
     """
-    _require_free(target, overwrite)
-    content = _read(source, "pack")
-    packed = encode(content, source.name)
-    header, again = decode(packed, source.name)
-    assert again == content, f"{source}: packing loses nothing"
-    _write(packed, target, "pack")
+    with new_file(target, overwrite=overwrite) as file:
+        content = _read(source, "pack")
+        packed = encode(content, source.name)
+        header, again = decode(packed, source.name)
+        assert again == content, f"{source}: packing loses nothing"
+        file.write_bytes(packed)
     return _account(header, content, target, len(packed))
 
 
@@ -200,10 +199,10 @@ def unpack(source: Path, target: Path, *, overwrite: bool = False) -> Packed:
     Raises:
         InvalidInput: ``source`` is not a whole packed file, or ``target`` exists or cannot be written.
     """
-    _require_free(target, overwrite)
-    packed = _read(source, "unpack")
-    header, content = decode(packed, str(source))
-    _write(content, target, "unpack")
+    with new_file(target, overwrite=overwrite) as file:
+        packed = _read(source, "unpack")
+        header, content = decode(packed, str(source))
+        file.write_bytes(content)
     return _account(header, content, source, len(packed))
 
 
@@ -296,24 +295,3 @@ def _read(path: Path, verb: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{verb} {path}: cannot be read ({error.strerror})") from error
-
-
-def _require_free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise InvalidInput(f"output {path}: it exists; give another -o, or --overwrite to replace it")
-
-
-def _write(content: bytes, path: Path, verb: str) -> None:
-    partial: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        partial = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        partial.chmod(0o644)
-        partial.replace(path)
-    except OSError as error:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
-        raise InvalidInput(f"{verb} {path}: cannot be written ({error.strerror}); give another -o") from error

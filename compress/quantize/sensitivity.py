@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..data import Split
 from ..errors import InvalidInput
+from ..outputs import write_text
 from ..stage import Config, Context
 from .encoding import Encoding
 from .flavour import flavour_named
@@ -326,13 +327,7 @@ class _Sums:
         """Write the record, all or nothing."""
         if record is None:
             return
-        try:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            partial = record.with_name(f"{record.name}.partial")
-            partial.write_text(json.dumps(vars(self)), encoding="utf-8")
-            partial.replace(record)
-        except OSError as error:
-            raise InvalidInput(f"sensitivity {record}: cannot be written ({error.strerror})") from error
+        write_text(record, json.dumps(vars(self)), overwrite=True)
 
 
 def _plus(sums: Sequence[float], more: Sequence[float]) -> list[float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ..errors import InvalidInput
+from ..outputs import new_files
 from .page import render
 from .schema import SCHEMA_VERSION, Report
 
@@ -19,28 +18,16 @@ JSON_NAME, HTML_NAME = "report.json", "report.html"
 def write(report: Report, folder: str | Path) -> tuple[Path, Path]:
     """Write ``report.json`` and ``report.html`` into ``folder``, made if it is not there; returns their paths.
 
-    Both are written in full beside their places and renamed at the end, so that a failure leaves what was there before.
+    Each is written in full beside its place and renamed at the end, so that a failure leaves what was there before.
 
     Raises:
         InvalidInput: the folder cannot be written to.
     """
     folder = Path(folder)
     texts = {JSON_NAME: report.model_dump_json(indent=1) + "\n", HTML_NAME: render(report)}
-    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in texts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with new_files(folder / JSON_NAME, overwrite=True) as made:
         for name, text in texts.items():
-            partial[name].write_text(text, encoding="utf-8")
-        for name, path in partial.items():
-            path.replace(folder / name)
-    except OSError as error:
-        raise InvalidInput(
-            f"report folder {folder}: cannot write there ({error.strerror or error}); choose another folder with -o"
-        ) from error
-    finally:
-        for path in partial.values():
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            (made / name).write_text(text, encoding="utf-8")
     return folder / JSON_NAME, folder / HTML_NAME
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress import artifact
+from compress import artifact, outputs
 from compress.edits import replay
 from compress.errors import InvalidInput
 from compress.load import Network, Source, build
@@ -130,7 +130,7 @@ def test_an_existing_output_stays_unless_overwritten(network: Network, tmp_path:
 
 
 def test_a_failure_leaves_nothing(network: Network, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), artifact.new_folder(tmp_path / "a") as folder:
+    with pytest.raises(RuntimeError), outputs.new_folder(tmp_path / "a") as folder:
         artifact.write(network, folder)
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["net.py"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.errors import InvalidInput
+from compress.outputs import new_files
 from compress.quantize import Quantize, simulate
 from export.format import Exported, Job, exporter, formats
 
@@ -240,11 +241,9 @@ def test_what_cannot_be_written_leaves_nothing(settings: dict[str, Any], told: s
 
 
 def test_a_package_is_replaced_whole(packages: dict[str, Exported], tmp_path: Path) -> None:
-    from export.format import whole
-
     target = tmp_path / "net.mlpackage"
     for content in ("old", "new"):
-        with whole(target) as folder:
+        with new_files(target, overwrite=True) as folder:
             (folder / target.name / content).mkdir(parents=True)
     assert [each.name for each in target.iterdir()] == ["new"]
 
