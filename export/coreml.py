@@ -24,7 +24,7 @@ from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
 from .decomposed import in_integers
-from .format import Exported, Job
+from .format import Exported, Job, NotConvertible
 from .quiet import quiet
 
 with quiet():
@@ -148,7 +148,7 @@ def _converted(
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise InvalidInput(f"export {path}: the network cannot be converted to Core ML: {reason}") from error
+        raise NotConvertible(path, "the network cannot be converted to Core ML", reason) from error
 
 
 def _traced(network: nn.Module, inputs: tuple[Tensor, ...], *, varying: bool) -> ExportedProgram:

@@ -32,7 +32,7 @@ from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
 from .decomposed import in_integers
-from .format import Exported, Job
+from .format import Exported, Job, NotConvertible
 from .quiet import quiet
 from .xnnpack_graph import rewrite
 
@@ -203,7 +203,7 @@ class _Lowering:
         except Exception as error:
             if batch is not None:
                 raise
-            raise InvalidInput(f"export {self.path}: the network cannot be lowered: {_first_line(error)}") from error
+            raise NotConvertible(self.path, "the network cannot be lowered", _first_line(error)) from error
         results, made = len(program.graph_signature.user_outputs), lowered.exported_program()
         return _Lowered(lowered, results, _left(made), _planned_bytes(made), notes)
 
@@ -320,10 +320,10 @@ def _program(lowered: _Lowered, job: Job, path: Path) -> ExecutorchProgramManage
     planning = MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
     try:
         program = lowered.edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
-    except RuntimeError as error:
+    except Exception as error:
         missing = re.findall(r"'(\w+::\w+)'", str(error)) if "out variants" in str(error) else []
         if not missing:
-            raise InvalidInput(f"export {path}: the network cannot be lowered: {_first_line(error)}") from error
+            raise NotConvertible(path, "the network cannot be lowered", _first_line(error)) from error
         raise _without_kernel(missing, job, path) from error
     called = {
         operator.name + (f".{operator.overload}" if operator.overload else "")

@@ -69,6 +69,14 @@ class Job:
         return bool(self.encodings) and {encoding.kind for encoding in self.encodings.values()} == {"float16"}
 
 
+class NotConvertible(InvalidInput):
+    """A network cannot be written in a format, and ``reason``, in the converter's words, may name no operation."""
+
+    def __init__(self, path: Path, what: str, reason: str = "") -> None:
+        super().__init__(f"export {path}: {what}" + (f": {reason}" if reason else ""))
+        self.reason = reason or what
+
+
 @dataclass(frozen=True)
 class Exported:
     """A file that was written.

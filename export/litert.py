@@ -18,7 +18,7 @@ from compress.interface import Names, names_of
 from compress.outputs import new_files
 from compress.stage import evaluation_copy
 
-from .format import Exported, Job
+from .format import Exported, Job, NotConvertible
 from .litert_graph.converter import convert, refusal
 from .litert_graph.file import File
 from .litert_graph.interface import batches_agree, name_interface, open_batch, set_interface
@@ -57,7 +57,7 @@ def export(job: Job, path: Path) -> Exported:
     try:
         file = File(convert(prepared.module, inputs))
     except Exception as error:
-        raise InvalidInput(f"export {path}: {refusal(error, graph)}") from error
+        raise NotConvertible(path, refusal(error, graph)) from error
     changed = store(file, prepared.weights)
     widen_biases(file)
     fold_transposes(file)

@@ -23,6 +23,7 @@ from .format import Exported, Job
 from .ncnn_graph import integers, param, weights
 from .ncnn_graph.convert import Converted, convert
 from .ncnn_graph.param import Layer
+from .ncnn_graph.recurrence import restore_recurrent
 from .ncnn_graph.rewrite import split_packed
 from .ncnn_graph.weights import Weight
 
@@ -50,6 +51,7 @@ def export(job: Job, path: Path) -> Exported:
     graph = trace(model, inputs)
     split_packed(graph)
     module = _plain(graph)
+    restore_recurrent(module, graph, path)
     found = weights.stand_in(module, graph) if job.encodings else []
     left = _decide(job, model, inputs, found)
     converted = convert(module, graph, inputs, path)

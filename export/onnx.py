@@ -7,6 +7,7 @@ written as such, everything that no engine reads is taken out. ONNX: https://onn
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from compress.quantize.scheme import SCHEMES, scheme_of
 from compress.quantize.sites import Product, encoded_parts, integers_of_levels
 from compress.stage import evaluation_copy
 
-from .format import Exported, Interface, Job, Layout
+from .format import Exported, Interface, Job, Layout, NotConvertible
 from .onnx_graph import bitwise, program, qdq, rewrite, site
 from .onnx_graph.bit_operators import use_bit_operators
 from .onnx_graph.contents import contents_of
@@ -218,8 +219,8 @@ def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:
         return converted.model_proto
     except Exception as error:
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        raise InvalidInput(f"export {path}: the network cannot be converted to ONNX: {reason}") from error
+        reason = re.split(r" : \[|\. See the stack", lines[0])[0] if lines else type(error).__name__
+        raise NotConvertible(path, "the network cannot be converted to ONNX", reason) from error
 
 
 @contextmanager

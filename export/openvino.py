@@ -22,7 +22,7 @@ from compress.errors import GateFailed, InvalidInput
 from compress.outputs import new_files
 
 from . import rules
-from .format import Exported, Job
+from .format import Exported, Job, NotConvertible
 from .onnx import export as write_onnx
 from .rules.encodings import require_whole_blocks
 
@@ -32,6 +32,10 @@ TARGETS = ("openvino",)
 INSTALL = "pip install openvino"
 
 _XML_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+_WHERE = re.compile(
+    r"Exception from|Check '|Errors during|FrontEnd API failed|Model wasn't fully|While validating|-- |Summary:"
+)
+"""How the lines of OpenVINO's messages begin that do not say what is wrong."""
 _INTEGERS = re.compile(r"(scale|zero_point):(.+)")
 
 
@@ -95,7 +99,7 @@ def _read(source: Path, path: Path) -> ov.Model:
     try:
         return ov.Core().read_model(str(source))
     except RuntimeError as error:
-        raise InvalidInput(f"export {path}: OpenVINO cannot convert the network: {_reason(error)}") from error
+        raise NotConvertible(path, "OpenVINO cannot convert the network", _reason(error)) from error
 
 
 def _channels_last(model: ov.Model) -> ov.Model:
@@ -125,5 +129,5 @@ def _tell(model: ov.Model, job: Job, integers: Mapping[str, str]) -> None:
 def _reason(error: Any) -> str:
     """The lines of a message that say what, not where in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '", "Errors during"))]
+    told = [line for line in lines if line and not _WHERE.match(line)]
     return "; ".join(told[:3]) or type(error).__name__

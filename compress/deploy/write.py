@@ -22,6 +22,7 @@ from ..quantize.detect import detected
 from ..quantize.flavour import flavour_named
 from ..report.schema import ExportRecord, NodeCounts
 from ..siblings import sibling
+from . import blame
 from .deployed import Deployed
 from .parity import parity_on, reference, some
 
@@ -122,22 +123,28 @@ def export(
     interfaces = flavour_named(target).interface
     if wanted.interface not in interfaces:
         raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
-    written = format_.exporter(name_of_format).export(
-        format_.Job(
-            network.model,
-            _one_sample(network),
-            target,
-            network.encodings if name_of_format == "onnx" else _without_levels(network),
-            dynamic_batch=wanted.dynamic_batch,
-            dynamic_size=wanted.dynamic_size,
-            interface=wanted.interface,
-            layout=wanted.layout,
-            labels=wanted.labels,
-            opset=wanted.opset,
-            simplify=wanted.simplify,
-        ),
-        path,
+    job = format_.Job(
+        network.model,
+        _one_sample(network),
+        target,
+        network.encodings if name_of_format == "onnx" else _without_levels(network),
+        dynamic_batch=wanted.dynamic_batch,
+        dynamic_size=wanted.dynamic_size,
+        interface=wanted.interface,
+        layout=wanted.layout,
+        labels=wanted.labels,
+        opset=wanted.opset,
+        simplify=wanted.simplify,
     )
+    try:
+        written = format_.exporter(name_of_format).export(job, path)
+    except format_.NotConvertible as error:
+        culprit = blame.refused(name_of_format, job, error.reason)
+        if culprit is None:
+            raise
+        raise InvalidInput(
+            f"{error}; it is {culprit}: write it with other operations, or choose another --format"
+        ) from error
     binding = bound.Binding(written.inputs, written.outputs, wanted.layout)
     runner = written.engine or known.engine
     deployed = Deployed(name, path, network, target, runner, binding)
@@ -151,9 +158,12 @@ def export(
             parity = parity_on(deployed, [network.example_inputs])
             reasons = gate.judge(kind_of(network), check.Parity(**parity.model_dump()))
             if reasons:
+                culprit = blame.miscomputed(name_of_format, runner, job)
+                advice = "write it with other operations, or choose another --format"
+                named = f"; {runner} computes {culprit} wrongly: {advice}" if culprit else ""
                 raise GateFailed(
                     f"export {path.name}: the file does not compute what the network does ({'; '.join(reasons)}; "
-                    f"{parity.samples} stored inputs); it was not kept"
+                    f"{parity.samples} stored inputs); it was not kept{named}"
                 )
             executed = executed_nodes(deployed)
     except GateFailed:

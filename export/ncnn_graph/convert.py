@@ -22,6 +22,7 @@ from torch.fx import GraphModule
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph
 
+from ..format import NotConvertible
 from . import param
 from .param import Layer
 
@@ -56,7 +57,7 @@ def convert(module: GraphModule, graph: Graph, example_inputs: tuple[Tensor, ...
         weights = made.with_suffix(".bin").read_bytes()
     for layer in layers:
         if not re.fullmatch(r"\w+", layer.kind):
-            raise InvalidInput(f"export {path}: ncnn has no layer for {_blame(layer.kind, graph)}")
+            raise NotConvertible(path, f"ncnn has no layer for {_blame(layer.kind, graph)}")
     with torch.no_grad():
         results = module(*example_inputs)
     results = (results,) if isinstance(results, Tensor) else tuple(results)
@@ -73,17 +74,22 @@ def _run(module: GraphModule, example_inputs: tuple[Tensor, ...], folder: Path, 
             torch.jit.save(scripted, folder / "network.pt")
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InvalidInput(f"export {path}: the network cannot be converted to TorchScript: {reason}") from error
+        raise NotConvertible(path, "the network cannot be converted to TorchScript", reason) from error
     shapes = ",".join(f"[{','.join(map(str, x.shape))}]f32" for x in example_inputs)
-    done = subprocess.run(
-        [pnnx.EXEC_PATH, "network.pt", f"inputshape={shapes}", "fp16=0", "device=cpu"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [pnnx.EXEC_PATH, "network.pt", f"inputshape={shapes}", "fp16=0", "device=cpu"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise GateFailed(
+            f"export {path}: pnnx did not end within {SECONDS // 60} minutes; choose another --format"
+        ) from error
     made = folder / "network.ncnn.param"
     if done.returncode or not made.is_file() or not made.with_suffix(".bin").is_file():
         said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
@@ -97,8 +103,8 @@ def _blame(kind: str, graph: Graph) -> str:
     for node in graph.calls():
         called = str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
         if called.rstrip("_").lower() == name:
-            return f"{called} ({graph.source(node)}); write it with other operations, or choose another format"
-    return f"{kind}; write it with other operations, or choose another format"
+            return f"{called} ({graph.source(node)}); write it with other operations, or choose another --format"
+    return kind
 
 
 def _give_samples(
