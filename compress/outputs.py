@@ -25,6 +25,9 @@ from .errors import InvalidInput
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of writing that may name no file."""
 
+_NUMBERED = re.compile(r"\(os error (\d+)\)")
+"""How libraries in Rust, as that of safetensors, tell such an error in an exception of their own."""
+
 _UNKNOWN_RENAME = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM)
 """What a system or file system answers that cannot rename without replacing, or exchange two names."""
 
@@ -188,6 +191,11 @@ def _writing(path: Path, made: Path) -> Iterator[None]:
         named = error.filename
         if _absolute(Path(os.fsdecode(named))).is_relative_to(made) if named else error.errno in _NO_ROOM:
             raise _unwritable(path, error) from error
+        raise
+    except Exception as error:
+        number = _NUMBERED.search(str(error))
+        if number is not None and int(number[1]) in _NO_ROOM:
+            raise _unwritable(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
         raise
 
 

@@ -1,6 +1,7 @@
 """``python -m runtimes FILE...`` measures files on this machine and prints JSON; numpy and the engine are enough.
 
-``python -m runtimes check FOLDER`` runs the files of an exported folder against what they must give.
+``python -m runtimes check FOLDER`` runs the files of an exported folder against what they must give. Errors are
+one line; ``--debug`` shows where they come from.
 """
 
 from __future__ import annotations
@@ -13,15 +14,29 @@ from pathlib import Path
 
 import numpy as np
 
+from . import ending
 from .benchmark import PRESETS, benchmark, require_stable
-from .errors import InvalidInputs, RuntimesError, Unstable
+from .errors import InvalidInputs, Unstable
 from .gate import check_folder, to_json
 from .runtime import Arrays, Options, engines, load
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a JSON list with a measurement per file; the exit code is 5 where one is unstable."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    ending.prepare()
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    try:
+        return _run([argument for argument in given if argument != "--debug"])
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        message, code = ending.told(error)
+        ending.say(f"{'warning' if isinstance(error, Unstable) else 'error'}: {message}")
+        return code
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["check"]:
         return _check(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m runtimes", description=__doc__)
@@ -35,43 +50,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-memory", action="store_true", help="leave out the separate run for peak memory")
     parser.add_argument("--no-samples", action="store_true", help="leave out the raw samples")
     asked = parser.parse_args(arguments)
-    try:
-        options = Options(asked.threads)
-        inputs = None if asked.inputs is None else _arrays(asked.inputs)
-        measurements = benchmark(
-            asked.files,
-            engine=asked.engine,
-            options=options,
-            preset=asked.preset,
-            inputs=inputs,
-            seed=asked.seed,
-            cores=asked.cores,
-            memory=not asked.no_memory,
-        )
-        told = []
-        for file, measurement in zip(asked.files, measurements, strict=True):
-            facts = measurement.to_json()
-            if asked.no_samples:
-                del facts["samples_ms"], facts["sentinel_ms"]
-            runtime = load(file, asked.engine, options)
-            graph = runtime.executed_graph(inputs)
-            runtime.close()
-            facts["executed"] = graph and {
-                "ops": graph.ops,
-                "integer": graph.integer,
-                "float": graph.float,
-                "other": graph.other,
-                "nodes": [asdict(node) for node in graph.nodes],
-            }
-            told.append(facts)
-        print(json.dumps(told, indent=None if not asked.no_samples else 2))
-        require_stable(measurements)
-    except Unstable as error:
-        print(f"warning: {error}", file=sys.stderr)
-        return error.exit_code
-    except RuntimesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    options = Options(asked.threads)
+    inputs = None if asked.inputs is None else _arrays(asked.inputs)
+    measurements = benchmark(
+        asked.files,
+        engine=asked.engine,
+        options=options,
+        preset=asked.preset,
+        inputs=inputs,
+        seed=asked.seed,
+        cores=asked.cores,
+        memory=not asked.no_memory,
+    )
+    told = []
+    for file, measurement in zip(asked.files, measurements, strict=True):
+        facts = measurement.to_json()
+        if asked.no_samples:
+            del facts["samples_ms"], facts["sentinel_ms"]
+        runtime = load(file, asked.engine, options)
+        graph = runtime.executed_graph(inputs)
+        runtime.close()
+        facts["executed"] = graph and {
+            "ops": graph.ops,
+            "integer": graph.integer,
+            "float": graph.float,
+            "other": graph.other,
+            "nodes": [asdict(node) for node in graph.nodes],
+        }
+        told.append(facts)
+    print(json.dumps(told, indent=None if not asked.no_samples else 2))
+    require_stable(measurements)
     return 0
 
 
@@ -81,15 +89,11 @@ def _check(arguments: list[str]) -> int:
     parser.add_argument("--engine", nargs="+", default=(), choices=engines())
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args(arguments)
-    try:
-        found = list(check_folder(asked.folder, engines=asked.engine, threads=asked.threads))
-    except RuntimesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    found = list(check_folder(asked.folder, engines=asked.engine, threads=asked.threads))
     print(json.dumps([to_json(each) for each in found], indent=2))
     for each in found:
         for reason in each.reasons:
-            print(f"failed: {each.entry.file}: {reason}", file=sys.stderr)
+            ending.say(f"failed: {each.entry.file}: {reason}")
     return 0 if all(each.passed for each in found) else 1
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+from collections.abc import Callable
+from types import ModuleType
 
 import click
 
@@ -44,6 +47,21 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command), f"{cmd_name}.py defines a command"
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; what click would end in silence, as if the user had wanted it, comes to :func:`main`."""
+        try:
+            return super().invoke(ctx)
+        except (EOFError, KeyboardInterrupt) as error:
+            raise _Ended(error) from error
+
+
+class _Ended(Exception):
+    """Why a command ended, on its way past click."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="edgepress", prog_name="compress")
@@ -60,36 +78,51 @@ def cli() -> None:
 
     \b
     Exit codes: 0 ok; 1 a gate failed; 2 bad input; 3 an engine or package is missing;
-                4 a device cannot be reached; 5 a measurement is unstable.
+                4 a device cannot be reached; 5 a measurement is unstable;
+                130, 129, 143 it was interrupted, by Ctrl-C, SIGHUP or SIGTERM.
     """
 
 
 def main() -> None:
     """Entry point of ``compress``: errors become one line and an exit code."""
-    debug = "--debug" in sys.argv
+    from ..siblings import sibling
+
+    ending = sibling("runtimes.ending")
+    ending.prepare()
+    for package in ("compress", "export", "runtimes"):
+        logging.getLogger(package).handlers = [_Notes(ending.say)]
+    status: object = 0
     try:
         status = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        status = 130
-    except KeyboardInterrupt:
-        status = _complain("interrupted; a recipe goes on where it stopped when it is run again", 130)
+        sys.stdout.flush()
     except click.ClickException as error:
-        status = _complain(error.format_message().replace("\n", " "), error.exit_code)
+        status = error.exit_code
+        ending.complain(" ".join(error.format_message().split()))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    except Exception as error:
-        if debug:
-            raise
-        code = getattr(error, "exit_code", None)
-        if isinstance(code, int):
-            status = _complain(" ".join(str(error).split()), code)
-        else:
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            status = _complain(f"unexpected {told[:500]} (a defect of this program; --debug shows where)", 70)
+    except _Ended as ended:
+        status = _told(ended.cause, ending)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is told in one line
+        status = _told(error, ending)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _complain(message: str, code: int) -> int:
-    click.echo(f"error: {message}", err=True)
-    return code
+def _told(error: BaseException, ending: ModuleType) -> int:
+    """Say why a command ended, in one line; returns the exit code."""
+    if "--debug" in sys.argv and not isinstance(error, KeyboardInterrupt):
+        raise error
+    ending.end_processes()
+    message, code = ending.told(error)
+    ending.complain(message)
+    return int(code)
+
+
+class _Notes(logging.Handler):
+    """What our modules log for the user is a line on stderr."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(f"note: {' '.join(record.getMessage().split())}")

@@ -62,7 +62,6 @@ def _sizes(packed: Packed) -> Table:
 
 
 def _tensors(packed: Packed) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("tensor", "bytes", "packed", "coding", "compressors", title="tensors", title_justify="left")
@@ -70,5 +69,5 @@ def _tensors(packed: Packed) -> Table:
         column.justify = "right"
     for one in packed.tensors:
         told = f"{one.size_bytes:,}", f"{one.packed_bytes:,}", one.coding, ", ".join(one.compressors)
-        table.add_row(escape(one.name) or "-", *told)
+        table.add_row(one.name or "-", *told)
     return table

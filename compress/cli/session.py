@@ -36,6 +36,7 @@ from ..report.schema import Cost, StageRecord
 from ..stage import Context, Stage, silent
 from ..stage import Progress as ProgressReport
 from ..train import Training
+from .terminal import Terminal
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -71,7 +72,7 @@ class Options:
     @property
     def console(self) -> Console:
         """Tables go to stdout, unless JSON goes there."""
-        return Console(stderr=self.json_to == "-", quiet=self.quiet, highlight=False)
+        return Terminal(stderr=self.json_to == "-", quiet=self.quiet)
 
     def specification(self) -> str:
         """The network's words, given in one of the two places."""
@@ -165,7 +166,7 @@ def training_of(values: dict[str, Any]) -> Training:
 @contextmanager
 def progress_bars(options: Options) -> Iterator[ProgressReport]:
     """A progress that draws one bar per task on stderr, with the time left; plain lines where it is no terminal."""
-    console = Console(stderr=True, quiet=options.quiet, highlight=False)
+    console = Terminal(stderr=True, quiet=options.quiet)
     if options.quiet:
         yield silent
         return
@@ -173,8 +174,8 @@ def progress_bars(options: Options) -> Iterator[ProgressReport]:
         yield _lines(console)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
