@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 PEERS := .peers
+# Neighbours stay in one process, so that most fixtures of modules are made once and engines are imported once.
+SPREAD := -n auto --dist worksteal
 
 .PHONY: demo test lint check test-all peers clean
 
@@ -12,7 +14,7 @@ demo: $(READY)  ## the main job: train, prune, fold, quantize, export, measure, 
 	$(BIN)/compress run recipes/demo.yaml -o out/demo --overwrite
 
 test: $(DEV_READY)  ## the fast tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest $(SPREAD) --durations=10
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .
@@ -22,7 +24,7 @@ lint: $(DEV_READY)
 check: lint test  ## what a change must pass
 
 test-all: $(PEERS)/.ready  ## the slow tests as well, over torchvision's networks
-	EDGEPRESS_PEERS=$(PEERS) $(BIN)/python -m pytest -n auto -m "slow or not slow"
+	EDGEPRESS_PEERS=$(PEERS) $(BIN)/python -m pytest $(SPREAD) -m "slow or not slow"
 
 peers: $(PEERS)/.ready  ## what benchmarks compare with, in a folder of its own
 

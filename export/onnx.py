@@ -31,7 +31,7 @@ from compress.quantize.sites import Product, encoded_parts, integers_of_levels
 from compress.stage import evaluation_copy
 
 from .format import Exported, Interface, Job, Layout, NotConvertible
-from .onnx_graph import bitwise, program, qdq, rewrite, site
+from .onnx_graph import bitwise, program, qdq, rewrite, site, torchlib
 from .onnx_graph.bit_operators import use_bit_operators
 from .onnx_graph.contents import contents_of
 from .onnx_graph.half import in_half
@@ -205,7 +205,7 @@ def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.fl
 
 def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:
     try:
-        with _quiet(), without_collection():
+        with _quiet(), without_collection(), torchlib.read_once():
             converted = torch.onnx.export(
                 program.Convertible.of(graph.program),
                 dynamo=True,

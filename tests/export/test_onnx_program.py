@@ -14,9 +14,10 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from export.onnx import export_onnx
-from export.onnx_graph import program, qdq
+from export.onnx_graph import program, qdq, site, torchlib
 
 
 class InPlace(nn.Module):
@@ -136,6 +137,25 @@ def test_is_converted_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ExportedProgram, "run_decompositions", refuse)
     at_once = exported(model, inputs, tmp_path / "at_once.onnx")
     assert contents(at_once) == contents(again)
+
+
+def test_translations_are_read_once_and_shared_with_no_other_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marks of our own export are in no registry that torch.onnx makes for someone else."""
+    model, inputs = seeded(InPlace, 8)
+    first = exported(model, inputs, tmp_path / "first.onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(torchlib, "_from_torchlib", lambda **_: pytest.fail("read again"))
+        assert exported(model, inputs, tmp_path / "second.onnx") == first
+    ours = site.OPERATION.name()
+    with torchlib.read_once():
+        kept = ONNXRegistry.from_torchlib(opset_version=18)
+    plain = ONNXRegistry.from_torchlib(opset_version=18)
+    assert ours not in kept.functions and kept.functions.keys() == plain.functions.keys()
+    assert {name: len(found) for name, found in kept.functions.items()} == {
+        name: len(found) for name, found in plain.functions.items()
+    }
 
 
 CHANGING = (ReadAfterwards, ReadBeforeAndAfter, ChangedView, ReadView, DroppedOut, ChangedInput)
