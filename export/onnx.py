@@ -47,7 +47,7 @@ FEW_BITS_OPSET = 21
 
 SUFFIX = ".onnx"
 ENGINE = "onnxruntime"
-TARGETS = ("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "openvino")
+TARGETS = ("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "openvino", "openvino-avx2")
 INSTALL = "pip install onnx onnxscript"
 
 
@@ -133,7 +133,7 @@ def export_onnx(
     if engine.name.startswith("ort"):
         marked = use_bit_operators(converted, marked)
     if marked:
-        qdq.place(converted.graph, marked, past_moves=engine.name == "openvino")
+        qdq.place(converted.graph, marked, past_moves=engine.fuses_sums)
         use_integer_kernels(
             converted.graph,
             x86=engine.name in ("ort-x86", "ort-avx2"),

@@ -28,7 +28,7 @@ from .rules.encodings import require_whole_blocks
 
 SUFFIX = ".xml"
 ENGINE = "openvino"
-TARGETS = ("openvino",)
+TARGETS = ("openvino", "openvino-avx2")
 INSTALL = "pip install openvino"
 
 _XML_NAME = re.compile(r"[A-Za-z_][\w.-]*")

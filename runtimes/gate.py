@@ -6,13 +6,14 @@ Nothing passes unseen: a file whose engine is missing, that compared no samples 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .bound import call, one_feed
 from .check import Parity, compare, top1
 from .errors import InvalidInputs, RuntimesError
 from .folder import Entry, Folder, Kind
+from .processor import is_exact, warning
 from .runtime import Array, ExecutedGraph, Options, backend, size_bytes
 
 LARGEST_ERROR: dict[Kind, float] = {"float32": 1e-3, "float16": 2e-2}
@@ -36,6 +37,8 @@ class Checked:
         size_bytes: of the file and what belongs to it.
         executed: what ran in which arithmetic, where the engine tells.
         reasons: why it does not pass; none where it does.
+        here: where this processor computes the file otherwise than the device of its target, the parity of what it
+            computes; ``parity`` and ``top1`` are then those of the integers evaluated in floats.
     """
 
     entry: Entry
@@ -44,6 +47,7 @@ class Checked:
     size_bytes: int | None = None
     executed: ExecutedGraph | None = None
     reasons: tuple[str, ...] = ()
+    here: Parity | None = None
 
     @property
     def passed(self) -> bool:
@@ -88,17 +92,30 @@ def _check(
 ) -> Checked:
     file = folder.path / entry.file
     size = size_bytes(file, entry.engine)
+    expected = _named(folder.expected(entry))
     runtime = backend(entry.engine).load(file, options)
     try:
         outputs = call(runtime, entry.binding, inputs)
         executed = runtime.executed_graph(one_feed(runtime, entry.binding, inputs))
     finally:
         runtime.close()
-    parity = compare(_named(folder.expected(entry)), _named(outputs))
+    parity, here = compare(expected, _named(outputs)), None
+    if entry.kind == "integer" and not is_exact(entry.target):
+        here, outputs = parity, _evaluated(entry, file, inputs, options)
+        parity = compare(expected, _named(outputs))
     reasons = judge(entry.kind, parity, agreement)
     if entry.kind == "integer" and executed is not None and not executed.integer:
         reasons += ("nothing ran in integers",)
-    return Checked(entry, parity, _top1(outputs, labels), size, executed, reasons)
+    return Checked(entry, parity, _top1(outputs, labels), size, executed, reasons, here)
+
+
+def _evaluated(entry: Entry, file: Path, inputs: Sequence[Array], options: Options) -> list[Array]:
+    """The file's outputs, its integers evaluated in floats."""
+    runtime = backend(entry.engine).load(file, replace(options, reference=True))
+    try:
+        return call(runtime, entry.binding, inputs)
+    finally:
+        runtime.close()
 
 
 def judge(kind: Kind, parity: Parity, agreement: float = LEAST_AGREEMENT) -> tuple[str, ...]:
@@ -165,8 +182,13 @@ def row(checked: Checked) -> tuple[str, ...]:
 def notes(checked: Checked) -> tuple[str, ...]:
     """Return what a table has no place for: reasons, and what fell back to float."""
     left = checked.fell_back
+    warned: tuple[str, ...] = ()
+    if checked.here is not None:
+        agreement = checked.here.top1_agreement
+        agreeing = "" if agreement is None else f", {agreement:.2f} % agreement"
+        warned = (f"{warning(checked.entry.target)} (SNR {checked.here.snr_db:.1f} dB{agreeing})",)
     shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-    return (*checked.reasons, *((f"ran in float: {shown}",) if left else ()))
+    return (*checked.reasons, *warned, *((f"ran in float: {shown}",) if left else ()))
 
 
 def to_json(checked: Checked) -> dict[str, object]:
@@ -181,6 +203,7 @@ def to_json(checked: Checked) -> dict[str, object]:
         "reasons": list(checked.reasons),
         "size_bytes": checked.size_bytes,
         "parity": asdict(checked.parity) if checked.parity else None,
+        "parity_here": asdict(checked.here) if checked.here else None,
         "top1": checked.top1,
         "nodes": {"integer": executed.integer, "float": executed.float, "other": executed.other} if executed else None,
         "fell_back": list(checked.fell_back),

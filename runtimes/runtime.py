@@ -27,9 +27,12 @@ class Options:
 
     Args:
         threads: the number of threads that one operator may use, at least 1.
+        reference: evaluate integers in floats, rounded where the file says so: slow, and right on every processor.
+            Engines that are always right take no notice.
     """
 
     threads: int = 1
+    reference: bool = False
 
     def __post_init__(self) -> None:
         if self.threads < 1:

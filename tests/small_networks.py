@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress import Context
 from compress.data import Data, SampleSplit
+from compress.quantize.detect import suited
+from runtimes.processor import is_exact
+from runtimes.runtime import Options, load
+
+EXACT_TARGET = suited(("ort-x86", "ort-avx2"))
+"""Whose files ONNX Runtime's integer kernels compute exactly on this processor."""
 
 
 class Joined(nn.Module):
@@ -140,6 +148,17 @@ def snr_db(reference: Tensor, other: Tensor) -> float:
     """Signal to noise ratio of ``other`` as a copy of ``reference``, in dB."""
     noise = (reference - other).double().norm().clamp_min(1e-30)
     return float(20 * torch.log10(reference.double().norm() / noise))
+
+
+def file_outputs(file: Path, inputs: tuple[Tensor, ...], target: str = "ort-x86") -> tuple[Tensor, ...]:
+    """What a file for ``target`` gives for the inputs of its network, in the order of both: as its engine runs it, or
+    its integers evaluated in floats where this processor would compute them otherwise than the target's device."""
+    engine = load(file, options=Options(reference=not is_exact(target)))
+    try:
+        feed = {spec.name: x.numpy() for spec, x in zip(engine.inputs, inputs, strict=True)}
+        return tuple(torch.from_numpy(y) for y in engine.run(feed).values())
+    finally:
+        engine.close()
 
 
 class Three(nn.Module):

@@ -16,6 +16,7 @@ ALLOWED = {"models": set(), "runtimes": set(), "export": {"compress"}, "compress
 MEASURES = (
     "compress/deploy/",
     "compress/prune/latency.py",
+    "compress/quantize/detect.py",
     "compress/quantize/layer_costs.py",
     "compress/quantize/revert.py",
 )

@@ -25,6 +25,7 @@ def command(**values: Any) -> None:
 
     from .. import deploy
     from ..quantize.detect import detected
+    from ..quantize.flavour import FLAVOURS
     from ..siblings import sibling
     from .session import Options
 
@@ -40,6 +41,8 @@ def command(**values: Any) -> None:
     machine, versions = deploy.machine(), deploy.versions()
     here = detected()
     machine["target"] = f"{here.target} ({here.reason})"
+    clipped = [name for name in FLAVOURS if sibling("runtimes.processor").warning(name)]
+    machine["computed otherwise than on their device"] = clipped
     for title, facts in (("packages", versions), ("machine", machine)):
         shown = Table("", "", title=title, title_justify="left", show_header=False)
         for key, value in facts.items():

@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-TARGETS = ("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "executorch", "openvino", "ncnn", "coreml")
+TARGETS = (
+    *("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "executorch", "openvino", "openvino-avx2", "ncnn"),
+    "coreml",
+)
 SCHEMES = (
     *("int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16"),
     *("binary", "abc", "horq", "bwn", "w1a8", "ternary", "ttq", "w2a8", "w2a2", "w4a4", "pow2", "inq"),

@@ -12,9 +12,11 @@ from ..siblings import sibling
 
 if TYPE_CHECKING:
     import runtimes.bound as bound
+    import runtimes.processor as processor
     from runtimes.bound import Binding
 else:
     bound = sibling("runtimes.bound")
+    processor = sibling("runtimes.processor")
     Binding = bound.Binding
 
 
@@ -39,3 +41,8 @@ class Deployed:
     engine: str | None = None
     binding: Binding = field(default_factory=bound.Binding)
     beside: tuple[Path, ...] = ()
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether this processor computes the file as the device of its target does."""
+        return self.target is None or bool(processor.is_exact(self.target))

@@ -81,6 +81,7 @@ def measure(
                 top1=top1,
                 samples=samples,
                 parity=parity,
+                in_reference=not file.is_exact,
             )
         )
     progress("test the files", len(files), len(files))

@@ -43,10 +43,14 @@ def reference(network: Network, target: FlavourName | None = None) -> Callable[.
 
 
 def parity_on(file: Deployed, batches: Sequence[tuple[Tensor, ...]], threads: int = 1) -> Parity:
-    """How the file's outputs agree with those of its network, as its target rounds, on all ``batches`` together."""
+    """How the file's outputs agree with those of its network, as its target rounds, on all ``batches`` together.
+
+    What this processor computes otherwise than the target's device is evaluated in floats, see
+    :attr:`compress.deploy.Deployed.is_exact`; likewise in :func:`accuracy`.
+    """
     assert file.network is not None, f"{file.name}: its network is needed to know what it must compute"
     run = reference(file.network, file.target)
-    engine = runtime.load(file.path, file.engine, runtime.Options(threads=threads))
+    engine = runtime.load(file.path, file.engine, runtime.Options(threads, reference=not file.is_exact))
     expected: list[list[NDArray[Any]]] = []
     actual: list[list[NDArray[Any]]] = []
     try:
@@ -71,7 +75,7 @@ def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]
 
 def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
     """The deployed file's accuracy on the test split, in percent."""
-    engine = runtime.load(file.path, file.engine, runtime.Options(threads=threads))
+    engine = runtime.load(file.path, file.engine, runtime.Options(threads, reference=not file.is_exact))
 
     def answers() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for x, y in data.split("test").batches(256):

@@ -18,7 +18,7 @@ from ..load import Network
 from ..packing import pack
 from ..preprocessing import Preprocessed
 from ..quantize import Encoding, FlavourName
-from ..quantize.detect import detected
+from ..quantize.detect import detected, suited
 from ..quantize.flavour import flavour_named
 from ..report.schema import ExportRecord, NodeCounts
 from ..siblings import sibling
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import runtimes.check as check
     import runtimes.folder as folders
     import runtimes.gate as gate
+    import runtimes.processor as processor
     import runtimes.runtime as runtime
 else:
     format_ = sibling("export.format")
@@ -41,6 +42,7 @@ else:
     check = sibling("runtimes.check")
     folders = sibling("runtimes.folder")
     gate = sibling("runtimes.gate")
+    processor = sibling("runtimes.processor")
     runtime = sibling("runtimes.runtime")
 
 SIZES_VARY = ("onnx", "openvino")
@@ -76,15 +78,14 @@ class Wanted:
         Raises:
             InvalidInput: there is no such format, or it is not written for this target.
         """
-        here = detected().target
         if self.format is None:
-            target = self.target or here
+            target = self.target or detected().target
             return format_.format_of(target).name, target
         known = format_.formats()
         if self.format not in known:
             raise InvalidInput(f"format {self.format!r}: expected one of {', '.join(known)}")
         targets = cast(tuple[FlavourName, ...], known[self.format].targets)
-        target = self.target or (here if here in targets else targets[0])
+        target = self.target or suited(targets)
         if target not in targets:
             raise InvalidInput(f"format {self.format}: not written for {target}; targets are {', '.join(targets)}")
         return self.format, target
@@ -155,6 +156,8 @@ def export(
         if version is None:
             notes.append(f"not run here: {reason}")
         else:
+            warning = processor.warning(target) if kind_of(network) == "integer" else None
+            notes += [warning] if warning else []
             parity = parity_on(deployed, [network.example_inputs])
             reasons = gate.judge(kind_of(network), check.Parity(**parity.model_dump()))
             if reasons:

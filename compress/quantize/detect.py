@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..siblings import sibling
 from .flavour import FlavourName
 
-_VNNI = ("avx512_vnni", "avx_vnni")
+if TYPE_CHECKING:
+    import runtimes.processor as processor
+else:
+    processor = sibling("runtimes.processor")
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,11 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
     if architecture in ("aarch64", "arm64"):
         return Detected("ort-arm", architecture)
     safe = "7-bit weights, whose sums stay within 16 bits"
-    if architecture not in ("x86_64", "amd64", "x86", "i686"):
+    if architecture not in processor.X86:
         return Detected("ort-avx2", f"{architecture or 'unknown processor'}: {safe}, right on any")
     if flags is None:
         return Detected("ort-avx2", f"{architecture}, and the system does not tell whether with VNNI: {safe}")
-    found = [name for name in _VNNI if name in flags]
+    found = [name for name in processor.VNNI if name in flags]
     if found:
         return Detected("ort-x86", f"{architecture} with {found[0]}")
     return Detected("ort-avx2", f"{architecture} without VNNI: {safe}")
@@ -49,9 +53,12 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
 
 def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:
     """The target for this machine."""
-    try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    hit = re.search(r"^flags\s*:\s*(\S.*)$", text, re.MULTILINE)
-    return target_for(platform.machine(), None if hit is None else hit[1].split())
+    return target_for(platform.machine(), processor.flags(cpuinfo))
+
+
+def suited(targets: Collection[FlavourName]) -> FlavourName:
+    """The one of ``targets`` for this machine: its own, else the first that its processor computes exactly."""
+    here = detected().target
+    if here in targets:
+        return here
+    return next((each for each in targets if processor.is_exact(each)), next(iter(targets)))

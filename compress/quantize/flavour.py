@@ -11,7 +11,7 @@ A flavour is named after the target that it is for:
 - ``litert``: int8 for both, activations affine, weights in -127..127, an int32 bias; 16-bit activations are int16 about
   zero point 0 (LiteRT 8-bit quantization specification).
 - ``executorch``: int8 for both, activations affine; XNNPACK rounds the bias, which stays in float, by itself.
-- ``openvino``: uint8 activations, int8 weights, the bias in float.
+- ``openvino``: uint8 activations, int8 weights, the bias in float; ``openvino-avx2``: 7-bit weights, without VNNI.
 - ``ncnn``: -127..127 about zero point 0 for what convolutions and linear layers read and for their weights; everything
   between them is in float. So are depthwise convolutions, whose kernels are slower in integers than in float on x86.
 - ``coreml``: int8 about zero point 0 for both, the bias in float.
@@ -30,7 +30,16 @@ from ..errors import InvalidInput
 from .encoding import Encoding, Integer, IntegerParameters
 
 FlavourName = Literal[
-    "ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "executorch", "openvino", "ncnn", "coreml"
+    "ort-x86",
+    "ort-avx2",
+    "ort-arm",
+    "tensorrt",
+    "litert",
+    "executorch",
+    "openvino",
+    "openvino-avx2",
+    "ncnn",
+    "coreml",
 ]
 
 # The bias joins the 32-bit accumulator: half of its range is left for the sum of products.
@@ -152,6 +161,8 @@ _ORT = Flavour(
     interface=("float32", "uint8"),
 )
 
+_OPENVINO = Flavour("openvino", "uint8", fuses_sums=True, interface=("float32", "uint8"))
+
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
@@ -169,7 +180,8 @@ FLAVOURS: dict[str, Flavour] = {
             interface=("float32", "int8", "uint8"),
         ),
         Flavour("executorch", "int8"),
-        Flavour("openvino", "uint8", fuses_sums=True, interface=("float32", "uint8")),
+        _OPENVINO,
+        replace(_OPENVINO, name="openvino-avx2", weight_bits=7),
         Flavour(
             "ncnn",
             "int8",

@@ -135,7 +135,11 @@ class Latency(Record):
 
 
 class BenchmarkRecord(Record):
-    """A file measured in a runtime. ``top1`` is on ``samples`` items of the test split, in percent."""
+    """A file measured in a runtime. ``top1`` is on ``samples`` items of the test split, in percent.
+
+    ``in_reference`` says that ``top1`` and ``parity`` are those of the file with its integers evaluated in floats,
+    since the processor that measured computes them otherwise than the device of the file's target.
+    """
 
     name: str
     file: str | None = None
@@ -153,6 +157,7 @@ class BenchmarkRecord(Record):
     top1: float | None = None
     samples: int | None = None
     parity: Parity | None = None
+    in_reference: bool = False
 
 
 class LayerRecord(Record):

@@ -37,6 +37,15 @@ from .tensors import (
     zero_points_are_zero,
 )
 
+_OPENVINO: tuple[Rule, ...] = (
+    scales_are_positive,
+    types_are("activation", "uint8", "int8", effect="slow"),
+    types_are("weight", "int8", "int4", effect="slow"),
+    zero_points_are_zero("weight", effect="slow"),
+    activations_have_one_scale,
+    sums_are_whole,
+)
+
 _ORT: tuple[Rule, ...] = (
     scales_are_positive,
     types_are("weight", "int8", "int4", effect="slow"),
@@ -88,14 +97,8 @@ RULES: Mapping[FlavourName, tuple[Rule, ...]] = {
         weights_leave_out_the_least,
         bias_has_the_scale_of_the_product,
     ),
-    "openvino": (
-        scales_are_positive,
-        types_are("activation", "uint8", "int8", effect="slow"),
-        types_are("weight", "int8", "int4", effect="slow"),
-        zero_points_are_zero("weight", effect="slow"),
-        activations_have_one_scale,
-        sums_are_whole,
-    ),
+    "openvino": _OPENVINO,
+    "openvino-avx2": (*_OPENVINO, pairs_fit_16_bits),
     "ncnn": (
         scales_are_positive,
         types_are("activation", "int8", effect="refused"),

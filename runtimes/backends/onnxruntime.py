@@ -153,6 +153,8 @@ class Session:
         settings.log_severity_level = 4
         # Idle threads that spin would take the cores from the next session when several are run in turn.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if self._options.reference:
+            settings.add_session_config_entry("session.disable_quant_qdq", "1")
         if profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile)

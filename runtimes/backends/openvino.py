@@ -204,6 +204,7 @@ class Session:
             "INFERENCE_PRECISION_HINT": self._precision(),
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # nothing is rounded that the file does not round
             "PERF_COUNT": counters,
+            "LP_TRANSFORMS_MODE": not self._options.reference,
         }
         return self._core.compile_model(model, "CPU", settings)
 

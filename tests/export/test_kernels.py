@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from small_networks import context_on
+from small_networks import EXACT_TARGET, context_on
 from torch import Tensor, nn
 
 from compress.quantize import Quantize
@@ -46,7 +46,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int = 24) -> t
             original = kernels.use_integer_kernels
             patch.setattr("export.onnx.use_integer_kernels", lambda graph, **_: original(graph, x86=x86))  # noqa: B023
             path = tmp_path / f"{x86}.onnx"
-            export_onnx(result.model, (images[:1],), path, encodings=dict(result.encodings))
+            export_onnx(result.model, (images[:1],), path, encodings=dict(result.encodings), flavour=EXACT_TARGET)
         made.append(onnx.load(str(path)))
     return made[0], made[1]
 

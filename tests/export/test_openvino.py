@@ -15,9 +15,13 @@ ov = pytest.importorskip("openvino")
 
 from compress.errors import GateFailed, InvalidInput  # noqa: E402
 from compress.quantize import Quantize, simulate  # noqa: E402
+from compress.quantize.detect import suited  # noqa: E402
 from export import openvino  # noqa: E402
 from export.format import Exported, Job, exporter, format_of, formats  # noqa: E402
-from runtimes.runtime import load  # noqa: E402
+from runtimes.runtime import Options, load  # noqa: E402
+
+TARGET = suited(openvino.TARGETS)
+"""Whose files OpenVINO's integer kernels compute exactly on this processor."""
 
 
 class Shuffled(nn.Module):
@@ -49,14 +53,14 @@ def network(kind: type[nn.Module], scheme: str | None = None) -> tuple[Any, dict
     if scheme is not None:
         result = Quantize(scheme=scheme).apply(model, context)
         model, encodings = result.model, dict(result.encodings)
-        reference = simulate(model, encodings, context.example_inputs, flavour="openvino")
+        reference = simulate(model, encodings, context.example_inputs, flavour=TARGET)
     with torch.no_grad():
         expected = reference(*inputs)
     return model, encodings, inputs, expected if isinstance(expected, tuple) else (expected,)
 
 
 def written(folder: Path, model: nn.Module, inputs: tuple[Tensor, ...], **job: Any) -> Exported:
-    return openvino.export(Job(model, tuple(x[:1] for x in inputs), "openvino", **job), folder / "net.xml")
+    return openvino.export(Job(model, tuple(x[:1] for x in inputs), TARGET, **job), folder / "net.xml")
 
 
 def stored_types(file: Path) -> set[str]:
@@ -121,6 +125,18 @@ def test_integers_compute_what_the_simulation_does(integers: tuple[Exported, Any
     (got,) = outputs(account.file, inputs[0].numpy())
     assert snr_db(expected[0], torch.from_numpy(got)) > 50
     assert account.notes == (), "nothing is slower than it could be"
+
+
+@pytest.mark.parametrize("target", openvino.TARGETS)
+def test_integers_evaluated_in_floats_are_right_on_every_processor(target: str, tmp_path: Path) -> None:
+    model, inputs, context = made(Joined)
+    result = Quantize().apply(model, context)
+    job = Job(result.model, context.example_inputs, target, result.encodings)
+    file = openvino.export(job, tmp_path / "net.xml").file
+    engine = load(file, options=Options(reference=True))
+    (got,) = engine.run({engine.inputs[0].name: inputs[0].numpy()}).values()
+    simulated = simulate(result.model, result.encodings, context.example_inputs, flavour=target)(*inputs)
+    assert snr_db(simulated.detach(), torch.from_numpy(got)) > 45
 
 
 def test_integers_really_run(integers: tuple[Exported, Any]) -> None:

@@ -102,6 +102,7 @@ GOOD = {
     "tensorrt": Written(),
     "litert": Written("int8", zero=-128, bias="int32"),
     "openvino": Written("uint8"),
+    "openvino-avx2": Written("uint8", peak=63),
     "ncnn": Written(),
 }
 

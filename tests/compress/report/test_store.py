@@ -141,5 +141,5 @@ def test_a_failure_while_rendering_writes_nothing(
 
 def test_a_folder_that_is_a_file_is_refused(report: Report, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    with pytest.raises(InvalidInput, match="cannot write there"):
+    with pytest.raises(InvalidInput, match="cannot be written"):
         write(report, tmp_path / "taken")
