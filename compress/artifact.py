@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from . import edits as edit_records
 from .errors import InvalidInput
-from .load import Network, Source, build
+from .load import Network, Source, build, require_named
+from .manifest import Manifest, require_encodings
 from .outputs import new_folder
 from .quantize.encoding import Encoding
 
@@ -90,12 +94,18 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise InvalidInput(
             f"artifact {path}: no {MANIFEST}; is this the output folder of an earlier command?"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(f"artifact {path}: {MANIFEST} is damaged ({error!r}); make the artifact again") from error
     if version != SCHEMA_VERSION:
         raise InvalidInput(f"artifact {path}: schema version {version}, and this program reads {SCHEMA_VERSION}")
     if _digest(_canonical(manifest)) != recorded:
         raise InvalidInput(f"artifact {path}: {MANIFEST} was changed after it was written; make the artifact again")
+    try:
+        Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"artifact {path}: {MANIFEST}: {place}: {first['msg']}") from error
     for name, digest in files.items():
         if not (path / name).is_file():
             raise InvalidInput(f"artifact {path}: {name} is missing; make the artifact again")
@@ -104,23 +114,40 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def load(path: Path) -> Network:
+def load(path: Path, *, trust: bool = False) -> Network:
     """The network of the artifact at ``path``: its outputs are those it was written with, bit for bit.
 
+    Args:
+        trust: import and call the code that the artifact names, though this user did not name it before.
+
     Raises:
-        InvalidInput: the artifact is damaged, or its source is gone or no longer builds the same network.
+        InvalidInput: the artifact is damaged, or its source is gone or no longer builds the same network, or it names
+            code that this user neither named before nor trusts.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     manifest = read_manifest(path)
     source = Source(**manifest["source"])
+    require_named(source, f"artifact {path}", trust=trust)
+    if source.kind == "file" and not Path(source.name).is_file():
+        raise InvalidInput(f"artifact {path}: its source {source.name} is gone; put the file back")
     if source.kind == "onnx":
         source = replace(source, name=str((path / "source.onnx").resolve()))
     inputs = _read_arrays(path / "inputs.npz")
     model, _ = build(source, input_shape=tuple(inputs[0].shape) if len(inputs) == 1 else None)
     edits = tuple(edit_records.from_json(record) for record in manifest["edits"])
     edit_records.replay(model, edits)
-    state = load_file(path / "weights.safetensors")
+    require_encodings(manifest["encodings"], {name: tuple(t.shape) for name, t in model.state_dict().items()}, path)
+    try:
+        state = load_file(path / "weights.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"artifact {path}: weights.safetensors cannot be read ({error}); make it again") from error
+    for name, tensor in model.state_dict().items():
+        if name in state and state[name].dtype != tensor.dtype:
+            raise InvalidInput(
+                f"artifact {path}: {name} is stored as {state[name].dtype}, and the network has {tensor.dtype}"
+            )
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -173,5 +200,17 @@ def _write_arrays(path: Path, tensors: tuple[Tensor, ...]) -> None:
 
 
 def _read_arrays(path: Path) -> tuple[Tensor, ...]:
-    with np.load(path, allow_pickle=False) as file:
-        return tuple(torch.from_numpy(file[name]) for name in sorted(file.files))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return tuple(torch.from_numpy(file[name]) for name in sorted(file.files))
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise InvalidInput(f"artifact {path.parent}: {path.name} cannot be read ({error}); make it again") from error

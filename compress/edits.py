@@ -29,6 +29,9 @@ REPLACEMENTS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
 ROUNDING = "rounding "
 """Before what :func:`compress.rounding.inputs.rounding_of` understands: the layer rounds what it reads."""
 
+PLAIN = (bool, int, float, str, tuple, list, torch.Size)
+"""What the attributes are that edits change: no methods, classes, tensors or modules."""
+
 Holders = dict[int, list[tuple[nn.Module, str]]]
 """The modules and names that hold a tensor, by its identity."""
 
@@ -45,6 +48,7 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
             continue
         module = _layer(model, edit)
         if edit.kind == "attribute":
+            _require_plain(module, edit)
             setattr(module, edit.what, edit.after)
         elif edit.kind == "module":
             _replace(model, edit.layer, _replacement(module, str(edit.after)))
@@ -55,7 +59,26 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
 def _replacement(module: nn.Module, wanted: str) -> nn.Module:
     if wanted.startswith(ROUNDING):
         return rounding_inputs(module, wanted.removeprefix(ROUNDING))
+    if wanted not in REPLACEMENTS:
+        raise InvalidInput(f"edit to {wanted}: expected one of {', '.join(REPLACEMENTS)}; it is no edit of ours")
     return REPLACEMENTS[wanted](module)
+
+
+def _require_plain(module: nn.Module, edit: Edit) -> None:
+    """Raise InvalidInput unless the edit changes a plain value that the module has (``out_channels``), never what it
+    does: a method, a class, a tensor or a module."""
+    place = f"edit of {edit.layer}.{edit.what}"
+    now = vars(module).get(edit.what) if edit.what.isidentifier() and not edit.what.startswith("_") else None
+    if not isinstance(now, PLAIN):
+        raise InvalidInput(f"{place}: expected a number, a word or several of them there; its source has changed")
+    if not _is_plain(edit.after):
+        raise InvalidInput(f"{place}: expected a plain value, got {edit.after!r}")
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _edit_tensor(module: nn.Module, edit: Edit, holders: Holders) -> None:

@@ -22,6 +22,7 @@ from .errors import InvalidInput
 from .quantize.encoding import Encoding
 from .siblings import sibling, users_imports
 from .stage import Edit
+from .user_code import is_known, remember, require_definition
 
 Kind = Literal["zoo", "file", "module", "onnx"]
 
@@ -174,6 +175,7 @@ def find(specification: str) -> Any:
     source = parse(specification)
     if source.kind not in ("file", "module"):
         raise InvalidInput(f"{specification}: expected file.py:name or package.module:name")
+    remember(source.kind, source.name, source.attribute)
     with users_imports(_folder(source)):
         target = _attribute(source)
     return functools.partial(target, **source.options) if source.options else target
@@ -191,10 +193,22 @@ def _attribute(source: Source) -> Any:
             names = ", ".join(sorted(n for n, v in vars(module).items() if callable(v) and not n.startswith("_")))
             raise InvalidInput(f"{source}: {source.name} has no {source.attribute}; it has {names or 'no callables'}")
         target = getattr(target, part)
+    if callable(target):
+        require_definition(target, module.__name__, str(source))
     return target
 
 
+def require_named(source: Source, where: str, *, trust: bool = False) -> None:
+    """Raise InvalidInput if the file ``where`` names code that this user neither named before nor trusts."""
+    if source.kind in ("file", "module") and not trust and not is_known(source.kind, source.name, source.attribute):
+        raise InvalidInput(
+            f"{where}: it names code to run, {source}, which you have not named on this machine; look at it, then "
+            "add --trust (in Python trust=True) if you trust who wrote both"
+        )
+
+
 def _call(source: Source) -> Any:
+    remember(source.kind, source.name, source.attribute)
     with users_imports(_folder(source)):
         target = _attribute(source)
         if not callable(target):

@@ -61,7 +61,7 @@ def open_network(
     """
     path = Path(specification)
     if path.is_dir():
-        network = artifact.load(path)
+        network = artifact.load(path, trust=trust)
         if weights is not None:
             raise InvalidInput(f"weights {weights}: the artifact {path} has its own; leave --weights out")
     else:
@@ -231,7 +231,7 @@ def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trus
         progress("recipe", number, total, name)
         folder = work / f"{number}-{name}"
         if artifact.is_artifact(folder):
-            network = artifact.load(folder)
+            network = artifact.load(folder, trust=trust)
             recorded = artifact.read_manifest(folder)["metrics"]
             records += [StageRecord.model_validate(recorded["stage"])] if "stage" in recorded else []
         else:

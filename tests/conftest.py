@@ -16,6 +16,12 @@ from compress.data import Data, Preprocessing, SampleSplit
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests name as code to run is not remembered for the user who runs them."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 class SmallNet(nn.Module):
     """Two convolutions with batch norm and a residual: (N, 1, 8, 8) -> (N, 3)."""
 

@@ -13,7 +13,7 @@ from . import options
 @click.argument("networks", nargs=-1)
 @click.option("--model", "models", multiple=True, help="A network, where it is not an argument.")
 @click.option("--weights", type=options.PATH, help="For a network that is not a file yet.")
-@click.option("--trust", is_flag=True, help="Allow weights in a pickle that may run its author's code.")
+@click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name.")
 @click.option(
     "--format",
     "formats",

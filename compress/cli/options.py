@@ -38,7 +38,7 @@ network = _all(
         "package.module:callable, an artifact folder, or a .onnx file.",
     ),
     click.option("--weights", type=PATH, help="Safetensors or a state dict to fill the network with."),
-    click.option("--trust", is_flag=True, help="Allow weights in a pickle that may run its author's code."),
+    click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name."),
     click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input."),
 )
 data = _all(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
 
 
 @click.command("run", short_help="Run a recipe from a network to measured files.")
@@ -15,7 +19,7 @@ from . import options
 @click.option("--model", help="Use this network instead of the recipe's.")
 @click.option("--data", help="Use this data instead of the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY.KEY=VALUE", help="Change a setting of the recipe.")
-@click.option("--trust", is_flag=True, help="Allow weights in a pickle that may run its author's code.")
+@click.option("--trust", is_flag=True, help="Run code that the recipe, or weights in a pickle, name.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors, and stop.")
 @click.option("-o", "--output", type=options.PATH, help="Where to write; must not exist.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
@@ -68,7 +72,10 @@ def command(
     failure: GateFailed | None = None
     with progress_bars(given) as progress:
         try:
-            run(read(recipe, changes), given.output, overwrite=given.overwrite, progress=progress, trust=trust)
+            wanted = read(recipe, changes)
+            if not trust:
+                _require_named(wanted, recipe, {model, data, *(text.partition("=")[2] for text in overrides)})
+            run(wanted, given.output, overwrite=given.overwrite, progress=progress, trust=trust)
         except GateFailed as error:
             failure = error
             if not given.output.exists():
@@ -79,3 +86,27 @@ def command(
     given.tell(report)
     if failure is not None:
         raise failure
+
+
+def _require_named(recipe: Recipe, path: Path, given: set[str | None]) -> None:
+    """Raise InvalidInput if the file names code that the user named neither here (``given``) nor before."""
+    from ..load import parse, require_named
+
+    words = [recipe.model]
+    words += [recipe.data.source] if recipe.data is not None else []
+    words += list(_criteria(recipe.model_dump(mode="json")))
+    for word in words:
+        if word in given or (".py:" not in word and (":" not in word or "=" in word.split(":")[1])):
+            continue
+        require_named(parse(word), f"recipe {path}")
+
+
+def _criteria(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key == "criterion" and isinstance(item, str):
+                yield item
+            yield from _criteria(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _criteria(item)

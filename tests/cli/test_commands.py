@@ -119,7 +119,7 @@ gates: {float_nodes: 0, macs_ratio: 1.5}
 
 def test_a_recipe_runs_reports_and_is_drawn_again(run: Run) -> None:
     Path("r.yaml").write_text(RECIPE)
-    told = json.loads(run("run r.yaml -o out --json - -q"))
+    told = json.loads(run("run r.yaml --trust -o out --json - -q"))
     assert [stage["name"] for stage in told["stages"]] == ["train", "prune", "fold", "quantize"]
     for stage in told["stages"]:
         assert {"params", "macs", "size_bytes", "top1"} <= set(stage["before"]) & set(stage["after"])
@@ -136,13 +136,13 @@ def test_a_recipe_runs_reports_and_is_drawn_again(run: Run) -> None:
 
 def test_a_failed_gate_is_exit_code_1_and_everything_is_written(run: Run) -> None:
     Path("r.yaml").write_text(RECIPE.replace("macs_ratio: 1.5", "macs_ratio: 1000"))
-    run("run r.yaml -o out -q", code=1)
+    run("run r.yaml --trust -o out -q", code=1)
     assert [gate.passed for gate in read_report(Path("out")).gates].count(False) == 1
 
 
 def test_an_interrupted_run_goes_on_with_the_same_result(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("r.yaml").write_text(RECIPE)
-    run("run r.yaml -o whole -q")
+    run("run r.yaml --trust -o whole -q")
 
     from compress.fold import Fold
 
@@ -159,10 +159,10 @@ def test_an_interrupted_run_goes_on_with_the_same_result(run: Run, monkeypatch: 
 
     monkeypatch.setattr(pipeline.Training, "apply", counted)
     monkeypatch.setattr(Fold, "apply", stop)
-    run("run r.yaml -o again -q", code=130)
+    run("run r.yaml --trust -o again -q", code=130)
     assert not Path("again").exists() and calls["fit"] == 1
     monkeypatch.setattr(Fold, "apply", original)
-    run("run r.yaml -o again -q")
+    run("run r.yaml --trust -o again -q")
     assert calls["fit"] == 1, "the baseline was trained again"
     for step in ("0-baseline", "1-prune", "2-fold", "3-quantize"):
         first, second = (artifact.load(Path(folder, step)) for folder in ("whole", "again"))
