@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,8 +43,14 @@ from .report.schema import (
     StageRecord,
     Summary,
 )
+from .resume import ORIGIN, Origin, fingerprint, origin
 from .stage import Context, Progress, Stage, silent
 from .train import Training, top1
+
+RESUME = "resume"
+"""The folder, in that of an unfinished run, of what its steps go on from."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def open_network(
@@ -185,7 +193,8 @@ def run(
     """Run a recipe from beginning to end and write everything to the folder ``output``.
 
     The folder holds an artifact per step, ``exports/``, ``report.json`` and ``report.html``. A run that was interrupted
-    goes on after the last complete step (and within a training after the last epoch) when it is started again.
+    goes on after the last complete step (and within a training after the last epoch) when it is started again. Steps
+    whose settings, data, code, versions or networks before them have changed since then are begun anew.
 
     Raises:
         InvalidInput: the recipe, network or data cannot be used.
@@ -193,20 +202,17 @@ def run(
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     output = Path(output)
-    told = json.dumps({"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}, indent=1)
     with resumable_folder(output, overwrite=overwrite) as work:
         data = load_data(recipe.data, recipe.seed) if recipe.data else None
-        mark = work / "recipe.json"
-        if not (mark.is_file() and mark.read_text(encoding="utf-8") == told):
-            _empty(work)
-            mark.write_text(told, encoding="utf-8")
         try:
             report = _run(recipe, work, data, progress, trust)
-        except BaseException:
-            if not any(artifact.is_artifact(path) for path in work.iterdir()) and not any(work.glob("*/*.ckpt")):
-                _empty(work)
+        except BaseException as error:
+            if not _begun(work):
+                _empty(work, ())
+            elif isinstance(error, KeyboardInterrupt):
+                error.add_note("the same command goes on from there")
             raise
-        rmtree(work / "checkpoints", ignore_errors=True)
+        rmtree(work / RESUME)
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
         reasons = "; ".join(f"{gate.name}: expected {gate.expected}, got {gate.got}" for gate in failed)
@@ -214,42 +220,82 @@ def run(
     return report
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        rmtree(path) if path.is_dir() else path.unlink()
+def _begun(work: Path) -> bool:
+    """Whether there is something in ``work`` to go on from: a whole step, or a checkpoint of one."""
+    marks = (path for path in work.glob(f"{RESUME}/*/*") if path.name != ORIGIN)
+    return any(artifact.is_artifact(path) for path in work.iterdir()) or any(marks)
+
+
+def _empty(folder: Path, keep: Collection[str]) -> None:
+    """Remove all that is in ``folder`` but the names in ``keep``."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in keep:
+            rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _kept(work: Path, step: str, now: Origin, trust: bool) -> Network | None:
+    """The network of a step that an earlier attempt completed from the same origin.
+
+    Where there is none, what is kept of the step are checkpoints from the same origin, and nothing else.
+    """
+    folder, marks = work / step, work / RESUME / step
+    reason = ""
+    if folder.exists() or marks.exists():
+        other = now.other_than(marks)
+        reason = f"{other} changed since then" if other else ""
+        if not reason and folder.exists():
+            try:
+                return artifact.load(folder, trust=trust)
+            except InvalidInput as error:
+                reason = str(error)
+    if reason:
+        lost = folder.exists() or any(path.name != ORIGIN for path in marks.iterdir())
+        if lost:
+            _LOG.warning("step %s, from an interrupted run, is begun anew: %s", step, reason)
+        _empty(work, {path.name for path in work.iterdir()} - {step})
+        _empty(marks, ())
+    marks.mkdir(parents=True, exist_ok=True)
+    now.write(marks)
+    return None
 
 
 def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool) -> Report:
     steps = ["baseline", *recipe.step_names]
+    folders = [f"{number}-{name}" for number, name in enumerate(steps)]
+    _empty(work, {RESUME, *folders})
+    _empty(work / RESUME, folders)
+    (work / "recipe.json").write_text(
+        json.dumps({"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}, indent=1), encoding="utf-8"
+    )
     total = len(steps) + len(recipe.exports) + 2
     networks: dict[str, Network] = {}
     records: list[StageRecord] = []
-    checkpoints = work / "checkpoints"
-    checkpoints.mkdir(exist_ok=True)
+    seen = fingerprint(data)
     network: Network | None = None
-    for number, name in enumerate(steps):
+    for number, (name, folder) in enumerate(zip(steps, folders, strict=True)):
         progress("recipe", number, total, name)
-        folder = work / f"{number}-{name}"
-        if artifact.is_artifact(folder):
-            network = artifact.load(folder, trust=trust)
-            recorded = artifact.read_manifest(folder)["metrics"]
+        marks = work / RESUME / folder
+        teacher = networks["baseline"] if network is not None and recipe.teacher == "baseline" else None
+        now = origin(_settings(recipe, number), recipe.seed, seen, network, teacher)
+        kept = _kept(work, folder, now, trust)
+        if kept is not None:
+            network = kept
+            recorded = artifact.read_manifest(work / folder)["metrics"]
             records += [StageRecord.model_validate(recorded["stage"])] if "stage" in recorded else []
         else:
             record: StageRecord | None = None
             if network is None:
-                network, record = _baseline(
-                    recipe, data, _context(recipe, data, None, (), checkpoints, progress), trust
-                )
+                network, record = _baseline(recipe, data, _context(recipe, data, None, (), marks, progress), trust)
             else:
-                teacher = networks["baseline"].model if recipe.teacher == "baseline" else None
-                context = _context(recipe, data, teacher, network.example_inputs, checkpoints, progress)
+                model = teacher.model if teacher is not None else None
+                context = _context(recipe, data, model, network.example_inputs, marks, progress)
                 before = records[-1].after if records else None
                 network, record = advance(network, recipe.stages[number - 1].stage, context, name=name, before=before)
             metrics = {"stage": record.model_dump(mode="json")} if record is not None else {}
-            artifact.save(network, folder, metrics=metrics)
+            now.write(marks)
+            artifact.save(network, work / folder, metrics=metrics)
             records += [record] if record is not None else []
-            for finished in checkpoints.iterdir():
-                finished.unlink()
+        _empty(marks, {ORIGIN})
         networks[name] = network
     assert network is not None, "the first step makes the baseline"
 
@@ -295,6 +341,14 @@ def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trus
     write_report(report, work)
     progress("recipe", total, total, "done")
     return report
+
+
+def _settings(recipe: Recipe, number: int) -> dict[str, Any]:
+    """What the recipe says of a step: of the baseline (0), or of a stage."""
+    if number == 0:
+        return recipe.model_dump(mode="json", include={"model", "weights", "input_shape", "train"})
+    step = recipe.stages[number - 1]
+    return {"name": step.name, **step.model_dump(mode="json", exclude_none=True)}
 
 
 def _context(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
@@ -29,6 +30,9 @@ from .errors import InvalidInput
 from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every training
+
+
+_LOG = logging.getLogger(__name__)
 
 
 class Training(Config):
@@ -269,8 +273,8 @@ def _fit_on(
     }
     if average is not None:
         state["average"] = average
-    if checkpoint is not None and checkpoint.exists():
-        saved = fabric.load(checkpoint, weights_only=True)
+    saved = _saved(fabric, checkpoint)
+    if saved is not None:
         of_this = saved.get("settings") == state["settings"] and saved.get("seed") == seed
         if not of_this or ("callback" in saved) != (callback is not None):
             raise InvalidInput(
@@ -342,7 +346,11 @@ def _fit_on(
             state.update(epoch=epoch + 1, rng=torch.get_rng_state())
             if callback is not None:
                 state["callback"] = callback.state_dict()
-            fabric.save(checkpoint.with_suffix(".partial"), state)
+            try:
+                fabric.save(checkpoint.with_suffix(".partial"), state)
+            except (OSError, RuntimeError) as error:  # torch's writer tells a full disk as a RuntimeError
+                reason = " ".join(str(error).split())[:200]
+                raise InvalidInput(f"checkpoint {checkpoint}: cannot be written ({reason}); make room") from error
             if fabric.is_global_zero:
                 checkpoint.with_suffix(".partial").replace(checkpoint)
             fabric.barrier()
@@ -350,6 +358,21 @@ def _fit_on(
         model.load_state_dict(average.module.state_dict())
     model.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     return list(state["history"])
+
+
+def _saved(fabric: Fabric, checkpoint: Path | None) -> dict[str, Any] | None:
+    """What the checkpoint holds: plain values and tensors; None where there is none, or none that is whole."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        saved: dict[str, Any] = fabric.load(checkpoint, weights_only=True)
+        if {"model", "optimizer", "scheduler", "epoch", "history", "settings", "seed", "rng"} <= saved.keys():
+            return saved
+        reason = "parts are missing"
+    except Exception as error:  # noqa: BLE001 - a damaged archive fails in as many ways as it can be damaged
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+    _LOG.warning("checkpoint %s is damaged (%s): this training begins anew", checkpoint, reason)
+    return None
 
 
 def _fabric(training: Training) -> Fabric:
@@ -382,7 +405,12 @@ def _fit_in_processes(
     finally:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
-    state, history, kept = _fabric(training).launch(_process, payload)  # type: ignore[arg-type]
+    try:
+        state, history, kept = _fabric(training).launch(_process, payload)  # type: ignore[arg-type]
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()  # the others of them would wait for each other
+        raise
     model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
     if callback is not None:
         callback.load_state_dict(torch.load(io.BytesIO(kept), weights_only=True))

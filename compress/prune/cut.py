@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import trace
+from ..outputs import write_text
 from ..stage import Context, Edit, Skip, evaluation_copy
 from . import latency
 from .channels import Channels, Group
@@ -186,7 +187,7 @@ class Reading:
         scan = Scan(criterion=self.stage.criterion, exclude=self.stage.exclude)
         scanned = scan.measure(self.found.graph.model, self.context)
         if kept is not None:
-            kept.write_text(scanned.model_dump_json(indent=1), encoding="utf-8")
+            write_text(kept, scanned.model_dump_json(indent=1), overwrite=True)
         return scanned.curves(self.found)
 
 

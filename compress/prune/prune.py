@@ -12,6 +12,7 @@ from torch import nn
 
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
+from ..outputs import write_text
 from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
 from ..train import Training, fit
 from . import criteria
@@ -216,9 +217,7 @@ class Prune(Config):
             "edits": [to_json(edit) for edit in done.edits],
             "skipped": [(skip.layer, skip.reason) for skip in done.skipped],
         }
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(file)
+        write_text(file, json.dumps(content), overwrite=True)
 
     def _resumed(self, model: nn.Module, context: Context, step: int) -> Cut | None:
         """The surgery of an interrupted run, made again on a copy of ``model``; None where there is none.
@@ -229,10 +228,15 @@ class Prune(Config):
         file = self._checkpoint(context, step, ".json")
         if file is None or not file.exists():
             return None
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["stage"] != self.model_dump(mode="json") or content["seed"] != context.seed:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            of_this = content["stage"] == self.model_dump(mode="json") and content["seed"] == context.seed
+            edits = tuple(from_json(edit) for edit in content["edits"])
+            skipped = tuple(Skip(layer, reason) for layer, reason in content["skipped"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"checkpoint {file}: it is damaged ({error!r}); remove its folder") from error
+        if not of_this:
             raise InvalidInput(f"checkpoint {file}: it belongs to another pruning; remove it or restore the settings")
-        edits = tuple(from_json(edit) for edit in content["edits"])
         again = evaluation_copy(model)
         replay(again, edits)
-        return Cut(again, edits, tuple(Skip(*skip) for skip in content["skipped"]), None)
+        return Cut(again, edits, skipped, None)

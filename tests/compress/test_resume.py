@@ -1,0 +1,102 @@
+"""A killed run goes on with the result of an undisturbed one, and notices what has changed meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress import artifact, pipeline
+from tests.conftest import SMALL_NET
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINING = "{epochs: 2, batch_size: 8, precision: fp32, accelerator: cpu}"
+RECIPE = f"""
+model: net.py:build
+data: {{source: data.npz}}
+train: {TRAINING}
+stages:
+  - distill: {{training: {TRAINING}}}
+  - distill: {{training: {TRAINING}}}
+"""
+STEPS = ("0-baseline", "1-distill", "2-distill-2")
+KILLED = """
+import os, sys, torch
+torch.set_num_threads(int(sys.argv[3]))
+from compress import artifact, pipeline, train
+step, epoch = sys.argv[1], int(sys.argv[2])
+save, run_fit, seen = artifact.save, train.Fabric.save, []
+def saved(network, folder, **options):
+    save(network, folder, **options)
+    if epoch == 0 and folder.name == step:
+        os._exit(9)  # saved, and its checkpoint is still there
+def checkpointed(self, path, state):
+    run_fit(self, path, state)
+    if path.parent.name == step and state["epoch"] == epoch:
+        path.replace(path.with_suffix(".ckpt"))
+        os._exit(9)
+artifact.save, train.Fabric.save = saved, checkpointed
+pipeline.run("r.yaml", "out")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, npz: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    assert npz.parent == tmp_path
+    (tmp_path / "net.py").write_text(SMALL_NET)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def digests(output: str) -> list[str]:
+    return [artifact.weights_digest(artifact.load(Path(output, step)).model) for step in STEPS]
+
+
+def killed(step: str, epoch: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, step, str(epoch), str(torch.get_num_threads())],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 9, done.stderr
+
+
+def test_kills_at_any_place_leave_the_result_of_an_undisturbed_run(folder: Path) -> None:
+    pipeline.run("r.yaml", "whole")
+    killed("0-baseline", 1)
+    killed("1-distill", 0)
+    killed("2-distill-2", 1)
+    pipeline.run("r.yaml", "out")
+    assert digests("out") == digests("whole") and len(set(digests("out"))) == 3
+    assert sorted(path.name for path in folder.iterdir()) == ["data.npz", "net.py", "out", "r.yaml", "whole"]
+    assert {path.name for path in Path("out").iterdir()} == {path.name for path in Path("whole").iterdir()}
+
+
+@pytest.mark.parametrize("what", ["data", "code", "settings"])
+def test_what_has_changed_is_noticed(what: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed("1-distill", 0)
+    if what == "data":
+        import numpy as np
+
+        with np.load("data.npz") as file:
+            arrays = dict(file)
+        arrays["x_train"][0, 0, 0, 0] ^= 1
+        np.savez("data.npz", **arrays)
+    elif what == "code":
+        (folder / "net.py").write_text(SMALL_NET + "\n# changed\n")
+    else:
+        (folder / "r.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 1"))
+    with caplog.at_level(logging.WARNING, logger="compress"):
+        pipeline.run("r.yaml", "out")
+    told = [message for message in caplog.messages if "begun anew" in message]
+    assert len(told) == 2 and "step 0-baseline" in told[0] and "step 1-distill" in told[1], caplog.messages
+    pipeline.run("r.yaml", "whole")
+    assert digests("out") == digests("whole")
