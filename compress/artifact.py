@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from .load import Network, Source, build, require_named
 from .manifest import Manifest, require_encodings
 from .outputs import new_folder
 from .quantize.encoding import Encoding
+from .untrusted import read_arrays, read_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -87,14 +87,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         InvalidInput: something is missing, damaged, changed, or of another schema version.
     """
+    if not os.path.lexists(path / MANIFEST):
+        raise InvalidInput(f"artifact {path}: no {MANIFEST}; is this the output folder of an earlier command?")
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(path / MANIFEST, "artifact", "it is damaged; make it again")
         version, recorded, files = manifest["schema_version"], manifest.pop("digest"), manifest["files"]
-    except FileNotFoundError as error:
-        raise InvalidInput(
-            f"artifact {path}: no {MANIFEST}; is this the output folder of an earlier command?"
-        ) from error
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(f"artifact {path}: {MANIFEST} is damaged ({error!r}); make the artifact again") from error
     if version != SCHEMA_VERSION:
         raise InvalidInput(f"artifact {path}: schema version {version}, and this program reads {SCHEMA_VERSION}")
@@ -200,17 +198,5 @@ def _write_arrays(path: Path, tensors: tuple[Tensor, ...]) -> None:
 
 
 def _read_arrays(path: Path) -> tuple[Tensor, ...]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return tuple(torch.from_numpy(file[name]) for name in sorted(file.files))
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise InvalidInput(f"artifact {path.parent}: {path.name} cannot be read ({error}); make it again") from error
+    arrays = read_arrays(path, "artifact", "make it again")
+    return tuple(torch.from_numpy(arrays[name]) for name in sorted(arrays))

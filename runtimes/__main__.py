@@ -1,7 +1,7 @@
 """``python -m runtimes FILE...`` measures files on this machine and prints JSON; numpy and the engine are enough.
 
 ``python -m runtimes check FOLDER`` runs the files of an exported folder against what they must give. Errors are
-one line; ``--debug`` shows where they come from.
+one line; ``--debug`` shows where they come from. ``--large-files`` reads arrays of any size.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from . import ending
 from .benchmark import PRESETS, benchmark, require_stable
-from .errors import InvalidInputs, Unstable
+from .errors import Unstable
 from .gate import check_folder, to_json
-from .runtime import Arrays, Options, engines, load
+from .runtime import Options, engines, load
+from .untrusted import OPTION, limits_lifted, read_arrays
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print a JSON list with a measurement per file; the exit code is 5 where one is unstable."""
     ending.prepare()
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
+    debug, large = "--debug" in given, OPTION in given
     try:
-        return _run([argument for argument in given if argument != "--debug"])
+        with limits_lifted(large):
+            return _run([argument for argument in given if argument not in ("--debug", OPTION)])
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -51,7 +51,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--no-samples", action="store_true", help="leave out the raw samples")
     asked = parser.parse_args(arguments)
     options = Options(asked.threads)
-    inputs = None if asked.inputs is None else _arrays(asked.inputs)
+    inputs = None if asked.inputs is None else read_arrays(asked.inputs)
     measurements = benchmark(
         asked.files,
         engine=asked.engine,
@@ -95,14 +95,6 @@ def _check(arguments: list[str]) -> int:
         for reason in each.reasons:
             ending.say(f"failed: {each.entry.file}: {reason}")
     return 0 if all(each.passed for each in found) else 1
-
-
-def _arrays(file: Path) -> Arrays:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise InvalidInputs(f"{file}: expected an .npz of arrays by input name ({error})") from error
 
 
 if __name__ == "__main__":

@@ -123,6 +123,8 @@ def top1(answers: Iterable[tuple[Array, Array]]) -> float:
     """
     seen = right = 0
     for scores, y in answers:
+        if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+            raise InvalidInputs(f"labels: expected an integer for each sample, got {y.dtype} of the shape {y.shape}")
         if scores.ndim != 2 or len(scores) != len(y):
             raise InvalidInputs(f"scores: expected (N, classes) for {len(y)} samples, got {scores.shape}")
         if len(y) == 0:

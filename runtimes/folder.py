@@ -7,20 +7,25 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePath
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from .bound import Binding
 from .errors import InvalidInputs
 from .runtime import Array
+from .untrusted import read_arrays, read_json
 
 Kind = Literal["float32", "float16", "integer"]
+Layout = Literal["nchw", "nhwc"]
+V = TypeVar("V")
 LISTING = "export.json"
 SCHEMA = 2
+_WORDS: Mapping[type, str] = {str: "a text", dict: "a mapping", list: "a list", int: "a number", bool: "a yes or no"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Entry:
     expected: str
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    layout: Literal["nchw", "nhwc"] = "nchw"
+    layout: Layout = "nchw"
     beside: tuple[str, ...] = ()
 
     @property
@@ -89,19 +94,20 @@ class Folder:
         """Return the folder at ``path``.
 
         Raises:
-            InvalidInputs: it was not written by an export, or by one of another version.
+            InvalidInputs: it was not written by an export, or by one of another version, or names files elsewhere.
         """
+        listing = path / LISTING
+        if not os.path.lexists(listing):
+            raise InvalidInputs(f"{path}: expected a folder that compress export wrote, with {LISTING}")
+        told = read_json(listing)
+        if not isinstance(told, dict) or type(told.get("schema")) is not int or told["schema"] != SCHEMA:
+            raise InvalidInputs(f"{listing}: written by another version; export again")
         try:
-            told = json.loads((path / LISTING).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidInputs(f"{path}: expected a folder that compress export wrote, with {LISTING}") from error
-        if not isinstance(told, dict) or told.get("schema") != SCHEMA:
-            raise InvalidInputs(f"{path / LISTING}: written by another version; export again")
-        try:
-            entries = tuple(_entry(each) for each in told["files"])
-            return cls(path, entries, told["samples"], told["source"], tuple(told["records"]))
-        except (KeyError, TypeError) as error:
-            raise InvalidInputs(f"{path / LISTING}: damaged ({error}); export again") from error
+            entries = tuple(_entry(each, f"files.{n}") for n, each in enumerate(_list(told, "files", dict)))
+            records = tuple(_list(told, "records", dict))
+            return cls(path, entries, _name(told, "samples"), _value(told, "source", str), records)
+        except _Damaged as error:
+            raise InvalidInputs(f"{listing}: {error}; export again") from None
 
     def inputs(self) -> tuple[list[Array], Array | None]:
         """Return the samples, an array for each input of the network, and their labels if they have any."""
@@ -115,9 +121,65 @@ class Folder:
         return [arrays[name] for name in sorted(arrays)]
 
 
-def _entry(told: Mapping[str, Any]) -> Entry:
-    facts: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-    return Entry(**facts)
+class _Damaged(Exception):
+    """What is wrong in a listing, and where."""
+
+
+def _entry(told: Mapping[str, Any], place: str) -> Entry:
+    try:
+        unknown = sorted(told.keys() - {field.name for field in fields(Entry)})
+        if unknown:
+            raise _Damaged(f"{unknown[0]}: no such key")
+        return Entry(
+            _name(told, "file"),
+            _value(told, "format", str),
+            _value(told, "engine", str),
+            _value(told, "target", str),
+            _choice(told, "kind", Kind),
+            _name(told, "expected"),
+            tuple(_list(told, "inputs", str)),
+            tuple(_list(told, "outputs", str)),
+            _choice(told, "layout", Layout),
+            tuple(_within(name, "beside") for name in _list(told, "beside", str)),
+        )
+    except _Damaged as error:
+        raise _Damaged(f"{place}.{error}") from None
+
+
+def _value(told: Mapping[str, Any], key: str, kind: type[V]) -> V:
+    if key not in told:
+        raise _Damaged(f"{key}: it is missing")
+    value = told[key]
+    if type(value) is not kind:
+        raise _Damaged(f"{key}: expected {_WORDS[kind]}, got {_WORDS.get(type(value), 'another value')}")
+    return value
+
+
+def _list(told: Mapping[str, Any], key: str, kind: type[V]) -> list[V]:
+    """The list in ``told``, each item of ``kind``."""
+    found = _value(told, key, list)
+    if any(type(item) is not kind for item in found):
+        raise _Damaged(f"{key}: expected a list of {_WORDS[kind].removeprefix('a ')}s")
+    return found
+
+
+def _choice(told: Mapping[str, Any], key: str, choices: Any) -> Any:
+    value = _value(told, key, str)
+    if value not in get_args(choices):
+        raise _Damaged(f"{key}: expected {' or '.join(get_args(choices))}, got {value[:40]!r}")
+    return value
+
+
+def _name(told: Mapping[str, Any], key: str) -> str:
+    return _within(_value(told, key, str), key)
+
+
+def _within(name: str, key: str) -> str:
+    """``name``, which is that of a file in the folder, or in one of the folder's own."""
+    parts = PurePath(name).parts
+    if not parts or PurePath(name).is_absolute() or ".." in parts or "\0" in name:
+        raise _Damaged(f"{key}: expected the name of a file in the folder, got {name[:80]!r}")
+    return name
 
 
 def write_arrays(path: Path, arrays: Sequence[Array], labels: Array | None = None) -> None:
@@ -126,12 +188,3 @@ def write_arrays(path: Path, arrays: Sequence[Array], labels: Array | None = Non
     if labels is not None:
         named["labels"] = labels
     np.savez_compressed(path, **named)
-
-
-def read_arrays(path: Path) -> Mapping[str, Array]:
-    """Return the arrays of an ``.npz`` by name; raises InvalidInputs."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise InvalidInputs(f"{path}: expected an .npz of arrays ({error})") from error

@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import InvalidModel, RuntimesError
 from .runtime import Arrays, Options, backend, engine_of, existing, load, random_inputs
+from .untrusted import read_arrays
 
 _RUNS = 3
 
@@ -93,11 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         backend(engine).version()
         baseline = process_peak_bytes()
         runtime = load(path, engine, Options(asked.threads))
-        if asked.inputs is None:
-            inputs = random_inputs(runtime.inputs)
-        else:
-            with np.load(asked.inputs) as arrays:
-                inputs = dict(arrays)
+        inputs = random_inputs(runtime.inputs) if asked.inputs is None else read_arrays(asked.inputs)
         for _ in range(_RUNS):
             runtime.run(inputs)
         print(json.dumps(asdict(Memory(baseline, process_peak_bytes()))))

@@ -50,8 +50,17 @@ output = _all(
     click.option("-o", "--output", type=PATH, required=True, help="Where to write; must not exist."),
     click.option("--overwrite", is_flag=True, help="Replace what is there."),
 )
-common = _all(
-    click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+
+
+def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Read files of any size until the command ends."""
+    if wanted:
+        from ..siblings import sibling
+
+        context.with_resource(sibling("runtimes.untrusted").limits_lifted())
+
+
+telling = _all(
     click.option(
         "--json",
         "json_to",
@@ -62,7 +71,20 @@ common = _all(
     ),
     click.option("-v", "--verbose", is_flag=True, help="Tell every edit and every skipped layer."),
     click.option("-q", "--quiet", is_flag=True, help="Tell errors only."),
+    click.option(
+        "--large-files",
+        is_flag=True,
+        expose_value=False,
+        callback=_lift_limits,
+        help="Read arrays of more than 2 GiB, and other files of any size.",
+    ),
     click.option("--debug", is_flag=True, help="Show a traceback on errors."),
+)
+common = _all(
+    click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random."
+    ),
+    telling,
 )
 
 

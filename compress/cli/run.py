@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors, and stop.")
 @click.option("-o", "--output", type=options.PATH, help="Where to write; must not exist.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
-@click.option("--seed", type=int, help="Use this seed instead of the recipe's.")
-@click.option("--json", "json_to", is_flag=False, flag_value="-", metavar="[-|FILE]", help="Write the report as JSON.")
-@click.option("-v", "--verbose", is_flag=True, help="Tell more.")
-@click.option("-q", "--quiet", is_flag=True, help="Tell errors only.")
-@click.option("--debug", is_flag=True, help="Show a traceback on errors.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of the recipe's.")
+@options.telling
 def command(
     recipe: Path | None,
     model: str | None,
