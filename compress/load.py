@@ -1,4 +1,4 @@
-"""Networks and the places they come from: the zoo, a user's code, an ONNX file; and the weights that go into them."""
+"""Networks and the places they come from: the zoo, a user's code, an ONNX file."""
 
 from __future__ import annotations
 
@@ -239,78 +239,6 @@ def _user_module(source: Source) -> Any:
         return module
     except Exception as error:
         raise InvalidInput(f"{source}: importing {source.name} failed: {type(error).__name__}: {error}") from error
-
-
-def load_weights(model: nn.Module, path: Path, *, trust: bool = False) -> None:
-    """Put the weights of a file into ``model``: safetensors, or a state dict that ``torch.save`` wrote.
-
-    Args:
-        trust: allow a pickle that may run code of its author's.
-
-    Raises:
-        InvalidInput: missing, damaged, a pickle without ``trust``, weights of another network, or not finite.
-    """
-    if not path.is_file():
-        raise InvalidInput(f"weights {path}: no such file")
-    state = _read_state(path, trust)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    own = model.state_dict()
-    missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unknown:
-        raise InvalidInput(
-            f"weights {path}: not of this network: {len(missing)} tensors are missing ({_few(missing)}) and "
-            f"{len(unknown)} are unknown ({_few(unknown)})"
-        )
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise InvalidInput(
-                f"weights {path}: {name} has shape {tuple(tensor.shape)}, the network's is {tuple(own[name].shape)}"
-            )
-    model.load_state_dict(state, strict=False)
-    require_finite(model, f"weights {path}")
-
-
-def require_finite(model: nn.Module, where: str) -> None:
-    """Raise InvalidInput naming the first tensor of ``model`` that holds NaN or infinity."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise InvalidInput(f"{where}: {name} holds {bad} values that are not finite (NaN or infinity)")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
-
-
-def _read_state(path: Path, trust: bool) -> dict[str, Tensor]:
-    import pickle
-
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InvalidInput(f"weights {path}: not a readable safetensors file ({error})") from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        raise InvalidInput(
-            f"weights {path}: a pickle that may run code when it is loaded; give a plain state dict or safetensors, "
-            "or --trust if you trust its author"
-        ) from error
-    except Exception as error:
-        raise InvalidInput(f"weights {path}: not a readable state dict ({type(error).__name__}: {error})") from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if isinstance(loaded, nn.Module):
-        loaded = loaded.state_dict()
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InvalidInput(f"weights {path}: expected a state dict of tensors, got {type(loaded).__name__}")
-    return dict(loaded)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

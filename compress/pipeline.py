@@ -23,7 +23,7 @@ from .data import Data
 from .data import load as load_data
 from .errors import GateFailed, InvalidInput
 from .fold import Fold
-from .load import Network, build, check_runs, load_weights, parse, random_inputs
+from .load import Network, build, check_runs, parse, random_inputs
 from .outputs import resumable_folder
 from .quantize import simulate
 from .recipe import Export, Gates, Recipe
@@ -46,6 +46,7 @@ from .report.schema import (
 from .resume import ORIGIN, Origin, fingerprint, origin
 from .stage import Context, Progress, Stage, silent
 from .train import Training, top1
+from .weights import load_weights, require_finite
 
 RESUME = "resume"
 """The folder, in that of an unfinished run, of what its steps go on from."""
@@ -85,8 +86,10 @@ def open_network(
             shape = tuple(data.example().shape)
         model, source = build(source, defaults, shape)
         if weights is not None:
-            load_weights(model, weights, trust=trust)
+            imports = Path(source.name).parent if source.kind == "file" else None
+            load_weights(model, weights, trust=trust, imports=imports)
         network = Network(model, source)
+    require_finite(network.model, f"model {specification}")
     if input_shapes:
         inputs = random_inputs(input_shapes, seed)
     elif network.example_inputs:

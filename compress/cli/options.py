@@ -37,7 +37,12 @@ network = _all(
         help="The network, where it is not the first argument: a zoo name (resnet20:width=32), file.py:callable, "
         "package.module:callable, an artifact folder, or a .onnx file.",
     ),
-    click.option("--weights", type=PATH, help="Safetensors or a state dict to fill the network with."),
+    click.option(
+        "--weights",
+        type=PATH,
+        help="Safetensors, a state dict or a checkpoint to fill the network with; checkpoint.pt:model_ema for one of "
+        "several state dicts in it.",
+    ),
     click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name."),
     click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input."),
 )

@@ -11,17 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
 from ..data import Split
-from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
 from ..prune.statistics import reestimate_batch_norm
 from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
 from ..train import Training, gentle
+from ..weights import require_finite
 from .aware_training import Learned, train_quantized
 from .calibration import calibration_split, observe
 from .encoding import Encoding
@@ -128,7 +127,7 @@ class Quantize(Config):
         """
         scheme = SCHEMES[self.scheme]
         work = _Work(evaluation_copy(model), context, self._split(scheme, context))
-        _refuse_unusable_weights(work.network)
+        require_finite(work.network, "quantize")
         if scheme.kind == "integer" and self.reestimate:
             self._reestimate(work)
         if scheme.kind == "levels":
@@ -341,9 +340,3 @@ def _fold(work: _Work, *, keep_moments: bool) -> None:
     work.network = folded.model
     work.moments = folded_moments(known, folded.edits)
     work.account(folded.edits, folded.skipped)
-
-
-def _refuse_unusable_weights(model: nn.Module) -> None:
-    for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-            raise InvalidInput(f"quantize: the weights of {name} are not all finite (NaN or infinity); train again")

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
-from compress.errors import InvalidInput
-from compress.load import build, load_weights, parse, parse_shape, zoo_names
+from compress.load import build, parse, parse_shape, zoo_names
 from compress.siblings import sibling
 
 
@@ -35,45 +32,6 @@ def test_a_module_from_the_working_folder(small_net_file: Path, monkeypatch: pyt
     monkeypatch.chdir(small_net_file.parent)
     model, _ = build(parse("mypackage.nets:build"))
     assert type(model).__name__ == "SmallNet"
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", "nested.pt"])
-def test_weights_in_each_form(small_net: nn.Module, tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"w{suffix}"
-    state = {f"module.{k}" if suffix == ".pt" else k: v + 1 for k, v in small_net.state_dict().items()}
-    if suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"state_dict": state, "epoch": 3} if suffix == "nested.pt" else state, path)
-    expected = small_net.conv1.weight.detach() + 1
-    load_weights(small_net, path)
-    assert torch.equal(small_net.conv1.weight, expected)
-
-
-def test_a_pickle_is_not_run_without_trust(small_net: nn.Module, tmp_path: Path) -> None:
-    path, mark = tmp_path / "w.pt", tmp_path / "it-ran"
-
-    class Payload:
-        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-            return Path.touch, (mark,)
-
-    torch.save({"weights": Payload()}, path)
-    with pytest.raises(InvalidInput, match="--trust"):
-        load_weights(small_net, path)
-    assert not mark.exists()
-    with pytest.raises(InvalidInput, match="expected a state dict"):
-        load_weights(small_net, path, trust=True)
-    assert mark.exists()
-
-
-def test_weights_that_do_not_fit(small_net: nn.Module, tmp_path: Path) -> None:
-    state = dict(small_net.state_dict())
-    save_file({k: v for k, v in state.items() if k != "fc.bias"} | {"extra": torch.ones(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(InvalidInput, match=r"1 tensors are missing \(fc.bias\) and 1 are unknown \(extra\)"):
-        load_weights(small_net, tmp_path / "a.safetensors")
-    save_file(state | {"fc.bias": torch.ones(5)}, tmp_path / "b.safetensors")
-    with pytest.raises(InvalidInput, match=r"fc.bias has shape \(5,\), the network's is \(3,\)"):
-        load_weights(small_net, tmp_path / "b.safetensors")
 
 
 @pytest.mark.parametrize(
