@@ -34,6 +34,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch_pruning_resnet20 import TorchPruning, baseline, multiply_adds, widths
 
+from compress.arithmetic import native_bfloat16
 from compress.cost import cost
 from compress.data import Data, DataConfig, SampleSplit, load
 from compress.distill import objective_for
@@ -127,7 +128,7 @@ class Ours:
 
     def loss(self, model: nn.Module, samples: int = 1280) -> float:
         total, seen = 0.0, 0
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16("cpu")):
             for x, y in self.validation.batches(256):
                 if seen >= samples or y is None:
                     break

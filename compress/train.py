@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .arithmetic import arrange, arranged, memory_format_of, native_bfloat16, precision_on, training_device
 from .data import Data, Split
 from .errors import InvalidInput
 from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
@@ -44,7 +45,8 @@ class Training(Config):
         ema: decay of an exponential moving average of the weights, which is then the result; None for none.
         augment: random horizontal ``flip``, ``crop`` after padding by an eighth of the image, ``cutout`` of a quarter
             of the side (DeVries and Taylor, 2017).
-        precision: bf16 runs the forward pass in bfloat16 where it is safe, with float32 weights.
+        precision: bf16 runs the forward pass in bfloat16 where it is safe, with float32 weights; auto is bf16 where
+            the processor or GPU has instructions for it, and fp32 elsewhere, where bf16 would be far slower.
         compiled: run the passes through ``torch.compile``, which fuses what lies between convolutions: a minute to
             begin with, then faster where inputs are rounded to few bits, and not elsewhere. On a CPU it needs a C++
             compiler.
@@ -64,7 +66,7 @@ class Training(Config):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema: float | None = Field(None, gt=0, lt=1)
     augment: tuple[Literal["flip", "crop", "cutout"], ...] = ()
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compiled: bool = False
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(1, ge=1)
@@ -214,7 +216,9 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train ``model`` in place on the train split; returns one record per epoch (loss, learning rate, validation top1).
 
-    The weights are those of the last epoch (or of its moving average): nothing is chosen on any split.
+    The weights are those of the last epoch (or of its moving average): nothing is chosen on any split. They are the
+    same in every run with the same seed on the same kind of processor with the same number of threads, among which
+    sums of floats are shared out.
 
     Args:
         objective: the loss, :func:`classification` by default.
@@ -225,6 +229,10 @@ def fit(
     Raises:
         InvalidInput: the loss is no longer finite, the checkpoint is of another training, or ``torch.compile`` failed.
     """
+    device = training_device(training.accelerator)
+    if training.precision == "bf16" and not native_bfloat16(device):
+        _LOG.warning("%s: this processor has no instructions for bf16, which makes training far slower than fp32", task)
+    training = training.model_copy(update={"precision": precision_on(device, training.precision)})
     if training.devices > 1:
         return _fit_in_processes(model, data, training, objective, seed, checkpoint, task, callback)
     return _fit_on(_fabric(training), model, data, training, objective, seed, checkpoint, progress, task, callback)
@@ -249,7 +257,8 @@ def _fit_on(
     total, warmup = steps_per_epoch * training.epochs, round(training.warmup_epochs * steps_per_epoch)
 
     torch.manual_seed(seed + fabric.global_rank)
-    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    order = memory_format_of(model, "cpu" if fabric.device.type == "cpu" else "cuda")
+    arrange(model.train(), order)
     optimizer = _optimizer(model, training)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, warmup, training.schedule)
@@ -306,9 +315,7 @@ def _fit_on(
             reached = epoch * steps_per_epoch + min(step, steps_per_epoch)
             if y is None:
                 raise InvalidInput(f"data {data.name}: training needs labels, and the train split has none")
-            x = fabric.to_device(x)
-            if x.ndim == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
+            x = arranged(fabric.to_device(x), order)
             try:
                 with fabric.autocast():
                     loss = objective(wrapped, x, fabric.to_device(y))
@@ -356,7 +363,7 @@ def _fit_on(
             fabric.barrier()
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    model.to("cpu").to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    arrange(model.to("cpu").eval(), torch.contiguous_format)
     return list(state["history"])
 
 

@@ -98,7 +98,7 @@ def training(
     learning_rate: float = 0.1,
     optimizer: str = "sgd",
     weight_decay: float = 5e-4,
-    precision: str = "bf16",
+    precision: str = "auto",
 ) -> Callable[[F], F]:
     """The options of a training, with the defaults of how long it lasts and how it learns."""
     return _all(
@@ -112,7 +112,13 @@ def training(
         click.option("--label-smoothing", type=float, default=0.0, show_default=True),
         click.option("--ema", type=float, help="Decay of a moving average of the weights, as 0.999."),
         click.option("--augment", help="flip, crop and cutout, with commas."),
-        click.option("--precision", type=click.Choice(["bf16", "fp32"]), default=precision, show_default=True),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default=precision,
+            show_default=True,
+            help="Of training; auto is bf16 where the processor or GPU has it.",
+        ),
         click.option("--compiled", is_flag=True, help="By torch.compile: pays for few bits."),
         click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs."),

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..arithmetic import arranged
 from ..errors import InvalidInput
 
 SplitName = Literal["train", "calibration", "validation", "test"]
@@ -124,7 +125,7 @@ class LoaderSplit:
         for item in self.loader:
             x, y = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
             x, y = torch.as_tensor(x), None if y is None else torch.as_tensor(y)
-            yield x[rank::world_size], None if y is None else y[rank::world_size]
+            yield arranged(x[rank::world_size], torch.contiguous_format), None if y is None else y[rank::world_size]
 
 
 @dataclass(frozen=True)

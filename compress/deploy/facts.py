@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..arithmetic import precision_on, training_device
 from ..siblings import sibling
 
 if TYPE_CHECKING:
@@ -17,8 +18,12 @@ else:
 
 
 def machine() -> dict[str, Any]:
-    """Facts of this machine, for reports."""
-    return asdict(local.conditions())
+    """Facts of this machine, for reports: those of its system, and how torch trains here."""
+    return {
+        **asdict(local.conditions()),
+        "threads_of_torch": torch.get_num_threads(),
+        "training_precision": precision_on(training_device()),
+    }
 
 
 def versions() -> dict[str, str]:
