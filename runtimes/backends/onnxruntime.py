@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -133,7 +134,7 @@ class Session:
                 raise InvalidModel(f"{self._file}: ONNX Runtime failed: {one_line(error)}") from error
             finally:
                 profile = Path(session.end_profiling())
-            events = json.loads(profile.read_text(encoding="utf-8"))
+            events = _events(profile)
         executed = [event for event in events if _is_node(event)]
         each = len(executed) // runs
         rows = np.asarray([event["dur"] for event in executed[: each * runs]], np.float64).reshape(runs, each) / 1000
@@ -178,6 +179,15 @@ def _spec(tensor: ort.NodeArg, told: Mapping[str, str]) -> TensorSpec:
     scale = told.get(f"scale:{tensor.name}")
     zero_point = int(told.get(f"zero_point:{tensor.name}", 0))
     return TensorSpec(tensor.name, shape, _DTYPES.get(kind, kind), None if scale is None else float(scale), zero_point)
+
+
+def _events(profile: Path) -> list[dict[str, Any]]:
+    """Return what ONNX Runtime noted; it says nothing where there is no room for its notes."""
+    try:
+        return list(json.loads(profile.read_text(encoding="utf-8")))
+    except ValueError as error:
+        told = "the profile of ONNX Runtime cannot be written whole; make room for temporary files"
+        raise OSError(errno.ENOSPC, told, str(profile)) from error
 
 
 def _is_node(event: dict[str, object]) -> bool:
