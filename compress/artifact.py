@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from . import edits as edit_records
 from .errors import InvalidInput
+from .graph import first_names
 from .load import Network, Source, build, require_named
 from .manifest import Manifest, require_encodings
 from .outputs import new_folder
@@ -47,10 +48,9 @@ def write(network: Network, folder: Path, metrics: Mapping[str, Any] | None = No
     from safetensors.torch import save_file
 
     model = network.model.eval()
-    # Tensors that modules share are stored once each under every name: safetensors refuses shared memory.
-    save_file(
-        {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}, folder / "weights.safetensors"
-    )
+    first = first_names(model)  # a tensor that modules share is stored once
+    stored = {name: tensor for name, tensor in model.state_dict().items() if first.get(name, name) == name}
+    save_file({k: v.detach().clone().contiguous() for k, v in stored.items()}, folder / "weights.safetensors")
     _write_arrays(folder / "inputs.npz", network.example_inputs)
     _write_arrays(folder / "expected.npz", outputs_of(model, network.example_inputs))
     source = network.source
@@ -146,6 +146,9 @@ def load(path: Path, *, trust: bool = False) -> Network:
             raise InvalidInput(
                 f"artifact {path}: {name} is stored as {state[name].dtype}, and the network has {tensor.dtype}"
             )
+    for name, other in first_names(model).items():
+        if name not in state and other in state:
+            state[name] = state[other]
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidInput
+from .graph import first_names, named_tensors
 from .rounding.inputs import rounding_inputs
 from .stage import Edit
 
@@ -179,9 +180,9 @@ def _source_of(edits: tuple[Edit, ...], model: nn.Module, original: nn.Module | 
     if original is None:
         return found
     if not isinstance(original, nn.Module):
-        _values(edits, dict(original), _first_names(model), found)
+        _values(edits, dict(original), first_names(model), found)
         return found
-    _values(edits, dict(_tensors(original)), _first_names(original), found)
+    _values(edits, dict(named_tensors(original)), first_names(original), found)
     ahead, begun = copy.deepcopy(original), 0
     for place, edit in enumerate(edits):
         if edit.kind != "module":
@@ -194,11 +195,11 @@ def _source_of(edits: tuple[Edit, ...], model: nn.Module, original: nn.Module | 
                 found.twins.setdefault(place, name)
         outside = {
             id(holder): outer
-            for outer, holder in _tensors(ahead)
+            for outer, holder in named_tensors(ahead)
             if ahead.get_submodule(outer.rpartition(".")[0]) not in inside
         }
         found.modules[place] = module
-        found.shared[place] = [(name, outside[id(t)]) for name, t in _tensors(module) if id(t) in outside]
+        found.shared[place] = [(name, outside[id(t)]) for name, t in named_tensors(module) if id(t) in outside]
         begun = place
     return found
 
@@ -266,21 +267,10 @@ def _index(edit: Edit, tensor: Tensor) -> Tensor:
     return torch.tensor(edit.kept, dtype=torch.long, device=tensor.device)
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers by all their names."""
-    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-
-
 def _tensor(model: nn.Module, name: str) -> Tensor:
     owner, _, attribute = name.rpartition(".")
     tensor: Tensor = getattr(model.get_submodule(owner), attribute)
     return tensor
-
-
-def _first_names(model: nn.Module) -> dict[str, str]:
-    """For every name of a tensor the first that it has."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in _tensors(model)}
 
 
 def _holders(model: nn.Module) -> Holders:

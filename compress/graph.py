@@ -49,14 +49,18 @@ class Graph:
     @cached_property
     def _tensor_names(self) -> dict[str, str]:
         signature = self.program.graph_signature
+        stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        first = first_names(self.model)
         return {
-            **signature.inputs_to_parameters,
-            **signature.inputs_to_buffers,
+            **{node: first.get(name, name) for node, name in stored.items()},
             **signature.inputs_to_lifted_tensor_constants,
         }
 
     def tensor_name(self, node: object) -> str | None:
-        """The qualified name ("layer1.0.conv1.weight") of the parameter or buffer that ``node`` stands for, if any."""
+        """The qualified name ("layer1.0.conv1.weight") of the parameter or buffer that ``node`` stands for, if any.
+
+        A tensor of several names has the one that :func:`first_names` tells, wherever it is read.
+        """
         return self._tensor_names.get(node.name) if isinstance(node, Node) else None
 
     def tensor(self, node: object) -> Tensor | None:
@@ -99,14 +103,30 @@ class Graph:
         return tuple(n for n in output.args[0] if isinstance(n, Node))
 
     def layer(self, node: Node) -> str:
-        """The qualified name of the module in whose forward ``node`` is called; "" is the network itself."""
+        """The qualified name of the module in whose forward ``node`` is called; "" is the network itself.
+
+        A module of several names has the first of them, as in ``named_modules``.
+        """
         return (self.layers(node) or ("",))[-1]
 
     def layers(self, node: Node) -> tuple[str, ...]:
         """The qualified names of all modules in whose forward ``node`` is called, the network ("") first."""
         stack = node.meta.get("nn_module_stack") or {}
         # A module called again carries a call count: "conv@1".
-        return tuple(re.sub(r"@\d+", "", name) for name, _ in stack.values())
+        names = (re.sub(r"@\d+", "", name) for name, _ in stack.values())
+        return tuple(self._module_names.get(name, name) for name in names)
+
+    def readers(self, tensor: Tensor) -> tuple[str, ...]:
+        """The layers whose operations read a parameter or buffer, under whatever name, in the order of their calls."""
+        places = [n for n in self.program.graph.nodes if n.op == "placeholder" and self.tensor(n) is tensor]
+        users = {user for place in places for user in place.users}
+        return tuple(dict.fromkeys(self.layer(node) for node in self.program.graph.nodes if node in users))
+
+    @cached_property
+    def _module_names(self) -> dict[str, str]:
+        """For every name of a module its first."""
+        first: dict[nn.Module, str] = {}
+        return {name: first.setdefault(m, name) for name, m in self.model.named_modules(remove_duplicate=False)}
 
     def source(self, node: Node) -> str:
         """Where the user's code calls ``node``: "net.py:14: x = self.fc(x)", the innermost line outside of torch."""
@@ -117,6 +137,17 @@ class Graph:
             if match and "/torch/" not in match[1]:
                 found = f"{match[1].rsplit('/', 1)[-1]}:{match[2]}: {code.strip()}"
         return found
+
+
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by all their names: one that modules share is there several times."""
+    return [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+
+
+def first_names(model: nn.Module) -> dict[str, str]:
+    """For every name of a parameter or buffer the one that the tensor goes by everywhere: the first that it has."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
 
 
 def shape_of(node: Node) -> tuple[int, ...]:

@@ -119,14 +119,16 @@ def _split(path: Path) -> tuple[Path, str, str]:
 
 
 def require_finite(model: nn.Module, where: str) -> None:
-    """Raise InvalidInput naming the first tensor of ``model`` that holds NaN or infinity.
+    """Raise InvalidInput naming the first value in the state dict of ``model`` that is no tensor of finite numbers.
 
     A buffer may hold infinity, as the masks of attention do, where it is no statistic of a normalization.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, Tensor) or is_lazy(tensor):
-            continue
+        if isinstance(tensor, Tensor) and is_lazy(tensor):
+            continue  # the first run makes it
+        if problem := _kind_problem(tensor, tensor):
+            raise InvalidInput(f"{where}: {name} {problem}")
         if not tensor.is_floating_point() or bool((finite := torch.isfinite(tensor)).all()):
             continue
         if name in parameters or name.endswith(("running_mean", "running_var")) or bool(tensor.isnan().any()):
@@ -258,15 +260,15 @@ def _kind_problem(tensor: Tensor, value: object) -> str:
     if not isinstance(value, Tensor):
         return f"is a {type(value).__name__}, expected a tensor"
     if value.layout is not torch.strided:
-        return f"is a sparse tensor ({str(value.layout).removeprefix('torch.')}), expected a dense one; save to_dense()"
+        return f"is a sparse tensor ({value.layout}), expected a dense one; give it as to_dense()"
     if value.is_quantized:
-        return f"is a quantized tensor ({value.dtype}), expected floats; save dequantize(), and quantize here"
+        return f"is a quantized tensor ({value.dtype}), expected floats; give it as dequantize()"
     if value.is_meta:
-        return "is a meta tensor, which holds no values; save the network after it was filled"
+        return "is a meta tensor, which holds no values; fill the network first"
     if value.is_complex() != tensor.is_complex():
         return f"holds {value.dtype}, and the network's is {tensor.dtype}"
     if is_lazy(value):
-        return "has no values yet; save the network after its first run"
+        return "has no values yet; run the network once before"
     return ""
 
 

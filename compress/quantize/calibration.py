@@ -84,9 +84,8 @@ def calibration_batches(
         batch_size = max(1, min(BATCH, BATCH_VALUES // max(1, values)))
     seen = 0
     for batch in _batches(split, fixed or batch_size, len(graph.inputs)):
-        inputs = tuple(x[: samples - seen] for x in batch)
+        inputs = _fitting(graph, tuple(x[: samples - seen] for x in batch))
         count = len(inputs[0])
-        _require_fitting(graph, inputs)
         if fixed is not None and count != fixed:
             inputs = tuple(x.repeat(-(-fixed // count), *(1 for _ in x.shape[1:]))[:fixed] for x in inputs)
         yield tuple(x.to(given.device) for x, given in zip(inputs, context.example_inputs, strict=True)), count
@@ -127,7 +126,9 @@ def require_finite(graph: Graph, node: Node, value: Tensor) -> None:
         )
 
 
-def _require_fitting(graph: Graph, inputs: tuple[Tensor, ...]) -> None:
+def _fitting(graph: Graph, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """``inputs`` as the network takes them: whole numbers where it takes integers."""
+    found = []
     for x, node in zip(inputs, graph.inputs, strict=True):
         expected = tuple(node.meta["val"].shape)[1:]
         if tuple(x.shape[1:]) != expected:
@@ -135,6 +136,14 @@ def _require_fitting(graph: Graph, inputs: tuple[Tensor, ...]) -> None:
                 f"quantize: calibration samples have the shape {tuple(x.shape[1:])}, and the network was given "
                 f"{tuple(int(s) for s in expected)} as example input {node.name!r}"
             )
+        dtype = node.meta["val"].dtype
+        if x.dtype != dtype and not dtype.is_floating_point and not torch.equal(x.to(dtype).to(x.dtype), x):
+            raise InvalidInput(
+                f"quantize: calibration samples are {x.dtype}, and example input {node.name!r} of the network is "
+                f"{dtype}; give whole numbers"
+            )
+        found.append(x.to(dtype))
+    return tuple(found)
 
 
 def _fixed_batch(graph: Graph) -> int | None:

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from ..edits import ROUNDING, replay
 from ..errors import InvalidInput
 from ..fold import Fold
-from ..graph import trace
+from ..graph import Graph, trace
 from ..rounding.inputs import Rounding, rounding_layers, rounds_inputs
 from ..rounding.weights import (
     Bases,
@@ -112,20 +112,18 @@ def choose_layers(
     graph = trace(network, context.example_inputs)
     sites = find_sites(graph, exclude)
     skipped = [skip for skip in sites.skipped if skip.reason.startswith("kept in float")]
-    products = list({product.weight: product for product in sites.products}.values())
+    products = list({(product.layer, product.weight): product for product in sites.products}.values())
     if not ends:
         nodes = list(graph.calls(*PRODUCTS))  # those that are excluded too
         at_ends = [product for product in products if product.node in (nodes[0], nodes[-1])]
         skipped += [Skip(product.layer, "kept as it is: the first or last layer") for product in at_ends]
         products = [product for product in products if product not in at_ends]
-    seen: set[int] = set()
     layers = []
     for product in products:
         module = network.get_submodule(product.layer)
-        reason = _obstacle(product, module, seen, inputs=inputs)
+        reason = _obstacle(graph, product, module, inputs=inputs)
         if reason is None:
             layers.append(product.layer)
-            seen.add(id(module.weight))
         else:
             skipped.append(Skip(product.layer, f"kept in float: {reason}"))
     if not layers:
@@ -135,11 +133,13 @@ def choose_layers(
     return layers, skipped
 
 
-def _obstacle(product: Product, module: nn.Module, seen: set[int], *, inputs: bool) -> str | None:
+def _obstacle(graph: Graph, product: Product, module: nn.Module, *, inputs: bool) -> str | None:
+    weight = graph.tensor(product.node.args[1])
+    sharing = [layer for layer in graph.readers(weight) if layer != product.layer] if weight is not None else []
+    if sharing:
+        return f"it shares its weight with {', '.join(sharing)}"
     if product.weight != f"{product.layer}.weight" or not isinstance(getattr(module, "weight", None), nn.Parameter):
         return "its weight is not a parameter of its own"
-    if id(module.weight) in seen:
-        return "it shares its weight with another layer"
     if inputs and not rounds_inputs(module):
         return f"what a {type(module).__name__} reads cannot be rounded"
     return None

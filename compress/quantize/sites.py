@@ -16,10 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.fx import Node
 
 from ..errors import InvalidInput
-from ..graph import Graph
+from ..graph import Graph, named_tensors
 from ..stage import Skip
 from .decompose import decompose, gate, is_scaling, is_shift
 from .encoding import Encoding
@@ -164,6 +165,10 @@ class _Decision:
     def __init__(self, graph: Graph, exclude: tuple[str, ...]) -> None:
         self.graph = graph
         self.exclude = exclude
+        self.names: dict[str, list[str]] = {}
+        first: dict[nn.Module, str] = {}
+        for name, module in graph.model.named_modules(remove_duplicate=False):
+            self.names.setdefault(first.setdefault(module, name), []).append(name)
         self.measured: dict[str, str] = {}
         self.in_integers: set[str] = set()
         self.skips: dict[tuple[str, str], Skip] = {}
@@ -171,7 +176,7 @@ class _Decision:
 
     def sites(self, *, results: bool = False) -> Sites:
         unmatched = set(self.exclude)
-        for name, _ in self.graph.model.named_modules():
+        for name in (name for names in self.names.values() for name in names):
             unmatched -= {pattern for pattern in unmatched if fnmatch.fnmatchcase(name, pattern)}
         if unmatched:
             layers = [name for name, module in self.graph.model.named_modules() if not any(module.children())]
@@ -228,8 +233,9 @@ class _Decision:
         self.skips.setdefault((layer, reason), Skip(layer, reason))
 
     def excluded(self, layer: str) -> bool:
-        """Whether a pattern keeps ``layer`` in float."""
-        return any(fnmatch.fnmatchcase(layer, pattern) for pattern in self.exclude)
+        """Whether a pattern keeps ``layer``, by any name that it has, in float."""
+        names = self.names.get(layer, [layer])
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude for name in names)
 
     @staticmethod
     def _is_float(node: Node) -> bool:
@@ -371,7 +377,7 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
     """
     sites = find_sites(graph, encodings=encodings)
     nodes = {node.name for node in graph.nodes}
-    tensors = dict.fromkeys([*dict(graph.model.named_parameters()), *dict(graph.model.named_buffers())])
+    tensors = {name for name, _ in named_tensors(graph.model)}
     unknown = [name for name in encodings if name not in nodes and name not in tensors]
     if unknown:
         raise InvalidInput(

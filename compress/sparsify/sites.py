@@ -42,14 +42,19 @@ def find_sites(model: nn.Module, exclude: Sequence[str] = (), window: int = 1) -
             raise InvalidInput(f"sparsify: exclude {pattern!r} matches no layer; layers are named like {names[:3]}")
     sites: list[Site] = []
     skipped: list[Skip] = []
-    seen: set[int] = set()
+    owners: dict[int, str] = {}
+    holders = _holders(model)
     for layer, module in model.named_modules():
         own = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
-        fresh = {name: tensor for name, tensor in own.items() if id(tensor) not in seen}
-        seen.update(id(tensor) for tensor in own.values())
+        fresh = {name: tensor for name, tensor in own.items() if id(tensor) not in owners}
+        shared = {owners[id(tensor)] for tensor in own.values() if tensor.ndim > 1 and id(tensor) in owners}
+        owners.update((id(tensor), layer) for tensor in fresh.values())
+        if shared:
+            skipped.append(Skip(layer, f"its weight is that of {', '.join(sorted(shared))}, and is what becomes of it"))
+            continue
         if not fresh:
             continue
-        reason = _reason(module, fresh, window)
+        reason = _reason(module, fresh, window) or _other_reader(module, holders)
         if reason is None and any(fnmatch(layer, pattern) for pattern in exclude):
             reason = "excluded"
         if reason is not None:
@@ -58,6 +63,24 @@ def find_sites(model: nn.Module, exclude: Sequence[str] = (), window: int = 1) -
             name = f"{layer}.weight" if layer else "weight"
             sites.append(Site(layer, name, isinstance(module, _ConvTransposeNd)))
     return sites, skipped
+
+
+def _holders(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
+    """The modules that hold each parameter, by its identity."""
+    found: dict[int, list[tuple[str, nn.Module]]] = {}
+    for layer, module in model.named_modules():
+        for tensor in module._parameters.values():
+            if tensor is not None:
+                found.setdefault(id(tensor), []).append((layer, module))
+    return found
+
+
+def _other_reader(module: nn.Module, holders: dict[int, list[tuple[str, nn.Module]]]) -> str | None:
+    """Why a weight that a layer of another kind reads too, as an embedding does, is left alone."""
+    for layer, other in holders[id(module.weight)]:
+        if not isinstance(other, (nn.Linear, _ConvNd)):
+            return f"its weight is that of {layer} too, a {type(other).__name__}"
+    return None
 
 
 def _reason(module: nn.Module, own: dict[str, Tensor], window: int) -> str | None:
