@@ -7,6 +7,7 @@ computes. A step whose origin is another one now is begun anew.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -155,15 +156,17 @@ def digest_of(path: Path) -> str:
 
 def users_code() -> dict[str, str]:
     """A digest of each Python file that has been imported and belongs to no installation, by its path."""
-    installed = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    installed += [ROOT / name for name in ("compress", *NAMES)]
-    files = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__"}
-    found = {}
-    for name in sorted(file for file in files if isinstance(file, str) and file.endswith(".py")):
-        path = Path(name).resolve()
-        if not any(path.is_relative_to(folder) for folder in installed):
-            found[str(path)] = digest_of(path)
-    return found
+    named = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__"}
+    files = [Path(file).absolute() for file in named if isinstance(file, str) and file.endswith(".py")]
+    return {str(path): digest_of(path) for path in sorted(f.resolve() for f in files if not _installed(f.parent))}
+
+
+@functools.cache
+def _installed(folder: Path) -> bool:
+    """Whether the files in a folder belong to Python, to what is installed beside it, or to us."""
+    known = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    known += [ROOT / name for name in ("compress", *NAMES)]
+    return any(folder.resolve().is_relative_to(place) for place in known)
 
 
 def _named_files(settings: object) -> Iterator[Path]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from compress import cli
+from compress import cli, train
 from runtimes import ending
 from tests.conftest import SMALL_NET
 
@@ -29,6 +30,23 @@ def folder(tmp_path: Path, npz: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "net.py").write_text(SMALL_NET)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run a command line in this process, whose handling of signals is put back; returns its exit code."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["compress", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert isinstance(end.value.code, int)
+        return end.value.code
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def started(line: str, **environment: str) -> subprocess.Popen[str]:
@@ -71,7 +89,7 @@ ERRORS: dict[str, tuple[Callable[[], BaseException], int, str]] = {
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_every_error_is_one_line_with_a_code(
-    kind: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    kind: str, ended: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Through click, which by itself ends in silence after an EOFError."""
     make, code, says = ERRORS[kind]
@@ -81,16 +99,9 @@ def test_every_error_is_one_line_with_a_code(
         raise make()
 
     monkeypatch.setattr(cli.cli, "get_command", lambda *_: failing)
-    monkeypatch.setattr(sys, "argv", ["compress", "failing"])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    assert ended("failing") == code
     out, err = capfd.readouterr()
-    assert end.value.code == code and out == ""
+    assert out == ""
     assert err.startswith("error: ") and says in err and err.count("\n") == 1 and ending.printable(err) == err
 
 
@@ -99,30 +110,46 @@ def test_what_is_printable_stays() -> None:
     assert ending.printable(text) == text
 
 
+LONG = "train net.py:build --data data.npz --epochs 100000 --batch-size 8 --precision fp32 --accelerator cpu"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_request_to_end_cleans_up(number: signal.Signals, code: int, folder: Path) -> None:
-    long = "--data data.npz --epochs 100000 --batch-size 8 --precision fp32 --accelerator cpu"
-    process = started(f"train net.py:build {long} -o out/deep/net")
-    assert process.stderr is not None and process.stderr.readline().startswith("train")
-    assert (folder / "out" / "deep" / ".net.compress-lock").exists()
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code and err.splitlines()[-1] == "error: interrupted"
-    assert sorted(path.name for path in folder.iterdir()) == ["data.npz", "net.py"]
+def test_a_request_to_end_cleans_up(
+    number: signal.Signals,
+    code: int,
+    folder: Path,
+    ended: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    lock = folder / "out" / "deep" / ".net.compress-lock"
+    locked: list[bool] = []
+
+    def asked(*_: object) -> None:
+        locked.append(lock.exists())
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    monkeypatch.setattr(train, "cross_entropy", asked)  # in a step of the training
+    assert ended(*LONG.split(), "-o", "out/deep/net") == code
+    assert locked == [True] and capfd.readouterr().err.splitlines()[-1] == "error: interrupted"
+    assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["data.npz", "net.py"]
 
 
 def test_processes_that_share_a_training_end_with_it(folder: Path) -> None:
-    long = "--data data.npz --epochs 100000 --batch-size 8 --precision fp32 --accelerator cpu --devices 2"
-    process = started(f"train net.py:build {long} -o net")
+    process = started(f"{LONG} --devices 2 -o out/deep/net")
     children: list[int] = []
     while len(children) < 2:
         assert process.poll() is None
         children = [pid for pid in descendants(process.pid) if b"spawn_main" in command_of(pid)]
         time.sleep(0.2)
+    assert (folder / "out" / "deep" / ".net.compress-lock").exists()
     time.sleep(1)
     process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 143 and not [pid for pid in children if b"spawn_main" in command_of(pid)]
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and err.splitlines()[-1] == "error: interrupted"
+    assert not [pid for pid in children if b"spawn_main" in command_of(pid)]
+    assert sorted(path.name for path in folder.iterdir()) == ["data.npz", "net.py"]
 
 
 def descendants(pid: int) -> list[int]:
@@ -137,44 +164,38 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
-def test_names_reach_no_terminal_as_control_characters(folder: Path) -> None:
-    process = started(f"{FOLD} -o 'a[/]:x:\x1b[31m\x07'", FORCE_COLOR="1")
-    out, err = process.communicate()
-    assert process.returncode == 0 and r"written: a[/]:x:\x1b[31m" in out and "\x07" not in out, err
-    missing = subprocess.run(
-        [*COMPRESS, "report", b"gone\xff\x1b[2J"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=False,
-    )
-    assert missing.returncode == 2 and missing.stderr.count(b"\n") == 1
-    assert rb"gone\udcff\x1b[2J" in missing.stderr and b"\x1b" not in missing.stderr
+def test_names_reach_no_terminal_as_control_characters(
+    folder: Path, ended: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert ended(*FOLD.split(), "-o", "a[/]:x:\x1b[31m\x07") == 0
+    out, err = capfdbinary.readouterr()
+    assert rb"written: a[/]:x:\x1b[31m" in out and b"\x07" not in out, err
+    assert ended("report", os.fsdecode(b"gone\xff\x1b[2J")) == 2
+    _, err = capfdbinary.readouterr()
+    assert err.count(b"\n") == 1 and rb"gone\udcff\x1b[2J" in err and b"\x1b" not in err
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [{"PYTHONIOENCODING": "ascii"}, {"HOME": "/nonexistent", "XDG_CACHE_HOME": ""}, {"COLUMNS": "10"}],
-    ids=["ASCII", "no home", "narrow"],
-)
-def test_any_terminal_and_any_home_will_do(environment: dict[str, str], folder: Path) -> None:
+def test_any_terminal_and_any_home_will_do(folder: Path) -> None:
+    """Narrow, ASCII alone, and a home in which nothing can be kept."""
+    environment = {"PYTHONIOENCODING": "ascii", "HOME": "/nonexistent", "XDG_CACHE_HOME": "", "COLUMNS": "10"}
     process = started(f"{FOLD} -o née", **environment)
     out, err = process.communicate()
     assert process.returncode == 0 and (folder / "née").is_dir() and "written" in out, err
 
 
-def test_a_full_disk_is_told_of_the_output(folder: Path) -> None:
-    limited = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); from compress.cli import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", limited, *shlex.split(FOLD), "-o", "deep/out", "-q"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2 and done.stderr.startswith("error: output deep/out: cannot be written"), done.stderr
-    assert done.stderr.count("\n") == 1 and sorted(path.name for path in folder.iterdir()) == ["data.npz", "net.py"]
+def test_a_full_disk_is_told_of_the_output(
+    folder: Path, ended: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        code = ended(*FOLD.split(), "-o", "deep/out", "-q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    err = capfd.readouterr().err
+    assert code == 2 and err.startswith("error: output deep/out: cannot be written"), err
+    assert err.count("\n") == 1 and [path.name for path in folder.iterdir() if path.is_dir()] in ([], ["__pycache__"])
 
 
 def test_the_package_of_boards_ends_alike(folder: Path) -> None:
