@@ -125,7 +125,7 @@ def test_a_request_to_end_cleans_up(
     lock = folder / "out" / "deep" / ".net.compress-lock"
     locked: list[bool] = []
 
-    def asked(*_: object) -> None:
+    def asked(*_: object, **__: object) -> None:
         locked.append(lock.exists())
         os.kill(os.getpid(), number)
         time.sleep(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress import artifact, pipeline
+from compress import artifact, pipeline, resume
 from tests.conftest import SMALL_NET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,3 +101,14 @@ def test_what_has_changed_is_noticed(what: str, folder: Path, caplog: pytest.Log
     assert len(told) == 2 and "step 0-baseline" in told[0] and "step 1-distill" in told[1], caplog.messages
     pipeline.run("r.yaml", "whole")
     assert digests("out") == digests("whole")
+
+
+def test_code_of_users_is_told_from_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(folder)
+    module = importlib.import_module("net")
+    monkeypatch.setitem(sys.modules, "net", module)
+    (folder / "elsewhere.py").symlink_to(folder / "net.py")
+    monkeypatch.setattr(module, "__file__", str(folder / "elsewhere.py"))
+    code = resume.users_code()
+    assert code[str((folder / "net.py").resolve())] == resume.digest_of(folder / "net.py")
+    assert not {torch.__file__, pytest.__file__, pipeline.__file__} & set(code)
