@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +31,25 @@ from .untrusted import read_arrays, read_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+SOURCE = "source.onnx"
+TOLERANCE = 1e-4
+"""Of outputs that are computed again, relative to their largest value."""
 
 
 def outputs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The network's outputs, as a tuple, in evaluation mode."""
-    with torch.no_grad():
+    """The network's output tensors, in order, in evaluation mode; what is random in it is drawn from seed 0."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
         result = model.eval()(*inputs)
-    if isinstance(result, dict):
-        result = tuple(result.values())
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    return tuple(_tensors_in(result))
+
+
+def _tensors_in(result: object) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, (Mapping, list, tuple)):
+        for part in result.values() if isinstance(result, Mapping) else result:
+            yield from _tensors_in(part)
 
 
 def write(network: Network, folder: Path, metrics: Mapping[str, Any] | None = None) -> None:
@@ -55,10 +64,10 @@ def write(network: Network, folder: Path, metrics: Mapping[str, Any] | None = No
     _write_arrays(folder / "expected.npz", outputs_of(model, network.example_inputs))
     source = network.source
     if source.kind == "onnx":
-        shutil.copyfile(source.name, folder / "source.onnx")
+        source = _write_source(source, folder)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "source": {**asdict(source), "name": "source.onnx" if source.kind == "onnx" else source.name},
+        "source": asdict(source),
         "edits": [edit_records.to_json(edit) for edit in network.edits],
         "lineage": [dict(record) for record in network.lineage],
         "encodings": {name: encoding.to_json() for name, encoding in network.encodings.items()},
@@ -70,10 +79,61 @@ def write(network: Network, folder: Path, metrics: Mapping[str, Any] | None = No
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _write_source(source: Source, folder: Path) -> Source:
+    """Put the ONNX file, with the weights that lie beside it, into ``folder``; returns it as it is named there."""
+    from .onnx_import.read import write_whole
+
+    path, place = Path(source.name), folder / SOURCE
+    if not path.is_file():
+        raise InvalidInput(f"model {path}: it is gone since it was read; put it back and start again")
+    if source.sha256 and _digest(path.read_bytes()) != source.sha256:
+        raise InvalidInput(f"model {path}: it was changed since it was read; start again")
+    write_whole(path, place)
+    return replace(source, name=SOURCE, sha256=_digest(place.read_bytes()))
+
+
 def save(network: Network, path: Path, *, overwrite: bool = False, metrics: Mapping[str, Any] | None = None) -> None:
-    """Write ``network`` as a new artifact folder at ``path``, whole or not at all."""
+    """Write ``network`` as a new artifact folder at ``path``, whole or not at all.
+
+    It is read back before it takes its place, as the next command will read it.
+
+    Raises:
+        InvalidInput: as :func:`compress.outputs.claim` says; or what is read back is another network, as where the
+            code that builds it does not build the same one again.
+    """
     with new_folder(path, overwrite=overwrite) as folder:
         write(network, folder, metrics)
+        try:
+            again = load(folder, trust=True)
+        except InvalidInput as error:
+            reason = str(error).replace(str(folder), str(path)).removeprefix(f"artifact {path}: ")
+            raise InvalidInput(f"output {path}: it cannot be read back, so it is not written: {reason}") from error
+        if difference := _difference(again, network):
+            raise InvalidInput(
+                f"output {path}: read back, {network.source} gives another network, so it is not written: {difference}"
+            )
+
+
+def _difference(again: Network, network: Network) -> str:
+    """What of ``network`` an artifact does not keep, in words; "" if it is all there."""
+    if dict(again.encodings) != dict(network.encodings):
+        return "its encodings are others"
+    kept = again.model.state_dict()
+    others = [n for n, t in network.model.state_dict().items() if n not in kept or not _same(kept[n], t, 0.0)]
+    return f"{others[0]} has other values" if others else ""
+
+
+def _same(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether the tensors are the same, to ``tolerance`` of the largest value."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if torch.equal(a, b):
+        return True
+    if not b.is_floating_point() and not b.is_complex():
+        return False
+    finite = b.isfinite()
+    largest = float(b[finite].abs().max()) if bool(finite.any()) else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=tolerance * largest, equal_nan=True)
 
 
 def is_artifact(path: Path) -> bool:
@@ -131,7 +191,7 @@ def load(path: Path, *, trust: bool = False) -> Network:
     if source.kind == "file" and not Path(source.name).is_file():
         raise InvalidInput(f"artifact {path}: its source {source.name} is gone; put the file back")
     if source.kind == "onnx":
-        source = replace(source, name=str((path / "source.onnx").resolve()))
+        source = replace(source, name=str((path / SOURCE).resolve()))
     inputs = _read_arrays(path / "inputs.npz")
     model, _ = build(source, input_shape=tuple(inputs[0].shape) if len(inputs) == 1 else None)
     edits = tuple(edit_records.from_json(record) for record in manifest["edits"])
@@ -164,14 +224,26 @@ def load(path: Path, *, trust: bool = False) -> Network:
         {name: Encoding.from_json(record) for name, record in manifest["encodings"].items()},
         inputs,
     )
-    if source.kind == "file" and _digest(Path(source.name).read_bytes()) != source.sha256:
-        expected = _read_arrays(path / "expected.npz")
-        actual = outputs_of(model, network.example_inputs)
-        if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(actual, expected, strict=True)):
-            raise InvalidInput(
-                f"artifact {path}: {source.name} has changed, and the network computes something else now"
-            )
+    _require_same_outputs(network, expected_outputs(path), path)
     return network
+
+
+def _require_same_outputs(network: Network, expected: tuple[Tensor, ...], path: Path) -> None:
+    """Raise InvalidInput unless ``network`` computes what it did when it was written to ``path``."""
+    source = network.source
+    try:
+        got = outputs_of(network.model, network.example_inputs)
+    except Exception as error:
+        reason = f"does not run any more ({type(error).__name__}: {error})"
+        raise InvalidInput(f"artifact {path}: the network that {source} builds {reason}") from error
+    got = tuple(t.float() if t.dtype == torch.bfloat16 else t for t in got)
+    if len(got) == len(expected) and all(_same(a, b, TOLERANCE) for a, b in zip(got, expected, strict=True)):
+        return
+    if source.kind not in ("file", "module"):
+        raise InvalidInput(f"artifact {path}: its network computes something else than when it was written")
+    changed = source.kind == "file" and _digest(Path(source.name).read_bytes()) != source.sha256
+    culprit = f"{source.name} has changed, and" if changed else f"{source.name}, or what it imports or reads, changed:"
+    raise InvalidInput(f"artifact {path}: {culprit} the network computes something else now")
 
 
 def expected_outputs(path: Path) -> tuple[Tensor, ...]:
@@ -184,7 +256,8 @@ def weights_digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        values = tensor.detach().cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy().tobytes() if len(values) else b"")
     return digest.hexdigest()
 
 
@@ -197,7 +270,8 @@ def _canonical(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _write_arrays(path: Path, tensors: tuple[Tensor, ...]) -> None:
-    np.savez(path, **{f"{i:03}": tensor.detach().cpu().numpy() for i, tensor in enumerate(tensors)})  # type: ignore[arg-type]
+    numbers = (t.float() if t.dtype == torch.bfloat16 else t for t in (t.detach().cpu() for t in tensors))
+    np.savez(path, **{f"{i:03}": tensor.numpy() for i, tensor in enumerate(numbers)})  # type: ignore[arg-type]
 
 
 def _read_arrays(path: Path) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import numpy as np
 import onnx
 import onnx.inliner
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from ..errors import InvalidInput
 from .operations import FUNCTIONS, ON_SHAPES
 from .step import DTYPES, Array, Attribute, Unsupported
 
 _OLDEST_OPSET = 7
+_LARGEST_BYTES = 2**30
+"""Of weights within an ONNX file: its format ends at twice as many."""
 _QUANTIZED = re.compile(r"QLinear|QuantizeLinear|QAttention|QGemm|Integer$|^Q(Add|Mul|Conv|MatMul)")
 Dimensions = tuple[int | None, ...]
 """Sizes of a tensor; None where the file leaves one open."""
@@ -88,6 +92,33 @@ def parse(path: Path, *, weights: bool = False) -> ModelProto:
                 f"{path}: its weights are in other files, which must lie beside it: {first_line(error)}"
             ) from error
     return model
+
+
+def write_whole(path: Path, place: Path) -> None:
+    """Write the model of the file ``path`` to ``place``, with the weights that lie in other files.
+
+    They come into the file itself; beyond :data:`_LARGEST_BYTES`, into ``place`` with ``.data`` behind it.
+
+    Raises:
+        InvalidInput: a file is missing or damaged.
+    """
+    if not any(uses_external_data(tensor) for tensor in _tensors_of(parse(path))):
+        shutil.copyfile(path, place)
+        return
+    model = parse(path, weights=True)
+    large = sum(len(tensor.raw_data) for tensor in _tensors_of(model)) > _LARGEST_BYTES
+    onnx.save_model(model, str(place), save_as_external_data=large, location=f"{place.name}.data" if large else None)
+
+
+def _tensors_of(model: ModelProto) -> list[TensorProto]:
+    graphs, found = [model.graph], []
+    while graphs:
+        graph = graphs.pop()
+        found += graph.initializer
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            found += [attribute.t] if attribute.HasField("t") else attribute.tensors
+            graphs += [attribute.g] if attribute.HasField("g") else attribute.graphs
+    return found
 
 
 def opset_of(model: ModelProto) -> int:
