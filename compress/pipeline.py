@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import artifact, deploy
+from .classification import require_classifier
 from .cost import cost
 from .data import Data
 from .data import load as load_data
@@ -111,6 +112,7 @@ def measure(network: Network, data: Data | None) -> Cost:
     counted = cost(network.model, network.example_inputs, network.encodings)
     right = None
     if data is not None and "validation" in data.splits:
+        require_classifier(network.model, data, ["validation"])
         model = network.model
         if network.encodings:
             model = simulate(network.model, network.encodings, network.example_inputs)
@@ -141,6 +143,9 @@ def advance(
     network: Network, stage: Stage, context: Context, *, name: str, before: Cost | None = None
 ) -> tuple[Network, StageRecord]:
     """Apply one stage and measure it: the new network, with its history, and the account of what happened."""
+    trains = isinstance(stage, Training) or getattr(stage, "training", None) is not None
+    if context.data is not None and trains:
+        require_classifier(network.model, context.data, ["train"])
     before = before or measure(network, context.data)
     start = time.perf_counter()
     result = stage.apply(network.model, context)
@@ -299,6 +304,8 @@ def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trus
             artifact.save(network, work / folder, metrics=metrics)
             records += [record] if record is not None else []
         _empty(marks, {ORIGIN})
+        if data is not None and recipe.exports and number == 0:
+            require_classifier(network.model, data, ["test"])
         networks[name] = network
     assert network is not None, "the first step makes the baseline"
 

@@ -12,7 +12,7 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy, pad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .arithmetic import arrange, arranged, memory_format_of, native_bfloat16, precision_on, training_device
+from .classification import class_scores
 from .data import Data, Split
 from .errors import InvalidInput
 from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
@@ -130,9 +131,11 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def augmentation(x: Tensor, generator: torch.Generator, names: Iterable[str]) -> Tensor:
+def augmentation(x: Tensor, generator: torch.Generator, names: Sequence[str]) -> Tensor:
     """A batch of stored pixels (N, C, H, W), changed at random by the augmentations named; same shape and dtype."""
-    count, _, height, width = x.shape
+    if x.ndim != 4 and names:
+        raise InvalidInput(f"augment: it is for images (N, C, H, W), and samples have the shape {tuple(x.shape[1:])}")
+    count, (height, width) = len(x), x.shape[-2:]
     for name in names:
         if name == "flip":
             flipped = torch.rand(count, generator=generator) < 0.5
@@ -164,7 +167,7 @@ def top1(model: nn.Module, split: Split, batch_size: int = 256) -> float:
         for x, y in split.batches(batch_size):
             if y is None:
                 raise InvalidInput("accuracy needs labels, and this split has none")
-            logits = model(x.to(device))
+            logits = class_scores(model(x.to(device)), y, "accuracy")
             right += int((logits.argmax(1).cpu() == y).sum())
             seen += len(y)
     model.train(was_training)
@@ -189,7 +192,8 @@ def classification(label_smoothing: float = 0.0) -> Objective:
     """The cross-entropy of ``model(x)``, logits or probabilities, against ``y``."""
 
     def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(logits_of(model(x)), y, label_smoothing=label_smoothing)
+        logits = class_scores(model(x), y, "training")
+        return cross_entropy(logits_of(logits), y.long(), label_smoothing=label_smoothing)
 
     return objective
 
@@ -325,6 +329,13 @@ def _fit_on(
                     reason = str(error).splitlines()[0]
                     raise InvalidInput(f"{task}: torch.compile failed ({reason}); train without compiled") from error
                 raise
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InvalidInput(
+                    f"{task}: a batch of {len(x)} leaves batch norm one value per channel, which has no variance; "
+                    "give a larger --batch-size (batch_size), or more samples"
+                ) from error
             if callback is not None:
                 callback.after_backward(model, reached, total)
             wrapped_optimizer.step()

@@ -6,6 +6,7 @@ observe, validation what choices are made on, and test what is reported, once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InvalidInput
@@ -72,4 +73,7 @@ def _from_callable(source: str) -> Data:
             f"data {source}: expected a dict of loaders by split ({', '.join(SPLITS)}) or a tuple "
             f"(train, test) or (train, validation, test), got {type(made).__name__}"
         )
-    return Data(source, {name: LoaderSplit(loader) for name, loader in made.items()})
+    for name, loader in made.items():
+        if not isinstance(loader, Iterable):
+            raise InvalidInput(f"data {source}: expected a loader of {name} batches, got {type(loader).__name__}")
+    return Data(source, {name: LoaderSplit(loader, f"data {source}: {name}") for name, loader in made.items()})

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import InvalidInput
+from ..errors import CompressError, InvalidInput
+from ..untrusted import require_at_most, require_file
 from .partition import DataConfig, deal
 from .split import Data, Samples
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
+"""What is read, whatever a file's name: others of PIL's run programs."""
 IN_MEMORY_BYTES = 2**30
+MOST_PIXELS = 89_478_485
+"""Of an image, PIL's own limit: a few kilobytes can hold more."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +49,39 @@ class ImageFiles:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     def _decode(self, path: Path) -> NDArray[np.uint8]:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
 
-        try:
-            with Image.open(path) as image:
-                picture = image.convert("L" if self.channels == 1 else "RGB")
-                height, width = self.size
-                if picture.size != (width, height):
-                    picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
-                pixels = np.asarray(picture)
-        except (UnidentifiedImageError, OSError) as error:
-            raise InvalidInput(f"data {path}: not a readable image ({error}); mend or remove the file") from error
+        height, width = self.size
+        with _opened(path) as image:
+            picture = image.convert("L" if self.channels == 1 else "RGB")
+            if picture.size != (width, height):
+                picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture)
         return pixels.reshape(height, width, -1)
 
 
-def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
-    from PIL import Image, UnidentifiedImageError
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image, and what its parser stumbles over in one line; its size is known before it is decoded."""
+    from PIL import Image
 
+    require_file(path, "data")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # held to the limit below
+            opened = Image.open(path, formats=FORMATS)
+        with opened as image:
+            require_at_most(image.width * image.height, MOST_PIXELS, "pixels", f"data {path}")
+            yield image
+    except (CompressError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise InvalidInput(f"data {path}: more than {2 * MOST_PIXELS:,} pixels; make the image smaller") from error
+    except Exception as error:  # PIL's parsers fail in as many ways as an image can be damaged
+        raise InvalidInput(f"data {path}: not a readable image ({error}); mend or remove the file") from error
+
+
+def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
     train_folder = path / "train"
     if not train_folder.is_dir():
         raise InvalidInput(f"data {path}: expected {path / 'train'}/<class>/*.jpg (or .png ...), found no train folder")
@@ -75,12 +103,9 @@ def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
         return tuple(paths), torch.tensor(labels)
 
     paths, labels = listing(train_folder)
-    try:
-        with Image.open(paths[0]) as first:
-            native_width, native_height = first.size
-            mode = first.mode
-    except (UnidentifiedImageError, OSError) as error:
-        raise InvalidInput(f"data {paths[0]}: not a readable image ({error}); mend or remove the file") from error
+    with _opened(paths[0]) as first:
+        native_width, native_height = first.size
+        mode = first.mode
     size = (config.size, config.size) if config.size else (native_height, native_width)
     channels = config.channels or (1 if mode in ("1", "L", "I;16") else 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidInput
-from .partition import DataConfig, deal
+from ..untrusted import read_arrays, require_at_most
+from .partition import DataConfig, deal, given_preprocessing
 from .split import Data, Preprocessing, SampleSplit, Split, SplitName
+
+MOST_CLASSES = 2**17
+"""That labels may name: each is a row of a classifier's weights."""
 
 
 def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise InvalidInput(f"data {path}: not a readable .npz of plain arrays ({error})") from error
-    except Exception as error:  # zipfile.BadZipFile and zlib.error are not OSErrors
-        raise InvalidInput(f"data {path}: the file is damaged ({error})") from error
+    arrays = read_arrays(path, "data")
 
     def pair(name: str) -> tuple[Tensor, Tensor] | None:
         if f"x_{name}" not in arrays:
@@ -31,12 +30,14 @@ def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
         y = arrays.get(f"y_{name}")
         if y is None:
             raise InvalidInput(f"data {path}: x_{name} has no labels; expected an array y_{name} of {len(x)} integers")
-        if len(y) != len(x) or y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-            raise InvalidInput(f"data {path}: y_{name} must be {len(x)} integers, got shape {y.shape} of {y.dtype}")
-        return x, torch.from_numpy(y.astype(np.int64))
+        return x, _labels_array(path, f"y_{name}", y, len(x))
 
-    train, test = pair("train"), pair("test")
-    calibration = arrays.get("x_calib", arrays.get("x_calibration"))
+    given = {name: pair(name) for name in ("train", "test", "val", "validation")}
+    train, test = given["train"], given["test"]
+    validation = given["validation"] or given["val"]
+    name = next((name for name in ("x_calib", "x_calibration") if name in arrays), None)
+    calibration = None if name is None else _samples_array(path, name, arrays[name])
+    _require_alike(path, {"x_train": train, "x_test": test, "x_validation": validation}, name, calibration)
     if train is not None:
         scale = _scale(train[0])
         if scale == 1.0 and config.mean is None:  # floats are taken as already preprocessed
@@ -44,12 +45,10 @@ def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
         highest = int(train[1].max()) + 1
         data = deal(config, seed, train, test, tuple(str(i) for i in range(highest)), scale)
         splits = dict(data.splits)
-        for key in ("val", "validation"):
-            given = pair(key)
-            if given is not None:
-                splits["validation"] = SampleSplit(*given, data.preprocessing)
+        if validation is not None:
+            splits["validation"] = SampleSplit(*validation, data.preprocessing)
         if calibration is not None:
-            splits["calibration"] = SampleSplit(_samples_array(path, "x_calib", calibration), None, data.preprocessing)
+            splits["calibration"] = SampleSplit(calibration, None, data.preprocessing)
         return Data(str(path), splits, data.preprocessing, data.classes, data.members)
     if calibration is None and test is None:
         raise InvalidInput(
@@ -58,15 +57,34 @@ def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
         )
     only: dict[SplitName, tuple[Tensor, Tensor | None]] = {}
     if calibration is not None:
-        only["calibration"] = (_samples_array(path, "x_calib", calibration), None)
+        only["calibration"] = (calibration, None)
     if test is not None:
         only["test"] = test
-    mean = config.mean or ()
     made: dict[SplitName, Split] = {}
-    for name, (x, labels) in only.items():
-        preprocessing = Preprocessing(_scale(x), mean, config.std or (1.0,) * len(mean))
-        made[name] = SampleSplit(x, labels, preprocessing)
+    for split, (x, labels) in only.items():
+        scale = _scale(x)
+        preprocessing = given_preprocessing(config, x.shape[1], scale) or Preprocessing(scale)
+        made[split] = SampleSplit(x, labels, preprocessing)
     return Data(str(path), made, preprocessing)
+
+
+def _require_alike(
+    path: Path, pairs: Mapping[str, tuple[Tensor, Tensor] | None], name: str | None, calibration: Tensor | None
+) -> None:
+    """Raise InvalidInput unless all samples have one shape and one type, as one network takes them."""
+    found = {key: pair[0] for key, pair in pairs.items() if pair is not None}
+    if name is not None and calibration is not None:
+        found[name] = calibration
+    for key, x in found.items():
+        first, other = next(iter(found.items()))
+        if x.shape[1:] != other.shape[1:] or x.dtype != other.dtype:
+            raise InvalidInput(
+                f"data {path}: {key} has samples of {_kind(x)}, and {first} of {_kind(other)}; make them alike"
+            )
+
+
+def _kind(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape[1:])}"
 
 
 def _scale(x: Tensor) -> float:
@@ -75,12 +93,25 @@ def _scale(x: Tensor) -> float:
 
 
 def _samples_array(path: Path, name: str, array: NDArray[Any]) -> Tensor:
-    if array.ndim < 2 or not len(array):
-        raise InvalidInput(f"data {path}: {name} must be (N, C, H, W) with N of at least 1, got shape {array.shape}")
+    if not 2 <= array.ndim <= 5 or not array.size:
+        raise InvalidInput(f"data {path}: {name} must be (N, C, H, W), each of at least 1, got shape {array.shape}")
     if array.dtype == np.float64:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # it is told of as an infinity
+            array = array.astype(np.float32)
     if array.dtype not in (np.float32, np.uint8):
         raise InvalidInput(f"data {path}: {name} must be float32 or uint8, got {array.dtype}")
-    if not np.isfinite(array).all():
+    if array.dtype == np.float32 and not np.isfinite(array).all():
         raise InvalidInput(f"data {path}: {name} holds values that are not finite (NaN or infinity)")
     return torch.from_numpy(array)
+
+
+def _labels_array(path: Path, name: str, array: NDArray[Any], count: int) -> Tensor:
+    if array.shape != (count,) or array.dtype.kind not in "iu":
+        raise InvalidInput(
+            f"data {path}: {name} must be {count} integers, a class for each sample, got shape {array.shape} of "
+            f"{array.dtype}; accuracy and training here are of classifiers"
+        )
+    if array.min() < 0:
+        raise InvalidInput(f"data {path}: {name} must be classes from 0 on, got {array.min()}")
+    require_at_most(int(array.max()) + 1, MOST_CLASSES, f"classes (the highest of {name}, and 0)", f"data {path}")
+    return torch.from_numpy(array.astype(np.int64))

@@ -14,6 +14,9 @@ from ..errors import InvalidInput
 from ..stage import Config
 from .split import Data, Preprocessing, Samples, SampleSplit, Split, SplitName
 
+MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28
+"""What mean and standard deviation are taken of, at most."""
+
 
 class DataConfig(Config):
     """Where the data comes from and how it is split; ``source`` as on the command line.
@@ -52,22 +55,33 @@ def partition(labels: NDArray[np.int64], sizes: Mapping[str, int], seed: int) ->
     return parts
 
 
-def _measured(config: DataConfig, raw: Tensor, scale: float) -> Preprocessing:
-    channels = raw.shape[1]
-    if config.mean is not None or config.std is not None:
-        mean, std = config.mean or (0.0,) * channels, config.std or (1.0,) * channels
-        if len(mean) != channels or len(std) != channels:
-            raise InvalidInput(
-                f"data {config.source}: mean and std need one value for each of {channels} channels, "
-                f"got {len(mean)} and {len(std)}"
-            )
-        return Preprocessing(scale, tuple(mean), tuple(std))
-    x = raw[:5000].float().mul_(scale).transpose(0, 1).flatten(1)
-    std_measured = x.std(1).clamp_min(1e-3)
+def given_preprocessing(config: DataConfig, channels: int, scale: float) -> Preprocessing | None:
+    """The mean and the standard deviation that the user gave, if any.
+
+    Raises:
+        InvalidInput: there is not one value for each of the channels.
+    """
+    if config.mean is None and config.std is None:
+        return None
+    mean, std = config.mean or (0.0,) * channels, config.std or (1.0,) * channels
+    if len(mean) != channels or len(std) != channels:
+        raise InvalidInput(
+            f"data {config.source}: mean and std need one value for each of {channels} channels, "
+            f"got {len(mean)} and {len(std)}"
+        )
+    return Preprocessing(scale, tuple(mean), tuple(std))
+
+
+def _measured(inputs: Samples, positions: Tensor, scale: float) -> Preprocessing:
+    """The mean and the standard deviation of some samples, of as many as fit well into memory."""
+    most = max(2, min(MEASURED_SAMPLES, MEASURED_VALUES // inputs[positions[:1]].numel()))
+    raw = inputs[positions[:: -(-len(positions) // most)]]
+    x = raw.float().mul_(scale).transpose(0, 1).flatten(1)
+    std = x.std(1, correction=min(1, x.shape[1] - 1)).clamp_min(1e-3)
     return Preprocessing(
         scale,
         tuple(round(v, 4) for v in x.mean(1).tolist()),
-        tuple(round(v, 4) for v in std_measured.tolist()),
+        tuple(round(v, 4) for v in std.tolist()),
     )
 
 
@@ -88,7 +102,7 @@ def deal(
     rest = torch.from_numpy(parts["rest"])
     if not len(rest):
         raise InvalidInput(f"data {config.source}: {count} training samples are too few to split")
-    preprocessing = _measured(config, inputs[rest[:: max(1, len(rest) // 5000)]], scale)
+    preprocessing = given_preprocessing(config, inputs[rest[:1]].shape[1], scale) or _measured(inputs, rest, scale)
     splits: dict[SplitName, Split] = {}
     members: dict[SplitName, tuple[str, ...]] = {}
     dealt: tuple[SplitName, ...] = ("train", "calibration", "validation")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import arranged
-from ..errors import InvalidInput
+from ..errors import CompressError, InvalidInput
 
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
@@ -102,9 +102,13 @@ class SampleSplit:
 
 @dataclass(frozen=True)
 class LoaderSplit:
-    """A split that a user's loader yields: batches as they come, in the loader's own order and size."""
+    """A split that a user's loader yields: batches as they come, in the loader's own order and size.
+
+    What it yields that is no batch, or holds NaN or infinity, is an InvalidInput that ``name`` begins.
+    """
 
     loader: Iterable[Any]
+    name: str = "data loader"
 
     def __len__(self) -> int:
         dataset = getattr(self.loader, "dataset", None)
@@ -122,10 +126,31 @@ class LoaderSplit:
         """The loader's own batches; ``batch_size`` and ``augment`` are the loader's business."""
         if shuffle_seed is not None:
             torch.manual_seed(shuffle_seed[0] * 1_000_003 + shuffle_seed[1])
-        for item in self.loader:
-            x, y = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
-            x, y = torch.as_tensor(x), None if y is None else torch.as_tensor(y)
+        for item in self._items():
+            pair = isinstance(item, (tuple, list)) and len(item) > 1
+            x = self._tensor(item[0] if pair else item, "inputs")
+            y = self._tensor(item[1], "labels") if pair else None
+            if x.ndim < 2 or not x.numel() or (y is not None and y.shape[:1] != x.shape[:1]):
+                told = "no labels" if y is None else f"labels {tuple(y.shape)}"
+                raise InvalidInput(f"{self.name}: expected inputs (N, ...) and N labels, got {tuple(x.shape)}, {told}")
+            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                raise InvalidInput(f"{self.name}: a batch holds values that are not finite (NaN or infinity)")
             yield arranged(x[rank::world_size], torch.contiguous_format), None if y is None else y[rank::world_size]
+
+    def _items(self) -> Iterator[Any]:
+        try:
+            yield from self.loader
+        except CompressError:
+            raise
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise InvalidInput(f"{self.name}: the loader failed: {type(error).__name__}: {first}") from error
+
+    def _tensor(self, value: object, what: str) -> Tensor:
+        try:
+            return torch.as_tensor(value)
+        except Exception as error:
+            raise InvalidInput(f"{self.name}: expected {what} as a tensor, got {type(value).__name__}") from error
 
 
 @dataclass(frozen=True)
@@ -152,5 +177,8 @@ class Data:
 
     def example(self, batch_size: int = 1) -> Tensor:
         """One batch of inputs, from the first split that is there."""
-        x, _ = next(self.split(next(iter(self.splits))).batches(batch_size))
+        name = next(iter(self.splits))
+        x, _ = next(self.splits[name].batches(batch_size), (None, None))
+        if x is None:
+            raise InvalidInput(f"data {self.name}: the {name} split has no samples")
         return x[:batch_size]

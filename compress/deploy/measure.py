@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from ..classification import require_classifier
 from ..data import Data
 from ..report.schema import BenchmarkRecord, Latency
 from ..siblings import sibling
@@ -35,6 +36,9 @@ def measure(
     parity_samples: int = 1024,
 ) -> list[BenchmarkRecord]:
     """Each file's latency, memory, accuracy on the test split and agreement with its network, timed interleaved."""
+    for file in files:
+        if data is not None and file.network is not None:
+            require_classifier(file.network.model, data, ["test"])
     options = runtime.Options(threads=threads)
     measured = benchmark.benchmark(
         [file.path for file in files],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..classification import class_scores
 from ..errors import InvalidInput
 from ..stage import Config, Context, Edit, Objective, Result, evaluation_copy
 from ..train import Training, compiled, fit, logits_of
@@ -28,15 +29,16 @@ class Distillation:
         self.teacher.to(x.device)
         with torch.no_grad():
             teacher_logits = self.teacher(x)
-        logits = model(x)
-        if logits.shape != teacher_logits.shape:
+        logits = class_scores(model(x), y, "distillation")
+        if not isinstance(teacher_logits, Tensor) or logits.shape != teacher_logits.shape:
+            got = tuple(teacher_logits.shape) if isinstance(teacher_logits, Tensor) else type(teacher_logits).__name__
             raise InvalidInput(
-                f"distillation: the student's logits have shape {tuple(logits.shape)}, "
-                f"the teacher's {tuple(teacher_logits.shape)}; give a teacher of the same classes"
+                f"distillation: the student's logits have shape {tuple(logits.shape)}, the teacher's {got}; "
+                "give a teacher of the same classes"
             )
         logits, teacher_logits = logits_of(logits), logits_of(teacher_logits)
         soft = soft_target_loss(logits, teacher_logits, self.temperature)
-        hard = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        hard = cross_entropy(logits, y.long(), label_smoothing=self.label_smoothing)
         return self.weight * soft + (1 - self.weight) * hard
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..classification import class_scores
 from ..errors import InvalidInput
 from ..prune.gradients import differentiable
 from ..stage import Config, Context, Progress, silent
@@ -183,7 +184,9 @@ def _loss(model: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor | None) -
             f"sensitivity: the Hessian is of the loss of a classifier that returns logits (N, classes), got {got}; "
             "take the sensitivity snr"
         )
-    return cross_entropy(logits, logits.detach().softmax(1) if labels is None else labels)
+    if labels is None:
+        return cross_entropy(logits, logits.detach().softmax(1))
+    return cross_entropy(class_scores(logits, labels, "sensitivity"), labels.long())
 
 
 def _mean(values: Sequence[float], counts: Sequence[int]) -> Trace:

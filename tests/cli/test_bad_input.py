@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,14 @@ CASES = (
     Case("npz with NaN", "quantize net.py:build --data nan.npz -o out", ("x_calib", "not finite")),
     Case("damaged npz", "quantize net.py:build --data cut.npz -o out", ("cut.npz",)),
     Case("data of other shape", "quantize net.py:build --data rgb.npz -o out", ("3, 8, 8",)),
+    Case("train a dense one", f"train net.py:dense --data good.npz -o out {FAST}", ("a classifier", "(1, 10, 8, 8)")),
+    Case("teach a dense one", f"distill net.py:dense --teacher net.py:build --data good.npz -o o {FAST}", ("class",)),
+    Case("tune a dense one", f"prune net.py:dense --ratio 0.5 --data good.npz -o out {FAST}", ("a classifier",)),
+    Case("quantize a dense one", "quantize net.py:dense --data good.npz -o out", ("a classifier", "x_calib")),
+    Case("bench a dense one", "bench net.py:dense --data good.npz -o out", ("test split: expected a class",)),
+    Case("dense labels", f"train net.py:build --data dense.npz -o out {FAST}", ("y_train must be 40 integers",)),
+    Case("too few outputs", f"train net.py:other --data good.npz -o out {FAST}", ("up to 9", "7 classes")),
+    Case("data is a pipe", f"train net.py:build --data pipe.npz -o out {FAST}", ("pipe.npz", "named pipe")),
     Case("recipe missing", "run gone.yaml -o out", ("gone.yaml",)),
     Case("recipe not given", "run -o out", ("no recipe",)),
     Case("unknown recipe key", "run key.yaml -o out", ("stages.0.prune.ratoi", "no such key")),
@@ -94,7 +103,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the commands name."""
     root = tmp_path_factory.mktemp("work")
     other = "\n\ndef other():\n    net = build()\n    net.fc = nn.Linear(8, 7)\n    return net\n"
-    (root / "net.py").write_text(SMALL_NET + other + "\n\nSMALL = 3\n")
+    dense = "\n\ndef dense():\n    return nn.Conv2d(1, 10, 1)\n"
+    (root / "net.py").write_text(SMALL_NET + other + dense + "\n\nSMALL = 3\n")
     (root / "broken.py").write_text("def build():\n    return 1 / 0\n")
     torch.manual_seed(0)
     torch.save({"a": Path("x")}, root / "evil.pt")
@@ -115,6 +125,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(root / "nolabels.npz", x_train=x)
     np.savez(root / "nan.npz", x_calib=np.full((4, 1, 8, 8), np.nan, np.float32))
     np.savez(root / "rgb.npz", x_calib=np.zeros((4, 3, 8, 8), np.float32))
+    np.savez(root / "dense.npz", x_train=x, y_train=x[:, 0])
+    os.mkfifo(root / "pipe.npz")
     (root / "cut.npz").write_bytes((root / "good.npz").read_bytes()[:300])
     for folder, spoilt in (("photos", False), ("badphotos", True)):
         for name in ("a", "b"):
