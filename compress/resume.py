@@ -1,8 +1,9 @@
 """What an interrupted run goes on from: each step with all that it started from, so that nothing else is taken for it.
 
 A step has a folder for its checkpoints, with ``origin.json`` in it: digests of the step's settings, of the network,
-the teacher and the data that it got, of the files that its settings name, of the user's code, and the versions of what
-computes. A step whose origin is another one now is begun anew.
+the teacher and the data that it got, of the files that its settings name, of the user's code, and what computes: its
+versions, threads and processor, with which sums come out otherwise in their last bits. A step whose origin is another
+one now is begun anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import platform
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -73,6 +75,8 @@ def origin(
         "the teacher": network_digest(teacher) if teacher is not None else "",
         "the version of edgepress": _version("edgepress"),
         "the version of torch": torch.__version__,
+        "the number of threads": str(torch.get_num_threads()),
+        "the processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
     return Origin(facts, {str(path): digest_of(path) for path in _named_files(settings)})
 

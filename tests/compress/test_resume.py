@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from compress import artifact, pipeline, resume
+from compress.load import Network
 from tests.conftest import SMALL_NET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,24 +84,38 @@ def test_kills_at_any_place_leave_the_result_of_an_undisturbed_run(folder: Path)
     assert {path.name for path in Path("out").iterdir()} == {path.name for path in Path("whole").iterdir()}
 
 
-@pytest.mark.parametrize("what", ["data", "code", "settings"])
-def test_what_has_changed_is_noticed(what: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    killed("1-distill", 0)
+@pytest.mark.parametrize("what", ["data", "code", "settings", "weights", "version", "threads", "processor"])
+def test_what_has_changed_is_noticed(
+    what: str, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.replace(f"train: {TRAINING}", "weights: w.pt") if what == "weights" else RECIPE
+    (folder / "r.yaml").write_text(recipe)
+    write_weights(0)
+    interrupted("1-distill")
     if what == "data":
-        import numpy as np
-
         with np.load("data.npz") as file:
             arrays = dict(file)
         arrays["x_train"][0, 0, 0, 0] ^= 1
         np.savez("data.npz", **arrays)
     elif what == "code":
         (folder / "net.py").write_text(SMALL_NET + "\n# changed\n")
+    elif what == "settings":
+        (folder / "r.yaml").write_text(recipe.replace("epochs: 2", "epochs: 1"))
+    elif what == "weights":
+        write_weights(1)
+    elif what == "version":
+        monkeypatch.setattr(resume, "_version", lambda package: "0.0.0")
+    elif what == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     else:
-        (folder / "r.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 1"))
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
     with caplog.at_level(logging.WARNING, logger="compress"):
         pipeline.run("r.yaml", "out")
     told = [message for message in caplog.messages if "begun anew" in message]
     assert len(told) == 2 and "step 0-baseline" in told[0] and "step 1-distill" in told[1], caplog.messages
+    if what not in ("code", "settings"):
+        word = {"weights": "w.pt", "processor": "the processor", "threads": "the number of threads"}.get(what, what)
+        assert word in told[0]
     pipeline.run("r.yaml", "whole")
     assert digests("out") == digests("whole")
 
@@ -112,3 +129,23 @@ def test_code_of_users_is_told_from_what_is_installed(folder: Path, monkeypatch:
     code = resume.users_code()
     assert code[str((folder / "net.py").resolve())] == resume.digest_of(folder / "net.py")
     assert not {torch.__file__, pytest.__file__, pipeline.__file__} & set(code)
+
+
+def interrupted(step: str) -> None:
+    """A run that is interrupted when this step has just been saved."""
+    save = artifact.save
+
+    def saved(network: Network, path: Path, **options: Any) -> None:
+        save(network, path, **options)
+        if path.name == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(artifact, "save", saved)
+        pipeline.run("r.yaml", "out")
+
+
+def write_weights(seed: int) -> None:
+    namespace: dict[str, Any] = {}
+    exec(SMALL_NET.replace("manual_seed(0)", f"manual_seed({seed})"), namespace)
+    torch.save(namespace["build"]().state_dict(), "w.pt")

@@ -82,6 +82,7 @@ class Worker:
         size: int = BYTES,
         number: signal.Signals = signal.SIGKILL,
         file_bytes: int | None = None,
+        dies_at: int | None = None,
     ) -> dict[str, Any]:
         """What the process is told of a command; its temporary files go into ``<folder>.tmp``.
 
@@ -89,6 +90,8 @@ class Worker:
             seconds: after so many it gets the signal ``number``.
             size: of its memory; a command that takes more is killed.
             file_bytes: no file can be written larger than this.
+            dies_at: it is killed when it is about to change a file for the time of this number; for 0 these changes
+                are counted, for :meth:`writes`.
         """
         temporary = folder.with_name(folder.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -106,7 +109,13 @@ class Worker:
             "bytes": size,
             "signal": int(number),
             "file_bytes": file_bytes,
+            "dies_at": dies_at,
         }
+
+    def writes(self, command: Command, folder: Path, seconds: float = 300.0) -> tuple[Ended, int]:
+        """Run a command, and count how often it changes a file or a folder."""
+        ended = self.run(command, folder, seconds=seconds, dies_at=0)
+        return ended, int(folder.with_name(folder.name + ".tmp.writes").read_text())
 
     def run_together(self, asked: Sequence[Mapping[str, Any]]) -> list[Ended]:
         """Run commands at the same time."""

@@ -223,7 +223,7 @@ def weights_files(folder: Path, _: Worker) -> None:
 def recipe_file(folder: Path, worker: Worker) -> None:
     done(worker, folder, f"fold {NET} -o known")  # the code is named once by who runs it
     shutil.rmtree(folder / "known")
-    (folder / "r.yaml").write_text(RECIPE)
+    (folder / "r.yaml").write_text(RECIPE.replace("net.py", str(folder / "net.py")))
 
 
 def report_file(folder: Path, _: Worker) -> None:
@@ -291,7 +291,7 @@ KINDS = (
     )),
     Kind("recipe", recipe_file, only("r.yaml", m.either(m.yaml_text, m.yaml_text, m.yaml_text, m.damaged)), (
         "run r.yaml -o out",
-    )),
+    ), (".out.unfinished",)),
     Kind("report", report_file, only("report.json", m.either(m.json_text, m.json_text, m.damaged)), (
         "report report.json -o out", "report report.json --json - -o out",
     )),

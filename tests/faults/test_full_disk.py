@@ -83,3 +83,30 @@ def test_one_of_two_writers_wins(line: str, worker: Worker, valid: Path, tmp_pat
     assert won.code in (0, 1) and lost.code == 2, both
     assert "writes it since" in lost.err or "it exists" in lost.err or "meanwhile" in lost.err, lost
     assert {path.name for path in place.iterdir()} - {*before, "__pycache__"} == {output}
+
+
+@pytest.mark.parametrize(
+    "line", [line if line in FEW[:2] else pytest.param(line, marks=pytest.mark.slow) for line in WRITING]
+)
+def test_a_kill_leaves_the_old_output_or_the_new_one(line: str, worker: Worker, valid: Path, tmp_path: Path) -> None:
+    """Killed at some of the changes that it makes to files, and then run again: nothing of the killed one is left."""
+    random, output = Random(line), line.split()[-1]
+    place = tmp_path / "run"
+    shutil.copytree(valid, place)
+    command = Command.of(f"{line} --overwrite")
+    _, writes = worker.writes(command, place)
+    names = {path.name for path in place.iterdir()}
+    shape = {name for name in contents(place) if name.startswith(output)}
+    for _ in range(3 if line in FEW else 10):
+        remove(place / output)
+        (place / output).write_text("the old one")
+        ended = worker.run(command, place, dies_at=random.randrange(1, writes + 1))
+        assert ended.code in (0, 1, -9), ended
+        found = {name: held for name, held in contents(place).items() if name.startswith(output)}
+        assert found == {output: b"the old one"} or set(found) == shape, ended
+        assert worker.run(command, place).code in (0, 1)
+        assert {path.name for path in place.iterdir()} == names
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()

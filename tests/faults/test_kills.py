@@ -22,6 +22,14 @@ from tests.faults.kinds import common
 TRAINING = "{epochs: 3, batch_size: 8, learning_rate: 0.05, augment: [flip], precision: fp32, accelerator: cpu}"
 DATA = "data: {source: data.npz, validation: 0.2, calibration: 8}"
 RECIPES = {
+    "short": f"""
+model: net.py:build
+{DATA}
+train: {TRAINING}
+stages:
+  - prune: {{macs: 1.2, round_to: 1, training: {TRAINING}}}
+  - sparsify: {{sparsity: 0.5, training: {TRAINING}}}
+""",
     "two prunes": f"""
 model: net.py:build
 {DATA}
@@ -41,6 +49,13 @@ stages:
   - sparsify: {{sparsity: 0.6, training: {TRAINING}}}
   - quantize: {{samples: 8, revert_slower: false, training: {TRAINING}}}
 """,
+    "two processes": f"""
+model: net.py:build
+{DATA}
+train: {TRAINING.replace("}", ", devices: 2}")}
+stages:
+  - fold
+""",
     "few levels": f"""
 model: net.py:build
 {DATA}
@@ -54,42 +69,46 @@ MANY = int(os.environ.get("EDGEPRESS_KILLS", "50"))
 TIMES = ("seconds", "created", "command", "machine")
 
 
-@pytest.mark.parametrize("name", ["two prunes"])
-def test_two_kills(name: str, worker: Worker, tmp_path: Path) -> None:
-    kill(RECIPES[name], [signal.SIGKILL, signal.SIGTERM], worker, tmp_path, seed=0)
+def test_two_kills(worker: Worker, tmp_path: Path) -> None:
+    kill(RECIPES["short"], 2, worker, tmp_path, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_many_kills(name: str, worker: Worker, tmp_path: Path) -> None:
-    signals = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]
-    for round_ in range(max(1, MANY // 5 // len(RECIPES))):
-        kill(RECIPES[name], (signals * 2)[:5], worker, tmp_path / str(round_), seed=1 + round_)
+    for number in range(max(1, MANY // 5 // len(RECIPES))):
+        kill(RECIPES[name], 5, worker, tmp_path / str(number), seed=1 + number)
 
 
-def kill(recipe: str, signals: list[signal.Signals], worker: Worker, folder: Path, seed: int) -> None:
-    """Run a recipe undisturbed, and again with a kill at random moments, and compare."""
+def kill(recipe: str, kills: int, worker: Worker, folder: Path, seed: int) -> None:
+    """Run a recipe undisturbed, and again with kills, and compare.
+
+    It is killed when it is about to write to its folder for a random time; the second of each three kills is SIGTERM at
+    a random moment instead.
+    """
     random = Random(seed)
     place = folder / "run"
     common(place)
     (place / "r.yaml").write_text(recipe)
     names = {path.name for path in place.iterdir()}
-    whole = worker.run(RUN, place, seconds=300)
+    whole, writes = worker.writes(RUN, place)
     assert whole.code in (0, 1), whole
     wanted = told(place / "out")
     shutil.rmtree(place / "out")
-    killed = 0
-    for number in signals:
-        ended = worker.run(RUN, place, seconds=whole.seconds * random.uniform(0.05, 0.6), number=number)
-        if not ended.stopped:
-            break  # it was faster than before
-        killed += 1
-        assert ended.code in (-signal.SIGKILL, 128 + signal.SIGTERM), f"kill {killed}: {ended}"
-        assert not (place / "out").exists(), f"kill {killed} of seed {seed} left an output that is not whole"
-    if killed == len(signals):
+    for number in range(kills):
+        if number % 3 == 1:
+            moment = whole.seconds * random.uniform(0.05, 0.5)
+            ended = worker.run(RUN, place, seconds=moment, number=signal.SIGTERM)
+        else:
+            ended = worker.run(RUN, place, seconds=300, dies_at=random.randrange(1, max(2, writes // 2)))
+        if ended.code == whole.code:
+            break  # it was faster than before, or had little left to write
+        assert ended.code in (-signal.SIGKILL, 128 + signal.SIGTERM), f"kill {number} of seed {seed}: {ended}"
+        assert not (place / "out").exists(), f"kill {number} of seed {seed} left an output that is not whole"
+    if ended.code != whole.code:
         ended = worker.run(RUN, place, seconds=300)
-    assert ended.code == whole.code and "anew" not in ended.err, ended
-    assert told(place / "out") == wanted, f"seed {seed}, after {killed} kills"
+    assert ended.code == whole.code and "anew" not in ended.err, f"seed {seed}: {ended}"
+    assert told(place / "out") == wanted, f"seed {seed}"
     left = {path.name for path in place.iterdir() if path.name != "__pycache__"} - names
     assert left == {"out"} and not list((place / "out").rglob(".*")), left
 

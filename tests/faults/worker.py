@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.chmod", "shutil.rmtree")
+"""What Python tells of changes to files, besides opening them for writing, and ``renameat2`` by its name."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 IMPORTED = (
     *(
@@ -145,6 +147,7 @@ def run(command: dict[str, Any], streams: list[int]) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if command["file_bytes"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_bytes"],) * 2)
+        count_writes(command["dies_at"], Path(command["environment"]["TMPDIR"] + ".writes"))
         sys.argv = [command["entry"], *command["arguments"]]
         if command["entry"] == "compress":
             from compress.cli import main as entry
@@ -168,6 +171,27 @@ def run(command: dict[str, Any], streams: list[int]) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def count_writes(last: int | None, told: Path) -> None:
+    """Have this process killed at the change ``last`` of a file, or, where that is 0, tell their number in a file."""
+    if last is None:
+        return
+    seen = 0
+
+    def counted(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if opened or event in WRITES or (event == "ctypes.dlsym" and arguments[1] == "renameat2"):
+            seen += 1
+            if seen == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if last == 0:
+                number = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.write(number, str(seen).encode())
+                os.close(number)
+
+    sys.addaudithook(counted)
 
 
 def resident(process: int) -> int:
