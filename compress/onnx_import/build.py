@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
+from ..limits import Measured, require_memory
 from .layers import LAYERS
 from .network import OnnxNetwork, class_with_inputs
 from .operations import FUNCTIONS, KNOWN_INPUTS, ON_SHAPES
@@ -25,13 +26,15 @@ from .read import (
     attributes_of,
     constant_of,
     dimensions_of,
-    first_line,
     graph_inputs,
     label_of,
     opset_of,
 )
-from .step import DTYPES, Array, Attribute, Call, Step, Unsupported, Value, as_tensor
+from .sound import short, type_name
+from .step import DTYPES, Array, Attribute, Call, Step, Unsupported, Value, as_tensor, at_node
 
+_MOST_PARTS = 10_000
+_DEEPEST = 40  # dots of a name that are modules within modules
 _WEIGHT = re.compile(r"(.+)[./](weight|kernel|w)(:0)?")
 
 
@@ -47,6 +50,10 @@ class Builder:
     sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
     shared: dict[tuple[int, str], nn.Parameter] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    stored: int = 0
+    """Bytes of the weights in the file."""
+    folded: int = 0
+    """Bytes of what was computed of them."""
 
     def build(self) -> OnnxNetwork:
         """The network, in evaluation mode."""
@@ -55,24 +62,30 @@ class Builder:
         self.network.inputs = tuple(name for name, _, _ in graph_inputs(self.model))
         for name, element, _ in graph_inputs(self.model):
             if element not in DTYPES:
-                kind = TensorProto.DataType.Name(element)
-                raise InvalidInput(f"{self.path}: the input {name} of type {kind} cannot be imported")
+                raise InvalidInput(
+                    f"{self.path}: the input {short(name)} of type {type_name(element)} cannot be imported"
+                )
+        if not graph.output or not self.network.inputs:
+            raise InvalidInput(f"{self.path}: has {len(self.network.inputs)} inputs and {len(graph.output)} outputs")
         self.shapes, self.elements = self._inferred()
-        try:
-            self.constants = {tensor.name: array_of(tensor) for tensor in graph.initializer}
-        except (Unsupported, ValueError) as error:
-            raise InvalidInput(f"{self.path}: {first_line(error)} cannot be imported") from error
+        for tensor in graph.initializer:
+            with at_node(f"{self.path}: ", tensor.name, "initializer"):
+                self.constants[tensor.name] = array_of(tensor)
+        self.stored = sum(array.nbytes for array in self.constants.values())
         self.origins = {name: name for name in self.constants}
         outputs = tuple(value.name for value in graph.output)
         steps = []
         for step in recognized(list(self._unfolded()), self.constants, outputs):
-            layer = self._layer(step)
+            with at_node(f"{self.path}: ", step.name, step.operator):
+                layer = self._layer(step)
             steps.append(replace(step, layer=layer, inputs=step.inputs[:1]) if layer else step)
         self._keep_constants(steps, outputs)
         self.network.plan(tuple(steps), outputs)
         self.network.eval()
         self._observe_shapes(steps)
-        steps = [self._relative(step) for step in steps]
+        for index, step in enumerate(steps):
+            with at_node(f"{self.path}: ", step.name, step.operator):
+                steps[index] = self._relative(step)
         used = {*outputs, *(name for step in steps for name in step.inputs)}
         self.network.known = {name: array for name, array in self.network.known.items() if name in used}
         self.network.plan(tuple(steps), outputs)
@@ -91,12 +104,13 @@ class Builder:
             if isinstance(value, Tensor):
                 self.shapes[name] = tuple(value.shape)
 
-        zeros = [
-            torch.zeros(tuple(d or 1 for d in dimensions or ()), dtype=DTYPES[element])
-            for _, element, dimensions in declared
-        ]
         try:
-            with torch.no_grad():
+            with Measured():
+                zeros = [
+                    torch.zeros(tuple(d or 1 for d in dimensions or ()), dtype=DTYPES[element])
+                    for _, element, dimensions in declared
+                ]
+            with Measured(), torch.no_grad():
                 self.network.execute(tuple(zeros), observe)
         except Exception:  # noqa: BLE001 - verifying runs it again, and reports
             return
@@ -117,7 +131,7 @@ class Builder:
         opset = opset_of(self.model)
         for index, node in enumerate(self.model.graph.node):
             label = label_of(node, index)
-            try:
+            with at_node(f"{self.path}: ", label, node.op_type):
                 attributes = attributes_of(node)
                 if node.op_type == "Constant":
                     self.constants[node.output[0]] = constant_of(attributes)
@@ -126,10 +140,9 @@ class Builder:
                 step = self._plain(step)
                 if _trains(step, self.constants):
                     raise Unsupported("training mode; export the network in evaluation mode; training mode")
-                if all(name in self.constants for name in step.inputs if name) and self._fold(step):
+                if all(name in self.constants for name in step.inputs if name):
+                    self._fold(step)
                     continue
-            except Unsupported as error:
-                raise InvalidInput(f"{self.path}: node {label} ({node.op_type}): {error} is not supported") from error
             yield step
 
     def _plain(self, step: Step) -> Step:
@@ -151,6 +164,8 @@ class Builder:
                 raise Unsupported("a split by computed sizes")
             if split.ndim == 0:
                 each, total = int(split), size or 0
+                if each < 1 or total > _MOST_PARTS * each:
+                    raise Unsupported(f"a split of {total} in parts of {each}")
                 sizes = [min(each, total - start) for start in range(0, total, each)]
             else:
                 sizes = split.tolist()
@@ -160,7 +175,7 @@ class Builder:
             return replace(step, operator="Split", inputs=step.inputs[:1], outputs=names, attributes=attributes)
         return step
 
-    def _fold(self, step: Step) -> bool:
+    def _fold(self, step: Step) -> None:
         if step.operator == "Identity":
             self.constants[step.outputs[0]] = self.constants[step.inputs[0]]
         else:
@@ -170,17 +185,17 @@ class Builder:
                 array = self.constants[name] if name else None
                 values.append(array if array is None or index in known else as_tensor(array))
             function = FUNCTIONS.get(step.operator) or ON_SHAPES[step.operator]
-            try:
+            with Measured(self.stored):
                 results = function(Call(step, values))
-            except RuntimeError as error:
-                raise InvalidInput(f"{self.path}: node {step.name} ({step.operator}): {first_line(error)}") from error
             for name, result in zip(step.outputs, results if isinstance(results, tuple) else (results,), strict=False):
-                self.constants[name] = result.numpy() if isinstance(result, Tensor) else result
+                made = result.numpy() if isinstance(result, Tensor) else result
+                self.constants[name] = made
+                self.folded += made.nbytes
+            require_memory(self.folded, "what is computed of its weights", stored=self.stored)
         if _WEIGHT.fullmatch(step.outputs[0]):
             self.origins[step.outputs[0]] = step.outputs[0]
         elif step.inputs and step.inputs[0] in self.origins:
             self.origins[step.outputs[0]] = self.origins[step.inputs[0]]
-        return True
 
     def _relative(self, step: Step) -> Step:
         """A reshape to fixed sizes said by the sizes of its input, so that batch and channels may change."""
@@ -268,7 +283,8 @@ class Builder:
 
     def _free(self, name: str, fallback: str) -> str:
         """``name``, changed where a part of it is taken by something else."""
-        parts = name.split(".") if name else [fallback]
+        parts = (name or fallback).split(".", _DEEPEST)
+        parts[-1] = parts[-1].replace(".", "_")
         owner: nn.Module = self.network
         for index, part in enumerate(parts):
             last = index == len(parts) - 1

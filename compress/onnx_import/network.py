@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
+from ..limits import TooLarge
 from .operations import run
+from .sound import cut
 from .step import Array, Call, Step, Unsupported, Value, as_tensor
 
 
@@ -78,9 +80,11 @@ class OnnxNetwork(nn.Module):
                 call = Call(step, [_value(values, name) if name else None for name in step.inputs], module)
                 results = run(call)
             except Unsupported as error:
-                raise InvalidInput(f"node {step.name} ({step.operator}): {error} is not supported") from error
+                raise InvalidInput(f"node {cut(step.name)} ({step.operator}): {error} is not supported") from error
+            except TooLarge as error:
+                raise TooLarge(f"node {cut(step.name)} ({step.operator}): {error}") from error
             except Exception as error:
-                error.add_note(f"in node {step.name} ({step.operator})")
+                error.add_note(f"in node {cut(step.name)} ({step.operator})")
                 raise
             for name, result in zip(step.outputs, results, strict=False):
                 values[name] = result

@@ -15,22 +15,26 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 from onnx.external_data_helper import uses_external_data
 
 from ..errors import InvalidInput
+from ..untrusted import require_file
+from .beside import load_beside
 from .operations import FUNCTIONS, ON_SHAPES
-from .step import DTYPES, Array, Attribute, Unsupported
+from .sound import called, require_sound, short, type_name
+from .step import DTYPES, Array, Attribute, Unsupported, reason_of
 
 _OLDEST_OPSET = 7
 _LARGEST_BYTES = 2**30
 """Of weights within an ONNX file: its format ends at twice as many."""
+_MOST_BYTES = 2**31 - 1  # protobuf's own limit
 _QUANTIZED = re.compile(r"QLinear|QuantizeLinear|QAttention|QGemm|Integer$|^Q(Add|Mul|Conv|MatMul)")
 Dimensions = tuple[int | None, ...]
 """Sizes of a tensor; None where the file leaves one open."""
 
 
 def read(path: Path) -> ModelProto:
-    """The model with its functions inlined, and nothing in it that cannot be imported.
+    """The model with its functions inlined.
 
     Raises:
-        InvalidInput: the file is not readable, or holds what cannot be imported.
+        InvalidInput: the file is not readable, quantized already, or of an opset that is too old.
     """
     model = parse(path, weights=True)
     operators = [*model.graph.node, *(node for function in model.functions for node in function.node)]
@@ -44,13 +48,18 @@ def read(path: Path) -> ModelProto:
         try:
             model = onnx.inliner.inline_local_functions(model)
         except Exception as error:
-            raise InvalidInput(f"{path}: its functions cannot be inlined: {first_line(error)}") from error
+            raise InvalidInput(f"{path}: its functions cannot be inlined: {reason_of(error)}") from error
     opset = opset_of(model)
     if opset < _OLDEST_OPSET:
         raise InvalidInput(
             f"{path}: is of opset {opset}; the oldest that can be imported is {_OLDEST_OPSET}; convert it with "
             "onnx.version_converter"
         )
+    return model
+
+
+def require_supported(model: ModelProto, path: Path) -> None:
+    """Raise InvalidInput, naming them, if there are nodes that cannot be imported or are not valid."""
     supported = {*FUNCTIONS, *ON_SHAPES, "Constant", "SplitToSequence", "SequenceAt"}
     unsupported: dict[str, list[str]] = {}
     for index, node in enumerate(model.graph.node):
@@ -58,39 +67,56 @@ def read(path: Path) -> ModelProto:
             operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
             unsupported.setdefault(operator, []).append(label_of(node, index))
     if unsupported:
-        named = "; ".join(f"{operator} ({', '.join(labels)})" for operator, labels in sorted(unsupported.items()))
+        named = "; ".join(f"{operator} ({_few(labels)})" for operator, labels in sorted(unsupported.items()))
         raise InvalidInput(f"{path}: operators that cannot be imported: {named}")
     if model.graph.sparse_initializer:
-        raise InvalidInput(
-            f"{path}: sparse weights cannot be imported; store {model.graph.sparse_initializer[0]} dense"
-        )
-    return model
+        name = model.graph.sparse_initializer[0].values.name
+        raise InvalidInput(f"{path}: sparse weights cannot be imported; store {short(name)} dense")
+    rules = onnx.checker.C.CheckerContext()
+    rules.ir_version, rules.opset_imports = max(model.ir_version, 3), {"": opset_of(model)}
+    for index, node in enumerate(model.graph.node):
+        try:
+            onnx.checker.check_node(node, rules)
+        except onnx.checker.ValidationError as error:
+            raise InvalidInput(f"{path}: {called(node, index)} is not valid: {reason_of(error)}") from error
+
+
+def _few(labels: list[str]) -> str:
+    return ", ".join(labels[:20]) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
 
 
 def parse(path: Path, *, weights: bool = False) -> ModelProto:
-    """The model as it stands in the file.
+    """The model as it stands in the file, once it is known to be sound.
 
     Args:
         weights: read those that lie in other files, too.
 
     Raises:
-        InvalidInput: the file is missing or damaged.
+        InvalidInput: the file is missing or damaged, or breaks what :mod:`compress.onnx_import.sound` looks at.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InvalidInput(f"{path}: no such file")
+    require_file(path, "ONNX file")
+    size = path.stat().st_size
+    if not size:
+        raise InvalidInput(f"{path}: the file is empty; expected an ONNX file")
+    if size > _MOST_BYTES:
+        raise InvalidInput(
+            f"{path}: has {size:,} bytes, and an ONNX file has {_MOST_BYTES:,} at most; store its weights in a file "
+            "beside it"
+        )
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load_model(str(path), format="protobuf", load_external_data=False)
     except Exception as error:
-        raise InvalidInput(f"{path}: not a readable ONNX file, perhaps cut short ({first_line(error)})") from error
+        raise InvalidInput(
+            f"{path}: not a readable ONNX file: it is cut short, damaged, of another kind, or nested too deep "
+            f"({reason_of(error)})"
+        ) from error
     if not model.graph.node and not model.graph.output:
         raise InvalidInput(f"{path}: not an ONNX file: it holds no graph")
+    require_sound(model, str(path))
     if weights:
-        try:
-            onnx.load_external_data_for_model(model, str(path.parent))
-        except Exception as error:
-            raise InvalidInput(
-                f"{path}: its weights are in other files, which must lie beside it: {first_line(error)}"
-            ) from error
+        load_beside(model, path)
     return model
 
 
@@ -167,7 +193,7 @@ def attributes_of(node: NodeProto) -> dict[str, Attribute]:
         elif attribute.type == AttributeProto.STRINGS:
             value = tuple(item.decode("utf-8", "replace") for item in value)
         elif attribute.type not in (AttributeProto.INT, AttributeProto.FLOAT):
-            raise Unsupported(f"the attribute {attribute.name} of type {attribute.type}")
+            raise Unsupported(f"the attribute {short(attribute.name)} of type {attribute.type}")
         attributes[attribute.name] = value
     return attributes
 
@@ -179,7 +205,7 @@ def array_of(tensor: TensorProto) -> Array:
         Unsupported: numpy has no such elements.
     """
     if tensor.data_type not in DTYPES or tensor.data_type == TensorProto.BFLOAT16:
-        raise Unsupported(f"the tensor {tensor.name} of type {TensorProto.DataType.Name(tensor.data_type)}")
+        raise Unsupported(f"the tensor {short(tensor.name)} of type {type_name(tensor.data_type)}")
     return numpy_helper.to_array(tensor)
 
 
@@ -197,9 +223,3 @@ def constant_of(attributes: Mapping[str, Attribute]) -> Array:
         if key in ("value_int", "value_ints"):
             return np.asarray(value, np.int64)
     raise Unsupported(f"a constant given as {', '.join(attributes)}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of the error's message, or its type if it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

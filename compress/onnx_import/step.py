@@ -7,7 +7,8 @@ that are symbols in a trace stand in arrays of objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,10 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
+
+from ..errors import InvalidInput
+from ..limits import TooLarge
+from .sound import cut, type_name
 
 Array = NDArray[Any]
 Value = Tensor | Array
@@ -36,6 +41,34 @@ DTYPES: Mapping[int, torch.dtype] = {
 
 class Unsupported(Exception):
     """An operator is used in a way that has no counterpart here; the message says which."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of the error's message, after its type where the message alone does not say what went wrong."""
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, (RuntimeError, ValueError, InvalidInput)) and lines[0]:
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
+
+
+@contextmanager
+def at_node(where: str, name: str, operator: str) -> Iterator[None]:
+    """Tell what goes wrong within as InvalidInput, with ``where`` and the node before it.
+
+    A node is data that somebody wrote: whatever computing with it raises says that it cannot be imported. The error
+    itself is the cause of what is raised.
+    """
+    node = f"{where}node {cut(name)} ({operator})"
+    try:
+        yield
+    except Unsupported as error:
+        raise InvalidInput(f"{node}: {error} is not supported") from error
+    except TooLarge as error:
+        raise TooLarge(f"{node}: {error}") from error
+    except InvalidInput:
+        raise
+    except Exception as error:
+        raise InvalidInput(f"{node} cannot be imported: {reason_of(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -151,5 +184,5 @@ def dtype_of(element: int) -> torch.dtype:
         Unsupported: torch has none.
     """
     if element not in DTYPES:
-        raise Unsupported(f"elements of type {TensorProto.DataType.Name(element)}")
+        raise Unsupported(f"elements of type {type_name(element)}")
     return DTYPES[element]

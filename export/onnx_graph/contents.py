@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from compress.errors import InvalidInput
+from compress.onnx_import.read import parse
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     Raises:
         InvalidInput: there is no such file, or it is not a whole ONNX model.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InvalidInput(f"{path}: no such file; expected an ONNX model")
-    try:
-        model = onnx.load(str(path))
-    except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read with the weights stored beside it: {error}") from error
-    except Exception as error:
-        raise InvalidInput(f"{path}: not a readable ONNX file, it may be truncated; export or copy it again") from error
+    model = parse(Path(path), weights=True)
     if not model.graph.node or not model.opset_import:
         raise InvalidInput(f"{path}: not an ONNX model: it has no graph; export or copy it again")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -40,6 +41,8 @@ KNOWN_INPUTS: Mapping[str, frozenset[int]] = {
     }.items()
 }
 """Inputs that are read as numbers: sizes, axes, bounds."""
+MOST_SIZES = 4096
+"""Elements of what is computed as plain numbers; what has more is a tensor."""
 
 
 def operator(*names: str) -> Callable[[Registered], Registered]:
@@ -69,7 +72,12 @@ def run(call: Call) -> tuple[Value, ...]:
         Unsupported: the operator is used in a way that has no counterpart.
     """
     step = call.step
-    shapes_only = not any(isinstance(value, Tensor) for value in call.values)
+    shapes_only = not any(isinstance(value, Tensor) or _is_long(call, value) for value in call.values)
     function = ON_SHAPES.get(step.operator) if shapes_only or step.operator in ("Shape", "Size") else None
     outputs = (function or FUNCTIONS[step.operator])(call)
     return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _is_long(call: Call, value: Value | None) -> bool:
+    """Whether an array holds more numbers than sizes are, where tensors can take its place."""
+    return value is not None and call.step.operator in FUNCTIONS and math.prod(value.shape) > MOST_SIZES

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..step import Array, Call, Value, as_tensor, dtype_of
+from ..step import Array, Call, Unsupported, Value, as_tensor, dtype_of
 from .movement import expand, slices_of
-from .registry import on_shapes, operator
+from .registry import MOST_SIZES, on_shapes, operator
 
 
 def size_array(sizes: Sequence[int]) -> Array:
@@ -46,7 +46,7 @@ def _constant_of_shape(call: Call) -> Tensor:
 @on_shapes("ConstantOfShape")
 def _known_constant_of_shape(call: Call) -> Value:
     sizes = call.array(0).reshape(-1).tolist()
-    if len(sizes) > 1 or not all(type(size) is int for size in sizes):
+    if len(sizes) > 1 or not all(type(size) is int for size in sizes) or math.prod(sizes) > MOST_SIZES:
         return _constant_of_shape(call)
     value = call.step.attributes.get("value", np.zeros(1, np.float32))
     assert isinstance(value, np.ndarray), "the value is a tensor"
@@ -64,6 +64,8 @@ def _range(call: Call) -> Tensor:
 def _each(function: Callable[..., Any], *arrays: Array) -> Array:
     """``function`` of every element, broadcast; Python's own arithmetic, which symbols take part in."""
     spread = np.broadcast_arrays(*arrays)
+    if spread[0].size > MOST_SIZES**2 // 16:
+        raise Unsupported(f"arithmetic on {spread[0].size:,} sizes")
     flat = [function(*items) for items in zip(*(array.reshape(-1).tolist() for array in spread), strict=True)]
     if all(type(item) is bool for item in flat):
         return np.asarray(flat, bool).reshape(spread[0].shape)
@@ -180,7 +182,7 @@ def _reshape_sizes(call: Call) -> Array:
 @on_shapes("Expand")
 def _expand_sizes(call: Call) -> Value:
     sizes = call.sizes("shape", 1) or []
-    if not all(type(size) is int for size in sizes):
+    if not all(type(size) is int for size in sizes) or math.prod(sizes) > MOST_SIZES:
         return expand(call)
     array = call.array(0)
     return np.broadcast_to(array, np.broadcast_shapes(array.shape, tuple(sizes)))
