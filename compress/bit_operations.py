@@ -32,7 +32,7 @@ def operand_bits(graph: Graph, node: Node, encodings: Mapping[str, Encoding]) ->
     weight = encodings.get(graph.tensor_name(argument(node, "weight")) or "")
     source = source_of(argument(node, "input"))
     read = encodings.get(source.name) if source is not None else None
-    if weight is None:
+    if weight is None or weight.restored:
         return FLOAT_BITS, FLOAT_BITS
     if read is not None:
         return (max(BYTE_BITS, weight.bits), max(BYTE_BITS, read.bits)) if weight.kind != "float16" else (16, 16)

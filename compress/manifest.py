@@ -77,6 +77,7 @@ class EncodingRecord(_Record):
     block: Annotated[int, Field(ge=1)] | None = None
     kind: Literal["integer", "float16", "bfloat16", "levels"] = "integer"
     levels: list[list[FiniteFloat]] | None = None
+    restored: bool = False
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> EncodingRecord:

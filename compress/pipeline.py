@@ -154,6 +154,8 @@ def advance(
     config: dict[str, Any] = stage.model_dump(mode="json") if hasattr(stage, "model_dump") else {}
     encodings = result.encodings or ({} if structural or result.history else network.encodings)
     lineage = {"stage": name, "config": config, "seed": context.seed, "weights": artifact.weights_digest(result.model)}
+    if result.measured:
+        lineage["measured"] = [vars(measured) for measured in result.measured]
     advanced = replace(
         network,
         model=result.model,
@@ -176,6 +178,7 @@ def advance(
         before=before,
         after=measure(advanced, context.data),
         history=result.history,
+        measured=tuple(str(measured) for measured in result.measured),
     )
     return advanced, record
 

@@ -56,11 +56,36 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A choice of a stage that rests on latencies, and where these were taken: right there, not on every device.
+
+    Args:
+        choice: what was chosen ("the layers that compute in float").
+        told: what it cost and gained, in words.
+        target: whose files were timed.
+        engine: that ran them.
+        cpu: the processor that they ran on.
+        threads: that one operation could use.
+    """
+
+    choice: str
+    told: str
+    target: str
+    engine: str
+    cpu: str
+    threads: int
+
+    def __str__(self) -> str:
+        where = f"{self.engine} on {self.cpu}, {self.threads} {'thread' if self.threads == 1 else 'threads'}"
+        return f"{self.told}; measured for {self.target} in {where}"
+
+
+@dataclass(frozen=True)
 class Result:
     """What a stage returns: the network and an account of what was done and what was not.
 
     Measuring is the runner's work: a stage never reports its own cost or accuracy. ``history`` has a record per epoch
-    of what :func:`compress.train.fit` saw, where weights were fitted.
+    of what :func:`compress.train.fit` saw, where weights were fitted. ``measured`` tells choices by latency.
     """
 
     model: nn.Module
@@ -68,6 +93,7 @@ class Result:
     skipped: tuple[Skip, ...] = ()
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
+    measured: tuple[Measured, ...] = ()
 
 
 class Progress(Protocol):

@@ -139,6 +139,8 @@ def export_onnx(
             x86=engine.name in ("ort-x86", "ort-avx2"),
             rounds_biases=engine.name.startswith("ort"),
         )
+        if engine.name.startswith("ort"):
+            qdq.keep_in_float(converted.graph)
     if whole_in_half:
         converted = in_half(converted)
     name = scheme_of(multiplied, read) if engine.name.startswith("ort") else None

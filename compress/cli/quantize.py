@@ -91,11 +91,17 @@ if TYPE_CHECKING:
     help="What a training (--epochs) learns besides weights: scales, zero points too, or clips of ReLUs.",
 )
 @click.option(
-    "--revert-slower/--keep-slower",
-    default=True,
-    show_default=True,
-    help="Keep in float what is slower in integers in ONNX Runtime here, as measured.",
+    "--target",
+    type=click.Choice(options.TARGETS),
+    help="The engine and processor that the result is for; left out, any.",
 )
+@click.option(
+    "--revert-slower/--keep-slower",
+    default=None,
+    help="Compute in float what is slower in integers in ONNX Runtime here, as measured; left out, where --target is "
+    "this machine's.",
+)
+@click.option("--fastest", is_flag=True, help="As --revert-slower, and all in float where that is faster still.")
 @options.exclude
 @click.option("--results", is_flag=True, help="Round results too, for files that give integers (export --interface).")
 @options.teacher

@@ -226,6 +226,8 @@ def apply_stage(
         after, record = advance(network, stage, context, name=name)
     save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})
     options.console.print(stage_table(record))
+    for line in record.measured:
+        options.console.print(Text(f"  {line}"))
     if options.verbose:
         for edit in record.edits:
             options.console.print(Text(f"  {edit.layer or '(network)'} {edit.what}: {edit.before} -> {edit.after}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -150,7 +150,7 @@ def export(
     runner = written.engine or known.engine
     deployed = Deployed(name, path, network, target, runner, binding)
     try:
-        notes = [*written.notes, *_broken_rules(path, name_of_format, target)]
+        notes = [*written.notes, *_measured_elsewhere(network, target), *_broken_rules(path, name_of_format, target)]
         version, reason = runtime.available(runner)
         executed = parity = None
         if version is None:
@@ -204,6 +204,17 @@ def _without_levels(network: Network) -> dict[str, Encoding]:
         if kept is not None:
             found[name] = kept
     return found
+
+
+def _measured_elsewhere(network: Network, target: FlavourName) -> Iterator[str]:
+    """A note on each choice by latency that was measured on another machine than the target."""
+    for made in network.lineage:
+        for measured in made.get("measured", ()):
+            if measured["target"] != target:
+                yield (
+                    f"{made['stage']}: {measured['choice']} were chosen by latencies for {measured['target']} "
+                    f"({measured['engine']} on {measured['cpu']}); those of {target} may want others"
+                )
 
 
 def _one_sample(network: Network) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from torch import nn
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
 from ..outputs import write_text
-from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
+from ..stage import Config, Context, Edit, Measured, Result, Skip, evaluation_copy
 from ..train import Training, fit
 from . import criteria
 from .choose import Scope
@@ -147,7 +147,20 @@ class Prune(Config):
             if trained:
                 edits = (*edits, Edit("", "weights", None, f"{len(trained)} epochs", "weights"))
                 history += trained
-        return Result(pruned, edits, skipped, history=tuple(history))
+        return Result(pruned, edits, skipped, history=tuple(history), measured=self._measured())
+
+    def _measured(self) -> tuple[Measured, ...]:
+        """The account of widths that were chosen by what they take in ONNX Runtime on this machine."""
+        from ..quantize.detect import measured_here
+
+        told = {"float": "in float", "int8": "in int8"}[self.precision]
+        if self.target.name == "latency":
+            told = f"widths: {told}, at least {self.target.factor:.3g} times faster than before"
+        elif self.round_to == "measured":
+            told = f"widths: those that pay {told}"
+        else:
+            return ()
+        return (measured_here("the widths of layers", told, self.threads),)
 
     def _repair(
         self, before: nn.Module, pruned: nn.Module, edits: tuple[Edit, ...], context: Context

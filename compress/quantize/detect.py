@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..siblings import sibling
+from ..stage import Measured
 from .flavour import FlavourName
 
 if TYPE_CHECKING:
+    import runtimes.devices.local as local
     import runtimes.processor as processor
 else:
+    local = sibling("runtimes.devices.local")
     processor = sibling("runtimes.processor")
 
 
@@ -54,6 +57,12 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
 def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:
     """The target for this machine."""
     return target_for(platform.machine(), processor.flags(cpuinfo))
+
+
+def measured_here(choice: str, told: str, threads: int) -> Measured:
+    """The account of a choice by latencies in ONNX Runtime on this machine, of files for its target."""
+    here = local.conditions()
+    return Measured(choice, told, detected().target, "ONNX Runtime", here.cpu or here.architecture, threads)
 
 
 def suited(targets: Collection[FlavourName]) -> FlavourName:

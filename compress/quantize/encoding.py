@@ -76,6 +76,8 @@ class Encoding:
             tensor takes few values.
         levels: those values, in units of the channel: channel c holds ``levels[r][code] * high[c]``, where r is c, or 0
             if all channels have the same row. A code takes ``bits`` bits.
+        restored: of a weight: it is stored so, and restored to floats where it is loaded; what reads it computes in
+            floats, whatever else it reads.
     """
 
     low: tuple[float, ...]
@@ -86,6 +88,7 @@ class Encoding:
     block: int | None = None
     kind: Kind = "integer"
     levels: tuple[tuple[float, ...], ...] | None = None
+    restored: bool = False
 
     @property
     def stored(self) -> str:
@@ -178,6 +181,8 @@ class Encoding:
             record["kind"] = self.kind
         if self.levels is not None:
             record["levels"] = [list(row) for row in self.levels]
+        if self.restored:
+            record["restored"] = True
         return record
 
     @staticmethod

@@ -8,8 +8,8 @@ by the sum.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -139,13 +139,10 @@ class Mixing:
     budget: float
     progress: Progress = silent
 
-    def choose(self, fixed: Mapping[str, Collection[Precision]] | None = None) -> Mix:
+    def choose(self) -> Mix:
         """The choice with the least summed sensitivity whose file keeps the budget.
 
         Where the file and the sum of its layers' costs differ, the layers are chosen again for as much less or more.
-
-        Args:
-            fixed: the precisions that are left to some units.
 
         Raises:
             InvalidInput: no choice keeps the budget.
@@ -153,7 +150,7 @@ class Mixing:
         limit, best, tried = self.budget, None, set[tuple[Precision, ...]]()
         for number in range(ROUNDS):
             self.progress("choose precisions", number, ROUNDS)
-            chosen = cheapest(self.candidates, self.sensitivities, self.costs, self.by, self.options, limit, fixed)
+            chosen = cheapest(self.candidates, self.sensitivities, self.costs, self.by, self.options, limit)
             if chosen is None or tuple(chosen.values()) in tried:
                 break
             tried.add(tuple(chosen.values()))
@@ -165,23 +162,8 @@ class Mixing:
             limit = self.budget + self.costs.of(chosen) - found.cost
         self.progress("choose precisions", ROUNDS, ROUNDS)
         if best is None:
-            best = self._last_resort(fixed)
+            best = self._last_resort()
         return best
-
-    def within(self, mix: Mix, kept: Mapping[str, Encoding]) -> Mix:
-        """``mix`` chosen again among integers, where only what ``kept`` encodes may be in integers.
-
-        Raises:
-            InvalidInput: no such choice keeps the budget.
-        """
-        if kept.keys() == mix.encodings.keys():
-            return mix
-        integers: list[Precision] = [precision for precision in self.options if precision != "float"]
-        floats: list[Precision] = ["float"]
-        fixed = {unit.name: integers if unit.name in kept else floats for unit in self.candidates.units}
-        found = self.choose(fixed)
-        left = {name: encoding for name, encoding in found.encodings.items() if name in kept}
-        return replace(found, encodings=left, cost=self.gauge.measured(self.candidates, left))
 
     def _measured(self, chosen: Mapping[str, Precision]) -> Mix:
         encodings = self.candidates.encodings_of(chosen)
@@ -189,26 +171,18 @@ class Mixing:
         loss = summed(self.sensitivities, chosen, self.by)
         return Mix(dict(chosen), encodings, loss, cost, self.budget, self.gauge.unit)
 
-    def _last_resort(self, fixed: Mapping[str, Collection[Precision]] | None) -> Mix:
+    def _last_resort(self) -> Mix:
         """The cheapest choice of all, if that keeps the budget."""
-        left = allowed(self.candidates, self.options, fixed)
-        found = self._measured({name: min(of, key=self.costs.units[name].__getitem__) for name, of in left.items()})
+        names = (unit.name for unit in self.candidates.units)
+        found = self._measured({name: min(self.options, key=self.costs.units[name].__getitem__) for name in names})
         if found.cost > self.budget:
             form = "{:,.0f}" if self.gauge.unit == "bytes" else "{:.3f}"
             raise InvalidInput(
                 f"mixed precision: the budget is {form.format(self.budget)} {self.gauge.unit}, and the cheapest choice "
                 f"takes {form.format(found.cost)}, {self.costs.whole / found.cost:.2f} times less than float; "
-                "ask for no more than that, or keep no layers in float because they are slower"
+                "ask for no more than that"
             )
         return found
-
-
-def allowed(
-    candidates: Candidates, options: Sequence[Precision], fixed: Mapping[str, Collection[Precision]] | None = None
-) -> dict[str, list[Precision]]:
-    """The precisions that each unit may have."""
-    fixed = fixed or {}
-    return {unit.name: [p for p in ORDER if p in fixed.get(unit.name, options)] for unit in candidates.units}
 
 
 def cheapest(
@@ -218,16 +192,13 @@ def cheapest(
     by: By,
     options: Sequence[Precision],
     limit: float,
-    fixed: Mapping[str, Collection[Precision]] | None = None,
 ) -> dict[str, Precision] | None:
     """The precisions with the least summed sensitivity whose costs sum to at most ``limit``; None if none do."""
-    left = allowed(candidates, options, fixed)
-    losses = [[each.loss(p, by) for p in of] for each, of in zip(sensitivities, left.values(), strict=True)]
-    taken = [[costs.units[name][p] for p in of] for name, of in left.items()]
+    names, options = [unit.name for unit in candidates.units], [p for p in ORDER if p in options]
+    losses = [[each.loss(p, by) for p in options] for each in sensitivities]
+    taken = [[costs.units[name][p] for p in options] for name in names]
     places = least_loss(losses, taken, limit - costs.rest)
-    if places is None:
-        return None
-    return {name: of[place] for (name, of), place in zip(left.items(), places, strict=True)}
+    return None if places is None else {name: options[place] for name, place in zip(names, places, strict=True)}
 
 
 def summed(sensitivities: Sequence[UnitSensitivity], chosen: Mapping[str, Precision], by: By) -> float:

@@ -15,16 +15,19 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ..data import Split
+from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
 from ..prune.statistics import reestimate_batch_norm
-from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
+from ..stage import Config, Context, Edit, Measured, Result, Skip, evaluation_copy
 from ..train import Training, gentle
 from ..weights import require_finite
 from .aware_training import Learned, train_quantized
 from .calibration import calibration_split, observe
+from .detect import detected, measured_here
 from .encoding import Encoding
 from .few_levels import to_few_levels
+from .flavour import FlavourName
 from .mixed import Mixed
 from .normalization import use_depthwise
 from .observe import Calibration, WeightCalibration, observer_of
@@ -76,9 +79,11 @@ class Quantize(Config):
             the clips of ReLUs (``pact``).
         mixed: choose the bits of each layer's weights under a budget of bytes or latency, by what each costs when it
             alone is rounded; the scheme's own then only tells the bits of activations.
-        revert_slower: keep in float what is slower in integers in ONNX Runtime on this machine, as measured; see
-            :mod:`compress.quantize.revert`. The result then depends on the machine, and is never slower than float.
-        threads: that ``revert_slower`` measures with.
+        target: the engine and processor that the result is for; left out, it is for any of them.
+        revert_slower: compute in float what is slower in integers in ONNX Runtime on this machine, as measured; see
+            :mod:`compress.quantize.revert`. Left out, this is done where ``target`` is this machine's.
+        fastest: as ``revert_slower``, and leave nothing in integers where the network is faster so.
+        threads: that latencies are measured with.
     """
 
     scheme: SchemeName = "int8"
@@ -103,7 +108,9 @@ class Quantize(Config):
     ] = None
     learned: Learned = "lsq"
     mixed: Mixed | None = None
-    revert_slower: bool = False
+    target: FlavourName | None = None
+    revert_slower: bool | None = None
+    fastest: bool = False
     threads: int = Field(1, ge=1)
 
     @model_validator(mode="after")
@@ -126,6 +133,7 @@ class Quantize(Config):
                 activations that are not finite.
         """
         scheme = SCHEMES[self.scheme]
+        self._reverts()
         work = _Work(evaluation_copy(model), context, self._split(scheme, context))
         require_finite(work.network, "quantize")
         if scheme.kind == "integer" and self.reestimate:
@@ -154,7 +162,23 @@ class Quantize(Config):
         explained = {skip.layer for skip in work.skipped}  # batch normalizations that were not folded, and why
         left = (skip for skip in sites.skipped if skip.layer not in explained or "batch_norm" not in skip.reason)
         skipped = tuple(dict.fromkeys((*work.skipped, *left)))
-        return Result(work.network, (*work.edits, *rounded), skipped, encodings, work.history)
+        edits = (*work.edits, *rounded)
+        return Result(work.network, edits, skipped, encodings, work.history, tuple(work.measured))
+
+    def _reverts(self) -> bool:
+        """Whether layers go back to float by what this machine takes for them.
+
+        Raises:
+            InvalidInput: this is asked for, and the target is another machine.
+        """
+        here = detected().target
+        asked = self.revert_slower or self.fastest
+        if asked and self.target not in (None, here):
+            raise InvalidInput(
+                f"quantize: what is slower can be measured on this machine ({here}) only, and the target is "
+                f"{self.target}; leave {'fastest' if self.fastest else 'revert_slower'} out, or quantize there"
+            )
+        return asked or (self.revert_slower is None and self.target == here)
 
     def _split(self, scheme: Scheme, context: Context) -> Split | None:
         """The calibration samples, where something looks at them."""
@@ -239,7 +263,7 @@ class Quantize(Config):
 
     def _choose(self, encodings: dict[str, Encoding], scheme: Scheme, work: _Work) -> dict[str, Encoding]:
         """The encodings of what shall be in integers, in the bits that it shall have."""
-        mixing = mix = None
+        mix = None
         if self.mixed is not None:
             candidates = Candidates.of(
                 work.network,
@@ -248,17 +272,18 @@ class Quantize(Config):
                 calibration=self.weight_calibration,
                 per_channel=self.per_channel,
             )
-            mixing = self.mixed.start(candidates, work.context, threads=self.threads)
-            mix = mixing.choose()
+            mix = self.mixed.start(candidates, work.context, threads=self.threads).choose()
             encodings = dict(mix.encodings)
-        if self.revert_slower and scheme.activation_bits == 8:
+            if mix.unit == "ms":
+                work.measured.append(measured_here("the precisions of layers", mix.told(), self.threads))
+        if self._reverts() and scheme.activation_bits == 8:
             inputs, progress = work.context.example_inputs, work.context.progress
-            kept = revert_slower(work.network, encodings, inputs, threads=self.threads, progress=progress)
+            kept = revert_slower(
+                work.network, encodings, inputs, fastest=self.fastest, threads=self.threads, progress=progress
+            )
             work.account((), kept.skipped)
+            work.measured.append(measured_here("the layers that compute in float", kept.told(), self.threads))
             encodings = dict(kept.encodings)
-            if mixing is not None and mix is not None and mixing.gauge.unit == "bytes":
-                mix = mixing.within(mix, encodings)
-                encodings = dict(mix.encodings)
         if mix is not None:
             work.account([Edit("", "weights", "float32", mix.told(), "weights")])
             told = {skip.layer for skip in work.skipped}
@@ -311,6 +336,7 @@ class _Work:
     moments: dict[str, Moments] = field(default_factory=dict)
     levels: dict[str, Encoding] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
+    measured: list[Measured] = field(default_factory=list)
 
     @property
     def samples(self) -> Split:

@@ -1,9 +1,11 @@
-"""Layers that are slower in integers than in float go back to float, as measured in the engine on this machine.
+"""Layers that are slower in integers than in float compute in float, as measured in the engine on this machine.
 
 The float and the integer file are profiled node by node. The run of consecutive layers in which floats gain most is
 taken out of the integers, the file is written again, and timed against the one before in one interleaved loop; it is
-kept if it is faster. This repeats until nothing more is gained. Where the float file is still the faster one, no layer
-stays in integers. What the boundaries cost (conversions, changes of layout) counts for the layer that they lead to.
+kept if it is faster. This repeats until nothing more is gained, and leaves something in integers, unless the fastest is
+asked for: then nothing stays in integers where the float file is still the faster one. Weights of layers that compute
+in float stay stored in integers, a quarter of the bytes, and are restored when the file is loaded. What the boundaries
+cost (conversions, changes of layout) counts for the layer that they lead to.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,7 @@ class Kept:
     """What stays in integers.
 
     Args:
-        encodings: those that are left.
+        encodings: those that are left; of layers that compute in float, those of their weights, to be restored.
         skipped: the layers that went back, with what they took in integers and in float.
         float_ms: the latency of the file in float.
         integer_ms: with all in integers.
@@ -66,6 +68,17 @@ class Kept:
     float_ms: float
     integer_ms: float
     kept_ms: float
+
+    def told(self) -> str:
+        """In words, what it cost and gained."""
+        weights = [encoding for encoding in self.encodings.values() if encoding.symmetric or encoding.levels]
+        floats = sum(encoding.restored for encoding in weights)
+        words = f"{floats} of {len(weights)} weights" if floats else "none"
+        words = f"slower in integers, so restored to float at load: {words}; {self.kept_ms:.3f} ms"
+        if floats:
+            words += f" instead of {self.integer_ms:.3f} ms all in integers"
+        words += f", {self.float_ms:.3f} ms all in float"
+        return words + (" (fastest would keep that)" if self.float_ms < self.kept_ms else "")
 
 
 @dataclass(frozen=True)
@@ -87,12 +100,14 @@ def revert_slower(
     encodings: Mapping[str, Encoding],
     example_inputs: tuple[Tensor, ...],
     *,
+    fastest: bool = False,
     threads: int = 1,
     progress: Progress = silent,
 ) -> Kept:
     """The encodings without those of layers that are slower in integers, in ONNX Runtime on this machine, batch 1.
 
     Args:
+        fastest: leave nothing in integers where all in float is faster still.
         model: the network as the stage Quantize leaves it.
         threads: that one operator may use.
     """
@@ -102,6 +117,7 @@ def revert_slower(
         plain, best = files.write({}), files.write(encodings)
         float_ms, best_ms = files.time((plain, best))
         integer_ms, kept, skipped = best_ms, dict(encodings), list[Skip]()
+        weights = [name for name, _ in model.named_parameters() if name in encodings]
         floats, integers = files.profile(plain), files.profile(best)
         reverted: set[str] = set()
         tried: set[str] = set()
@@ -112,7 +128,10 @@ def revert_slower(
                 break
             tried |= set(region.parts)
             layers = {layer for part in region.parts for layer in files.parts[part]}
-            candidate = without(model, kept, one, reverted | layers)
+            candidate = without(model, encodings, one, reverted | layers)
+            if not fastest and not any(name in candidate for name in weights):
+                continue
+            candidate |= {name: replace(encodings[name], restored=True) for name in weights if name not in candidate}
             file = files.write(candidate)
             float_ms, best_ms, candidate_ms = files.time((plain, best, file))
             if candidate_ms > (1 - GAIN) * best_ms:
@@ -123,9 +142,11 @@ def revert_slower(
             told = f"{region.integer_ms:.3f} ms in integers, {region.float_ms:.3f} ms in float"
             skipped += [Skip(layer, f"kept in float: its region takes {told}") for layer in sorted(layers)]
         progress("revert what is slower", ROUNDS, ROUNDS)
-        if best_ms > float_ms:
+        if fastest and best_ms > float_ms:
             told = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
-            return Kept({}, (Skip("", f"kept in float: the network takes {told}"),), float_ms, integer_ms, float_ms)
+            restored = {name: replace(encodings[name], restored=True) for name in weights}
+            skip = Skip("", f"kept in float: the network takes {told}")
+            return Kept(restored, (skip,), float_ms, integer_ms, float_ms)
         return Kept(kept, tuple(skipped), float_ms, integer_ms, best_ms)
 
 

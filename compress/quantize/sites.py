@@ -13,7 +13,7 @@ import fnmatch
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -93,7 +93,8 @@ CLIPS = frozenset(
 class Product:
     """A convolution or linear layer that can run in integers: its node, what it reads, its weight and its bias.
 
-    ``read`` names the node whose encoded values the layer reads; ``weight`` and ``bias`` are qualified parameter names.
+    ``read`` names the node whose encoded values the layer reads, or nothing where its weight is restored to floats;
+    ``weight`` and ``bias`` are qualified parameter names.
     """
 
     node: Node
@@ -370,7 +371,8 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
 
     Activation functions that they encode the parts of are decomposed in ``graph``.
 
-    A product runs in integers where what it reads is encoded as well; else its weight alone is stored in fewer bits.
+    A product runs in integers where what it reads is encoded as well, and its weight is not to be restored; else its
+    weight alone is stored in fewer bits.
 
     Raises:
         InvalidInput: an encoding is of no tensor of this graph, or that of a weight has another number of channels.
@@ -383,15 +385,16 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
         raise InvalidInput(
             f"encodings: {unknown[0]!r} is no tensor of this network; they were made for another one, quantize again"
         )
-    products = tuple(p for p in sites.products if p.weight in encodings)
+    encoded = (p for p in sites.products if p.weight in encodings)
+    products = tuple(replace(p, read="") if encodings[p.weight].restored else p for p in encoded)
     for product in products:
         tensor = graph.tensor(product.node.args[1])
         encoding = encodings[product.weight]
-        ranges, encoded = 0 if tensor is None else encoding.ranges(tuple(tensor.shape)), len(encoding.low)
-        if ranges != encoded:
+        ranges, given = 0 if tensor is None else encoding.ranges(tuple(tensor.shape)), len(encoding.low)
+        if ranges != given:
             parts = "output channels" if encoding.block is None else f"blocks of {encoding.block}"
             raise InvalidInput(
-                f"encodings: {product.weight} has {ranges} {parts}, and its encoding {encoded}; "
+                f"encodings: {product.weight} has {ranges} {parts}, and its encoding {given}; "
                 f"it was made for another network, quantize again"
             )
     return tuple(node for node in graph.nodes if node.name in encodings), products

@@ -68,7 +68,8 @@ class SkipRecord(Record):
 class StageRecord(Record):
     """What a stage was asked, what it did and what the network cost before and after.
 
-    ``history`` has a record per epoch with ``epoch``, ``loss`` and, where there are labels, ``validation_top1``.
+    ``history`` has a record per epoch with ``epoch``, ``loss`` and, where there are labels, ``validation_top1``;
+    ``measured`` a line for each choice by latency, with where that was measured.
     """
 
     name: str
@@ -79,6 +80,7 @@ class StageRecord(Record):
     before: Cost = Cost()
     after: Cost = Cost()
     history: tuple[Mapping[str, float | None], ...] = ()
+    measured: tuple[str, ...] = ()
 
 
 class NodeCounts(Record):

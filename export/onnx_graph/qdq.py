@@ -121,6 +121,8 @@ def _weight(
     if not alone:
         return Marked(dtype, "dequantize", parameters, widened=dtype == "int4")
     matrix = product.node.args[1].meta["val"].ndim == 2  # type: ignore[union-attr]
+    if encoding.restored and flavour.casts_weights:
+        return Marked(dtype, "multiply", parameters)  # behind DequantizeLinear it would be multiplied as integers
     form: Form = "multiply" if flavour.casts_weights and not matrix else "dequantize"
     return Marked(dtype, form, parameters, turned=matrix)
 
@@ -150,6 +152,33 @@ def place(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool =
     rewrite.drop_unused(graph)
     _restore_names(graph)
     return len(found)
+
+
+def keep_in_float(graph: GraphProto) -> int:
+    """Put a LeakyRelu of slope 1 between each product of float weights and its QuantizeLinear; returns how many.
+
+    ONNX Runtime takes weights between DequantizeLinear and QuantizeLinear for integers that were forgotten, and rounds
+    them when it loads the file (its ``WeightBiasQuantization``). It fuses this LeakyRelu, which changes no value, into
+    the product, at no cost.
+    """
+    yielding, readers = rewrite.producers(graph), rewrite.readers(graph)
+    returned = {value.name for value in graph.output}
+
+    def made_by(name: str) -> str:
+        return yielding[name].op_type if name in yielding else ""
+
+    count = 0
+    for node in [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm")]:
+        read, weight, result = node.input[0], node.input[1], node.output[0]
+        rounded = [reader.op_type for reader in readers.get(result, [])] == ["QuantizeLinear"]
+        if made_by(read) != "DequantizeLinear" or made_by(weight) == "DequantizeLinear":
+            continue
+        if rounded and result not in returned:
+            node.output[0] = f"{result}_in_float"
+            kept = onnx.helper.make_node("LeakyRelu", [node.output[0]], [result], alpha=1.0)
+            graph.node.insert(rewrite.place_of(graph, node) + 1, kept)
+            count += 1
+    return count
 
 
 def _restore_names(graph: GraphProto) -> None:

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from small_networks import (
+    EXACT_TARGET,
     SHAPES,
     Joined,
     PoolFirst,
@@ -30,11 +31,13 @@ from torch import Tensor, nn
 
 import models
 from compress import Context, Result
+from compress.data import Data, SampleSplit
 from compress.errors import GateFailed, InvalidInput
 from compress.quantize import Quantize, simulate
 from export import onnx as onnx_format
 from export.onnx import Exported, export_onnx
 from export.onnx_graph import rewrite
+from runtimes.runtime import load
 
 FLOAT_PRODUCTS = {
     "Conv",
@@ -379,3 +382,38 @@ def test_every_network_of_the_zoo(name: str, tmp_path: Path) -> None:
     assert not {"Conv", "Gemm", "FusedConv"} & set(found), found
     if not result.skipped:
         assert not FLOAT_PRODUCTS & set(found), found
+
+
+class Chain(nn.Module):
+    """Three layers in a row, the one in the middle between integers on both sides."""
+
+    def __init__(self, linear: bool, clips: bool) -> None:
+        super().__init__()
+        made = (lambda a, b: nn.Linear(a, b)) if linear else (lambda a, b: nn.Conv2d(a, b, 3))
+        self.first, self.middle, self.last = made(3, 8), made(8, 8), made(8, 4)
+        self.clip = nn.ReLU() if clips else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.clip(self.middle(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("clips", [True, False])
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_layer_in_float_between_integers_is_not_rounded_by_the_engine(
+    linear: bool, clips: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, 3) if linear else torch.rand(4, 3, 10, 10)
+    data = Data("random", {"calibration": SampleSplit(x, None)})
+    result = Quantize(exclude=("middle",)).apply(Chain(linear, clips).eval(), Context((x,), data))
+    assert "middle.weight" not in result.encodings
+    file = tmp_path / "m.onnx"
+    export_onnx(result.model, (x,), file, encodings=dict(result.encodings), flavour=EXACT_TARGET)
+    engine = load(file)
+    try:
+        executed = engine.executed_graph({engine.inputs[0].name: x.numpy()})
+    finally:
+        engine.close()
+    assert executed is not None
+    kinds = [executed.ops.get(name, 0) for name in ("QLinearConv", "QGemm", "Conv", "FusedGemm")]
+    assert kinds == ([0, 2, 0, 1] if linear else [2, 0, 1, 0]), executed.ops
