@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from . import strict_yaml
 from .data import DataConfig
 from .distill import Distill
 from .errors import InvalidInput
@@ -22,6 +22,10 @@ from .share import Share
 from .sparsify import Sparsify
 from .stage import Config, Stage
 from .train import Training
+from .untrusted import read_text
+
+LARGEST_BYTES = 2**18
+"""Of a recipe."""
 
 STAGES: Mapping[str, type[Config]] = {
     "distill": Distill,
@@ -183,12 +187,7 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         InvalidInput: not readable, not YAML, or a key or value is wrong; the message names its place.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"recipe {path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"recipe {path}: not YAML: {' '.join(str(error).split())}") from error
+    content = strict_yaml.parse(read_text(path, "recipe", most=LARGEST_BYTES), f"recipe {path}")
     if not isinstance(content, dict):
         raise InvalidInput(f"recipe {path}: expected a mapping with 'model' and 'stages', got {type(content).__name__}")
     for override in overrides:
@@ -217,8 +216,9 @@ def schema() -> dict[str, Any]:
 
 def _override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
+    shown = f"--set {override[:200]}"
     if not separator:
-        raise InvalidInput(f"--set {override}: expected key.key=value")
+        raise InvalidInput(f"{shown}: expected key.key=value")
     *parents, last = key.split(".")
     place: Any = content
     for part in parents:
@@ -226,17 +226,19 @@ def _override(content: dict[str, Any], override: str) -> None:
             if place.get(part) is None:
                 place[part] = {}
             place = place[part]
-        elif isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
+        elif isinstance(place, list) and _position(part) < len(place):
+            place = place[_position(part)]
         else:
-            raise InvalidInput(f"--set {override}: the recipe has no {part!r} to set something in")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"--set {override}: {text!r} is not a YAML value") from error
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = value
+            raise InvalidInput(f"{shown}: the recipe has no {part[:40]!r} to set something in")
+    value = strict_yaml.parse(text, shown)
+    if isinstance(place, list) and _position(last) < len(place):
+        place[_position(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise InvalidInput(f"--set {override}: the recipe has no {key!r}")
+        raise InvalidInput(f"{shown}: the recipe has no {key[:80]!r}")
+
+
+def _position(text: str) -> int:
+    """The position in a list that ``text`` says; one that no list has, if it says none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 2**31

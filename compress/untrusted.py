@@ -49,10 +49,10 @@ def read_bytes(path: Path, what: str, most: int = ARRAY_BYTES) -> bytes:
     return content
 
 
-def read_text(path: Path, what: str, advice: str = "") -> str:
+def read_text(path: Path, what: str, advice: str = "", most: int = TEXT_BYTES) -> str:
     """The text of a file in UTF-8; raises InvalidInput."""
     with refused(what, advice):
-        text: str = _shared.read_text(path)
+        text: str = _shared.read_text(path, most)
     return text
 
 
