@@ -106,9 +106,11 @@ def data() -> Data:
     return pattern_data()
 
 
-def save_digits(path: Path) -> None:
-    """Write an .npz of ten classes of 1x8x8 images."""
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    """An .npz of ten classes of 1x8x8 images."""
     generator = np.random.default_rng(0)
+    path = tmp_path / "data.npz"
     np.savez(
         path,
         x_train=generator.integers(0, 255, (120, 1, 8, 8), dtype=np.uint8),
@@ -116,13 +118,7 @@ def save_digits(path: Path) -> None:
         x_test=generator.integers(0, 255, (20, 1, 8, 8), dtype=np.uint8),
         y_test=np.arange(20) % 10,
     )
-
-
-@pytest.fixture
-def npz(tmp_path: Path) -> Path:
-    """An .npz of ten classes of 1x8x8 images."""
-    save_digits(tmp_path / "data.npz")
-    return tmp_path / "data.npz"
+    return path
 
 
 @pytest.fixture

@@ -1,42 +1,63 @@
 """The translations of ``torch.onnx``, read once for all files of a process.
 
-``torch.onnx.export`` parses the source of some five hundred functions anew for each file that it writes: about a
-second, which is most of what a small network takes.
+``torch.onnx.export`` parses the source of some five hundred functions anew for each file that it writes, and asks torch
+again and again for all the operations that it has: about a second, which is most of what a small network takes. Both
+are torch's own affair: where another version of it keeps them elsewhere, files are written as it does by itself.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
-
-from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-_from_torchlib = ONNXRegistry.from_torchlib
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Let ``torch.onnx`` begin with a copy of the translations that it read first."""
-    replaced: Any = ONNXRegistry
-    before = vars(ONNXRegistry)["from_torchlib"]
-    replaced.from_torchlib = staticmethod(_copied)
+    """Let ``torch.onnx`` begin with a copy of the translations that it read first, and look for operations once."""
+    registry = _found("torch.onnx._internal.exporter._registration", "ONNXRegistry")
+    operations = _found("torch._export.utils", "_materialize_cpp_cia_ops")
+    with ExitStack() as stack:
+        if isinstance(vars(registry).get("from_torchlib") if registry else None, (classmethod, staticmethod)):
+            copies = functools.partial(_copied, registry.from_torchlib)
+            stack.enter_context(_replaced(registry, "from_torchlib", staticmethod(copies)))
+        if operations is not None:  # it makes what exists known by name, and nothing is added while a file is written
+            module = importlib.import_module("torch._export.utils")
+            stack.enter_context(_replaced(module, operations.__name__, functools.cache(operations)))
+        yield
+
+
+def _found(module: str, name: str) -> Any:
+    """What torch keeps under this name; None in a version that does not."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    before = vars(owner)[name]
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        replaced.from_torchlib = before
+        setattr(owner, name, before)
 
 
 @functools.cache
-def _read(**options: int) -> ONNXRegistry:
-    return _from_torchlib(**options)
+def _read(read: Any, **options: int) -> Any:
+    return read(**options)
 
 
-def _copied(**options: int) -> ONNXRegistry:
+def _copied(read: Any, **options: int) -> Any:
     """A registry of its own: what one export adds to it is in no other."""
-    kept = _read(**options)
+    kept = _read(read, **options)
+    if not isinstance(getattr(kept, "functions", None), dict):
+        return read(**options)
     made = copy.copy(kept)
     made.functions = {operation: list(found) for operation, found in kept.functions.items()}
     return made
