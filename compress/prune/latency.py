@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,10 +32,12 @@ from .one_layer import LayerShape, Precision, flavour_here, layer_file
 
 if TYPE_CHECKING:
     import runtimes.benchmark as benchmark
+    import runtimes.cache as cache
     import runtimes.devices.local as local
     import runtimes.runtime as runtime
 else:
     benchmark = sibling("runtimes.benchmark")
+    cache = sibling("runtimes.cache")
     local = sibling("runtimes.devices.local")
     runtime = sibling("runtimes.runtime")
 
@@ -237,15 +238,5 @@ class LatencyTable:
 
 
 def cache_folder() -> Path:
-    """Where latencies are kept: ``$EDGEPRESS_CACHE``, or "edgepress" in the user's folder for caches.
-
-    That folder is ``$XDG_CACHE_HOME`` or ~/.cache, ~/Library/Caches on macOS, %LOCALAPPDATA% on Windows.
-    """
-    own = os.environ.get("EDGEPRESS_CACHE")
-    if own:
-        return Path(own)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgepress"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edgepress"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepress"
+    """Where latencies are kept: the folder of :func:`runtimes.cache.folder`."""
+    return cache.folder()

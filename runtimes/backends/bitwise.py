@@ -107,10 +107,11 @@ def _kernels() -> tuple[Path, str]:
 
 
 def _state() -> str:
-    wanted, built = os.environ.get(KERNELS, ""), found()
+    wanted = os.environ.get(KERNELS, "")
+    if wanted == NONE:
+        return f"in floats ({KERNELS} is {NONE})"
     try:
-        if wanted == NONE:
-            return f"in floats ({KERNELS} is {NONE})"
+        built = found()
         if built is None:
             return f"kernels are compiled by {compiler()} when first needed"
         return f"kernels {choose(built, wanted)}"

@@ -2,7 +2,7 @@
 
 The name of its folder is a digest of the sources, the compiler, its flags, the machine and ONNX Runtime. It is made in
 a folder beside that one and renamed when it is whole and its results are right, so that of several processes any may
-be the first.
+be the first. It is loaded only from folders that nobody else can write to, and only if it is what was made there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from ..cache import FOLDER, folder
+
 LIBRARY = "EDGEPRESS_BITWISE_LIBRARY"
 NAME = "libedgepress_bitwise.so"
+RECORD = NAME + ".sha256"
+"""Beside the library: the name of its folder, and its digest."""
 INSTALL = "install a C++ compiler (apt-get install g++)"
 SECONDS = 300
 
@@ -46,27 +51,31 @@ def library() -> Path:
     """Return the library for this machine, compiled and checked if that has not been done before.
 
     Raises:
-        BuildFailed: there is no compiler, it fails, or what it makes does not compute what ONNX Runtime does.
+        BuildFailed: there is no compiler, it fails, what it makes does not compute what ONNX Runtime does, or others
+            can write where the library is kept.
     """
-    given = os.environ.get(LIBRARY)
-    if given:
-        if not Path(given).is_file():
-            raise BuildFailed(f"{LIBRARY} names {given}, which is no file")
-        return Path(given)
+    given = _given()
+    if given is not None:
+        return given
     kept = _place()
-    if not kept.is_file():
+    _require_ours(kept)
+    if not _is_whole(kept):
         _build(kept)
     return kept
 
 
 def found() -> Path | None:
-    """Return the library if it is there already; nothing is compiled."""
-    given = os.environ.get(LIBRARY)
-    try:
-        kept = Path(given) if given else _place()
-    except BuildFailed:
-        return None
-    return kept if kept.is_file() else None
+    """Return the library if it is there already; nothing is compiled.
+
+    Raises:
+        BuildFailed: it could not be made, or is not loaded: there is no compiler, or others can write where it is kept.
+    """
+    given = _given()
+    if given is not None:
+        return given
+    kept = _place()
+    _require_ours(kept)
+    return kept if _is_whole(kept) else None
 
 
 def compiler() -> str:
@@ -100,17 +109,73 @@ def choose(path: Path, name: str) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Return where libraries are kept: the folder of EDGEPRESS_CACHE, or the user's cache."""
-    own = os.environ.get("EDGEPRESS_CACHE")
-    if own:
-        return Path(own) / "bitwise"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepress" / "bitwise"
+    """Return where libraries are kept: in the user's cache (:mod:`runtimes.cache`)."""
+    return folder() / "bitwise"
 
 
 def compiled(file: str) -> tuple[str, ...]:
     """Return the flags that a source is compiled with."""
     flags = {**_EVERYWHERE, **_OF_MACHINE.get(platform.machine(), {})}
     return (*_COMMON, *flags[file])
+
+
+def _given() -> Path | None:
+    """The library that the user names, if they do."""
+    given = os.environ.get(LIBRARY)
+    if not given:
+        return None
+    if not Path(given).is_file():
+        raise BuildFailed(f"{LIBRARY} names {given}, which is no file")
+    why = _why_foreign(Path(given).stat(), stat.S_IWOTH)
+    if why:
+        raise BuildFailed(f"{LIBRARY} names {given}, which {why}; make it yours alone (chmod go-w)")
+    return Path(given)
+
+
+def _require_ours(kept: Path) -> None:
+    """Raise BuildFailed if anybody else could have put there what is at ``kept``."""
+    for path, writers in (
+        (kept.parent.parent, stat.S_IWOTH),
+        (kept.parent, stat.S_IWOTH | stat.S_IWGRP),
+        (kept, stat.S_IWOTH | stat.S_IWGRP),
+    ):
+        try:
+            told = path.lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unusable(path, error) from error
+        why = "is a symbolic link" if stat.S_ISLNK(told.st_mode) else _why_foreign(told, writers)
+        if why:
+            raise BuildFailed(
+                f"{path}: {why}, so no library is loaded from there; remove it, or set {FOLDER} to a folder of your own"
+            )
+
+
+def _why_foreign(told: os.stat_result, writers: int) -> str:
+    """Why something may be another user's work, as its owner and its mode tell; "" where it is not."""
+    if hasattr(os, "getuid") and told.st_uid not in (os.getuid(), 0):
+        return f"belongs to another user ({told.st_uid})"
+    return "can be written to by others" if told.st_mode & writers else ""
+
+
+def _unusable(path: Path, error: OSError) -> BuildFailed:
+    why = error.strerror or str(error)
+    return BuildFailed(
+        f"{path}: the kernels cannot be compiled there ({why}); set {FOLDER} to a folder that can be written to"
+    )
+
+
+def _is_whole(kept: Path) -> bool:
+    """Whether the library is there as it was made."""
+    try:
+        return (kept.parent / RECORD).read_text(encoding="ascii") == _record(kept.parent.name, kept)
+    except (OSError, ValueError):
+        return False
+
+
+def _record(name: str, made: Path) -> str:
+    return f"{name} {hashlib.sha256(made.read_bytes()).hexdigest()}\n"
 
 
 def _place() -> Path:
@@ -120,7 +185,7 @@ def _place() -> Path:
 @cache
 def _digest(path: str) -> str:
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    told = [path, version, platform.machine(), ort.__version__]
+    told = [RECORD, path, version, platform.machine(), ort.__version__]
     files = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h"), *_SOURCES.glob("*.inl"), *_SOURCES.glob("*.onnx")])
     told += [shlex.join(compiled(name)) for name in _sources()]
     state = hashlib.sha256("\0".join(told).encode())
@@ -140,13 +205,15 @@ def _build(kept: Path) -> None:
 
     program = compiler()
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.parent.parent.mkdir(parents=True, exist_ok=True)
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        _require_ours(kept)
         with (kept.parent / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait for what it makes
-            if not kept.is_file():
+            if not _is_whole(kept):
                 _compile(program, kept)
     except OSError as error:
-        raise BuildFailed(f"{kept.parent}: the kernels cannot be compiled there ({error.strerror or error})") from error
+        raise _unusable(kept.parent, error) from error
 
 
 def _compile(program: str, kept: Path) -> None:
@@ -158,7 +225,11 @@ def _compile(program: str, kept: Path) -> None:
             list(pool.map(_run, commands))
         made = work / NAME
         _run([program, "-shared", *objects.values(), "-o", str(made)])
+        made.chmod(0o700)
         _check(made)
+        record = work / RECORD
+        record.write_text(_record(kept.parent.name, made), encoding="ascii")
+        record.replace(kept.parent / RECORD)
         made.replace(kept)
 
 

@@ -22,10 +22,11 @@ from compress.prune import latency as latency_module
 from compress.prune.channels import channels
 from compress.prune.choose import Rules, Selection
 from compress.prune.counts import Counts
-from compress.prune.latency import EngineClock, LatencyTable, cache_folder
+from compress.prune.latency import EngineClock, LatencyTable
 from compress.prune.one_layer import LayerShape, Precision, layer_file
 from compress.prune.widths import Latencies, Search, candidates, importance, timed_layers
 from compress.stage import Context, evaluation_copy
+from runtimes import cache
 from runtimes.runtime import load
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -148,17 +149,6 @@ def test_a_folder_that_cannot_be_written_is_told_and_no_error(tmp_path: Path, ca
     assert "cannot be written" in caplog.text
 
 
-def test_the_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.delenv("EDGEPRESS_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache_folder() == Path("/somewhere/edgepress")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache/edgepress"
-    monkeypatch.setenv("EDGEPRESS_CACHE", "/own")
-    assert cache_folder() == Path("/own")
-
-
 LAYERS = [
     LayerShape("conv", 4, 6, (8, 9), (3, 5), (2, 1), (1, 2), (1, 1)),
     LayerShape("conv", 6, 6, (8, 8), (3, 3), (1, 1), (1, 1), groups=6),
@@ -264,7 +254,7 @@ def test_measured_widths_meet_the_target_and_are_fast_ones(fake: FakeClock, targ
         assert 0.9 * macs[1] <= macs[2] <= macs[0] / 2
     else:
         assert sum(widths) <= 0.6 * 48
-    assert list(cache_folder().glob("layers-*.json"))
+    assert list(cache.folder().glob("layers-*.json"))
 
 
 @pytest.mark.parametrize("factor", [1.3, 2.0])
