@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .errors import InvalidInput
 from .graph import first_names, named_tensors
+from .parametrized import bake
 from .rounding.inputs import rounding_inputs
 from .stage import Edit
 
@@ -43,6 +44,7 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
     Raises:
         InvalidInput: the network is not the one that the edits were made on.
     """
+    bake(model)
     holders = _holders(model)
     for edit in edits:
         if edit.kind in ("precision", "weights"):

@@ -26,6 +26,7 @@ from .errors import GateFailed, InvalidInput
 from .fold import Fold
 from .load import Network, build, check_runs, parse, random_inputs
 from .outputs import resumable_folder
+from .parametrized import bake
 from .quantize import simulate
 from .recipe import Export, Gates, Recipe
 from .recipe import read as read_recipe
@@ -89,6 +90,7 @@ def open_network(
         if weights is not None:
             imports = Path(source.name).parent if source.kind == "file" else None
             load_weights(model, weights, trust=trust, imports=imports)
+        bake(model)
         network = Network(model, source)
     require_finite(network.model, f"model {specification}")
     if input_shapes:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from .parametrized import bake, keep_no_graph
+
 if TYPE_CHECKING:
     from .data import Data
     from .quantize.encoding import Encoding
@@ -141,5 +143,8 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode: stages work on copies."""
-    return copy.deepcopy(model).eval()
+    """A deep copy in evaluation mode, its parametrized weights stored: stages work on copies."""
+    keep_no_graph(model)
+    made = copy.deepcopy(model).eval()
+    bake(made, of=model)
+    return made

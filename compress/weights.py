@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .errors import InvalidInput
+from .parametrized import bake, is_parametrized, keep_no_graph
 from .siblings import users_imports
 
 PLACES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module", "params")
@@ -109,8 +110,26 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: 
     states = {wanted: states[wanted]} if wanted else states
     if not states:
         raise InvalidInput(f"{where}: expected a state dict of tensors, got {_told(loaded)}")
-    _fill(model, states, where)
+    try:
+        _fill(model, states, where)
+    except InvalidInput as error:
+        stored = _stored(model)
+        if stored is None or "not of this network" not in str(error):
+            raise
+        _fill(stored, states, where)  # of the network after its parametrizations were taken off
+        bake(model)
+        model.load_state_dict(stored.state_dict())
     require_finite(model, where)
+
+
+def _stored(model: nn.Module) -> nn.Module | None:
+    """A copy of ``model`` without parametrizations, if it has some."""
+    if not is_parametrized(model):
+        return None
+    keep_no_graph(model)
+    stored = copy.deepcopy(model)
+    bake(stored, of=model)
+    return stored
 
 
 def _split(path: Path) -> tuple[Path, str, str]:

@@ -82,9 +82,10 @@ def cut(stage: Prune, model: nn.Module, context: Context, begun: Beginning | Non
     kept, notes = surgery.widths()
     removed = read.counts.removed(kept)
     if not removed and surgery.last and surgery.selection.unchanged(kept):
+        left = "; ".join(f"{skip.layer}: {skip.reason}" for skip in read.skipped[:3])
         raise InvalidInput(
             f"prune: nothing is removed: with {surgery.rules} every width rounds to what it was; prune more or set "
-            "round_to lower"
+            "round_to lower" + (f" (left alone: {left})" if left else "")
         )
     context.progress("prune", 2, 4, "cut")
     pruned = evaluation_copy(model)
