@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +46,15 @@ from .report.schema import (
     Summary,
 )
 from .resume import ORIGIN, Origin, fingerprint, origin
+from .siblings import sibling
 from .stage import Context, Progress, Stage, silent
 from .train import Training, top1
 from .weights import load_weights, require_finite
+
+if TYPE_CHECKING:
+    import runtimes.processor as processor
+else:
+    processor = sibling("runtimes.processor")
 
 RESUME = "resume"
 """The folder, in that of an unfinished run, of what its steps go on from."""
@@ -445,20 +451,31 @@ def _summary(exports: list[ExportRecord], benchmarks: list[BenchmarkRecord], fir
     )
 
 
+def _wanted_speedup(gates: Gates, got: float | None) -> tuple[float | None, float | None, str]:
+    """The speedup that this processor must reach, the one that it reached, and why this one is wanted."""
+    with_products = gates.speedup_with_dot_products
+    if with_products is None:
+        return gates.speedup, got, ""
+    instructions = processor.dot_products()
+    if instructions is None:
+        why = f" (this processor has no dot products of 8-bit integers; at least {with_products:g} with them)"
+        return gates.speedup, got, why
+    return with_products, got, f" (this processor has {instructions})"
+
+
 def check_gates(
     gates: Gates, summary: Summary, exports: list[ExportRecord], benchmarks: list[BenchmarkRecord]
 ) -> tuple[Gate, ...]:
     """Each gate that is set, against what was measured; a value that could not be measured fails."""
     found: list[Gate] = []
 
-    def at_least(name: str, bound: float | None, got: float | None) -> None:
+    def at_least(name: str, bound: float | None, got: float | None, why: str = "") -> None:
         if bound is not None:
             shown = None if got is None else round(got, 2)
-            found.append(
-                Gate(name=name, expected=f"at least {bound:g}", got=shown, passed=got is not None and got >= bound)
-            )
+            expected = f"at least {bound:g}{why}"
+            found.append(Gate(name=name, expected=expected, got=shown, passed=got is not None and got >= bound))
 
-    at_least("speedup", gates.speedup, summary.speedup)
+    at_least("speedup", *_wanted_speedup(gates, summary.speedup))
     at_least("size_ratio", gates.size_ratio, summary.size_ratio)
     at_least("macs_ratio", gates.macs_ratio, summary.macs_ratio)
     if gates.top1_drop is not None:

@@ -103,6 +103,8 @@ class Gates(Config):
     Args:
         top1_drop: at most so many points of test accuracy lost.
         speedup: at least so many times the speed.
+        speedup_with_dot_products: in place of ``speedup``, on processors with instructions for dot products of 8-bit
+            integers (VNNI, asimddp); without them integers are hardly faster than floats.
         size_ratio: at least so many times smaller.
         macs_ratio: at least so many times fewer multiply-adds.
         float_nodes: at most so many nodes that compute in float.
@@ -111,6 +113,7 @@ class Gates(Config):
 
     top1_drop: float | None = None
     speedup: float | None = None
+    speedup_with_dot_products: float | None = None
     size_ratio: float | None = None
     macs_ratio: float | None = None
     float_nodes: int | None = None

@@ -29,6 +29,21 @@ def flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...] | None:
     return None if hit is None else tuple(hit[1].split())
 
 
+def dot_products(flags_: Collection[str] | None = None) -> str | None:
+    """Return the instruction set that sums products of 8-bit integers in 32 bits, as Linux names it; None without one.
+
+    With it, a network in integers runs some three times as fast as in floats; without it, hardly faster.
+
+    Args:
+        flags_: the instruction sets of a processor; left out, of this one.
+
+    >>> dot_products(["avx2", "avx512_vnni"]), dot_products(["asimd", "asimddp"]), dot_products(["avx2"])
+    ('avx512_vnni', 'asimddp', None)
+    """
+    present = flags() if flags_ is None else flags_
+    return next((name for name in (*VNNI, "asimddp") if name in (present or ())), None)
+
+
 def is_exact(target: str, architecture: str | None = None, flags_: Collection[str] | None = None) -> bool:
     """Return whether a processor computes the integers of files for ``target`` as the target's own device does.
 

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from compress.errors import InvalidInput
+from compress.pipeline import check_gates
 from compress.prune import Prune
-from compress.recipe import STAGES, Recipe, Step, read, schema
+from compress.recipe import STAGES, Gates, Recipe, Step, read, schema
+from compress.report.schema import Summary
 from compress.stage import Stage
 
+WITHOUT = "at least 2 (this processor has no dot products of 8-bit integers; at least 4 with them)"
 GOOD = """
 model: resnet20:width=8
 data: {source: digits}
@@ -103,3 +106,33 @@ def test_schema_names_the_stages() -> None:
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=str)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     assert isinstance(read(path), Recipe)
+
+
+@pytest.mark.parametrize(
+    ("flags", "got", "expected", "passed"),
+    [
+        (
+            ("avx2",),
+            3.0,
+            WITHOUT,
+            True,
+        ),
+        (("avx512_vnni",), 3.0, "at least 4 (this processor has avx512_vnni)", False),
+        (("asimd", "asimddp"), 4.5, "at least 4 (this processor has asimddp)", True),
+        (
+            ("avx2",),
+            None,
+            WITHOUT,
+            False,
+        ),
+    ],
+)
+def test_the_speed_that_is_asked_for_is_what_the_processor_allows(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], got: float | None, expected: str, passed: bool
+) -> None:
+    monkeypatch.setattr("runtimes.processor.flags", lambda: flags)
+    gates = Gates(speedup=2, speedup_with_dot_products=4, top1_agreement=None)
+    (gate,) = check_gates(gates, Summary(speedup=got), [], [])
+    assert (gate.name, gate.expected, gate.got, gate.passed) == ("speedup", expected, got, passed)
+    (plain,) = check_gates(Gates(speedup=2, top1_agreement=None), Summary(speedup=got), [], [])
+    assert plain.expected == "at least 2" and plain.passed is (got is not None)
