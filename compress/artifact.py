@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from . import edits as edit_records
 from .errors import InvalidInput
 from .graph import first_names
-from .load import Network, Source, build, require_named
+from .load import Network, Source, build, name_code, require_named
 from .manifest import Manifest, require_encodings
 from .outputs import new_folder
 from .quantize.encoding import Encoding
@@ -172,11 +172,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def load(path: Path, *, trust: bool = False) -> Network:
+def load(path: Path, *, trust: bool = False, source: str | None = None) -> Network:
     """The network of the artifact at ``path``: its outputs are those it was written with, bit for bit.
 
     Args:
         trust: import and call the code that the artifact names, though this user did not name it before.
+        source: ``file.py:callable`` or ``package.module:callable``, the code that builds its network now, in place of
+            what the artifact names.
 
     Raises:
         InvalidInput: the artifact is damaged, or its source is gone or no longer builds the same network, or it names
@@ -186,14 +188,9 @@ def load(path: Path, *, trust: bool = False) -> Network:
     from safetensors.torch import load_file
 
     manifest = read_manifest(path)
-    source = Source(**manifest["source"])
-    require_named(source, f"artifact {path}", trust=trust)
-    if source.kind == "file" and not Path(source.name).is_file():
-        raise InvalidInput(f"artifact {path}: its source {source.name} is gone; put the file back")
-    if source.kind == "onnx":
-        source = replace(source, name=str((path / SOURCE).resolve()))
+    built_by = _built_by(Source(**manifest["source"]), path, trust, source)
     inputs = _read_arrays(path / "inputs.npz")
-    model, _ = build(source, input_shape=tuple(inputs[0].shape) if len(inputs) == 1 else None)
+    model, _ = build(built_by, input_shape=tuple(inputs[0].shape) if len(inputs) == 1 else None)
     edits = tuple(edit_records.from_json(record) for record in manifest["edits"])
     edit_records.replay(model, edits)
     require_encodings(manifest["encodings"], {name: tuple(t.shape) for name, t in model.state_dict().items()}, path)
@@ -213,12 +210,12 @@ def load(path: Path, *, trust: bool = False) -> Network:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise InvalidInput(
-            f"artifact {path}: {source} no longer builds the network that was saved: "
+            f"artifact {path}: {built_by} no longer builds the network that was saved: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
     network = Network(
         model.eval(),
-        source,
+        built_by,
         edits,
         tuple(manifest["lineage"]),
         {name: Encoding.from_json(record) for name, record in manifest["encodings"].items()},
@@ -226,6 +223,22 @@ def load(path: Path, *, trust: bool = False) -> Network:
     )
     _require_same_outputs(network, expected_outputs(path), path)
     return network
+
+
+def _built_by(recorded: Source, path: Path, trust: bool, named: str | None) -> Source:
+    """What builds the network of the artifact at ``path``: what it names, or the code that the user names instead."""
+    if recorded.kind == "onnx":
+        return replace(recorded, name=str((path / SOURCE).resolve()))
+    if named is not None and recorded.kind in ("file", "module"):
+        given = name_code(named)
+        return replace(given, options={**recorded.options, **given.options})
+    require_named(recorded, f"artifact {path}", trust=trust)
+    if recorded.kind == "file" and not Path(recorded.name).is_file():
+        raise InvalidInput(
+            f"artifact {path}: its source {recorded.name} is gone; put the file back, or tell where it is now: "
+            f"--source FILE.py:{recorded.attribute}"
+        )
+    return recorded
 
 
 def _require_same_outputs(network: Network, expected: tuple[Tensor, ...], path: Path) -> None:

@@ -22,7 +22,7 @@ from .errors import InvalidInput
 from .quantize.encoding import Encoding
 from .siblings import sibling, users_imports
 from .stage import Edit
-from .user_code import is_known, remember, require_definition
+from .user_code import known, remember, require_definition
 
 Kind = Literal["zoo", "file", "module", "onnx"]
 
@@ -198,13 +198,36 @@ def _attribute(source: Source) -> Any:
     return target
 
 
-def require_named(source: Source, where: str, *, trust: bool = False) -> None:
-    """Raise InvalidInput if the file ``where`` names code that this user neither named before nor trusts."""
-    if source.kind in ("file", "module") and not trust and not is_known(source.kind, source.name, source.attribute):
-        raise InvalidInput(
-            f"{where}: it names code to run, {source}, which you have not named on this machine; look at it, then "
-            "add --trust (in Python trust=True) if you trust who wrote both"
-        )
+def name_code(specification: str) -> Source:
+    """The place of code that the user's ``file.py:callable`` (or ``package.module:callable``) names, known from now on.
+
+    Raises:
+        InvalidInput: it names no code.
+    """
+    source = parse(specification)
+    if source.kind not in ("file", "module"):
+        raise InvalidInput(f"--source {specification}: expected FILE.py:callable or package.module:callable")
+    remember(source.kind, source.name, source.attribute)
+    return source
+
+
+def require_named(source: Source, where: str, *, trust: bool = False, named_by: str = "") -> None:
+    """Raise InvalidInput if the file ``where`` names code that this user neither named before nor trusts.
+
+    Args:
+        named_by: the option with which the user names it, --source where it is left out.
+    """
+    if source.kind not in ("file", "module") or trust:
+        return
+    state = known(source.kind, source.name, source.attribute)
+    if state == "named":
+        return
+    code = f"{source.name}:{source.attribute}"
+    what = "which has changed since you named it" if state == "changed" else "which you have not named on this machine"
+    raise InvalidInput(
+        f"{where}: it names code to run, {code}, {what}; look at it, then name it yourself "
+        f"({named_by or f'--source {code}'}), or add --trust (in Python trust=True) if you trust who wrote both"
+    )
 
 
 def _call(source: Source) -> Any:

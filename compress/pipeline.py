@@ -24,7 +24,7 @@ from .data import Data
 from .data import load as load_data
 from .errors import GateFailed, InvalidInput
 from .fold import Fold
-from .load import Network, build, check_runs, parse, random_inputs
+from .load import Network, build, check_runs, parse, random_inputs, require_named
 from .outputs import resumable_folder
 from .parametrized import bake
 from .quantize import simulate
@@ -69,22 +69,27 @@ def open_network(
     data: Data | None = None,
     input_shapes: tuple[tuple[int, ...], ...] = (),
     trust: bool = False,
+    source: str | None = None,
     seed: int = 0,
 ) -> Network:
     """The network that a user's words name: an artifact folder, or a source as :func:`compress.load.parse` reads it.
+
+    Args:
+        trust: run code that the artifact or a pickle of weights names, though the user did not name it.
+        source: the code that builds the network of an artifact, in place of what the artifact names.
 
     Raises:
         InvalidInput: it cannot be found, built, filled with the weights, or run on inputs of the data's shape.
     """
     path = Path(specification)
     if path.is_dir():
-        network = artifact.load(path, trust=trust)
+        network = artifact.load(path, trust=trust, source=source)
         if weights is not None:
             raise InvalidInput(f"weights {weights}: the artifact {path} has its own; leave --weights out")
     else:
-        source = parse(specification)
+        named = parse(specification)
         defaults: dict[str, Any] = {}
-        if source.kind == "zoo" and data is not None:
+        if named.kind == "zoo" and data is not None:
             defaults["in_channels"] = data.example().shape[1]
             if data.classes:
                 defaults["num_classes"] = len(data.classes)
@@ -92,12 +97,12 @@ def open_network(
         shape = input_shapes[0] if len(input_shapes) == 1 else None
         if shape is None and data is not None:
             shape = tuple(data.example().shape)
-        model, source = build(source, defaults, shape)
+        model, named = build(named, defaults, shape)
         if weights is not None:
-            imports = Path(source.name).parent if source.kind == "file" else None
+            imports = Path(named.name).parent if named.kind == "file" else None
             load_weights(model, weights, trust=trust, imports=imports)
         bake(model)
-        network = Network(model, source)
+        network = Network(model, named)
     require_finite(network.model, f"model {specification}")
     if input_shapes:
         inputs = random_inputs(input_shapes, seed)
@@ -215,11 +220,16 @@ def run(
     goes on after the last complete step (and within a training after the last epoch) when it is started again. Steps
     whose settings, data, code, versions or networks before them have changed since then are begun anew.
 
+    Args:
+        trust: run code that the recipe's file, an artifact or a pickle of weights names, though the user did not.
+
     Raises:
-        InvalidInput: the recipe, network or data cannot be used.
+        InvalidInput: the recipe, network or data cannot be used, or its file names code that the user did not name.
         GateFailed: a gate of the recipe does not hold; everything was written all the same.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    for code, option in () if trust else recipe.code_of_its_file():
+        require_named(code, f"recipe {recipe.file}", named_by=option)
     output = Path(output)
     with resumable_folder(output, overwrite=overwrite) as work:
         data = load_data(recipe.data, recipe.seed) if recipe.data else None

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from . import strict_yaml
 from .data import DataConfig
 from .distill import Distill
 from .errors import InvalidInput
 from .fold import Fold
+from .load import Source, parse
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import FlavourName, Quantize
@@ -37,6 +38,10 @@ STAGES: Mapping[str, type[Config]] = {
     "share": Share,
     "sparsify": Sparsify,
 }
+
+
+NAMING_CODE = ("model", "source", "criterion", "teacher")
+"""Settings whose text may be ``file.py:callable`` or ``package.module:callable``."""
 
 
 class Step(Config):
@@ -143,6 +148,9 @@ class Recipe(Config):
     benchmark: Benchmark = Benchmark()
     gates: Gates = Gates()
 
+    _file: Path | None = PrivateAttr(None)
+    _given: frozenset[str] = PrivateAttr(frozenset())
+
     @field_validator("stages", mode="before")
     @classmethod
     def _bare_names(cls, value: object) -> object:
@@ -169,6 +177,24 @@ class Recipe(Config):
         return self
 
     @property
+    def file(self) -> Path | None:
+        """The file that it was read from, if it was."""
+        return self._file
+
+    def code_of_its_file(self) -> Iterator[tuple[Source, str]]:
+        """Each place of code that its file names and no override, with the option that names it on a command line."""
+        for place, word in _words(self.model_dump(mode="json")) if self._file is not None else ():
+            if word in self._given or Path(word).exists():
+                continue
+            try:
+                source = parse(word)
+            except InvalidInput:
+                continue  # it names nothing that could be run, and is told of where it is used
+            if source.kind in ("file", "module"):
+                option = {"model": "--model ", "data.source": "--data "}.get(place, f"--set {place}=")
+                yield source, option + word
+
+    @property
     def step_names(self) -> tuple[str, ...]:
         """A name for each stage: "prune", and "prune-2" for the second one."""
         seen: dict[str, int] = {}
@@ -193,12 +219,24 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     content = strict_yaml.parse(read_text(path, "recipe", most=LARGEST_BYTES), f"recipe {path}")
     if not isinstance(content, dict):
         raise InvalidInput(f"recipe {path}: expected a mapping with 'model' and 'stages', got {type(content).__name__}")
-    for override in overrides:
+    changes = tuple(overrides)
+    for override in changes:
         _override(content, override)
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise InvalidInput(f"recipe {path}: {explain(error)}") from error
+    recipe._file, recipe._given = path, frozenset(override.partition("=")[2] for override in changes)
+    return recipe
+
+
+def _words(value: Any, *place: str) -> Iterator[tuple[str, str]]:
+    """The texts in settings that may name code, each with its place."""
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _words(item, *place, str(key))
+    elif isinstance(value, str) and place[-1] in NAMING_CODE and (":" in value or value.endswith(".py")):
+        yield ".".join(place), value
 
 
 def explain(error: ValidationError) -> str:

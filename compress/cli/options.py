@@ -44,6 +44,9 @@ network = _all(
         "several state dicts in it.",
     ),
     click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name."),
+    click.option(
+        "--source", metavar="FILE.py:NAME", help="The code that builds an artifact's network, where it lies now."
+    ),
     click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input."),
 )
 data = _all(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from . import options
-
-if TYPE_CHECKING:
-    from ..recipe import Recipe
 
 
 @click.command("run", short_help="Run a recipe from a network to measured files.")
@@ -70,8 +66,6 @@ def command(
     with progress_bars(given) as progress:
         try:
             wanted = read(recipe, changes)
-            if not trust:
-                _require_named(wanted, recipe, {model, data, *(text.partition("=")[2] for text in overrides)})
             run(wanted, given.output, overwrite=given.overwrite, progress=progress, trust=trust)
         except GateFailed as error:
             failure = error
@@ -83,27 +77,3 @@ def command(
     given.tell(report)
     if failure is not None:
         raise failure
-
-
-def _require_named(recipe: Recipe, path: Path, given: set[str | None]) -> None:
-    """Raise InvalidInput if the file names code that the user named neither here (``given``) nor before."""
-    from ..load import parse, require_named
-
-    words = [recipe.model]
-    words += [recipe.data.source] if recipe.data is not None else []
-    words += list(_criteria(recipe.model_dump(mode="json")))
-    for word in words:
-        if word in given or (".py:" not in word and (":" not in word or "=" in word.split(":")[1])):
-            continue
-        require_named(parse(word), f"recipe {path}")
-
-
-def _criteria(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key == "criterion" and isinstance(item, str):
-                yield item
-            yield from _criteria(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _criteria(item)

@@ -28,7 +28,7 @@ from ..artifact import save
 from ..data import Data, DataConfig
 from ..data import load as load_data
 from ..errors import InvalidInput
-from ..load import Network, parse_shape
+from ..load import Network, name_code, parse_shape
 from ..outputs import claim, write_text
 from ..pipeline import advance, open_network
 from ..recipe import explain
@@ -57,6 +57,7 @@ class Options:
     model: str | None = None
     weights: Path | None = None
     trust: bool = False
+    source: str | None = None
     input_shapes: tuple[str, ...] = ()
     data: str | None = None
     mean: str | None = None
@@ -108,13 +109,24 @@ class Options:
         return load_data(config, self.seed)
 
     def open(self, data: Data | None) -> Network:
-        """The network, filled and tried."""
-        return self.open_other(self.specification(), data, self.weights)
+        """The network, filled and tried; built by the code of ``--source``, where it is an artifact that names code."""
+        return self._opened(self.specification(), data, self.weights, self.source)
 
     def open_other(self, specification: str, data: Data | None, weights: Path | None = None) -> Network:
         """Another network on the same data (a teacher)."""
+        if self.source is not None:
+            name_code(self.source)
+        return self._opened(specification, data, weights, None)
+
+    def _opened(self, specification: str, data: Data | None, weights: Path | None, source: str | None) -> Network:
         return open_network(
-            specification, weights=weights, data=data, input_shapes=self.shapes(), trust=self.trust, seed=self.seed
+            specification,
+            weights=weights,
+            data=data,
+            input_shapes=self.shapes(),
+            trust=self.trust,
+            source=source,
+            seed=self.seed,
         )
 
     def tell(self, value: Mapping[str, Any] | BaseModel) -> None:

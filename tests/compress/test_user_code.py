@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from compress import artifact, user_code
+from compress import artifact, pipeline, user_code
 from compress.errors import InvalidInput
 from compress.load import Network, build, call, parse, require_named
+from compress.recipe import Recipe
+from compress.recipe import read as read_recipe
 
 CODE = """
 import os
@@ -147,9 +147,171 @@ def test_manifests_of_wrong_values_are_refused_in_one_line(unnamed: Path, change
         assert said in str(caught.value)
 
 
-def test_recipes_name_code_only_with_trust(unnamed: Path) -> None:
-    (unnamed / "r.yaml").write_text("model: net.py:build\ninput_shape: [1, 1, 4, 4]\nstages: [fold]\n")
-    environment = os.environ | {"XDG_STATE_HOME": str(unnamed / "fresh")}
-    command = [sys.executable, "-c", "from compress.cli import main; main()", "run", "r.yaml", "-q", "-o", "out"]
-    done = subprocess.run(command, cwd=unnamed, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 2 and "--trust" in done.stderr and not (unnamed / "ran").exists(), done.stderr
+def test_code_that_has_changed_since_it_was_named_is_named_again(
+    unnamed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _artifact(unnamed)
+    (unnamed / "net.py").write_text(CODE + "\n# changed\n")
+    monkeypatch.setattr(user_code, "_named", set())  # as another process
+    with pytest.raises(InvalidInput, match=r"has changed since you named it.*--source .*net.py:build.*--trust"):
+        artifact.load(path)
+    assert not (unnamed / "ran").exists()
+    artifact.load(path, source=f"{unnamed / 'net.py'}:build")
+    monkeypatch.setattr(user_code, "_named", set())
+    artifact.load(path)
+
+
+@pytest.mark.parametrize("line", ["fold net --source moved/net.py:build -o out", "bench net --source net.py:build"])
+def test_a_command_is_told_where_code_is(
+    line: str, unnamed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = _artifact(unnamed)
+    monkeypatch.setattr(user_code, "_named", set())
+    monkeypatch.setenv("XDG_STATE_HOME", str(unnamed / "other"))
+    monkeypatch.chdir(unnamed)
+    if line.startswith("fold"):
+        (unnamed / "moved").mkdir()
+        (unnamed / "net.py").rename(unnamed / "moved" / "net.py")
+        with pytest.raises(InvalidInput, match=r"is gone; .*--source FILE.py:build"):
+            artifact.load(path, trust=True)
+    else:
+        line += " --preset nothing"  # that option is read first
+        with pytest.raises(InvalidInput, match=r"--source .*net.py:build"):
+            artifact.load(path)
+    code = ended(line, monkeypatch)
+    if line.startswith("fold"):
+        assert code == 0, capfd.readouterr().err
+        assert json.loads((unnamed / "out" / "manifest.json").read_text())["source"]["name"].endswith("moved/net.py")
+    else:
+        assert code == 2 and "nothing" in capfd.readouterr().err
+
+
+def test_a_source_is_code(unnamed: Path) -> None:
+    path = _artifact(unnamed)
+    with pytest.raises(InvalidInput, match=r"--source resnet20: expected FILE\.py:callable"):
+        artifact.load(path, source="resnet20")
+
+
+def ended(line: str, monkeypatch: pytest.MonkeyPatch) -> object:
+    from compress.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["compress", *line.split()])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+BESIDE = """
+import functools, os, shutil, subprocess
+from builtins import eval as evaluate
+from shutil import rmtree
+
+import torch
+from parts.blocks import Loaders, build, plain
+from parts import blocks
+from torch import load
+from torch.hub import load as from_hub
+
+half = functools.partial(build, width=2)
+run = functools.partial(subprocess.run, ["true"])
+"""
+BLOCKS = """
+import functools
+from torch import nn
+
+
+def build(width=4):
+    return nn.Conv2d(1, width, 1)
+
+
+def counted(function):
+    @functools.wraps(function)
+    def wrapper(*arguments, **options):
+        return function(*arguments, **options)
+    return wrapper
+
+
+@counted
+def plain():
+    return build()
+
+
+class Loaders:
+    pass
+"""
+
+
+@pytest.fixture
+def beside(unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that imports its functions from a package beside it, and more from elsewhere."""
+    for name in ("parts", "parts.blocks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # as another process
+    (unnamed / "parts").mkdir()
+    (unnamed / "parts" / "blocks.py").write_text(BLOCKS)
+    (unnamed / "all.py").write_text(BESIDE)
+    return unnamed / "all.py"
+
+
+@pytest.mark.parametrize("name", ["build", "half", "plain", "Loaders", "blocks.build", "torch.nn.Identity"])
+def test_what_files_beside_the_users_define_is_called(name: str, beside: Path) -> None:
+    assert call(f"{beside}:{name}") is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("os.system", "subprocess.run", "rmtree", "evaluate", "shutil.copy", "load", "from_hub", "run"),
+        *("torch.hub.load", "subprocess.Popen", "os._Environ", "functools.partial", "blocks.functools.reduce"),
+        "build.__globals__.get",
+    ],
+)
+def test_what_they_only_import_from_elsewhere_is_not(name: str, beside: Path) -> None:
+    with pytest.raises(InvalidInput, match="defined there"):
+        call(f"{beside}:{name}")
+
+
+def test_what_is_installed_below_a_users_file_is_not_theirs(unnamed: Path) -> None:
+    place = unnamed / ".venv" / "lib" / "site-packages"
+    place.mkdir(parents=True)
+    (place / "installed_here.py").write_text("def build():\n    return 1\n")
+    (unnamed / "all.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(place)!r})\nfrom installed_here import build\n"
+    )
+    with pytest.raises(InvalidInput, match="defined there"):
+        call(f"{unnamed / 'all.py'}:build")
+
+
+NAMING = {
+    "model": ("model: net.py:build\n", "--model net.py:build"),
+    "data": ("model: resnet20\ndata: {source: net.py:build}\n", "--data net.py:build"),
+    "criterion": (
+        "model: resnet20\nstages: [{prune: {ratio: 0.5, criterion: net.py:build}}]\n",
+        "--set stages.0.prune.criterion=net.py:build",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NAMING)
+def test_recipes_name_code_only_with_trust(what: str, unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, told = NAMING[what]
+    monkeypatch.chdir(unnamed)
+    (unnamed / "r.yaml").write_text(text + "input_shape: [1, 1, 4, 4]\n")
+    recipe = read_recipe(Path("r.yaml"))
+    for given in ("r.yaml", recipe):
+        with pytest.raises(InvalidInput, match=r"^recipe r.yaml: it names code to run") as caught:
+            pipeline.run(given, "out")
+        assert f"({told})" in str(caught.value) and "--trust" in str(caught.value)
+        assert not (unnamed / "ran").exists() and not (unnamed / "out").exists()
+
+
+def test_code_that_the_user_names_in_python_or_beside_the_recipe_runs(
+    unnamed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(unnamed)
+    (unnamed / "r.yaml").write_text("model: resnet20\ninput_shape: [1, 1, 4, 4]\n")
+    pipeline.run(read_recipe(Path("r.yaml"), ["model=net.py:build"]), "overridden")
+    pipeline.run(Recipe(model="net.py:build", input_shape=(1, 1, 4, 4)), "made")
+    monkeypatch.setattr(user_code, "_named", set())
+    monkeypatch.setenv("XDG_STATE_HOME", str(unnamed / "other"))
+    (unnamed / "r.yaml").write_text("model: net.py:build\ninput_shape: [1, 1, 4, 4]\n")
+    pipeline.run("r.yaml", "trusted", trust=True)
