@@ -22,6 +22,7 @@ from .errors import InvalidInput
 from .quantize.encoding import Encoding
 from .siblings import sibling, users_imports
 from .stage import Edit
+from .untrusted import ARRAY_BYTES, require_at_most
 from .user_code import known, remember, require_definition
 
 Kind = Literal["zoo", "file", "module", "onnx"]
@@ -277,8 +278,9 @@ def parse_shape(text: str) -> tuple[int, ...]:
         sizes = tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise InvalidInput(f"input shape {text!r}: expected positive sizes with commas, as 3,32,32 or 1,3,32,32")
+    if not sizes or min(sizes) < 1 or len(sizes) > 8:
+        raise InvalidInput(f"--input-shape {text[:80]}: expected positive sizes with commas, as 3,32,32 or 1,3,32,32")
+    require_at_most(4 * math.prod(sizes), ARRAY_BYTES, "bytes", f"--input-shape {text[:80]}")
     return sizes if len(sizes) in (2, 4) else (1, *sizes)
 
 

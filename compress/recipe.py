@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -21,12 +22,15 @@ from .prune.regularize import Regularize
 from .quantize import FlavourName, Quantize
 from .share import Share
 from .sparsify import Sparsify
-from .stage import Config, Stage
+from .stage import Config, Seed, Stage, Threads
 from .train import Training
 from .untrusted import read_text
 
 LARGEST_BYTES = 2**18
 """Of a recipe."""
+
+_NAMED = re.compile("`([a-z0-9_]+)`")
+"""A setting in a message."""
 
 STAGES: Mapping[str, type[Config]] = {
     "distill": Distill,
@@ -98,7 +102,7 @@ class Export(Config):
 class Benchmark(Config):
     """How the exported files are timed, all in one interleaved run."""
 
-    threads: int = Field(1, ge=1)
+    threads: Threads = 1
     preset: Literal["quick", "standard", "mlperf"] = "quick"
 
 
@@ -116,13 +120,13 @@ class Gates(Config):
         top1_agreement: at least so many percent of the test images on which file and network agree, for every file.
     """
 
-    top1_drop: float | None = None
-    speedup: float | None = None
-    speedup_with_dot_products: float | None = None
-    size_ratio: float | None = None
-    macs_ratio: float | None = None
-    float_nodes: int | None = None
-    top1_agreement: float | None = 99.0
+    top1_drop: float | None = Field(None, ge=-100, le=100)
+    speedup: float | None = Field(None, gt=0, le=1e9)
+    speedup_with_dot_products: float | None = Field(None, gt=0, le=1e9)
+    size_ratio: float | None = Field(None, gt=0, le=1e9)
+    macs_ratio: float | None = Field(None, gt=0, le=1e9)
+    float_nodes: int | None = Field(None, ge=0, le=2**31 - 1)
+    top1_agreement: float | None = Field(99.0, ge=0, le=100)
 
 
 class Recipe(Config):
@@ -138,9 +142,9 @@ class Recipe(Config):
     version: Literal[1] = 1
     model: str
     weights: str | None = None
-    input_shape: tuple[int, ...] | None = None
+    input_shape: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] | None = Field(None, min_length=1, max_length=8)
     data: DataConfig | None = None
-    seed: int = 0
+    seed: Seed = 0
     train: Training | None = None
     teacher: Literal["baseline"] | None = "baseline"
     stages: tuple[Step, ...] = ()
@@ -239,15 +243,34 @@ def _words(value: Any, *place: str) -> Iterator[tuple[str, str]]:
         yield ".".join(place), value
 
 
-def explain(error: ValidationError) -> str:
-    """The first complaint of a validation in one line, with its place: ``stages.1.prune.ratoi: ...``."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+def explain(error: ValidationError, called: Callable[[str], str] | None = None) -> str:
+    """The first complaint of a validation in one line, with its place: ``stages.1.prune.ratoi: ...``.
+
+    Args:
+        called: what the user calls a setting; its own name, with its place, where this is left out.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "no such key"
+    elif isinstance(first["input"], (str, int, float)) and "got " not in message:
+        message += f", got {_shown(first['input'])}"
     rest = error.error_count() - 1
-    return f"{place or 'settings'}: {message}" + (f" (and {rest} more)" if rest else "")
+    more = f" (and {rest} more)" if rest else ""
+    if called is None:
+        return f"{'.'.join(str(part) for part in first['loc']) or 'settings'}: {message}{more}"
+    message = _NAMED.sub(lambda found: called(found[1]), message)
+    if not first["loc"]:
+        return f"{message}{more}"
+    inner = [str(part) for part in first["loc"][1:] if isinstance(part, int) or first["type"] != "extra_forbidden"]
+    return f"{called(str(first['loc'][0]))}: {message}{more}" + (f" (at {'.'.join(inner)})" if inner else "")
+
+
+def _shown(value: str | float) -> str:
+    """A value that is none to work with, as short as a line takes it."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    return f"{value!r:.60}"
 
 
 def schema() -> dict[str, Any]:

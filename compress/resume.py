@@ -25,9 +25,11 @@ from torch import Tensor
 
 from . import edits as edit_records
 from .data import Data, LoaderSplit, SampleSplit
+from .errors import InvalidInput
 from .load import Network
 from .outputs import write_text
 from .siblings import NAMES, ROOT
+from .untrusted import read_json
 
 ORIGIN = "origin.json"
 
@@ -54,9 +56,9 @@ class Origin:
     def other_than(self, folder: Path) -> str:
         """What differs from the origin that ``folder`` keeps, in words; "" where nothing does."""
         try:
-            kept = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+            kept = read_json(folder / ORIGIN, "run")
             facts, files = dict(kept["facts"]), dict(kept["files"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (InvalidInput, ValueError, KeyError, TypeError):
             return "what it started from"
         different = [name for name in {**facts, **self.facts} if facts.get(name) != self.facts.get(name)]
         different += [name for name, digest in files.items() if digest_of(Path(name)) != digest]

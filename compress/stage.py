@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from .parametrized import bake, keep_no_graph
@@ -19,10 +19,39 @@ if TYPE_CHECKING:
 EditKind = Literal["attribute", "tensor", "module", "precision", "weights"]
 
 
-class Config(BaseModel):
-    """A frozen, validated configuration: an unknown key is an error, and so is a value out of range."""
+Samples = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""A number of samples, or of anything that each takes a while."""
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Times = Annotated[float, Field(gt=1, le=1e9)]
+"""How many times less there is to be of something."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Config(BaseModel):
+    """A frozen, validated configuration: an unknown key is an error, and so is a value out of range.
+
+    Every number has its least and its largest value, and is finite. Messages about several settings have their names in
+    backquotes, so that a command can tell them as its options.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and not _admits_truth(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError(f"expected another value than {str(value).lower()}")
+        return value
+
+
+def _admits_truth(annotation: Any) -> bool:
+    return annotation is bool or any(_admits_truth(inner) for inner in get_args(annotation))
+
+
+class Findings(BaseModel):
+    """What a measurement found, as its file keeps it: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -56,22 +56,22 @@ class Training(Config):
         teacher_weight: share of the teacher's loss in the sum, the labels' being the rest.
     """
 
-    epochs: int = Field(10, ge=0)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(10, ge=0, le=10**6)
+    batch_size: int = Field(128, ge=1, le=2**20)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(0.1, gt=0)
+    learning_rate: float = Field(0.1, gt=0, le=1e4)
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1e4)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0, le=10**6)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema: float | None = Field(None, gt=0, lt=1)
     augment: tuple[Literal["flip", "crop", "cutout"], ...] = ()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compiled: bool = False
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1)
-    temperature: float = Field(4.0, gt=0)
+    devices: int = Field(1, ge=1, le=1024)
+    temperature: float = Field(4.0, ge=1e-3, le=1e4)
     teacher_weight: float = Field(0.9, ge=0, le=1)
 
     def apply(self, model: nn.Module, context: Context) -> Result:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from . import ending
 from .benchmark import PRESETS, benchmark, require_stable
 from .errors import Unstable
 from .gate import check_folder, to_json
-from .runtime import Options, engines, load
+from .runtime import MOST_THREADS, Options, engines, load
 from .untrusted import OPTION, limits_lifted, read_arrays
 
 
@@ -36,17 +37,30 @@ def main(arguments: list[str] | None = None) -> int:
         return code
 
 
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """What reads a whole number in a range."""
+
+    def read(text: str) -> int:
+        number = int(text) if len(text) < 20 else most + 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"expected {least} to {most}, got {text[:40]}")
+        return number
+
+    read.__name__ = "number"  # as argparse calls what is none
+    return read
+
+
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["check"]:
         return _check(arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m runtimes", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="model files; several are run in turn")
     parser.add_argument("--engine", choices=engines(), help="by default the one that the suffix names")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="standard")
     parser.add_argument("--inputs", type=Path, help="an .npz with an array for every input; random without it")
-    parser.add_argument("--cores", type=int, nargs="+", help="pin to these cores")
-    parser.add_argument("--seed", type=int, default=0, help="of random inputs")
+    parser.add_argument("--cores", type=_whole(0, 2**16), nargs="+", help="pin to these cores")
+    parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="of random inputs")
     parser.add_argument("--no-memory", action="store_true", help="leave out the separate run for peak memory")
     parser.add_argument("--no-samples", action="store_true", help="leave out the raw samples")
     asked = parser.parse_args(arguments)
@@ -87,7 +101,7 @@ def _check(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m runtimes check", description="Print a JSON list, one per file.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--engine", nargs="+", default=(), choices=engines())
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)
     asked = parser.parse_args(arguments)
     found = list(check_folder(asked.folder, engines=asked.engine, threads=asked.threads))
     print(json.dumps([to_json(each) for each in found], indent=2))

@@ -18,6 +18,8 @@ from .errors import EngineMissing, InvalidInputs, InvalidModel
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
 
+MOST_THREADS = 1024
+
 _BACKENDS = Path(__file__).with_name("backends")
 
 
@@ -35,8 +37,8 @@ class Options:
     reference: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise InvalidInputs(f"threads: expected at least 1, got {self.threads}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise InvalidInputs(f"threads: expected 1 to {MOST_THREADS}, got {self.threads}")
 
 
 @dataclass(frozen=True)

@@ -212,5 +212,7 @@ class _Reader(io.BufferedReader):
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(words.split())[:200] or type(error).__name__

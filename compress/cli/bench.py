@@ -24,7 +24,7 @@ from . import options
 )
 @click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input.")
 @options.data
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=options.THREADS, default=1, show_default=True)
 @click.option("--preset", type=click.Choice(["quick", "standard", "mlperf"]), default="standard", show_default=True)
 @click.option("--allow-unstable", is_flag=True, help="Exit with 0 even if the machine was too noisy.")
 @click.option("--overwrite", is_flag=True, hidden=True)

@@ -13,10 +13,10 @@ from . import options
 @click.command("check", short_help="Run exported files in their engines against what they must give.")
 @click.argument("folder", type=options.PATH)
 @click.option("--engine", "engines", multiple=True, help="Only files for this engine; several times for several.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=options.THREADS, default=1, show_default=True)
 @click.option(
     "--agreement",
-    type=click.FloatRange(0, 100),
+    type=options.Finite(0, 100),
     default=99.0,
     show_default=True,
     help="Least top-1 agreement of a file in integers with its simulation, in percent.",

@@ -44,10 +44,12 @@ if TYPE_CHECKING:
 )
 @click.option("--fixed-batch", is_flag=True, help="Take batches of one sample only.")
 @click.option("--dynamic-size", is_flag=True, help="Leave height and width of images open (ONNX, OpenVINO).")
-@click.option("--opset", type=int, help="Of ONNX; left out, the least that is enough.")
+@click.option("--opset", type=click.IntRange(7, 64), help="Of ONNX; left out, the least that is enough.")
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
 @click.option("--pack", "packed", is_flag=True, help="Also write the packed file to download, model.onnx.packed.")
-@click.option("--check-samples", type=click.IntRange(min=1), default=256, show_default=True, help="Stored from --data.")
+@click.option(
+    "--check-samples", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Stored from --data."
+)
 @options.data
 @options.output
 @options.common

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,17 @@ SCHEMES = (
 FORMATS = ("onnx", "litert", "executorch", "openvino", "ncnn", "coreml", "tensorrt")
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+THREADS = click.IntRange(1, 1024)
+
+
+class Finite(click.FloatRange):
+    """A number in a range; NaN, which is neither above nor below, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number.", param, ctx)
+        return number
 
 
 def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:

@@ -99,10 +99,11 @@ def command(
     repaired = values["reconstruct"] or values["reestimate"]
     stage = configured(
         Prune,
+        {"precision": "measured_in"},
         **{name: values.pop(name) for name in names},
         scope=scope,
         sensitivity=sensitivity,
-        round_to=int(round_to) if round_to.isdigit() else round_to,
+        round_to=int(round_to) if round_to.isascii() and round_to.isdecimal() and len(round_to) < 10 else round_to,
         precision=measured_in,
         limits=_limits(limits),
         training=training if training.epochs else None,

@@ -132,6 +132,7 @@ def command(
     taken = {name: values.pop(name) for name in names}
     stage = configured(
         Quantize,
+        {"momentum": "range_momentum"},
         exclude=exclude,
         momentum=range_momentum,
         smooth=_alpha(smooth),
@@ -156,7 +157,7 @@ def _mixed(values: dict[str, Any]) -> Mixed | None:
         if taken["scan"] is not None:
             raise InvalidInput("--scan: it tells what layers cost under a budget; give --size or --latency too")
         return None
-    return configured(Mixed, by=by, **taken)
+    return configured(Mixed, {"by": "sensitivity"}, by=by, **taken)
 
 
 def _alpha(text: str | None) -> float | str | None:

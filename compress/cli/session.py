@@ -41,12 +41,23 @@ from .terminal import Terminal
 C = TypeVar("C", bound=BaseModel)
 
 
-def configured(kind: type[C], **values: Any) -> C:
-    """A configuration from options; a value out of range is one clear error."""
+def configured(kind: type[C], parameters: Mapping[str, str] | None = None, /, **values: Any) -> C:
+    """A configuration from options; a value out of range is one clear error that names the option as it is typed.
+
+    Args:
+        parameters: of the command, by the names of the settings that are called otherwise.
+    """
     try:
         return kind(**values)
     except ValidationError as error:
-        raise InvalidInput(f"option {explain(error)}") from error
+        raise InvalidInput(explain(error, lambda name: typed((parameters or {}).get(name, name)))) from error
+
+
+def typed(parameter: str) -> str:
+    """How a parameter of the command that runs is typed: "--lr" for "learning_rate"; its name where there is none."""
+    context = click.get_current_context(silent=True)
+    known = context.command.params if context is not None else ()
+    return next((max(each.opts, key=len) for each in known if each.name == parameter), parameter)
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,10 @@ class Options:
         shapes = self.shapes()
         image = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 4 else None
         if image is not None and image[2] != image[3]:
-            raise InvalidInput(f"input shape {self.input_shapes[0]}: images are read as squares; give equal sides")
+            raise InvalidInput(f"--input-shape {self.input_shapes[0]}: images are read as squares; give equal sides")
         config = configured(
             DataConfig,
+            {"source": "data", "size": "input_shapes", "channels": "input_shapes"},
             source=self.data,
             size=image[2] if image else None,
             channels=image[1] if image else None,

@@ -72,9 +72,10 @@ def command(
     try:
         rows, columns = (int(part) for part in block.split(","))
     except ValueError as error:
-        raise InvalidInput(f"option --block {block}: expected rows and columns, as 4,4") from error
+        raise InvalidInput(f"--block {block[:80]}: expected rows and columns, as 4,4") from error
     stage = configured(
         Sparsify,
+        {"training": "epochs"},
         sparsity=sparsity,
         granularity=granularity,
         n=n,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..untrusted import ARRAY_BYTES, require_at_most
 from .partition import DataConfig, deal, partition
 from .split import Data
 
@@ -14,6 +15,8 @@ def digits(config: DataConfig, seed: int) -> Data:
 
     scans = load_digits()
     size = config.size or 32
+    pixels_each = size * size * (config.channels or 1)
+    require_at_most(len(scans.images) * pixels_each * 4, ARRAY_BYTES, "bytes of images", f"data digits, {size}x{size}")
     images = torch.from_numpy(scans.images).float()[:, None]
     images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
     pixels = (images * (255 / 16)).round().clamp(0, 255).to(torch.uint8)

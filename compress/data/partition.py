@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from ..errors import InvalidInput
 from ..stage import Config
+from ..stage import Samples as Count
 from .split import Data, Preprocessing, Samples, SampleSplit, Split, SplitName
 
 MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28
@@ -25,12 +28,12 @@ class DataConfig(Config):
     """
 
     source: str
-    size: int | None = None
-    channels: int | None = None
-    validation: float = 0.1
-    calibration: int = 256
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    size: int | None = Field(None, ge=1, le=2**14)
+    channels: int | None = Field(None, ge=1, le=2**12)
+    validation: float = Field(0.1, gt=0, lt=1)
+    calibration: Count = 256
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | None = Field(None, min_length=1, max_length=2**12)
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] | None = Field(None, min_length=1, max_length=2**12)
 
 
 def partition(labels: NDArray[np.int64], sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from ..cost import cost
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import Graph, trace
-from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
+from ..stage import Config, Context, Edit, Result, Samples, Skip, Times, evaluation_copy
 from ..train import Training, fit
 from .influence import Influence, influences, left_out
 from .residual import Block, blocks, bypassed_outputs
@@ -45,17 +45,17 @@ class RemoveBlocks(Config):
         training: fine-tuning afterwards, on the context's data, distilling from the context's teacher if any.
     """
 
-    count: int | None = Field(None, ge=1)
-    macs: float | None = Field(None, gt=1)
+    count: int | None = Field(None, ge=1, le=2**20)
+    macs: Times | None = None
     criterion: Influence | None = None
-    samples: int = Field(512, ge=1)
+    samples: Samples = 512
     exclude: tuple[str, ...] = ()
     training: Training | None = None
 
     @model_validator(mode="after")
     def _one_target(self) -> RemoveBlocks:
         if (self.count is None) == (self.macs is None):
-            raise ValueError("give exactly one of count and macs")
+            raise ValueError("give exactly one of `count` and `macs`")
         return self
 
     def apply(self, model: nn.Module, context: Context) -> Result:

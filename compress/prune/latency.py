@@ -26,8 +26,10 @@ import onnx
 from torch import Tensor, nn
 
 from ..data import Data
+from ..errors import InvalidInput
 from ..siblings import sibling
 from ..stage import Context, Progress, evaluation_copy, silent
+from ..untrusted import read_json
 from .one_layer import LayerShape, Precision, flavour_here, layer_file
 
 if TYPE_CHECKING:
@@ -214,11 +216,11 @@ class LatencyTable:
         if self.file is None or not self.file.exists():
             return {}
         try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
+            content = read_json(self.file, "cache")
             if content["version"] != VERSION or content["conditions"] != self.conditions:
                 return {}
             found = {str(name): float(value) for name, value in content["ms"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (InvalidInput, ValueError, OverflowError, KeyError, TypeError, AttributeError):
             _LOG.warning("%s cannot be read: its layers are measured again", self.file)
             return {}
         return {name: value for name, value in found.items() if math.isfinite(value) and value > 0}

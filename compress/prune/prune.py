@@ -12,9 +12,11 @@ from torch import nn
 
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
+from ..manifest import EditRecord
 from ..outputs import write_text
-from ..stage import Config, Context, Edit, Measured, Result, Skip, evaluation_copy
+from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Threads, Times, evaluation_copy
 from ..train import Training, fit
+from ..untrusted import read_json
 from . import criteria
 from .choose import Scope
 from .cut import Cut, Reading, cut
@@ -66,25 +68,25 @@ class Prune(Config):
     """
 
     ratio: float | None = Field(None, gt=0, lt=1)
-    macs: float | None = Field(None, gt=1)
-    parameters: float | None = Field(None, gt=1)
-    size: float | None = Field(None, gt=1)
-    latency: float | None = Field(None, gt=1)
+    macs: Times | None = None
+    parameters: Times | None = None
+    size: Times | None = None
+    latency: Times | None = None
     criterion: criteria.Criterion = "l1"
     aggregate: criteria.Aggregate = "mean"
     members: Members | None = None
     normalize: criteria.Normalization | None = None
-    score_batches: int = Field(16, ge=1)
+    score_batches: Samples = 16
     scope: Scope = "layer"
     sensitivity: Path | None = None
-    steps: int = Field(1, ge=1)
-    round_to: int | Literal["measured"] = 8
+    steps: int = Field(1, ge=1, le=1000)
+    round_to: Annotated[int, Field(ge=1, le=2**20)] | Literal["measured"] = 8
     precision: Precision = "float"
-    threads: int = Field(1, ge=1)
+    threads: Threads = 1
     cache: Path | None = None
     limits: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
     exclude: tuple[str, ...] = ()
-    minimum: int = Field(1, ge=1)
+    minimum: int = Field(1, ge=1, le=2**20)
     reconstruct: bool = False
     reestimate: bool = False
     training: Training | None = None
@@ -92,8 +94,8 @@ class Prune(Config):
     @field_validator("round_to", mode="before")
     @classmethod
     def _multiple(cls, value: object) -> object:
-        if value != "measured" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"expected a whole number of at least 1, or measured, got {value!r}")
+        if value != "measured" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**20):
+            raise ValueError(f"expected a whole number from 1 to {2**20}, or measured, got {value!r:.40}")
         return value
 
     @model_validator(mode="after")
@@ -101,10 +103,11 @@ class Prune(Config):
         names = TargetName.__args__  # type: ignore[attr-defined]
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
-            told = f"{', '.join(names[:-1])} and {names[-1]}"
-            raise ValueError(f"give exactly one of {told}, got {', '.join(given) or 'none'}")
+            *first, last = (f"`{name}`" for name in names)
+            got = ", ".join(f"`{name}`" for name in given) or "none"
+            raise ValueError(f"give exactly one of {', '.join(first)} and {last}, got {got}")
         if self.sensitivity is not None and self.scope != "sensitivity":
-            raise ValueError(f"a sensitivity file is for scope sensitivity, and the scope is {self.scope}")
+            raise ValueError(f"`sensitivity` is for `scope` sensitivity, and the scope is {self.scope}")
         return self
 
     @property
@@ -242,9 +245,9 @@ class Prune(Config):
         if file is None or not file.exists():
             return None
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file, "checkpoint", "remove its folder")
             of_this = content["stage"] == self.model_dump(mode="json") and content["seed"] == context.seed
-            edits = tuple(from_json(edit) for edit in content["edits"])
+            edits = tuple(from_json(edit) for edit in content["edits"] if EditRecord.model_validate(edit))
             skipped = tuple(Skip(layer, reason) for layer, reason in content["skipped"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(f"checkpoint {file}: it is damaged ({error!r}); remove its folder") from error

@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from ..data import Split
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import trace
-from ..stage import Config, Context, evaluation_copy
+from ..stage import Config, Context, Findings, Samples, evaluation_copy
 from ..train import top1
+from ..untrusted import read_json
 from . import criteria
 from .channels import Channels, Group
 from .choose import eligible, scorable
@@ -24,8 +26,10 @@ from .scoring import group_scores
 from .target import Curve, Key, key_of
 from .verify import readable
 
+Percent = Annotated[float, Field(ge=0, le=100)]
 
-class GroupSensitivity(Config):
+
+class GroupSensitivity(Findings):
     """One group, pruned alone and not fine-tuned.
 
     Args:
@@ -36,14 +40,20 @@ class GroupSensitivity(Config):
         top1: with that share gone, in percent.
     """
 
-    layers: tuple[str, ...]
-    number: int = 1
-    width: int = Field(ge=1)
-    removed: tuple[float, ...]
-    top1: tuple[float, ...]
+    layers: tuple[str, ...] = Field(min_length=1)
+    number: int = Field(1, ge=1, lt=2**31)
+    width: int = Field(ge=1, lt=2**31)
+    removed: tuple[Annotated[float, Field(ge=0, lt=1)], ...]
+    top1: tuple[Percent, ...]
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> GroupSensitivity:
+        if len(self.removed) != len(self.top1) or list(self.removed) != sorted(set(self.removed)):
+            raise ValueError("expected ascending shares, and an accuracy for each of them")
+        return self
 
 
-class Sensitivity(Config):
+class Sensitivity(Findings):
     """What a :class:`Scan` found.
 
     Args:
@@ -55,8 +65,8 @@ class Sensitivity(Config):
 
     criterion: str
     ratios: tuple[float, ...]
-    top1: float
-    samples: int = Field(ge=1)
+    top1: Percent
+    samples: int = Field(ge=1, lt=2**31)
     groups: tuple[GroupSensitivity, ...]
     skipped: tuple[tuple[str, str], ...] = ()
 
@@ -68,14 +78,15 @@ class Sensitivity(Config):
             InvalidInput: it cannot be read, or is no such file.
         """
         file = path / "sensitivity.json" if path.is_dir() else path
+        content = read_json(file, "sensitivity", "write one with compress sensitivity")
         try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(
-                f"sensitivity {file}: cannot be read ({error}); write one with compress sensitivity"
-            ) from error
+            return cls.model_validate(content)
         except ValidationError as error:
-            raise InvalidInput(f"sensitivity {file}: not what compress sensitivity writes; scan again") from error
+            first = error.errors()[0]
+            raise InvalidInput(
+                f"sensitivity {file}: not what compress sensitivity writes "
+                f"({'.'.join(str(part) for part in first['loc']) or 'it'}: {first['msg']}); scan again"
+            ) from error
 
     def losses(self, group: GroupSensitivity) -> list[float]:
         """The points that the group costs at each of ``ratios``; below zero where the network became better."""
@@ -120,8 +131,8 @@ class Scan(Config):
     """
 
     criterion: criteria.Criterion = "l2"
-    ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
-    samples: int = Field(1024, ge=1)
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.9)
+    samples: Samples = 1024
     exclude: tuple[str, ...] = ()
 
     @field_validator("ratios")

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from ..classification import class_scores
 from ..errors import InvalidInput
 from ..prune.gradients import differentiable
-from ..stage import Config, Context, Progress, silent
+from ..stage import Config, Context, Progress, Samples, silent
 from .calibration import calibration_split
 from .encoding import Encoding
 from .flavour import flavour_named
@@ -51,8 +51,8 @@ class HessianScan(Config):
         draws: of random signs for each batch of 50.
     """
 
-    samples: int = Field(256, ge=1)
-    draws: int = Field(8, ge=1)
+    samples: Samples = 256
+    draws: int = Field(8, ge=1, le=10_000)
 
     def measure(self, candidates: Candidates, context: Context) -> PrecisionSensitivity:
         """What each layer costs in 4 and 8 bits by :func:`perturbation`.

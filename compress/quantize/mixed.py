@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ..errors import InvalidInput
-from ..stage import Config, Context, Progress, silent
+from ..stage import Config, Context, Progress, Samples, Times, silent
 from .encoding import Encoding
 from .hessian import HessianScan
 from .knapsack import least_loss
@@ -47,20 +47,20 @@ class Mixed(Config):
         scan: what ``compress sensitivity --of quantize`` wrote for this network, not to measure again.
     """
 
-    size: float | None = Field(None, gt=1)
-    latency: float | None = Field(None, gt=0)
+    size: Times | None = None
+    latency: float | None = Field(None, gt=0, le=1e9)
     by: By = "snr"
     precisions: tuple[Precision, ...] = ORDER
     around: Around = "float"
-    samples: int = Field(512, ge=1)
+    samples: Samples = 512
     scan: Path | None = None
 
     @model_validator(mode="after")
     def _one_budget(self) -> Mixed:
         if (self.size is None) == (self.latency is None):
-            raise ValueError("give one budget: size or latency")
+            raise ValueError("give one budget: `size` or `latency`")
         if not self.precisions:
-            raise ValueError("precisions: give at least one of int4, int8 and float")
+            raise ValueError("`precisions`: give at least one of int4, int8 and float")
         return self
 
     @property

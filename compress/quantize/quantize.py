@@ -19,7 +19,7 @@ from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
 from ..prune.statistics import reestimate_batch_norm
-from ..stage import Config, Context, Edit, Measured, Result, Skip, evaluation_copy
+from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Threads, evaluation_copy
 from ..train import Training, gentle
 from ..weights import require_finite
 from .aware_training import Learned, train_quantized
@@ -92,7 +92,7 @@ class Quantize(Config):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_calibration: WeightCalibration = "minmax"
     per_channel: bool = True
-    samples: int = Field(256, ge=1)
+    samples: Samples = 256
     exclude: tuple[str, ...] = ()
     ends: Literal["float", "w8", "same"] = "float"
     results: bool = False
@@ -102,7 +102,7 @@ class Quantize(Config):
     smooth: Annotated[float, Field(ge=0, le=1)] | Literal["search"] | None = None
     bias_correction: Literal["none", "empirical", "analytic"] = "none"
     rounding: Literal["nearest", "adaround", "brecq"] = "nearest"
-    rounding_iterations: int = Field(2000, ge=1)
+    rounding_iterations: int = Field(2000, ge=1, le=10**7)
     training: Annotated[
         Training | None, gentle(optimizer="adamw", learning_rate=5e-5, weight_decay=0.0, precision="fp32")
     ] = None
@@ -111,7 +111,7 @@ class Quantize(Config):
     target: FlavourName | None = None
     revert_slower: bool | None = None
     fastest: bool = False
-    threads: int = Field(1, ge=1)
+    threads: Threads = 1
 
     @model_validator(mode="after")
     def _few_levels_alone(self) -> Quantize:
@@ -122,7 +122,7 @@ class Quantize(Config):
         moved |= {"bias_correction": self.bias_correction != "none"}
         given = [name for name, set_ in moved.items() if set_]
         if given:
-            raise ValueError(f"{given[0]}: not with the scheme {self.scheme}, whose weights are trained on few levels")
+            raise ValueError(f"`{given[0]}`: not with the scheme {self.scheme}, whose weights have few levels")
         return self
 
     def apply(self, model: nn.Module, context: Context) -> Result:

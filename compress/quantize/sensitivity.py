@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
 
 from ..data import Split
 from ..errors import InvalidInput
 from ..outputs import write_text
-from ..stage import Config, Context
+from ..stage import Config, Context, Findings, Samples
+from ..untrusted import read_json
 from .encoding import Encoding
 from .flavour import flavour_named
 from .precisions import Candidates, Precision, Unit
@@ -36,7 +37,7 @@ TIE = 1e-6
 """Of the noise ratio, added to points of accuracy: few samples often tell no difference."""
 
 
-class UnitSensitivity(Config):
+class UnitSensitivity(Findings):
     """One layer, or layers that share a weight, alone in each precision.
 
     Args:
@@ -50,14 +51,23 @@ class UnitSensitivity(Config):
         trace: the mean of the diagonal of the Hessian of the loss, over the weight.
     """
 
-    layers: tuple[str, ...]
+    layers: tuple[str, ...] = Field(min_length=1)
     weight: str
-    parameters: int = Field(ge=1)
+    parameters: int = Field(ge=1, lt=2**63)
     precisions: tuple[Precision, ...]
     noise: tuple[float, ...] | None = None
     top1: tuple[float, ...] | None = None
     hessian: tuple[float, ...] | None = None
     trace: float | None = None
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> UnitSensitivity:
+        if any(values is not None and len(values) != len(self.precisions) for values in self._measured()):
+            raise ValueError("expected a value for each of the precisions")
+        return self
+
+    def _measured(self) -> tuple[tuple[float, ...] | None, ...]:
+        return self.noise, self.top1, self.hessian
 
     def loss(self, precision: Precision, by: By) -> float:
         """What ``precision`` costs, in the units of ``by``; less than 0 where it is better than what was there.
@@ -74,7 +84,7 @@ class UnitSensitivity(Config):
         return found[place] + (TIE * self.noise[place] if by == "top1" and self.noise is not None else 0.0)
 
 
-class PrecisionSensitivity(Config):
+class PrecisionSensitivity(Findings):
     """What a :class:`PrecisionScan` found.
 
     Args:
@@ -88,7 +98,7 @@ class PrecisionSensitivity(Config):
 
     of: Literal["quantize"] = "quantize"
     around: Around = "float"
-    samples: int = Field(ge=1)
+    samples: int = Field(ge=1, lt=2**31)
     split: str = "validation"
     top1: float | None = None
     noise: float = 0.0
@@ -103,12 +113,15 @@ class PrecisionSensitivity(Config):
         """
         file = path / "sensitivity.json" if path.is_dir() else path
         told = "write one with compress sensitivity --of quantize"
+        content = read_json(file, "scan", told)
         try:
-            return cls.model_validate_json(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"scan {file}: cannot be read ({error}); {told}") from error
+            return cls.model_validate(content)
         except ValidationError as error:
-            raise InvalidInput(f"scan {file}: not the scan of a quantization; {told}") from error
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "it"
+            raise InvalidInput(
+                f"scan {file}: not the scan of a quantization ({place}: {first['msg']}); {told}"
+            ) from error
 
     def of_units(self, units: Sequence[Unit]) -> tuple[UnitSensitivity, ...]:
         """The record of each of ``units``.
@@ -133,7 +146,7 @@ class PrecisionScan(Config):
     """
 
     around: Around = "float"
-    samples: int = Field(512, ge=1)
+    samples: Samples = 512
 
     def measure(self, candidates: Candidates, context: Context, *, record: Path | None = None) -> PrecisionSensitivity:
         """What each layer costs; the test split is not read.
@@ -298,11 +311,12 @@ class _Sums:
         """Where the record of the same scan stopped, or the start."""
         try:
             if record is not None:
-                found = _Sums(**json.loads(record.read_text(encoding="utf-8")))
-                if found.digest == digest and len(found.noise) == variants + 1:
+                found = TypeAdapter(_Sums).validate_python(read_json(record, "scan"))
+                results = {len(each) for each in (*found.noise, found.signal) if each}
+                if found.digest == digest and len(found.noise) == len(found.right) == variants + 1 and len(results) < 2:
                     return found
-        except (OSError, ValueError, TypeError):
-            pass
+        except (InvalidInput, ValidationError):
+            pass  # there is none yet, or it is damaged: the scan begins anew
         return _Sums(digest, [[] for _ in range(variants + 1)], [0] * (variants + 1))
 
     def add(self, number: int | None, exact: Sequence[Tensor], other: Sequence[Tensor], labels: Tensor | None) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 from ..errors import InvalidInput
-from ..stage import Config, Context
+from ..stage import Context, Findings
 from .encoding import Encoding
 from .layer_costs import Costs
 from .mixed import ORDER, cheapest, summed
@@ -19,7 +20,7 @@ from .sensitivity import By, PrecisionSensitivity, batches_of, decibels, noise_r
 from .simulate import simulate
 
 
-class TradeOffPoint(Config):
+class TradeOffPoint(Findings):
     """One choice on the curve.
 
     Args:
@@ -31,6 +32,8 @@ class TradeOffPoint(Config):
         top1: likewise, in percent.
     """
 
+    model_config = ConfigDict(allow_inf_nan=True)  # where nothing is rounded, there is no noise
+
     bytes: int
     precisions: dict[str, Precision]
     loss: float
@@ -39,7 +42,7 @@ class TradeOffPoint(Config):
     top1: float | None = None
 
 
-class TradeOff(Config):
+class TradeOff(Findings):
     """What accuracy can be had for how many bytes.
 
     Args:

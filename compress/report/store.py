@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ..errors import InvalidInput
 from ..outputs import new_files
+from ..untrusted import read_json
 from .page import render
 from .schema import SCHEMA_VERSION, Report
 
@@ -40,28 +40,7 @@ def read(path: str | Path) -> Report:
     path = Path(path)
     if path.is_dir():
         path = path / JSON_NAME
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise InvalidInput(f"report {path}: no such file; give a report.json or the folder that holds one") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"report {path}: expected JSON text in UTF-8, got other bytes; give a report.json") from None
-    except OSError as error:
-        raise InvalidInput(f"report {path}: cannot be read ({error.strerror or error}); check the path") from error
-    try:
-        content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        if not text.strip():
-            what = "the file is empty"
-        elif isinstance(error, json.JSONDecodeError) and (
-            error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - 1
-        ):
-            what = f"the JSON ends early, at line {error.lineno}; the file is truncated"
-        elif isinstance(error, json.JSONDecodeError):
-            what = f"not JSON at line {error.lineno}, column {error.colno} ({error.msg})"
-        else:
-            what = "not a report: nested too deep"
-        raise InvalidInput(f"report {path}: {what}; run the command that wrote it again") from None
+    content = read_json(path, "report", "give a report.json, or the folder of a run that holds one")
     if not isinstance(content, dict) or "schema_version" not in content:
         raise InvalidInput(f"report {path}: expected a mapping with a schema_version, got none; give a report.json")
     version = content["schema_version"]

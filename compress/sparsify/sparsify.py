@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
-from ..stage import Config, Context, Edit, Result, Skip, evaluation_copy
+from ..stage import Config, Context, Edit, Result, Samples, Skip, evaluation_copy
 from ..train import Training, classification, fit
 from . import gains
 from .callback import Choice, MaskedTraining
@@ -20,6 +20,7 @@ from .masks import Granularity
 from .schedule import Schedule
 from .sites import Site, find_sites
 
+Side = Annotated[int, Field(ge=1, le=2**20)]
 UPDATES = {"one_shot": 1, "iterative": 5, "gradual": 100}
 
 
@@ -47,17 +48,17 @@ class Sparsify(Config):
 
     sparsity: float | None = Field(None, gt=0, lt=1)
     granularity: Granularity = "weight"
-    n: int = Field(2, ge=1)
-    m: int = Field(4, ge=2)
-    block: tuple[int, int] = (4, 4)
+    n: int = Field(2, ge=1, le=1024)
+    m: int = Field(4, ge=2, le=1024)
+    block: tuple[Side, Side] = (4, 4)
     criterion: Criterion = "magnitude"
     scope: Literal["layer", "global"] = "layer"
     schedule: Schedule = "one_shot"
     begin: float = Field(0.0, ge=0, le=1)
     end: float = Field(0.5, gt=0, le=1)
-    updates: int | None = Field(None, ge=1)
+    updates: int | None = Field(None, ge=1, le=2**31 - 1)
     minimum: float = Field(0.01, ge=0, lt=1)
-    samples: int = Field(256, ge=1)
+    samples: Samples = 256
     exclude: tuple[str, ...] = ()
     training: Training | None = None
 
@@ -65,19 +66,17 @@ class Sparsify(Config):
     def _consistent(self) -> Sparsify:
         if self.granularity == "n:m":
             if self.sparsity is not None:
-                raise ValueError(f"granularity n:m has the sparsity 1 - {self.n}/{self.m}; leave sparsity out")
+                raise ValueError(f"granularity n:m has the sparsity 1 - {self.n}/{self.m}; leave `sparsity` out")
             if self.n >= self.m:
-                raise ValueError(f"granularity n:m leaves n of m weights: n={self.n} must be less than m={self.m}")
+                raise ValueError(f"granularity n:m leaves `n` of `m` weights: n={self.n} must be less than m={self.m}")
             if self.schedule != "one_shot" or self.scope != "layer":
                 raise ValueError("granularity n:m is chosen in one_shot, within each layer")
-        if min(self.block) < 1:
-            raise ValueError(f"block {self.block}: rows and columns are at least 1")
         if self.begin >= self.end:
-            raise ValueError(f"begin={self.begin:g} must come before end={self.end:g}")
+            raise ValueError(f"`begin`={self.begin:g} must come before end={self.end:g}")
         if self.schedule == "one_shot" and self.criterion == "movement":
-            raise ValueError("criterion movement scores weights in a training: set schedule gradual or iterative")
+            raise ValueError("criterion movement scores weights in a training: set `schedule` gradual or iterative")
         if self.schedule != "one_shot" and (self.training is None or not self.training.epochs):
-            raise ValueError(f"schedule {self.schedule} prunes during a training; set training, or schedule one_shot")
+            raise ValueError(f"schedule {self.schedule} prunes in a training; set `training`, or `schedule` one_shot")
         return self
 
     @property

@@ -119,7 +119,7 @@ IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a program": (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"), "readable"),
     "a pipe": (os.mkfifo, "a named pipe"),
     "a folder": (Path.mkdir, "a folder"),
-    "a broken link": (lambda path: path.symlink_to("gone.png"), "No such file"),
+    "a broken link": (lambda path: path.symlink_to("gone.png"), "no such file"),
 }  # fmt: skip
 
 

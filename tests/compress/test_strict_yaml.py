@@ -75,7 +75,7 @@ def test_files_that_are_no_recipes_are_not_read(tmp_path: Path) -> None:
         ("pipe.yaml", "expected a file, got a named pipe"),
         ("bytes.yaml", "expected text in UTF-8"),
         ("large.yaml", "327,680 bytes, and 262,144 is the most; add --large-files"),
-        ("gone.yaml", "No such file"),
+        ("gone.yaml", "no such file"),
     ):
         with pytest.raises(InvalidInput, match=f"recipe .*{name}: {says}"):
             recipe.read(tmp_path / name)

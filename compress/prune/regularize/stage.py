@@ -45,7 +45,7 @@ class Regularize(Config):
     """
 
     method: Method = "slimming"
-    strength: float | None = Field(None, gt=0)
+    strength: float | None = Field(None, gt=0, le=1e6)
     ratio: float | None = Field(None, gt=0, lt=1)
     exclude: tuple[str, ...] = ()
     training: Training = Training()
@@ -54,13 +54,13 @@ class Regularize(Config):
     def _what_the_method_takes(self) -> Regularize:
         by_ratio = self.method in ("growing", "soft")
         if by_ratio and self.ratio is None:
-            raise ValueError(f"{self.method} needs a ratio, the share of channels to make unimportant")
+            raise ValueError(f"{self.method} needs a `ratio`, the share of channels to make unimportant")
         if not by_ratio and self.ratio is not None:
-            raise ValueError(f"{self.method} takes no ratio: how many channels become unimportant is the strength's")
+            raise ValueError(f"{self.method} takes no `ratio`: what becomes unimportant is the `strength`'s")
         if self.method == "soft" and self.strength is not None:
-            raise ValueError("soft takes no strength: it zeroes the ratio of channels after each epoch")
+            raise ValueError("soft takes no `strength`: it zeroes the `ratio` of channels after each epoch")
         if self.training.epochs < 1:
-            raise ValueError("training.epochs must be at least 1: regularizing is a training")
+            raise ValueError("`epochs` of the training must be at least 1: regularizing is a training")
         return self
 
     def apply(self, model: nn.Module, context: Context) -> Result:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ...data import Split
-from ...stage import Config, Context
+from ...stage import Config, Context, Samples
 from ..encoding import Encoding, IntegerParameters
 from ..scales import scale_for
 from ..sites import CLIPS, NOTHING, Product
@@ -24,6 +25,8 @@ from .lockstep import Lockstep, Rounded
 from .rows import Rows, sampled_rows
 
 aten = torch.ops.aten
+
+Exponent = Annotated[float, Field(ge=0, le=1000)]
 
 STRETCH_HIGH, STRETCH_LOW = 1.1, -0.1
 """Zeta and gamma of the rectified sigmoid."""
@@ -61,14 +64,14 @@ class LearnedRounding(Config):
         learn_activations: learn the scales of activations within a block along with the roundings (``brecq``).
     """
 
-    iterations: int = Field(2000, ge=1)
-    batch: int | None = Field(None, ge=1)
-    learning_rate: float = Field(1e-2, gt=0)
-    strength: float = Field(10.0, gt=0)
-    beta: tuple[float, float] = (20.0, 2.0)
+    iterations: int = Field(2000, ge=1, le=10**7)
+    batch: int | None = Field(None, ge=1, le=2**20)
+    learning_rate: float = Field(1e-2, gt=0, le=1e4)
+    strength: float = Field(10.0, gt=0, le=1e9)
+    beta: tuple[Exponent, Exponent] = (20.0, 2.0)
     warm_start: float = Field(0.2, ge=0, lt=1)
-    samples: int = Field(1024, ge=1)
-    memory_mb: float = Field(2000.0, gt=0)
+    samples: Samples = 1024
+    memory_mb: float = Field(2000.0, gt=0, le=1e9)
     fisher: bool = False
     learn_activations: bool = False
 

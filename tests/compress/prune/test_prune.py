@@ -233,9 +233,9 @@ def test_a_network_that_runs_but_computes_something_else_is_refused(monkeypatch:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({}, "exactly one of ratio, .* and latency, got none"), ({"ratio": 0.5, "macs": 2.0}, "got ratio, macs"),
+    [({}, "exactly one of `ratio`, .* and `latency`, got none"), ({"ratio": 0.5, "macs": 2.0}, "got `ratio`, `macs`"),
      ({"ratio": 1.0}, "less than 1"), ({"ratio": 0.0}, "greater than 0"), ({"macs": 1.0}, "greater than 1"),
-     ({"ratio": 0.5, "round_to": 0}, "a whole number of at least 1, or measured"),
+     ({"ratio": 0.5, "round_to": 0}, "a whole number from 1 to 1048576, or measured"),
      ({"ratio": 0.5, "criterion": "l3"}, "l1"),
      ({"ratio": 0.5, "rate": 1}, "Extra inputs")],
 )  # fmt: skip

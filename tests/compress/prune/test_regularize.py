@@ -313,9 +313,9 @@ def test_an_interrupted_one_resumes_with_the_same_result(
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"method": "slim"}, "slimming"), ({"method": "soft"}, "soft needs a ratio"),
-     ({"method": "growing", "ratio": 1.0}, "less than 1"), ({"ratio": 0.5}, "slimming takes no ratio"),
-     ({"method": "soft", "ratio": 0.5, "strength": 1.0}, "soft takes no strength"),
+    [({"method": "slim"}, "slimming"), ({"method": "soft"}, "soft needs a `ratio`"),
+     ({"method": "growing", "ratio": 1.0}, "less than 1"), ({"ratio": 0.5}, "slimming takes no `ratio`"),
+     ({"method": "soft", "ratio": 0.5, "strength": 1.0}, "soft takes no `strength`"),
      ({"strength": 0.0}, "greater than 0"), ({"training": {"epochs": 0}}, "at least 1")],
 )  # fmt: skip
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
@@ -356,7 +356,7 @@ def test_the_command(
     code, said = run(f"regularize net.py:build --method group_lasso --strength 0.01 {fast} -v -o out")
     assert code == 0 and "units of 8 below 1%" in said and (npz.parent / "out" / "manifest.json").exists()
     for line, says in (
-        (f"regularize net.py:build --method soft {fast} -o bad", "soft needs a ratio"),
+        (f"regularize net.py:build --method soft {fast} -o bad", "soft needs a --ratio"),
         (f"regularize net.py:build --method soft --ratio 2 {fast} -o bad", "ratio"),
         (f"regularize net.py:build --exclude nothing.* {fast} -o bad", "matches no layer"),
         ("regularize net.py:build --input-shape 1,8,8 -o bad", "--data"),

@@ -106,7 +106,7 @@ def test_a_file_is_what_the_stage_scans_itself(data: Data, small_net: nn.Module,
 
 def test_files_that_do_not_fit(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
     stage = Prune(macs=2.0, scope="sensitivity", sensitivity=tmp_path / "s.json")
-    with pytest.raises(InvalidInput, match=r"s\.json: cannot be read .*compress sensitivity"):
+    with pytest.raises(InvalidInput, match=r"s\.json: no such file.*compress sensitivity"):
         stage.apply(small_net, context(data))
     (tmp_path / "s.json").write_text('{"top1": 3}')
     with pytest.raises(InvalidInput, match=r"s\.json: not what compress sensitivity writes"):
@@ -119,10 +119,10 @@ def test_files_that_do_not_fit(data: Data, small_net: nn.Module, tmp_path: Path)
     (tmp_path / "s.json").write_text(scanned.model_copy(update={"groups": ()}).model_dump_json())
     with pytest.raises(InvalidInput, match="the scan has no layer of this network"):
         stage.apply(small_net, context(data))
-    with pytest.raises(ValidationError, match="a sensitivity file is for scope sensitivity"):
+    with pytest.raises(ValidationError, match="`sensitivity` is for `scope` sensitivity"):
         Prune(macs=2.0, sensitivity=tmp_path)
     for ratios in ((), (0.5, 0.25), (0.5, 1.0), (0.0, 0.5)):
-        with pytest.raises(ValidationError, match="expected ascending shares between 0 and 1"):
+        with pytest.raises(ValidationError, match=r"expected ascending shares between 0 and 1|than [01]"):
             Scan(ratios=ratios)
 
 

@@ -96,9 +96,9 @@ def test_points_are_told_where_there_are_labels(data: Data, small_net: nn.Module
     assert all(layer.top1 is not None and layer.top1[-1] == 0 for layer in found.layers)
     (tmp_path / "sensitivity.json").write_text(found.model_dump_json(), encoding="utf-8")
     assert PrecisionSensitivity.read(tmp_path) == found
-    with pytest.raises(InvalidInput, match="not the scan of a quantization"):
+    with pytest.raises(InvalidInput, match=r"not JSON|not the scan of a quantization"):
         PrecisionSensitivity.read(Path(__file__))
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with pytest.raises(InvalidInput, match="no such file"):
         PrecisionSensitivity.read(tmp_path / "none.json")
     other = found.model_copy(update={"layers": found.layers[1:]})
     with pytest.raises(InvalidInput, match="the scan is of another network: it has no"):
