@@ -7,12 +7,13 @@ steps is that of Nagel et al., "A White Paper on Neural Network Quantization" (2
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Split
 from ..errors import InvalidInput
@@ -23,14 +24,14 @@ from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Thre
 from ..train import Training, gentle
 from ..weights import require_finite
 from .aware_training import Learned, train_quantized
-from .calibration import calibration_split, observe
+from .calibration import Watcher, calibration_split, observe
 from .detect import detected, measured_here
 from .encoding import Encoding
 from .few_levels import to_few_levels
 from .flavour import FlavourName
 from .mixed import Mixed
 from .normalization import use_depthwise
-from .observe import Calibration, WeightCalibration, observer_of
+from .observe import Calibration, Observer, Spread, WeightCalibration, observer_of
 from .precisions import Candidates
 from .recover.bias import correct_biases, correct_biases_analytically, give_biases
 from .recover.blocks import brecq
@@ -41,6 +42,8 @@ from .recover.smooth import smooth
 from .revert import revert_slower
 from .scheme import SCHEMES, Scheme, SchemeName
 from .sites import Sites, find_sites
+
+_LOG = logging.getLogger(__name__)
 
 
 class Quantize(Config):
@@ -245,13 +248,33 @@ class Quantize(Config):
             at: observer_of(self.calibration, percentile=self.percentile, momentum=self.momentum, bits=bits)
             for at in sites.measured.values()
         }
-        watchers = {at: observer.observe for at, observer in observers.items()}
+        spreads = {at: Spread() for at in observers}
+        watchers = {at: _both(observer, spreads[at]) for at, observer in observers.items()}
         observe(graph, watchers, work.samples, self.samples, work.context)
+        self._note(graph, spreads)
         ranges = {at: observer.range() for at, observer in observers.items()}
         for name, at in sites.measured.items():
             low, high = ranges[at]
             encodings[name] = Encoding((low,), (high,), bits)
         return encodings
+
+    def _note(self, graph: Graph, spreads: Mapping[str, Spread]) -> None:
+        """Tell of activations whose range one value decides, and of those that are zero alone."""
+        places = {node.name: graph.layer(node) or node.name for node in graph.nodes}
+        wild = [f"{places[at]}: {s.largest:.3g}, others within {s.usual:.3g}" for at, s in spreads.items() if s.wild]
+        if wild:
+            cut = self.calibration in ("percentile", "entropy")
+            advice = "they are cut off" if cut else "look at the samples, or take the calibration percentile or entropy"
+            _LOG.warning(
+                "calibration: values far beyond all others in %d activations (%s); %s",
+                *(len(wild), _some(wild), advice),
+            )
+        zero = [places[at] for at, s in spreads.items() if s.largest == 0]
+        if zero:
+            _LOG.warning(
+                "calibration: all values are zero in %d activations (%s): nothing tells their range; see the samples",
+                *(len(zero), _some(zero)),
+            )
 
     def _rest(self, scheme: Scheme) -> Scheme | None:
         """The scheme of weights that have not few levels; None where they are floats."""
@@ -318,6 +341,18 @@ class Quantize(Config):
         else:
             done = correct_biases_analytically(work.network, encodings, work.moments, work.context, reference=reference)
         work.account(*done)
+
+
+def _both(observer: Observer, spread: Spread) -> Watcher:
+    def watch(values: Tensor) -> None:
+        observer.observe(values)
+        spread.observe(values)
+
+    return watch
+
+
+def _some(told: list[str]) -> str:
+    return "; ".join(told[:3]) + ("; ..." if len(told) > 3 else "")
 
 
 @dataclass

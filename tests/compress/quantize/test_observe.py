@@ -17,6 +17,7 @@ from compress.quantize.observe import (
     MinMax,
     MovingAverage,
     Percentile,
+    Spread,
     SquaredError,
     divergence,
     observer_of,
@@ -199,6 +200,89 @@ def test_entropy_is_near_that_of_a_search_over_all_values(name: str) -> None:
     )
     assert got <= best * 1.1 + 1e-4
     assert values.min() <= low <= high <= values.max()
+
+
+WILD: dict[str, list[float]] = {
+    "one": [1e4],
+    "one negative": [-1e4],
+    "both sides": [1e4, -3e4],
+    "as large as floats are": [3e38],
+    "several": [500.0 * i for i in range(1, 40)],
+}
+
+
+@pytest.mark.parametrize("when", [0, 3, 5])
+@pytest.mark.parametrize("name", WILD)
+def test_wild_values_take_no_bins_from_the_others(name: str, when: int) -> None:
+    """49,152 normal values in six batches, and some that are far out, among the first, the middle or the last."""
+    random = np.random.default_rng(4)
+    values = random.standard_normal((6, 8192)).astype(np.float32)
+    plain = {"entropy": Entropy(8), "percentile": Percentile(99.9), "wide": Entropy(16)}
+    observers = {"entropy": Entropy(8), "percentile": Percentile(99.9), "wide": Entropy(16)}
+    for observer in plain.values():
+        for batch in values:
+            observer.observe(torch.from_numpy(batch))
+    values[when, : len(WILD[name])] = WILD[name]
+    for observer in observers.values():
+        for batch in values:
+            observer.observe(torch.from_numpy(batch))
+    low, high = observers["entropy"].range()
+    assert -4.5 < low < -3 and 3 < high < 4.5
+    noise = [
+        float(np.square(rounded(v, *ends.range(), 8) - v).mean())
+        for v, ends in ((random.standard_normal(20_000), e) for e in (plain["entropy"], observers["entropy"]))
+    ]
+    assert noise[1] < 2 * noise[0]
+    assert observers["wide"].range()[1] < 8
+    everything = np.sort(values.astype(np.float64).ravel())
+    cut = int(everything.size * 0.001)
+    width = observers["percentile"].histogram.width
+    assert width <= 2 * 64 / BINS
+    assert np.abs(np.array(observers["percentile"].range()) - everything[[cut, -1 - cut]]).max() <= width * 1.001
+    histogram = observers["percentile"].histogram
+    assert int(histogram.counts.sum()) + int(histogram.beyond.sum()) == everything.size
+    assert sorted(histogram.wild()[0].tolist()) == pytest.approx(sorted(WILD[name]), rel=0.03) or name == "several"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("wild", [[100.0], [-300.0, 40.0], [1e4]], ids=str)
+def test_the_least_squared_error_counts_wild_values(wild: list[float], bits: int) -> None:
+    values = np.random.default_rng(5).standard_normal(20_000).astype(np.float32).astype(np.float64)
+    values[: len(wild)] = wild
+    observer = SquaredError(bits)
+    for batch in np.split(values, 10):
+        observer.observe(torch.from_numpy(batch))
+    low, high = observer.range()
+    parts = 0.85 ** np.arange(60)
+    lows, highs = np.unique(values.min() * parts), np.unique(values.max() * parts)
+    best = min(float(np.square(rounded(values, a, b, bits) - values).mean()) for a in lows for b in highs)
+    assert float(np.square(rounded(values, low, high, bits) - values).mean()) <= best * 1.02
+
+
+def test_values_that_become_usual_are_wild_no_longer() -> None:
+    """Ranges grow batch by batch: what was beyond the bins comes into them."""
+    observer = Percentile(99)
+    random = np.random.default_rng(6)
+    values = [random.standard_normal(4096).astype(np.float32) * scale for scale in (1, 1, 100, 100, 1000)]
+    values[0][:3] = [90, -90, 700]
+    for batch in values:
+        observer.observe(torch.from_numpy(batch))
+    everything = np.sort(np.concatenate(values).astype(np.float64))
+    assert int(observer.histogram.counts.sum()) == everything.size
+    cut = int(everything.size * 0.01)
+    assert np.abs(np.array(observer.range()) - everything[[cut, -1 - cut]]).max() <= observer.histogram.width * 1.001
+
+
+def test_spread() -> None:
+    spread = Spread()
+    for batch in batches(7, [1, 2, 1]):
+        spread.observe(batch)
+    assert not spread.wild and 4 < spread.usual < 8
+    spread.observe(torch.tensor([1e4, *[1.0] * 50]))
+    assert spread.wild and spread.largest == 1e4 and spread.usual < 8
+    none = Spread()
+    none.observe(torch.zeros(5))
+    assert none.largest == 0 and not none.wild
 
 
 def test_one_sided_values_keep_their_zero() -> None:

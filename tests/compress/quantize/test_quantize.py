@@ -17,6 +17,7 @@ from compress import Context
 from compress.data import Data, LoaderSplit
 from compress.errors import InvalidInput
 from compress.quantize import Encoding, Quantize, simulate
+from compress.quantize.observe import Calibration
 
 
 @pytest.mark.parametrize("kind", SHAPES, ids=lambda kind: kind.__name__)
@@ -244,3 +245,19 @@ def test_statistics_of_batch_norms_are_measured_again_first() -> None:
     result = Quantize(reestimate=True, scheme="w8").apply(model, context)
     expected = model.get_submodule("first")(inputs[0]).mean((0, 2, 3))
     torch.testing.assert_close(result.model.get_buffer("norm.running_mean"), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "entropy"])
+def test_wild_and_missing_values_are_told(calibration: Calibration, caplog: pytest.LogCaptureFixture) -> None:
+    model, (image,), _ = made(Joined)
+    image = image.clone()
+    image[3, 0, 2, 2] = 1e4
+    with torch.no_grad():
+        model.get_parameter("stem.bias").fill_(-1e9)
+    with caplog.at_level("WARNING", "compress"):
+        result = Quantize(calibration=calibration).apply(model, context_on((image,)))
+    wild, zero = (record.getMessage() for record in caplog.records)
+    assert "values far beyond all others" in wild and "image: 1e+04, others within" in wild
+    assert ("they are cut off" in wild) == (calibration != "minmax")
+    assert zero.startswith("calibration: all values are zero in ")
+    assert (result.encodings["image"].high[0] > 9000) == (calibration == "minmax")
