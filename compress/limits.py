@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from .errors import InvalidInput
@@ -76,6 +76,7 @@ class Measured(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
         self._tensors: Counter[int] = Counter()
         self._sizes: dict[int, int] = {}
+        self._found: dict[tuple[Any, str], tuple[list[tuple[int, int]], int]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -86,17 +87,22 @@ class Measured(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not (func.is_view or func._schema.is_mutable or name in _SHARES) or name == _REPEATS:
             self._look_ahead(func, args, given)
         made = func(*args, **given)
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._hold(tensor)
+        for tensor in _tensors(made):
+            self._hold(tensor)
         return made
 
     def _look_ahead(self, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        read = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, Tensor)]
-        sizes, multiply_adds = _element_wise(read) if torch.Tag.pointwise in func.tags else _on_meta(func, args, given)
-        require_memory(
-            sum(count * each for count, each in sizes), f"what {_name(func)} yields", held=self.held, stored=self.stored
-        )
+        read = [*_tensors(args), *_tensors(given.values())]
+        if torch.Tag.pointwise in func.tags:
+            sizes, multiply_adds = _element_wise(read)
+        else:
+            called = tree_map_only(Tensor, lambda t: (t.shape, t.stride(), t.dtype), (args, given))
+            key = (func, repr(called))
+            if key not in self._found:
+                self._found[key] = _on_meta(func, args, given)
+            sizes, multiply_adds = self._found[key]
+        taken = sum(count * each for count, each in sizes)
+        require_memory(taken, f"what {_name(func)} yields", held=self.held, stored=self.stored)
         self.multiply_adds += multiply_adds
         self.multiply_adds += _PER_ELEMENT * (sum(t.numel() for t in read) + sum(count for count, _ in sizes))
         if memory_limit() is not None and self.multiply_adds > _MULTIPLY_ADDS:
@@ -125,6 +131,14 @@ def _name(func: Any) -> str:
     return str(func._schema.name).removeprefix("aten::")
 
 
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list, ValuesView)):
+        for value in values:
+            yield from _tensors(value)
+
+
 def _element_wise(read: Sequence[Tensor]) -> tuple[list[tuple[int, int]], int]:
     """As :func:`_on_meta`, of an operation that takes element with element."""
     with suppress(RuntimeError):  # they do not fit: the operation says so itself
@@ -137,13 +151,12 @@ def _on_meta(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[l
     """Elements and bytes of each of what an operation yields, and its multiply-adds, computed without values."""
     with suppress(Exception):  # its sizes depend on values, or it fails: then it says so itself
         args, given = tree_map_only(Tensor, _without_values, (args, given))
-        if "device" in given or not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, given))):
+        if "device" in given or next(_tensors((*args, *given.values())), None) is None:
             given = {**given, "device": torch.device("meta")}
         made = func(*args, **given)
         counted = flop_registry.get(func._overloadpacket)
         operations = counted(*args, **given, out_val=made) if counted is not None else 0
-        tensors = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
-        return [(t.numel(), t.element_size()) for t in tensors], operations // 2
+        return [(t.numel(), t.element_size()) for t in _tensors(made)], operations // 2
     return [], 0
 
 

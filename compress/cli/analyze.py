@@ -8,6 +8,8 @@ import click
 
 from . import options
 
+_MOST_ROWS = 500
+
 
 @click.command("analyze", short_help="Count what each layer costs.")
 @options.network
@@ -47,7 +49,8 @@ def command(target: str | None, **values: Any) -> None:
         "memory access bytes", "receptive field",
         title=f"{given.specification()}, for one sample", title_justify="left",
     )  # fmt: skip
-    for layer in counted.layers:
+    shown = counted.layers if given.verbose else counted.layers[:_MOST_ROWS]
+    for layer in shown:
         table.add_row(
             Text(layer.layer or "(network)"), layer.operation, "x".join(map(str, layer.output_shape[1:])),
             f"{layer.params:,}", f"{layer.macs:,}", f"{layer.bit_operations:,}", f"{layer.activation_bytes:,}",
@@ -55,6 +58,8 @@ def command(target: str | None, **values: Any) -> None:
             "-" if layer.receptive_field is None else str(layer.receptive_field),
         )  # fmt: skip
     given.console.print(table)
+    if len(shown) < len(counted.layers):
+        given.console.print(f"... and {len(counted.layers) - len(shown):,} more (-v tells all)")
     given.console.print(
         f"in all: {counted.params:,} parameters ({counted.size_bytes:,} bytes), {counted.macs:,} multiply-adds, "
         f"{counted.bit_operations:,} bit operations"

@@ -75,7 +75,8 @@ class Builder:
         self.origins = {name: name for name in self.constants}
         outputs = tuple(value.name for value in graph.output)
         steps = []
-        for step in recognized(list(self._unfolded()), self.constants, outputs):
+        ranks = {name: len(sizes) for name, sizes in self.shapes.items()}
+        for step in recognized(list(self._unfolded()), self.constants, outputs, ranks):
             with at_node(f"{self.path}: ", step.name, step.operator):
                 layer = self._layer(step)
             steps.append(replace(step, layer=layer, inputs=step.inputs[:1]) if layer else step)

@@ -88,19 +88,18 @@ def _make_transposed(step: Step, weights: Weights, _: Dimensions | None) -> Made
 
 def _make_batch_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
     scale, bias, mean, variance = weights[:4]
-    if scale is None or not step.integer("spatial", 1):
+    made = _BATCH_NORMS.get(len(have)) if have else None
+    if scale is None or made is None or not step.integer("spatial", 1):
         return None
-    module = _BATCH_NORMS.get(len(have) if have else 4, nn.BatchNorm2d)(
-        scale.size, step.real("epsilon", 1e-5), 1 - step.real("momentum", 0.9), device="meta"
-    )
+    module = made(scale.size, step.real("epsilon", 1e-5), 1 - step.real("momentum", 0.9), device="meta")
     return module, _given(weight=scale, bias=bias, running_mean=mean, running_var=variance)
 
 
 def _make_instance_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
     scale, bias = weights[:2]
-    if scale is None:
+    made = _INSTANCE_NORMS.get(len(have)) if have else None
+    if scale is None or made is None:
         return None
-    made = _INSTANCE_NORMS.get(len(have) if have else 4, nn.InstanceNorm2d)
     return made(scale.size, step.real("epsilon", 1e-5), affine=True, device="meta"), _given(weight=scale, bias=bias)
 
 
@@ -119,7 +118,7 @@ def _make_layer_norm(step: Step, weights: Weights, have: Dimensions | None) -> M
 
 def _make_group_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
     scale, bias = weights[:2]
-    if scale is None or have is None or have[1] != scale.size:
+    if scale is None or have is None or len(have) < 2 or have[1] != scale.size:
         return None
     module = nn.GroupNorm(step.integer("num_groups"), scale.size, step.real("epsilon", 1e-5), device="meta")
     return module, _given(weight=scale, bias=bias)
@@ -136,7 +135,7 @@ def _make_linear(step: Step, weights: Weights, _: Dimensions | None) -> Made:
     if not transposed or alpha != 1:
         tensors["weight"] = ((weight if transposed else weight.T) * weight.dtype.type(alpha), f"{transposed}{alpha}")
     if bias is not None:
-        if bias.size not in (1, outputs) or bias.shape[-1:] not in ((), (1,), (outputs,)):
+        if bias.size != 1 and (bias.size != outputs or bias.shape[-1] != outputs):
             return None
         tensors["bias"] = (np.broadcast_to(bias.reshape(-1), (outputs,)) * bias.dtype.type(beta), f"{beta}")
     return nn.Linear(inputs, outputs, bias is not None, device="meta"), tensors
@@ -148,7 +147,7 @@ def _make_prelu(_step: Step, weights: Weights, have: Dimensions | None) -> Made:
         return None
     if slope.size != 1:
         # One slope per channel, which torch takes along dimension 1.
-        rank = len(have) if have else 4
+        rank = len(have) if have else 0
         full = (1,) * (rank - slope.ndim) + slope.shape
         if slope.ndim > rank or rank < 2 or full[1] != slope.size:
             return None

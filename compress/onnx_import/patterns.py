@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 
 from .step import Array, Step
@@ -18,15 +18,21 @@ SLOPE = 1 / 6
 """Of the hard sigmoid that the hard swish multiplies by."""
 
 
-def recognized(steps: list[Step], constants: MutableMapping[str, Array], returned: Collection[str]) -> list[Step]:
+def recognized(
+    steps: list[Step],
+    constants: MutableMapping[str, Array],
+    returned: Collection[str],
+    ranks: Mapping[str, int] | None = None,
+) -> list[Step]:
     """The steps with one in the place of several wherever these are one operation; it stands where their last did.
 
     Args:
         constants: known values by name; biases are put there in the shape that their layer wants.
         returned: values that the network gives, which stay.
+        ranks: how many dimensions values have, as far as is known.
     """
     for rule in (_bias, _hard_sigmoid, _hard_swish, _hard_swish_divided_last):
-        found = _Steps(steps, constants, returned)
+        found = _Steps(steps, constants, returned, ranks or {})
         replaced: dict[str, Step] = {}
         for step in steps:
             made = rule(found, step)
@@ -43,6 +49,7 @@ class _Steps:
     steps: list[Step]
     constants: MutableMapping[str, Array]
     returned: Collection[str]
+    ranks: Mapping[str, int]
     absorbed: set[str] = field(default_factory=set)
     """What is computed within another step now."""
 
@@ -52,9 +59,12 @@ class _Steps:
         self.uses.update(self.returned)
 
     def number(self, step: Step, index: int) -> float | None:
-        """Input ``index`` where it is one known number."""
+        """Input ``index`` where it is one known number, which adds no dimension to the others."""
         array = self.constants.get(step.inputs[index]) if index < len(step.inputs) else None
-        return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+        if array is None or array.size != 1:
+            return None
+        known = [self.ranks[name] for i, name in enumerate(step.inputs) if i != index and name in self.ranks]
+        return float(array.reshape(-1)[0]) if array.ndim <= max(known, default=1) else None
 
     def inner(self, name: str, *operators: str) -> Step | None:
         """The step that yields ``name``, if it is one of ``operators`` and nothing else needs its value."""

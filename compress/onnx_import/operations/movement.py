@@ -83,7 +83,7 @@ def _reshape(call: Call) -> Tensor:
     if relative is None and call.step.integer("allowzero"):
         return x.reshape(call.sizes("shape", 1) or [])
     wanted = list(relative) if relative is not None else call.sizes("shape", 1) or []
-    if wanted == [0, -1]:
+    if wanted == [0, -1] and x.ndim > 1:
         return x.flatten(1)
     return x.reshape([x.shape[i] if isinstance(size, int) and size == 0 else size for i, size in enumerate(wanted)])
 

@@ -40,7 +40,9 @@ def _reduce(call: Call) -> Tensor:
             return x
         axes = list(range(x.ndim))
     keep = bool(call.step.integer("keepdims", 1))
-    return _REDUCTIONS[call.step.operator](x, [a % x.ndim for a in axes], keep) if x.ndim else x
+    if not x.ndim:
+        return _REDUCTIONS[call.step.operator](x.reshape(1), [0], False)
+    return _REDUCTIONS[call.step.operator](x, [a % x.ndim for a in axes], keep)
 
 
 @operator("ArgMax", "ArgMin")

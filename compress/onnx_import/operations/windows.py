@@ -145,10 +145,51 @@ def _max_pool(call: Call) -> Tensor:
     kernel, stride, dilation, before, after = _window(call)
     function: Callable[..., Tensor] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
     ceil = bool(call.step.integer("ceil_mode"))
-    if not _fits(before, after, kernel):
-        x = F.pad(x, interleave(before, after), value=-math.inf)
-        before = [0] * len(kernel)
-    return function(x, kernel, stride, tuple(before), dilation, ceil_mode=ceil)
+    if min(before + after, default=0) < 0:
+        raise Unsupported(f"pads of {before + after}")
+    if _fits(before, after, kernel):
+        return function(x, kernel, stride, tuple(before), dilation, ceil_mode=ceil)
+    # Torch pads both sides alike, and never yields the fill. What its windows have too many is cut off.
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    axes = list(zip(x.shape[2:], before, after, stride, reach, strict=True))
+    wanted = [_windows(*axis, ceil) for axis in axes]
+    pads = [_even_pad(axis, k, count) for axis, k, count in zip(axes, kernel, wanted, strict=True)]
+    first = [0] * len(kernel)
+    if None not in pads:
+        even = [pad or 0 for pad in pads]
+        first = [(pad - b) // s for pad, b, s in zip(even, before, stride, strict=True)]
+        y = function(x, kernel, stride, tuple(even), dilation, ceil_mode=True)
+    elif set(dilation) == {1} and all(p < k for p, k in zip(before + after, (*kernel, *kernel), strict=True)):
+        # A window that sees padding sees the element at the border as well: its copies change no maximum.
+        full = F.pad(x, interleave(before, after), mode="replicate")
+        y = function(full, kernel, stride, 0, dilation, ceil_mode=ceil)
+    else:
+        full = F.pad(x, interleave(before, after), value=-math.inf)
+        y = function(full, kernel, stride, 0, dilation, ceil_mode=ceil)
+    for axis, (start, count) in enumerate(zip(first, wanted, strict=True), start=2):
+        y = y if y.shape[axis] == count else y.narrow(axis, start, count)
+    return y
+
+
+def _even_pad(axis: tuple[int, int, int, int, int], kernel: int, wanted: int) -> int | None:
+    """A padding of both sides whose windows, rounded up in number, have all that are ``wanted`` among them.
+
+    None where torch, which pads half a kernel at most, has none.
+    """
+    size, before, _, stride, reach = axis
+    for pad in range(before, kernel // 2 + 1, stride):
+        if _windows(size, pad, pad, stride, reach, True) - (pad - before) // stride >= wanted:
+            return pad
+    return None
+
+
+def _windows(size: int, before: int, after: int, stride: int, reach: int, ceil: bool) -> int:
+    """How many windows there are; with ``ceil`` also a last one that begins before the padding and ends behind it."""
+    rest = size + before + after - reach
+    if not ceil:
+        return rest // stride + 1
+    count = -(-rest // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + before else count
 
 
 @operator("AveragePool")
@@ -176,10 +217,12 @@ def _global_average_pool(call: Call) -> Tensor:
         4: F.adaptive_avg_pool2d,
         5: F.adaptive_avg_pool3d,
     }
+    if x.ndim not in functions:
+        return x.mean(list(range(2, x.ndim)), keepdim=True) if x.ndim > 2 else x
     return functions[x.ndim](x, 1)
 
 
 @operator("GlobalMaxPool")
 def _global_max_pool(call: Call) -> Tensor:
     x = call.tensor()
-    return torch.amax(x, list(range(2, x.ndim)), keepdim=True)
+    return torch.amax(x, list(range(2, x.ndim)), keepdim=True) if x.ndim > 2 else x
