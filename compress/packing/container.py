@@ -31,6 +31,7 @@ from pydantic import Field, ValidationError
 
 from ..errors import InvalidInput
 from ..outputs import new_file
+from ..untrusted import read_bytes, require_at_most
 from . import codings
 from .memory import memory
 from .streams import LARGEST_BYTES, LEVEL, Record, Size, Stream, compressed, decompressed, estimated_bytes, restored
@@ -40,7 +41,9 @@ MAGIC = b"EDGEPACK"
 VERSION, OLDEST_VERSION = 2, 1
 SUFFIX = ".packed"
 SMALLEST_BYTES = 512  # of a tensor that is coded on its own; smaller ones stay among the rest
-LARGEST_HEADER_BYTES = 2**26
+LARGEST_HEADER_BYTES = 2**24
+MOST_TIMES, FREE_BYTES = 1000, 2**24
+"""How many times a packed file may grow, once it grows beyond so many bytes: no network's weights repeat so much."""
 _PREFIX = struct.Struct("<8sHI")
 _DIGEST_BYTES = 32
 _PLAIN = ((), ("planes",))
@@ -55,8 +58,8 @@ class Tensor(Record):
 
     offset: Size
     size: Size
-    codings: tuple[Mapping[str, Any], ...]
-    streams: tuple[Stream, ...]
+    codings: Annotated[tuple[Mapping[str, Any], ...], Field(max_length=8)]
+    streams: Annotated[tuple[Stream, ...], Field(max_length=64)]
 
 
 class Header(Record):
@@ -148,13 +151,20 @@ def encode(content: bytes, name: str) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def decode(packed: bytes, name: str) -> tuple[Header, bytes]:
+def decode(packed: bytes, name: str, most_times: int | None = None) -> tuple[Header, bytes]:
     """The header of a packed file and the file that it was made from, bit for bit.
 
+    Args:
+        most_times: how much larger it may be, if it is large; told by the header, before anything is restored.
+
     Raises:
-        InvalidInput: it is not a packed file, truncated or changed, of another version, or in a coding not known here.
+        InvalidInput: it is not a packed file, truncated or changed, of another version, in a coding not known here, or
+            grows more.
     """
     header, streams = _opened(packed, name)
+    if most_times is not None and header.size > FREE_BYTES:
+        grown = f"unpack {name}: it would grow from {len(packed):,} to {header.size:,} bytes"
+        require_at_most(-(-header.size // len(packed)), most_times, "times", grown)
     try:
         if sum(tensor.size for tensor in header.tensors) + header.rest.raw_bytes != header.size:
             raise ValueError("its parts are not the whole")
@@ -164,8 +174,8 @@ def decode(packed: bytes, name: str) -> tuple[Header, bytes]:
             gap = tensor.offset - end
             if gap < 0:
                 raise ValueError("its tensors overlap")
-            if any(stream.raw_bytes > codings.LARGEST_GROWTH * tensor.size for stream in tensor.streams):
-                raise ValueError(f"a stream that is too large for a tensor of {tensor.size} bytes")
+            if sum(stream.raw_bytes for stream in tensor.streams) > 2 * codings.LARGEST_GROWTH * tensor.size:
+                raise ValueError(f"streams that are too large for a tensor of {tensor.size} bytes")
             told = [restored(stream, next(streams)) for stream in tensor.streams]
             data = codings.decode(tensor.codings, told, tensor.size)
             pieces += [rest[taken : taken + gap], data]
@@ -185,7 +195,7 @@ def pack(source: Path, target: Path, *, overwrite: bool = False) -> Packed:
         InvalidInput: ``source`` cannot be read or is no ONNX file, or ``target`` exists or cannot be written.
     """
     with new_file(target, overwrite=overwrite) as file:
-        content = _read(source, "pack")
+        content = read_bytes(source, "pack", LARGEST_BYTES)
         packed = encode(content, source.name)
         header, again = decode(packed, source.name)
         assert again == content, f"{source}: packing loses nothing"
@@ -200,8 +210,8 @@ def unpack(source: Path, target: Path, *, overwrite: bool = False) -> Packed:
         InvalidInput: ``source`` is not a whole packed file, or ``target`` exists or cannot be written.
     """
     with new_file(target, overwrite=overwrite) as file:
-        packed = _read(source, "unpack")
-        header, content = decode(packed, str(source))
+        packed = read_bytes(source, "unpack", LARGEST_BYTES)
+        header, content = decode(packed, str(source), MOST_TIMES)
         file.write_bytes(content)
     return _account(header, content, source, len(packed))
 
@@ -288,10 +298,3 @@ def _opened(packed: bytes, name: str) -> tuple[Header, Iterator[bytes]]:
         raise InvalidInput(f"unpack {name}: its header and its size disagree; pack it again")
     ends = list(itertools.accumulate((stream.bytes for stream in streams), initial=start))
     return header, (body[begin:end] for begin, end in itertools.pairwise(ends))
-
-
-def _read(path: Path, verb: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{verb} {path}: cannot be read ({error.strerror})") from error

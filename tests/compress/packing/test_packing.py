@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -155,6 +156,43 @@ def test_malformed_files_are_refused(content: bytes, says: str) -> None:
         decode(content, "a")
 
 
+def header_of(size: int, codings_: int = 0, raw: int = 0, streams: int = 1) -> dict[str, object]:
+    """The header of a file that is one tensor of ``size`` bytes, and what it says of its streams."""
+    one = {"compressor": "zstd", "bytes": 0, "raw_bytes": raw}
+    nothing = {"compressor": "none", "bytes": 0, "raw_bytes": 0}
+    record = {"name": "planes", "itemsize": 1}
+    tensor = {"offset": 0, "size": size, "codings": [record] * codings_, "streams": [one] * streams}
+    return {"name": "a", "size": size, "sha256": "0", "rest": nothing, "tensors": [tensor]}
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (header_of(2**30), r"it would grow from [\d,]+ to 1,073,741,824 bytes: [\d,]+ times, and 1,000 is the most"),
+        (header_of(100, codings_=9), "header cannot be read"),
+        (header_of(100, streams=65), "header cannot be read"),
+        (header_of(100, raw=1000, streams=2), "streams that are too large for a tensor of 100 bytes"),
+        (header_of(100, raw=2**31 - 1), "streams that are too large"),
+        (header_of(100, raw=2**31), "header cannot be read"),
+        (header_of(-1), "header cannot be read"),
+        (header_of(10**30), "header cannot be read"),
+        (b"[" * 2**20, "header cannot be read"),
+        (b"1" * 5000, "header cannot be read"),
+        (bytes(2**24 + 1), "header cannot be read"),
+        (b'{"name": "\xff"}', "header cannot be read"),
+    ],
+    ids=["growth", "codings", "streams", "sum", "one", "size", "negative", "huge", "deep", "digits", "long", "bytes"],
+)
+def test_files_that_unfold_are_refused_by_what_their_header_says(
+    header: dict[str, object] | bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.packed").write_bytes(sealed(header))
+    monkeypatch.setattr(container, "restored", lambda stream, _: pytest.fail("restored") if stream.raw_bytes else b"")
+    with pytest.raises(InvalidInput, match=says):
+        unpack(tmp_path / "a.packed", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_that_cannot_be_packed(tmp_path: Path) -> None:
     outside = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
     graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [outside])
@@ -166,8 +204,12 @@ def test_files_that_cannot_be_packed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InvalidInput, match=name):
             pack(tmp_path / name, tmp_path / "out")
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with pytest.raises(InvalidInput, match="no such file"):
         pack(tmp_path / "gone.onnx", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for command in (pack, unpack):
+        with pytest.raises(InvalidInput, match=r"pipe\.onnx: expected a file, got a named pipe"):
+            command(tmp_path / "pipe.onnx", tmp_path / "out")
     (tmp_path / "there").write_bytes(b"")
     with pytest.raises(InvalidInput, match="it exists"):
         pack(tmp_path / "text.onnx", tmp_path / "there")
