@@ -2,7 +2,7 @@
 
     python benchmarks/training_time.py [--jobs float,binary,...] [--images 1280] [--epochs 4] [--threads 1] [-o FILE]
 
-Random 32x32 images in batches of 128, bf16, a teacher of the zoo's ``resnet20``; each job is trained both ways in turn.
+Random 32x32 images in batches of 128, a teacher of the zoo's ``resnet20``; each job is trained both ways in turn.
 An epoch is the median of those after the first, in seconds of the processor; what the first takes longer, by the clock
 and with the compiler's processes, is the price of the beginning.
 """

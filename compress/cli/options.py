@@ -80,13 +80,22 @@ def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> No
         context.with_resource(sibling("runtimes.untrusted").limits_lifted())
 
 
+def _named_json(_: click.Context, __: click.Parameter, place: str | None) -> str | None:
+    """Where to write JSON; a network that follows the option is not taken for it, and so is never replaced."""
+    if place in (None, "-") or Path(place).suffix.lower() == ".json":
+        return place
+    advice = f"expected - or a name that ends with .json; for stdout write --json - {place}"
+    raise click.BadParameter(f"{place}: {advice}", param_hint="--json")
+
+
 telling = _all(
     click.option(
         "--json",
         "json_to",
         is_flag=False,
         flag_value="-",
-        metavar="[-|FILE]",
+        metavar="[-|FILE.json]",
+        callback=_named_json,
         help="Write the result as JSON; - is stdout.",
     ),
     click.option("-v", "--verbose", is_flag=True, help="Tell every edit and every skipped layer."),

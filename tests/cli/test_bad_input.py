@@ -52,6 +52,7 @@ CASES = (
     Case("missing onnx", "fold gone.onnx -o out", ("gone.onnx", "no such file")),
     Case("truncated onnx", "quantize cut.onnx --data good.npz -o out", ("cut.onnx",)),
     Case("truncated onnx to bench", "bench cut.onnx --preset quick", ("cut.onnx",)),
+    Case("a network after --json", "bench --json cut.onnx empty.onnx", ("cut.onnx", "--json - cut.onnx")),
     Case("empty onnx", "analyze empty.onnx", ("empty.onnx",)),
     Case("missing data", "quantize net.py:build --data gone -o out", ("gone", "no such file or folder")),
     Case("no data for quantize", f"quantize {NET} -o out", ("--data",)),
