@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from . import edits as edit_records
 from .errors import InvalidInput
 from .graph import first_names
-from .load import Network, Source, build, name_code, require_named
+from .load import Network, Source, build, name_code, require_named, tensors_in
 from .manifest import Manifest, require_encodings
 from .outputs import new_folder
 from .quantize.encoding import Encoding
@@ -41,15 +41,7 @@ def outputs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         result = model.eval()(*inputs)
-    return tuple(_tensors_in(result))
-
-
-def _tensors_in(result: object) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, (Mapping, list, tuple)):
-        for part in result.values() if isinstance(result, Mapping) else result:
-            yield from _tensors_in(part)
+    return tuple(tensors_in(result))
 
 
 def write(network: Network, folder: Path, metrics: Mapping[str, Any] | None = None) -> None:

@@ -8,9 +8,12 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import math
+import re
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -266,10 +269,24 @@ def _user_module(source: Source) -> Any:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """A shape with its batch: ``3,32,32`` and ``1,3,32,32`` are the same.
+    """A shape with its batch: ``3,32,32`` and ``1,3,32,32`` are the same, as most likely meant.
 
     >>> parse_shape("3,32,32")
     (1, 3, 32, 32)
+
+    Raises:
+        InvalidInput: not positive integers with commas.
+    """
+    return readings(text)[0]
+
+
+def readings(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a shape may mean, the likelier first: sizes of one sample, or sizes with the batch in front.
+
+    One size and three are those of a sample, two, four and more come with their batch.
+
+    >>> readings("16,100")
+    ((16, 100), (1, 16, 100))
 
     Raises:
         InvalidInput: not positive integers with commas.
@@ -279,9 +296,55 @@ def parse_shape(text: str) -> tuple[int, ...]:
     except ValueError:
         sizes = ()
     if not sizes or min(sizes) < 1 or len(sizes) > 8:
-        raise InvalidInput(f"--input-shape {text[:80]}: expected positive sizes with commas, as 3,32,32 or 1,3,32,32")
+        raise InvalidInput(
+            f"--input-shape {text[:80]}: expected positive sizes with commas, as 128, 3,32,32 or 1,3,32,32"
+        )
     require_at_most(4 * math.prod(sizes), ARRAY_BYTES, "bytes", f"--input-shape {text[:80]}")
-    return sizes if len(sizes) in (2, 4) else (1, *sizes)
+    batched = (1, *sizes)
+    return (batched, sizes) if len(sizes) in (1, 3) else (sizes, batched)
+
+
+def fitting_inputs(
+    model: nn.Module, shapes: tuple[tuple[int, ...], ...], others: tuple[tuple[int, ...], ...], seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Random inputs of ``shapes``, or of ``others`` where those fit better: the network runs on them and on twice the
+    batch. Word numbers instead of normal values where the network looks its inputs up in tables. Where nothing fits,
+    those of ``shapes``, for :func:`check_runs` to tell why.
+    """
+    first = random_inputs(shapes, seed)
+    tried = [first, *([random_inputs(others, seed)] if others else [])]
+    rows = [m.num_embeddings for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    if rows:
+        generator = torch.Generator().manual_seed(seed)
+        tried += [
+            tuple(torch.randint(0, min(rows), x.shape, generator=generator) if whole else x for x, whole in found)
+            for inputs in tuple(tried)
+            for found in (list(zip(inputs, places, strict=True)) for places in _places(len(inputs)))
+        ]
+    if len(tried) == 1:
+        return first
+    running: tuple[Tensor, ...] | None = None
+    for inputs in tried:
+        if _runs(model, inputs):
+            if _runs(model, tuple(torch.cat([x, x]) for x in inputs)):
+                return inputs
+            running = running or inputs
+    return running or first
+
+
+def _places(inputs: int) -> list[tuple[bool, ...]]:
+    """Which of the inputs may be numbers of words: all, or some of a few."""
+    choices = itertools.product((True, False), repeat=inputs) if inputs <= 3 else [(True,) * inputs]
+    return [places for places in choices if any(places)]
+
+
+def _runs(model: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    except Exception:  # noqa: BLE001 - the user's own code, on inputs that may not be meant
+        return False
+    return True
 
 
 def random_inputs(shapes: tuple[tuple[int, ...], ...], seed: int = 0) -> tuple[Tensor, ...]:
@@ -292,17 +355,59 @@ def random_inputs(shapes: tuple[tuple[int, ...], ...], seed: int = 0) -> tuple[T
 
 def check_runs(model: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
     """Raise InvalidInput if ``model`` does not run on ``inputs`` or yields values that are not finite."""
+    _require_as_many(model, inputs, name)
     try:
         with torch.no_grad():
             output = model(*inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidInput(
-            f"model {name}: does not run on inputs of shape {shapes}: {first}; check --input-shape and the data"
-        ) from error
-    tensors = (
-        output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else (output,)
-    )
-    if not all(math.isfinite(float(t.double().abs().max())) for t in tensors if isinstance(t, Tensor) and t.numel()):
+        raise InvalidInput(f"model {name}: does not run on inputs of shape {shapes}: {_why(error)}") from error
+    tensors = list(tensors_in(output))
+    if not tensors:
+        raise InvalidInput(f"model {name}: its forward returns a {type(output).__name__}, expected tensors")
+    if not all(math.isfinite(float(t.double().abs().max())) for t in tensors if t.numel() and not t.is_complex()):
         raise InvalidInput(f"model {name}: its output is not finite (NaN or infinity) on the example inputs")
+
+
+def tensors_in(result: object) -> Iterator[Tensor]:
+    """The tensors in what a network returns, in order, however they are nested."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, (Mapping, list, tuple)):
+        for part in result.values() if isinstance(result, Mapping) else result:
+            yield from tensors_in(part)
+
+
+def _require_as_many(model: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
+    """Raise InvalidInput if the network's forward takes another number of inputs."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*inputs)
+    except TypeError:
+        takes = ", ".join(signature.parameters) or "none"
+        raise InvalidInput(
+            f"model {name}: its forward takes {len(signature.parameters)} inputs ({takes}), and {len(inputs)} "
+            f"{'was' if len(inputs) == 1 else 'were'} given; give --input-shape once for each"
+        ) from None
+
+
+_SHAPES = re.compile(r"size|shape|dimension|channel|mat1|D input|to unpack|out of range|broadcast", re.IGNORECASE)
+_TYPES = re.compile(r"dtype|scalar type|should be the same|expected .* but (found|got) .*(Float|Half|Long|Tensor)")
+
+
+def _why(error: Exception) -> str:
+    """What an error in a network's forward says: the user's line that it comes from, and what may be done."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    reason = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    ours = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*ours, "<"))]
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    if not isinstance(error, (RuntimeError, ValueError, IndexError, AssertionError)):
+        return f"{reason}{place}; mend it there" if place else reason
+    if _TYPES.search(first):
+        return f"{reason}{place}; give a network in float32, as with .float(), whose inputs are float32 too"
+    advice = "; check --input-shape and the data" if _SHAPES.search(first) or not place else "; mend it there"
+    return f"{reason}{place}{advice}"

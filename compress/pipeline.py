@@ -24,7 +24,7 @@ from .data import Data
 from .data import load as load_data
 from .errors import GateFailed, InvalidInput
 from .fold import Fold
-from .load import Network, build, check_runs, parse, random_inputs, require_named
+from .load import Network, build, check_runs, fitting_inputs, parse, require_named
 from .outputs import resumable_folder
 from .parametrized import bake
 from .quantize import simulate
@@ -68,6 +68,7 @@ def open_network(
     weights: Path | None = None,
     data: Data | None = None,
     input_shapes: tuple[tuple[int, ...], ...] = (),
+    other_shapes: tuple[tuple[int, ...], ...] = (),
     trust: bool = False,
     source: str | None = None,
     seed: int = 0,
@@ -75,6 +76,9 @@ def open_network(
     """The network that a user's words name: an artifact folder, or a source as :func:`compress.load.parse` reads it.
 
     Args:
+        input_shapes: of the inputs, each with its batch.
+        other_shapes: what they may mean instead, where the network does not run on those; see
+            :func:`compress.load.readings`.
         trust: run code that the artifact or a pickle of weights names, though the user did not name it.
         source: the code that builds the network of an artifact, in place of what the artifact names.
 
@@ -93,6 +97,8 @@ def open_network(
             defaults["in_channels"] = data.example().shape[1]
             if data.classes:
                 defaults["num_classes"] = len(data.classes)
+        if named.kind == "onnx" and other_shapes:
+            input_shapes, other_shapes = _as_declared(Path(named.name), input_shapes, other_shapes), ()
         torch.manual_seed(seed)
         shape = input_shapes[0] if len(input_shapes) == 1 else None
         if shape is None and data is not None:
@@ -105,7 +111,7 @@ def open_network(
         network = Network(model, named)
     require_finite(network.model, f"model {specification}")
     if input_shapes:
-        inputs = random_inputs(input_shapes, seed)
+        inputs = fitting_inputs(network.model, input_shapes, other_shapes, seed)
     elif network.example_inputs:
         inputs = network.example_inputs
     elif data is not None:
@@ -118,6 +124,17 @@ def open_network(
         raise InvalidInput(f"model {specification}: give --input-shape (as 3,224,224) or --data, to know what it takes")
     check_runs(network.model, inputs, specification)
     return replace(network, example_inputs=inputs)
+
+
+def _as_declared(
+    path: Path, shapes: tuple[tuple[int, ...], ...], others: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[int, ...], ...]:
+    """``shapes``, with those of ``others`` that have as many sizes as an ONNX file says."""
+    from .onnx_import.read import graph_inputs, parse
+
+    ranks = [None if dimensions is None else len(dimensions) for _, _, dimensions in graph_inputs(parse(path))]
+    ranks += [None] * len(shapes)
+    return tuple(b if len(b) == rank else a for a, b, rank in zip(shapes, others, ranks, strict=False))
 
 
 def measure(network: Network, data: Data | None) -> Cost:

@@ -22,7 +22,7 @@ from . import options
     type=click.Choice(options.FORMATS),
     help="That networks which are no file yet are exported in; several times to compare engines; ONNX if left out.",
 )
-@click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input.")
+@options.input_shape
 @options.data
 @click.option("--threads", type=options.THREADS, default=1, show_default=True)
 @click.option("--preset", type=click.Choice(["quick", "standard", "mlperf"]), default="standard", show_default=True)

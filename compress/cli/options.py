@@ -42,6 +42,13 @@ def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
     return apply
 
 
+input_shape = click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    help="As 128, 3,224,224 or 1,3,224,224; once for each input. A batch of 1 is put in front where the network needs "
+    "one.",
+)
 network = _all(
     click.argument("network", required=False),
     click.option(
@@ -59,7 +66,7 @@ network = _all(
     click.option(
         "--source", metavar="FILE.py:NAME", help="The code that builds an artifact's network, where it lies now."
     ),
-    click.option("--input-shape", "input_shapes", multiple=True, help="As 3,224,224; once for each input."),
+    input_shape,
 )
 data = _all(
     click.option("--data", help="digits, an image folder, an .npz, or file.py:callable that returns loaders."),

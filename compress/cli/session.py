@@ -28,7 +28,7 @@ from ..artifact import save
 from ..data import Data, DataConfig
 from ..data import load as load_data
 from ..errors import InvalidInput
-from ..load import Network, name_code, parse_shape
+from ..load import Network, name_code, parse_shape, readings
 from ..outputs import claim, write_text
 from ..pipeline import advance, open_network
 from ..recipe import explain
@@ -136,6 +136,7 @@ class Options:
             weights=weights,
             data=data,
             input_shapes=self.shapes(),
+            other_shapes=tuple(readings(text)[1] for text in self.input_shapes),
             trust=self.trust,
             source=source,
             seed=self.seed,
