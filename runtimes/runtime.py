@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EngineMissing, InvalidInputs, InvalidModel
+from .untrusted import require_at_most
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
 
 MOST_THREADS = 1024
+_RANDOM_ELEMENTS = 2**27  # of an input that nobody gives
 
 _BACKENDS = Path(__file__).with_name("backends")
 
@@ -316,6 +319,7 @@ def random_inputs(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Array
         if None in spec.shape[1:]:
             raise InvalidInputs(f"input {spec}: only the batch may be dynamic for random inputs; give the inputs")
         shape = [1 if n is None else n for n in spec.shape]
+        require_at_most(math.prod(shape), _RANDOM_ELEMENTS, "elements", f"input {spec}")
         try:
             dtype = np.dtype(spec.dtype)
         except TypeError:

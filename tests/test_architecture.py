@@ -21,7 +21,11 @@ MEASURES = (
     "compress/quantize/layer_costs.py",
     "compress/quantize/revert.py",
 )
-SHARES = ("compress/untrusted.py",)  # what reads files that others wrote goes to boards too
+SHARES = (
+    "compress/untrusted.py",
+    "compress/onnx_import/sound.py",
+    "compress/packing/memory.py",
+)  # what reads files that others wrote goes to boards too
 SEES_EVERYTHING = ("compress/cli/", "compress/pipeline.py", "compress/load.py", *MEASURES, *SHARES)
 
 

@@ -98,6 +98,7 @@ class Session:
     def __init__(self, file: Path, options: Options) -> None:
         self._file = file
         self._options = options
+        _require_sound(file)
         self._session: ort.InferenceSession | None = self._open()
         told = self._session.get_modelmeta().custom_metadata_map
         self.inputs = tuple(_spec(each, told) for each in self._session.get_inputs())
@@ -171,6 +172,16 @@ class Session:
     def _source(self, settings: ort.SessionOptions) -> str | bytes:
         """Return what the session is made of; an engine that adds operators adds them to ``settings``."""
         return str(self._file)
+
+
+def _require_sound(file: Path) -> None:
+    """Raise InvalidModel for a file that the engine would crash on, or never end with; needs the ``onnx`` package."""
+    if file.suffix.lower() == ".onnx":
+        try:
+            from ..onnx_sound import require_sound_file
+        except ModuleNotFoundError:
+            return
+        require_sound_file(file)
 
 
 def _spec(tensor: ort.NodeArg, told: Mapping[str, str]) -> TensorSpec:

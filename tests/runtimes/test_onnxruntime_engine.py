@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from runtimes.errors import InvalidInputs, InvalidModel
-from runtimes.runtime import Options, load, size_bytes
+from runtimes.errors import InvalidInputs, InvalidModel, RuntimesError
+from runtimes.runtime import Options, load, random_inputs, size_bytes
 
 Saved = Callable[[onnx.ModelProto, str], Path]
 Models = dict[str, Callable[..., onnx.ModelProto]]
@@ -123,3 +123,40 @@ def test_threads_change_no_output(linear: Path) -> None:
     x = {"x": np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)}
     one, two = (load(linear, options=Options(threads=threads)).run(x)["y"] for threads in (1, 2))
     np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["group of 0", "functions without end", "image"])
+def test_what_the_engine_would_crash_on_is_refused_before(case: str, tmp_path: Path) -> None:
+    weights = [numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "w")]
+    shape, functions = [1, 4, 9, 9], []
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], group=0 if case == "group of 0" else 1)
+    if case == "functions without end":
+        calls = [
+            [
+                helper.make_node(f"f{i + 1}", ["a"], ["c"], domain="own"),
+                helper.make_node(f"f{i + 1}", ["c"], ["b"], domain="own"),
+            ]
+            for i in range(30)
+        ]
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+        calls.append([helper.make_node("Relu", ["a"], ["b"])])
+        functions = [helper.make_function("own", f"f{i}", ["a"], ["b"], nodes, opsets) for i, nodes in enumerate(calls)]
+        node, weights = helper.make_node("f0", ["x"], ["y"], domain="own"), []
+    elif case == "image":
+        shape = [1, 4, 30_000, 30_000]
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        weights,
+    )
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid("own", 1)] if functions else [])]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions), tmp_path / "net.onnx")
+    words = {
+        "group of 0": r"node 0 \(ConvTranspose\): group is 0; expected 1 or more",
+        "functions without end": "nodes with its functions written out; the most is 100,000",
+        "image": "3,600,000,000 elements, and .* is the most; add --large-files",
+    }
+    with pytest.raises(RuntimesError, match=words[case]):
+        random_inputs(load(tmp_path / "net.onnx").inputs)
