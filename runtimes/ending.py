@@ -24,6 +24,8 @@ _OBEYED = re.compile(
 )
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad allocation|std::bad_alloc", re.IGNORECASE)
 _SECONDS_TO_END = 5
+_LONGEST = 1000
+"""Characters of a message; what a file holds may be longer than anyone reads."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,6 +43,19 @@ def printable(text: str) -> str:
     'layer\\x1b[2J\\u202e'
     """
     return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def brief(text: str) -> str:
+    """Return ``text``, without its middle where it is longer than a message: it begins with where, and ends with what
+    to do.
+
+    >>> len(brief("x" * 5000))
+    1000
+    """
+    if len(text) <= _LONGEST:
+        return text
+    end = _LONGEST // 3
+    return f"{text[: _LONGEST - end - 5]} ... {text[-end:]}"
 
 
 def told(error: BaseException) -> tuple[str, int]:
@@ -72,12 +87,12 @@ def told(error: BaseException) -> tuple[str, int]:
     else:
         words = f"unexpected {type(error).__name__}: {words[:500]} (a defect of this program; --debug shows where)"
         code = DEFECT
-    return printable(words), int(code)
+    return brief(printable(words)), int(code)
 
 
 def complain(message: str) -> None:
     """Say one line of an error, on stderr."""
-    say(f"error: {message}")
+    say(f"error: {brief(printable(message))}")
 
 
 def say(line: str) -> None:

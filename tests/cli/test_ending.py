@@ -16,6 +16,7 @@ import click
 import pytest
 
 from compress import cli, train
+from compress.errors import InvalidInput
 from runtimes import ending
 from tests.conftest import SMALL_NET
 
@@ -83,6 +84,7 @@ ERRORS: dict[str, tuple[Callable[[], BaseException], int, str]] = {
     "text": (lambda: UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), 2, "not UTF-8"),
     "Ctrl-C": (KeyboardInterrupt, 130, "interrupted"),
     "control characters": (lambda: OSError(2, "gone", "\x1b]0;owned\x07\u202e"), 2, r"\x1b]0;owned\x07\u202e: gone"),
+    "a long value": (lambda: InvalidInput(f"net: got {[1] * 9999}; make it again"), 2, "1, 1]; make it again"),
     "a defect": (lambda: KeyError("x"), 70, "a defect of this program"),
 }
 
@@ -103,6 +105,7 @@ def test_every_error_is_one_line_with_a_code(
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("error: ") and says in err and err.count("\n") == 1 and ending.printable(err) == err
+    assert len(err) < 1100
 
 
 def test_what_is_printable_stays() -> None:
