@@ -7,6 +7,7 @@ install.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -162,6 +163,7 @@ def formats() -> dict[str, Format]:
     return found
 
 
+@functools.cache
 def _constants(file: Path) -> dict[str, Any]:
     source = ast.parse(file.read_text(encoding="utf-8"))
     return {

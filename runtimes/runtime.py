@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import math
 from collections import Counter
@@ -184,6 +185,7 @@ def engines() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _BACKENDS.glob("*.py") if not file.stem.startswith("_")))
 
 
+@functools.cache
 def describe(engine: str) -> Engine:
     """Return what the backend of ``engine`` declares, read from its source: nothing is imported.
 
