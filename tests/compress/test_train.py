@@ -138,9 +138,11 @@ def test_augmentations_keep_shape_and_pixels() -> None:
 
 @pytest.mark.usefixtures("cpp_compiler")
 def test_a_compiled_training_learns_and_is_kept_as_one_that_is_not(
-    small_net: nn.Module, data: Data, tmp_path: Path
+    small_net: nn.Module, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same weights up to the order of sums; names in its checkpoint are those of the network."""
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))  # shared with no other run
     plain, fused, resumed = (copy.deepcopy(small_net) for _ in range(3))
     compiled = FAST.model_copy(update={"compiled": True})
     expected = fit(plain, data, FAST)
