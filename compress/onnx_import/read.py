@@ -136,6 +136,17 @@ def write_whole(path: Path, place: Path) -> None:
     onnx.save_model(model, str(place), save_as_external_data=large, location=f"{place.name}.data" if large else None)
 
 
+def gathered(path: Path) -> bytes | None:
+    """The file ``path`` with the weights that lie in other files; None where there are none, or too many.
+
+    ONNX Runtime finds shapes before it opens files beside a model, and refuses one whose shapes or axes lie there.
+    """
+    if not any(uses_external_data(tensor) for tensor in _tensors_of(parse(path))):
+        return None
+    model = parse(path, weights=True)
+    return model.SerializeToString() if model.ByteSize() < _MOST_BYTES else None
+
+
 def _tensors_of(model: ModelProto) -> list[TensorProto]:
     graphs, found = [model.graph], []
     while graphs:

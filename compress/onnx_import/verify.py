@@ -16,7 +16,7 @@ from ..errors import InvalidInput
 from ..limits import Measured, TooLarge
 from .inputs import filled_shapes, random_inputs
 from .network import OnnxNetwork
-from .read import graph_inputs, parse
+from .read import gathered, graph_inputs, parse
 from .sound import cut
 from .step import Array, reason_of
 
@@ -40,7 +40,7 @@ def session_of(model: Path | bytes, path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    given = model if isinstance(model, bytes) else str(model)
+    given = model if isinstance(model, bytes) else gathered(model) or str(model)
     try:
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -750,3 +750,14 @@ def test_a_difference_to_onnx_runtime_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(operations.FUNCTIONS, "Sigmoid", lambda call: torch.sigmoid(call.tensor()) * 1.001)
     refused(path, r"differs from ONNX Runtime in the output y by 0.001 of its largest value")
     load_onnx(path, verify=False)
+
+
+def test_shapes_and_axes_may_lie_in_a_file_beside(tmp_path: Path) -> None:
+    graph = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 18]> g (float[N, 3, 4, 4] x) => (float[N, 3] y) '
+        "<float[3] w = {1, 2, 3}, int64[2] axes = {2, 3}> { m = ReduceMean <keepdims = 0> (x, axes) y = Mul (m, w) }"
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save_model(graph, str(path), save_as_external_data=True, location="m.data", size_threshold=0)
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(load_onnx(path)(x), x.mean((2, 3)) * torch.tensor([1.0, 2.0, 3.0]))
