@@ -16,9 +16,12 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from .errors import InvalidModel
+from .untrusted import OPTION, large_files
 
 MOST_NODES = 100_000
 """Nodes of a file with its functions written out."""
+_VALUE_BYTES = 2**30
+_MOST_SIZES = 64  # elements of a weight that may be sizes of others
 _DEEPEST = 100  # calls of functions within functions
 _LARGEST = 2**31 - 1  # what the sizes of a window may be
 _COUNTS = frozenset({"group", "blocksize", "num_groups", "num_outputs", "size", "dilations", "strides", "kernel_shape"})
@@ -55,12 +58,41 @@ def require_sound(model: ModelProto, where: str) -> None:
 
 
 def require_sound_file(path: Path) -> None:
-    """Raise InvalidModel if the ONNX file at ``path`` is not sound; one that cannot be parsed is left to its engine."""
+    """Raise InvalidModel if the ONNX file at ``path`` is not sound, or computes a value that is larger than files may.
+
+    One that cannot be parsed is left to its engine.
+    """
     try:
         model = onnx.load_model(str(path), format="protobuf", load_external_data=False)
     except Exception:  # noqa: BLE001 - an engine tells what it cannot read, and some read more
         return
     require_sound(model, str(path))
+    if not large_files():
+        _require_small(model, str(path))
+
+
+def _require_small(model: ModelProto, where: str) -> None:
+    """No value takes too much memory, as far as its sizes follow from the file, with 1 for those that it leaves open.
+
+    The weights of ``model`` are lost.
+    """
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) > _MOST_SIZES:
+            for field in ("raw_data", *_FIELDS.values(), "int32_data"):
+                tensor.ClearField(field)
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception:  # noqa: BLE001 - what is wrong with it is told by the engine
+        return
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        sizes = [size.dim_value for size in kind.shape.dim if size.dim_value > 0]
+        taken = math.prod(sizes) * _BITS.get(kind.elem_type, 8) // 8
+        if taken > _VALUE_BYTES:
+            raise InvalidModel(
+                f"{where}: the value {short(value.name)} of sizes {_few(sizes)} would take {taken:,} bytes; the most "
+                f"is {_VALUE_BYTES:,}, add {OPTION} if you trust who wrote the file"
+            )
 
 
 def cut(name: str) -> str:

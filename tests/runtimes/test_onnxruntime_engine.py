@@ -125,7 +125,7 @@ def test_threads_change_no_output(linear: Path) -> None:
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["group of 0", "functions without end", "image"])
+@pytest.mark.parametrize("case", ["group of 0", "functions without end", "image", "constant"])
 def test_what_the_engine_would_crash_on_is_refused_before(case: str, tmp_path: Path) -> None:
     weights = [numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "w")]
     shape, functions = [1, 4, 9, 9], []
@@ -144,8 +144,16 @@ def test_what_the_engine_would_crash_on_is_refused_before(case: str, tmp_path: P
         node, weights = helper.make_node("f0", ["x"], ["y"], domain="own"), []
     elif case == "image":
         shape = [1, 4, 30_000, 30_000]
+    nodes = [node]
+    if case == "constant":
+        weights = [numpy_helper.from_array(np.array([2 * 10**9]), "s")]
+        nodes = [
+            helper.make_node("ConstantOfShape", ["s"], ["z"]),
+            helper.make_node("ReduceSum", ["z"], ["r"]),
+            helper.make_node("Add", ["x", "r"], ["y"]),
+        ]
     graph = helper.make_graph(
-        [node],
+        nodes,
         "graph",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
@@ -156,7 +164,8 @@ def test_what_the_engine_would_crash_on_is_refused_before(case: str, tmp_path: P
     words = {
         "group of 0": r"node 0 \(ConvTranspose\): group is 0; expected 1 or more",
         "functions without end": "nodes with its functions written out; the most is 100,000",
-        "image": "3,600,000,000 elements, and .* is the most; add --large-files",
+        "image": "the value 'x' of sizes 1, 4, 30000, 30000 would take 14,400,000,000 bytes; .*, add --large-files",
+        "constant": "the value 'z' of sizes 2000000000 would take 8,000,000,000 bytes; the most is 1,073,741,824",
     }
     with pytest.raises(RuntimesError, match=words[case]):
         random_inputs(load(tmp_path / "net.onnx").inputs)
