@@ -25,7 +25,7 @@ from .errors import InvalidInput
 from .quantize.encoding import Encoding
 from .siblings import sibling, users_imports
 from .stage import Edit
-from .untrusted import ARRAY_BYTES, require_at_most
+from .untrusted import ARRAY_BYTES, require_at_most, require_file
 from .user_code import known, remember, require_definition
 
 Kind = Literal["zoo", "file", "module", "onnx"]
@@ -96,12 +96,10 @@ def parse(specification: str) -> Source:
             options[key] = _literal(value)
     path = Path(head)
     if path.suffix == ".onnx":
-        if not path.is_file():
-            raise InvalidInput(f"model {head}: no such file")
+        require_file(path, "model")
         return Source("onnx", str(path.resolve()), sha256=_sha256(path))
     if path.suffix == ".py":
-        if not path.is_file():
-            raise InvalidInput(f"model {head}: no such file")
+        require_file(path, "model")
         if len(rest) != 1:
             raise InvalidInput(f"model {specification}: expected {head}:callable, the name of what builds the network")
         return Source("file", str(path.resolve()), rest[0], options, _sha256(path))

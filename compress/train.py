@@ -35,6 +35,8 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces 
 
 
 _LOG = logging.getLogger(__name__)
+FEW_DEVICES = 8
+"""Processes that any machine may be asked for, to try how it goes on more."""
 
 
 class Training(Config):
@@ -70,7 +72,7 @@ class Training(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compiled: bool = False
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1, le=1024)
+    devices: int = Field(1, ge=1, le=64)
     temperature: float = Field(4.0, ge=1e-3, le=1e4)
     teacher_weight: float = Field(0.9, ge=0, le=1)
 
@@ -237,6 +239,8 @@ def fit(
     if training.precision == "bf16" and not native_bfloat16(device):
         _LOG.warning("%s: this processor has no instructions for bf16, which makes training far slower than fp32", task)
     training = training.model_copy(update={"precision": precision_on(device, training.precision)})
+    if training.devices > max(FEW_DEVICES, os.cpu_count() or 1, torch.cuda.device_count()):
+        raise InvalidInput(f"{task}: --devices (devices) {training.devices}, and here are {os.cpu_count()} processors")
     if training.devices > 1:
         return _fit_in_processes(model, data, training, objective, seed, checkpoint, task, callback)
     return _fit_on(_fabric(training), model, data, training, objective, seed, checkpoint, progress, task, callback)

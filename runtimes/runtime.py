@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EngineMissing, InvalidInputs, InvalidModel
-from .untrusted import require_at_most
+from .untrusted import Unreadable, require_at_most, require_file
 
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -274,10 +274,15 @@ def existing(file: Path | str) -> Path:
     try:
         if path.is_dir() and not any(path.suffix.lower() in describe(name).suffixes for name in engines()):
             raise InvalidModel(f"{path}: expected a model file, got a folder")
+        for part in (path, path.with_suffix(".bin")):  # weights beside it, as OpenVINO and ncnn have them
+            if part.exists() and not part.is_dir():
+                require_file(part)
         if path.stat().st_size == 0:
             raise InvalidModel(f"{path}: the file is empty; export it again")
-    except OSError as error:
-        raise InvalidModel(f"{path}: the model file cannot be read ({error.strerror})") from error
+    except Unreadable as error:
+        raise InvalidModel(str(error)) from error
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        raise InvalidModel(f"{path}: the model file cannot be read ({one_line(error)})") from error
     return path
 
 

@@ -72,6 +72,11 @@ CASES = (
     Case("bench a dense one", "bench net.py:dense --data good.npz -o out", ("test split: expected a class",)),
     Case("dense labels", f"train net.py:build --data dense.npz -o out {FAST}", ("y_train must be 40 integers",)),
     Case("too few outputs", f"train net.py:other --data good.npz -o out {FAST}", ("up to 9", "7 classes")),
+    Case("a model is a pipe", "fold pipe.onnx -o out", ("pipe.onnx", "named pipe")),
+    Case("code is a pipe", "fold pipe.py:build -o out", ("pipe.py", "named pipe")),
+    Case("weights are a pipe", f"fold {NET} --weights pipe.npz -o out", ("pipe.npz",)),
+    Case("a file is a pipe", "bench pipe.onnx", ("pipe.onnx", "named pipe")),
+    Case("too many processes", f"train net.py:build --data good.npz -o out --devices 64 {FAST}", ("--devices", "64")),
     Case("data is a pipe", f"train net.py:build --data pipe.npz -o out {FAST}", ("pipe.npz", "named pipe")),
     Case("recipe missing", "run gone.yaml -o out", ("gone.yaml",)),
     Case("recipe not given", "run -o out", ("no recipe",)),
@@ -127,7 +132,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(root / "nan.npz", x_calib=np.full((4, 1, 8, 8), np.nan, np.float32))
     np.savez(root / "rgb.npz", x_calib=np.zeros((4, 3, 8, 8), np.float32))
     np.savez(root / "dense.npz", x_train=x, y_train=x[:, 0])
-    os.mkfifo(root / "pipe.npz")
+    for name in ("pipe.npz", "pipe.onnx", "pipe.py"):
+        os.mkfifo(root / name)
     (root / "cut.npz").write_bytes((root / "good.npz").read_bytes()[:300])
     for folder, spoilt in (("photos", False), ("badphotos", True)):
         for name in ("a", "b"):

@@ -15,7 +15,9 @@ import pytest
 
 from runtimes import untrusted
 from runtimes.__main__ import main
+from runtimes.errors import InvalidModel
 from runtimes.folder import Entry, Folder, write_arrays
+from runtimes.runtime import existing
 from runtimes.untrusted import Unreadable, read_arrays, read_bytes, read_json, read_text
 
 Spoil = Callable[[Path], None]
@@ -233,6 +235,15 @@ def test_labels_of_an_exported_folder_are_a_class_for_each_sample(labels: np.nda
 
     with pytest.raises(InvalidInputs, match="labels: expected"):
         top1([(np.zeros((4, 3)), labels)])
+
+
+@pytest.mark.parametrize("pipe", ["net.onnx", "net.param", "net.bin"])
+def test_models_and_their_weights_are_no_pipes(pipe: str, tmp_path: Path) -> None:
+    (tmp_path / "net.param").write_text("7767517\n")
+    (tmp_path / pipe).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / pipe)
+    with pytest.raises(InvalidModel, match=f"{pipe}: expected a file, got a named pipe"):
+        existing(tmp_path / (pipe if pipe != "net.bin" else "net.param"))
 
 
 def test_the_measuring_command_refuses_a_pipe_for_inputs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
