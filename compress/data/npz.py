@@ -98,8 +98,12 @@ def _samples_array(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     if array.dtype == np.float64:
         with np.errstate(over="ignore"):  # it is told of as an infinity
             array = array.astype(np.float32)
+    if array.dtype in (np.int32, np.int64):  # indices, as of tokens
+        return torch.from_numpy(array)
     if array.dtype not in (np.float32, np.uint8):
-        raise InvalidInput(f"data {path}: {name} must be float32 or uint8, got {array.dtype}")
+        raise InvalidInput(
+            f"data {path}: {name} must be float32, uint8 (pixels), or int32 or int64 (indices), got {array.dtype}"
+        )
     if array.dtype == np.float32 and not np.isfinite(array).all():
         raise InvalidInput(f"data {path}: {name} holds values that are not finite (NaN or infinity)")
     return torch.from_numpy(array)

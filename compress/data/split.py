@@ -50,7 +50,9 @@ class Preprocessing:
     std: tuple[float, ...] = ()
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """(N, C, ...) in any dtype to (N, C, ...) float32."""
+        """(N, C, ...) pixels or floats to (N, C, ...) float32; indices (int32, int64) stay as they are."""
+        if raw.dtype in (torch.int32, torch.int64):
+            return raw
         x = raw.float() * self.scale
         if self.mean:
             shape = (1, -1) + (1,) * (x.ndim - 2)

@@ -101,11 +101,16 @@ class _Watched(Interpreter):
 
     def __init__(self, graph: Graph, watchers: Mapping[str, Watcher]) -> None:
         super().__init__(graph.program.graph_module)
+        self.extra_traceback = False  # what goes wrong is told in one line
         self.traced = graph
         self.watchers = watchers
 
     def run_node(self, n: Node) -> object:
-        value = super().run_node(n)
+        try:
+            value = super().run_node(n)
+        except (IndexError, RuntimeError) as error:  # on these samples; the example inputs ran
+            layer, reason = self.traced.layer(n) or n.name, str(error).splitlines()[0]
+            raise InvalidInput(f"quantize: layer {layer!r} does not run on calibration samples: {reason}") from error
         if n.name in self.watchers:
             assert isinstance(value, Tensor), n.name
             require_finite(self.traced, n, value)

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from compress.data import Data, DataConfig, Preprocessing, SampleSplit, load, partition
 from compress.errors import InvalidInput
+from compress.quantize import Quantize
+from compress.stage import Context
 
 
 def image_folder(root: Path, train: int = 20, test: int = 4, size: tuple[int, int] = (12, 10)) -> Path:
@@ -150,3 +153,20 @@ def test_shuffled_batches_are_a_permutation_and_shares_make_the_whole() -> None:
     for batch, first, second in zip(whole, *shares, strict=True):
         assert sorted(batch) == sorted(first + second)
     assert whole != [x.flatten().tolist() for x, _ in split.batches(6, shuffle_seed=(0, 2))]
+
+
+def test_indices_stay_what_they_are(tmp_path: Path) -> None:
+    ids = np.arange(24).reshape(6, 4)
+    np.savez(tmp_path / "ids.npz", x_calib=ids)
+    (batch, labels), *rest = load(DataConfig(source=str(tmp_path / "ids.npz"))).split("calibration").batches(8)
+    assert not rest and labels is None and batch.dtype == torch.int64 and torch.equal(batch, torch.from_numpy(ids))
+
+
+def test_samples_that_a_layer_cannot_take_are_told_with_the_layer(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
+    ids = torch.tensor([[1, 2]] * 40 + [[3, 10]])
+    data = Data("ids", {"calibration": SampleSplit(ids, None)})
+    with pytest.raises(
+        InvalidInput, match=r"^quantize: layer '0' does not run on calibration samples: index out of range"
+    ):
+        Quantize().apply(network, Context((ids[:1],), data))

@@ -61,7 +61,7 @@ ARRAYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "text": ({"x_calib": X.astype(str)}, ("x_calib", "<U3")),
     "objects": ({"x_calib": X.astype(object)}, ("x_calib", "Python objects")),
     "objects beside": ({"x_calib": FLOATS, "note": np.array({})}, ("note", "Python objects")),
-    "wide integers": ({"x_calib": X.astype(np.int64)}, ("x_calib must be float32 or uint8", "int64")),
+    "unsigned integers": ({"x_calib": X.astype(np.uint16)}, ("x_calib must be float32, uint8 (pixels)", "uint16")),
     "other sizes": ({"x_train": X, "y_train": Y, "x_test": X[..., :4], "y_test": Y}, ("x_test", "(1, 8, 4)")),
     "other types": ({"x_train": X, "y_train": Y, "x_calib": FLOATS}, ("x_calib", "float32", "x_train", "uint8")),
 }  # fmt: skip
