@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import sys
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -387,6 +388,10 @@ def _saved(fabric: Fabric, checkpoint: Path | None) -> dict[str, Any] | None:
     if checkpoint is None or not checkpoint.exists():
         return None
     try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            other = archive.testzip()  # torch reads tensors whose bytes are not those that it wrote
+        if other is not None:
+            raise ValueError(f"{other} has another checksum")
         saved: dict[str, Any] = fabric.load(checkpoint, weights_only=True)
         if {"model", "optimizer", "scheduler", "epoch", "history", "settings", "seed", "rng"} <= saved.keys():
             return saved

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,27 @@ def test_a_checkpoint_of_another_training_is_refused(small_net: nn.Module, data:
     fit(small_net, data, FAST, checkpoint=tmp_path / "c")
     with pytest.raises(InvalidInput, match="other settings"):
         fit(small_net, data, FAST.model_copy(update={"learning_rate": 0.2}), checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize("damage", ["a tensor", "cut", "no archive"])
+def test_a_checkpoint_that_is_not_what_was_written_is_not_gone_on_from(
+    damage: str, small_net: nn.Module, data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, resumed, checkpoint = copy.deepcopy(small_net), copy.deepcopy(small_net), tmp_path / "c"
+    fit(whole, data, FAST, checkpoint=checkpoint)
+    content = checkpoint.read_bytes()
+    weight = whole.fc.weight.detach().numpy().tobytes()
+    place = content.index(weight)
+    spoilt = {
+        "a tensor": content[:place] + bytes(8) + content[place + 8 :],
+        "cut": content[: len(content) // 2],
+        "no archive": b"{}",
+    }
+    checkpoint.write_bytes(spoilt[damage])
+    with caplog.at_level(logging.WARNING, logger="compress"):
+        fit(resumed, data, FAST, checkpoint=checkpoint)
+    assert [message for message in caplog.messages if "is damaged" in message and "begins anew" in message]
+    assert states_equal(whole, resumed)
 
 
 def test_the_same_seed_gives_the_same_weights(small_net: nn.Module, data: Data) -> None:

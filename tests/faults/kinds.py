@@ -260,6 +260,46 @@ def spoil_unfinished(folder: Path, random: Random) -> str:
     return m.within(folder, files, random)
 
 
+def interrupted_run(folder: Path, worker: Worker) -> None:
+    """A run that was killed within the training after a pruning."""
+    training = "{epochs: 4, batch_size: 8, precision: fp32, accelerator: cpu}"
+    stage = f"{{prune: {{macs: 1.2, round_to: 1, training: {training}}}}}"
+    (folder / "r.yaml").write_text(f"model: net.py:build\ndata: {{source: data.npz}}\nstages: [{stage}]\n")
+    kept = folder / ".out.unfinished" / "resume" / "1-prune"
+    command = Command.of("run r.yaml --trust -o out")
+    _, writes = worker.writes(command, folder)
+    shutil.rmtree(folder / "out")
+    for last in range(writes // 2, 0, -2):  # the last write that leaves a checkpoint
+        worker.run(command, folder, dies_at=last)
+        if (kept / "prune.ckpt").exists() and (kept / "prune.json").exists():
+            return
+        shutil.rmtree(folder / ".out.unfinished", ignore_errors=True)
+    raise AssertionError("no write leaves a checkpoint")
+
+
+def spoil_interrupted(folder: Path, random: Random) -> str:
+    kept = folder / ".out.unfinished" / "resume"
+    mutations = {".json": m.either(m.json_text, m.damaged), ".ckpt": m.damaged}
+    files = {str(p.relative_to(folder)): mutations[p.suffix] for p in kept.rglob("*") if p.suffix in mutations}
+    return m.within(folder, files, random)
+
+
+def inputs_file(folder: Path, worker: Worker) -> None:
+    network_file(folder, worker)
+    np.savez(folder / "inputs.npz", x=np.zeros((1, 1, 8, 8), np.float32))
+
+
+def files_of_engines(folder: Path, worker: Worker) -> None:
+    artifact_folder(folder, worker)
+    done(worker, folder, "export net --format openvino --format litert --format ncnn --data data.npz -o files")
+    shutil.rmtree(folder / "net")
+
+
+def spoil_files_of_engines(folder: Path, random: Random) -> str:
+    files = {path.name: m.damaged for path in (folder / "files").iterdir() if path.suffix not in (".npz", ".json")}
+    return "files/" + m.within(folder / "files", files, random)
+
+
 KINDS = (
     Kind("onnx", network_file, only("net.onnx", m.either(m.onnx_file, m.onnx_file, m.damaged)), (
         "fold net.onnx -o out", "analyze net.onnx", "analyze net.onnx --target ort-x86", "pack net.onnx -o out",
@@ -301,5 +341,12 @@ KINDS = (
     Kind("precision-scan", precision_scan, spoil_scan, (
         "quantize net.py:build --size 5 --scan scan --data data.npz --keep-slower -o out",
     )),
+    Kind("inputs", inputs_file, only("inputs.npz", m.either(m.npz, m.damaged)), (
+        "runtimes net.onnx --inputs inputs.npz --preset quick",
+    )),
+    Kind("interrupted", interrupted_run, spoil_interrupted, ("run r.yaml --trust -o out",), (
+        ".out.unfinished", ".out.compress-lock",
+    )),
+    Kind("engines", files_of_engines, spoil_files_of_engines, ("check files", "runtimes check files")),
     Kind("unfinished", unfinished_run, spoil_unfinished, ("run r.yaml --trust -o out",), (".out.unfinished",)),
 )  # fmt: skip

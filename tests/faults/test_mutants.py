@@ -17,27 +17,15 @@ from tests.faults.commands import Command, Worker, contents, faults
 from tests.faults.kinds import KINDS, Kind, common
 
 SHARES = {
-    "onnx": 20,
-    "artifact": 16,
-    "artifact-of-onnx": 10,
-    "exported": 20,
-    "packed": 14,
-    "arrays": 14,
-    "pictures": 8,
-    "safetensors": 8,
-    "state-dict": 10,
-    "recipe": 16,
-    "report": 10,
-    "prune-scan": 3,
-    "precision-scan": 1,
-    "unfinished": 1,
-}
-KNOWN = ("no attribute 'shape'",)
-"""Errors that are still told badly; a mutant that ends with one is not counted."""
+    "onnx": 20, "artifact": 16, "artifact-of-onnx": 10, "exported": 20, "packed": 14, "arrays": 14, "pictures": 8,
+    "safetensors": 8, "state-dict": 10, "recipe": 16, "report": 10, "prune-scan": 3, "inputs": 3, "unfinished": 1,
+}  # fmt: skip
+LONG = {"precision-scan": 3, "interrupted": 5, "engines": 8}
+"""Kinds that take long to make or to read: the slow test has them."""
 MANY = int(os.environ.get("EDGEPRESS_MUTANTS", "2000"))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name in SHARES], ids=lambda kind: kind.name)
 def test_mutants(kind: Kind, worker: Worker, tmp_path: Path) -> None:
     check(kind, range(SHARES[kind.name]), worker, tmp_path)
 
@@ -45,7 +33,8 @@ def test_mutants(kind: Kind, worker: Worker, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_many_mutants(kind: Kind, worker: Worker, tmp_path: Path) -> None:
-    count = MANY * SHARES[kind.name] // sum(SHARES.values())
+    shares = SHARES | LONG
+    count = max(1, MANY * shares[kind.name] // sum(shares.values()))
     check(kind, range(1000, 1000 + count), worker, tmp_path)
 
 
@@ -65,7 +54,7 @@ def check(kind: Kind, seeds: range, worker: Worker, folder: Path) -> None:
         ended = worker.run(command, place)
         found = faults(command, ended, place, before, stays=kind.stays)
         last = (ended.err.splitlines() or [""])[-1]
-        if found and not any(known in last for known in KNOWN):
+        if found:
             failed.append(
                 f"{kind.name} of seed {seed} ({name}): {command}: {'; '.join(found)} | {last[:300]} | {place}"
             )
