@@ -133,7 +133,10 @@ def zoo_names() -> tuple[str, ...]:
 
 
 def build(
-    source: Source, defaults: Mapping[str, Any] | None = None, input_shape: tuple[int, ...] | None = None
+    source: Source,
+    defaults: Mapping[str, Any] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    largest: int = 1,
 ) -> tuple[nn.Module, Source]:
     """The network, with the weights that its source gives it, in evaluation mode; and the source, options completed.
 
@@ -141,6 +144,7 @@ def build(
         defaults: options of a zoo network that the user did not set (``num_classes`` as the data has).
         input_shape: with its batch; what an ONNX file is tried on, where it leaves sizes open. A zoo network has the
             form for large images where this is one.
+        largest: the largest integer that an ONNX file with inputs of integers is tried on, as the data has it.
 
     Raises:
         InvalidInput: the user's code fails or returns no network, or the ONNX file cannot be imported.
@@ -148,7 +152,7 @@ def build(
     if source.kind == "onnx":
         from .onnx_import import load_onnx
 
-        return load_onnx(Path(source.name), input_shape=input_shape).eval(), source
+        return load_onnx(Path(source.name), input_shape=input_shape, largest=largest).eval(), source
     if source.kind == "zoo":
         zoo = sibling("models")
         own = dict(defaults or {})

@@ -103,14 +103,17 @@ def open_network(
         shape = input_shapes[0] if len(input_shapes) == 1 else None
         if shape is None and data is not None:
             shape = tuple(data.example().shape)
-        model, named = build(named, defaults, shape)
+        model, named = build(named, defaults, shape, _largest_integer(data))
         if weights is not None:
             imports = Path(named.name).parent if named.kind == "file" else None
             load_weights(model, weights, trust=trust, imports=imports)
         bake(model)
         network = Network(model, named)
     require_finite(network.model, f"model {specification}")
-    if input_shapes:
+    typed = _typed(network, input_shapes, seed)
+    if typed is not None:
+        inputs = typed
+    elif input_shapes:
         inputs = fitting_inputs(network.model, input_shapes, other_shapes, seed)
     elif network.example_inputs:
         inputs = network.example_inputs
@@ -124,6 +127,22 @@ def open_network(
         raise InvalidInput(f"model {specification}: give --input-shape (as 3,224,224) or --data, to know what it takes")
     check_runs(network.model, inputs, specification)
     return replace(network, example_inputs=inputs)
+
+
+def _typed(network: Network, shapes: tuple[tuple[int, ...], ...], seed: int) -> tuple[Tensor, ...] | None:
+    """Inputs of ``shapes`` in the types that the ONNX file of a network says, None for other networks."""
+    if network.source.kind != "onnx" or not shapes or not Path(network.source.name).is_file():
+        return None
+    from .onnx_import import inputs_of_shapes
+
+    return inputs_of_shapes(Path(network.source.name), shapes, seed)
+
+
+def _largest_integer(data: Data | None) -> int:
+    """The largest value of a batch of data of whole numbers, 1 for other data."""
+    example = data.example(8).double() if data is not None else torch.zeros(0)
+    whole = bool((example == example.round()).all()) and bool(torch.isfinite(example).all())
+    return int(example.max().clamp(1, 2**31 - 1)) if whole and example.numel() else 1
 
 
 def _as_declared(

@@ -4,8 +4,8 @@ Nodes with weights become modules (``nn.Conv2d``, ``nn.BatchNorm2d``, ...), the 
 Names come from the file alone: the same file gives the same modules and the same ``state_dict`` keys.
 """
 
-from .inputs import example_inputs_of
+from .inputs import example_inputs_of, inputs_of_shapes
 from .load import load_onnx
 from .network import OnnxNetwork
 
-__all__ = ["OnnxNetwork", "example_inputs_of", "load_onnx"]
+__all__ = ["OnnxNetwork", "example_inputs_of", "inputs_of_shapes", "load_onnx"]

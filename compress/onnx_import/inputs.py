@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -84,11 +84,22 @@ def _text(dimensions: Dimensions) -> str:
     return "(" + ", ".join("?" if d is None else str(d) for d in dimensions) + ")"
 
 
-def random_inputs(path: Path, model: ModelProto, shapes: list[tuple[int, ...]], seed: int) -> tuple[Tensor, ...]:
+def inputs_of_shapes(path: Path, shapes: Sequence[tuple[int, ...]], seed: int = 0) -> tuple[Tensor, ...] | None:
+    """One tensor of each of ``shapes`` for the inputs of the file, as :func:`random_inputs` makes them.
+
+    None where the file has not as many inputs. Raises InvalidInput where it is not readable, or they are too large.
+    """
+    model = parse(path)
+    return random_inputs(path, model, shapes, seed) if len(graph_inputs(model)) == len(shapes) else None
+
+
+def random_inputs(
+    path: Path, model: ModelProto, shapes: Sequence[tuple[int, ...]], seed: int, largest: int = 1
+) -> tuple[Tensor, ...]:
     """A tensor of each shape for the inputs of ``model``: standard normal, or integers from 0 on.
 
-    Integers that choose from a table of the file are any that it has; others are 0 and 1. Inputs of half precision are
-    float32 tensors of values that it has.
+    Integers that choose from a table of the file are any that it has; others are 0 to ``largest``. Inputs of half
+    precision are float32 tensors of values that it has.
 
     Raises:
         InvalidInput: they would take more memory than a file may ask for.
@@ -107,7 +118,7 @@ def random_inputs(path: Path, model: ModelProto, shapes: list[tuple[int, ...]], 
             random = torch.randn(shape, generator=generator).to(dtype)
             made.append(random.float() if element in HALVES else random)
         else:
-            made.append(torch.randint(0, ends.get(name, 2), shape, generator=generator).to(dtype))
+            made.append(torch.randint(0, ends.get(name, largest + 1), shape, generator=generator).to(dtype))
     return tuple(made)
 
 

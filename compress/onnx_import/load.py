@@ -15,7 +15,9 @@ from .verify import compare
 _LOG = logging.getLogger(__name__)
 
 
-def load_onnx(path: Path, *, input_shape: tuple[int, ...] | None = None, verify: bool = True) -> OnnxNetwork:
+def load_onnx(
+    path: Path, *, input_shape: tuple[int, ...] | None = None, verify: bool = True, largest: int = 1
+) -> OnnxNetwork:
     """The network of the file, in evaluation mode, with the weights that the file holds.
 
     Nothing in the file is executed: its nodes are looked up in a table of operators.
@@ -23,6 +25,7 @@ def load_onnx(path: Path, *, input_shape: tuple[int, ...] | None = None, verify:
     Args:
         input_shape: the shape that ``verify`` runs on, where the file leaves sizes open; else common sizes are tried.
         verify: compare with ONNX Runtime on a random input.
+        largest: integer that inputs of integers take in that comparison, where they choose from no table of the file.
 
     Raises:
         InvalidInput: not a readable ONNX file, quantized already, operators without a counterpart (all are named), or
@@ -37,5 +40,5 @@ def load_onnx(path: Path, *, input_shape: tuple[int, ...] | None = None, verify:
     require_supported(model, path)
     network = Builder(path, model).build()
     if verify:
-        compare(path, model, halves, network, input_shape)
+        compare(path, model, halves, network, input_shape, largest)
     return network

@@ -48,17 +48,23 @@ def session_of(model: Path | bytes, path: Path) -> Any:
 
 
 def compare(
-    path: Path, model: ModelProto, halves: tuple[str, ...], network: OnnxNetwork, input_shape: tuple[int, ...] | None
+    path: Path,
+    model: ModelProto,
+    halves: tuple[str, ...],
+    network: OnnxNetwork,
+    input_shape: tuple[int, ...] | None,
+    largest: int = 1,
 ) -> None:
     """Raise InvalidInput unless ``network`` gives what ONNX Runtime gives for the file.
 
     Args:
         model: what the network was made of.
+        largest: integer of inputs that choose from no table of the file.
         halves: the precisions that were float32 in ``model`` and are these in the file. The network is then compared
             with both, and with the file as far as ONNX Runtime can run it.
     """
     original = parse(path)
-    trial = _Trial(path, original, network, input_shape)
+    trial = _Trial(path, original, network, input_shape, largest)
     small = model.ByteSize() < _MOST_BYTES
     inputs, got, expected = trial.run(lambda: session_of(model.SerializeToString() if halves and small else path, path))
     _require_same(path, network, inputs, got, expected, TOLERANCE if small or not halves else HALF_TOLERANCE)
@@ -114,6 +120,7 @@ class _Trial:
     original: ModelProto
     network: OnnxNetwork
     input_shape: tuple[int, ...] | None
+    largest: int
 
     def run(self, opened: Callable[[], Any]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], list[Array]]:
         """The inputs, what the network yields, and what the session that ``opened`` gives does.
@@ -125,7 +132,7 @@ class _Trial:
         session = None
         for shapes in self._candidates():
             try:
-                inputs = random_inputs(self.path, self.original, shapes, 0)
+                inputs = random_inputs(self.path, self.original, shapes, 0, self.largest)
                 got = self._in_torch(inputs)
             except InvalidInput as error:
                 first = first or error

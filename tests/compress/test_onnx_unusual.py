@@ -22,7 +22,10 @@ from compress.cli import cli
 from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
 from compress.graph import trace
-from compress.onnx_import import example_inputs_of, load_onnx
+from compress.onnx_import import example_inputs_of, inputs, load_onnx
+from compress.onnx_import import load as loading
+from compress.onnx_import.read import parse
+from compress.pipeline import open_network
 from compress.quantize import Quantize
 from compress.stage import Context
 from export.onnx import export_onnx
@@ -378,18 +381,41 @@ def test_integers_are_what_their_tables_hold(case: str, tmp_path: Path) -> None:
 def test_a_difference_beyond_the_first_rows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows that 0 and 1 choose agree; the others do not."""
     path = write(tmp_path / "net.onnx", [make_node("Gather", ["t", "ids"], ["y"])], IDS, {"t": real(50, 3)})
-    from compress.onnx_import import load as loading
-
     whole = loading.compare
 
-    def spoilt(path: Path, model: ModelProto, halves: tuple[str, ...], network: nn.Module, shape: Any) -> None:
+    def spoilt(
+        path: Path, model: ModelProto, halves: tuple[str, ...], network: nn.Module, shape: Any, *rest: int
+    ) -> None:
         with torch.no_grad():
             next(t for t in network.state_dict().values() if t.shape == (50, 3))[40:] += 1
-        whole(path, model, halves, network, shape)
+        whole(path, model, halves, network, shape, *rest)
 
     monkeypatch.setattr(loading, "compare", spoilt)
     with pytest.raises(InvalidInput, match="differs from ONNX Runtime"):
         load_onnx(path)
+
+
+def test_integers_without_a_table_are_what_the_data_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(
+        tmp_path / "net.onnx", [make_node("Cast", ["ids"], ["y"], to=FLOAT)], {"ids": (TensorProto.INT64, ["n", 40])}
+    )
+    (few,) = inputs.random_inputs(path, parse(path), [(32, 40)], 0)
+    (many,) = inputs.random_inputs(path, parse(path), [(32, 40)], 0, largest=99)
+    assert (int(few.max()), int(many.max())) == (1, 99)
+    load_onnx(path, largest=99)
+    split = SampleSplit(torch.arange(80).reshape(2, 40), torch.tensor([0, 1]))
+    monkeypatch.setattr(loading, "compare", lambda *given: told.append(given[-1]))
+    told: list[int] = []
+    open_network(str(path), data=Data("words", {"calibration": split}))
+    open_network(str(path), data=Data("reals", {"calibration": SampleSplit(torch.rand(2, 40), None)}))
+    assert told == [79, 1]
+
+
+def test_shapes_of_integers_are_given_integers(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", [make_node("Gather", ["t", "ids"], ["y"])], IDS, {"t": real(50, 3)})
+    (ids,) = open_network(str(path), input_shapes=((4, 40),)).example_inputs
+    assert ids.dtype == torch.int64
+    assert int(ids.max()) > 1
 
 
 # --- long chains -----------------------------------------------------------------------------------------------------
