@@ -44,7 +44,7 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
     Raises:
         InvalidInput: the network is not the one that the edits were made on.
     """
-    bake(model)
+    bake(model, tell=False)
     holders = _holders(model)
     for edit in edits:
         if edit.kind in ("precision", "weights"):

@@ -22,13 +22,14 @@ _told: WeakSet[nn.Module] = WeakSet()
 _SHOWN = 3
 
 
-def bake(model: nn.Module, of: nn.Module | None = None) -> tuple[str, ...]:
+def bake(model: nn.Module, of: nn.Module | None = None, *, tell: bool = True) -> tuple[str, ...]:
     """Store every parametrized tensor of ``model``, in place; returns which, with what computed each.
 
     What the network computes in evaluation mode stays. One note tells of it.
 
     Args:
         of: the network that ``model`` is a copy of, of which the note is told once.
+        tell: give that note.
 
     Raises:
         InvalidInput: the code of a parametrization fails.
@@ -41,7 +42,7 @@ def bake(model: nn.Module, of: nn.Module | None = None) -> tuple[str, ...]:
         module.training = training
         baked += [f"{layer}.{name}".lstrip(".") + f" ({kind})" for name, kind in found]
     about = model if of is None else of
-    if baked and about not in _told:
+    if tell and baked and about not in _told:
         _told.add(about)
         more = f" and {len(baked) - _SHOWN} more" if len(baked) > _SHOWN else ""
         _LOG.warning(

@@ -176,15 +176,20 @@ def measure(network: Network, data: Data | None) -> Cost:
 
 
 def _stored_bytes(network: Network) -> int:
-    """Bytes of all parameters and buffers, each in the precision that its encoding gives it."""
+    """Bytes of all parameters and buffers, each in the precision that its encoding gives it.
+
+    The table of an embedding is read in float: where a layer in integers shares it, it is stored twice.
+    """
     total = 0
+    tables = {id(m.weight) for m in network.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
     seen: set[int] = set()
     for name, tensor in network.model.state_dict(keep_vars=True).items():
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
         encoding = network.encodings.get(name)
-        total += tensor.numel() * encoding.bits // 8 if encoding else tensor.numel() * tensor.element_size()
+        total += tensor.numel() * encoding.bits // 8 if encoding else 0
+        total += tensor.numel() * tensor.element_size() if not encoding or id(tensor) in tables else 0
     return total
 
 

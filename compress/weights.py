@@ -376,6 +376,7 @@ def _read(path: Path, where: str, trust: bool, imports: Path) -> object:
 
 def _unreadable(error: Exception, trust: bool) -> str:
     text = str(error)
+    reason = text.partition("WeightsUnpickler error:")[2] or ("" if text.startswith("Weights only") else text)
     named = re.search(r"(?:GLOBAL|global|class:?|function) ([\w.]+)", text.partition("WeightsUnpickler error:")[2])
     if "TorchScript" in text and not trust:
         return "a TorchScript archive; save the network's state_dict() instead, or add --trust if you trust its author"
@@ -386,11 +387,13 @@ def _unreadable(error: Exception, trust: bool) -> str:
         )
     if isinstance(error, (ImportError, AttributeError)) and trust:
         return f"a pickle whose code is not found here ({_first_line(error)}); give a plain state dict"
-    return f"not a readable state dict: damaged, or another kind of file ({type(error).__name__}: {_first_line(error)})"
+    return (
+        f"not a readable state dict: damaged, or another kind of file ({type(error).__name__}: {_first_line(reason)})"
+    )
 
 
-def _first_line(error: Exception) -> str:
-    text = next(iter(str(error).strip().splitlines()), "")
+def _first_line(error: object) -> str:
+    text = next(iter(str(error).strip().splitlines()), "no more is known")
     return text if len(text) < 200 else f"{text[:200]}..."
 
 

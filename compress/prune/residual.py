@@ -116,10 +116,10 @@ class _Search:
         inside = self.members[name]
         inputs = {s for node in inside for s in self.operands(node) if s not in inside}
         results = self.returned(inside)
-        if len(inputs) != 1:
-            return f"takes {len(inputs)} tensors"
         if len(self.calls[name]) > 1 or name in self.shared:
             return "is used more than once"
+        if len(inputs) != 1:
+            return f"takes {len(inputs)} tensors"
         if len(results) != 1:
             return f"returns {len(results)} tensors"
         source, result = inputs.pop(), results.pop()

@@ -139,7 +139,8 @@ def _fitting(graph: Graph, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if tuple(x.shape[1:]) != expected:
             raise InvalidInput(
                 f"quantize: calibration samples have the shape {tuple(x.shape[1:])}, and the network was given "
-                f"{tuple(int(s) for s in expected)} as example input {node.name!r}"
+                f"{tuple(int(s) for s in expected)} as example input {node.name!r}; give --data and "
+                "--input-shape that agree"
             )
         dtype = node.meta["val"].dtype
         if x.dtype != dtype and not dtype.is_floating_point and not torch.equal(x.to(dtype).to(x.dtype), x):
