@@ -282,7 +282,8 @@ def existing(file: Path | str) -> Path:
     except Unreadable as error:
         raise InvalidModel(str(error)) from error
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise InvalidModel(f"{path}: the model file cannot be read ({one_line(error)})") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InvalidModel(f"{path}: the model file cannot be read ({reason})") from error
     return path
 
 
