@@ -61,7 +61,7 @@ model: net.py:build
 {DATA}
 train: {TRAINING}
 stages:
-  - quantize: {{samples: 8, scheme: ternary, training: {TRAINING}}}
+  - quantize: {{samples: 8, scheme: ternary, ends: same, training: {TRAINING}}}
 """,
 }
 RUN = Command.of("run r.yaml --trust -q -o out")
