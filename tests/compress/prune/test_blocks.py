@@ -356,7 +356,7 @@ def test_shared_blocks_stay() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({}, "exactly one of count and macs"), ({"count": 1, "macs": 2.0}, "exactly one of count and macs"),
+    [({}, r"exactly one of .*count.* and .*macs"), ({"count": 1, "macs": 2.0}, r"exactly one of .*count.* and .*macs"),
      ({"count": 0}, "greater than or equal to 1"), ({"macs": 1.0}, "greater than 1"),
      ({"count": 1, "criterion": "l1"}, "accuracy"), ({"count": 1, "samples": 0}, "greater than or equal to 1"),
      ({"count": 1, "ratio": 0.5}, "Extra inputs")],
@@ -416,5 +416,5 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["before"]["macs"] - record["after"]["macs"] == 2 * 4 * 4 * 9 * 64
     loaded = artifact.load(tmp_path / "shallow")
     assert sum(isinstance(module, nn.Identity) for module in loaded.model) == 2  # type: ignore[attr-defined]
-    with pytest.raises(InvalidInput, match="exactly one of count and macs"):
+    with pytest.raises(InvalidInput, match=r"exactly one of .*count.* and .*macs"):
         CliRunner().invoke(cli, [*arguments, "--macs", "2", "-o", "other"], catch_exceptions=False)
