@@ -215,7 +215,7 @@ def backend(engine: str) -> Backend:
     facts = describe(engine)
     try:
         return cast(Backend, importlib.import_module(f".backends.{engine}", __package__))
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, RuntimeError) as error:  # OpenVINO's fails so for a user without a home
         raise EngineMissing(f"engine {engine!r} cannot be used here ({one_line(error)}); {facts.install}") from error
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 
-from runtimes import cache
+from runtimes import cache, runtime
 from runtimes.bitwise import build
 
 LIBRARY = b"\x7fELF: the kernels"
@@ -51,6 +51,15 @@ def test_who_has_no_home_gets_a_private_folder_that_ends_with_the_process(
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(cache.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert Path(done.stdout.strip()).parent == tmp_path and not list(tmp_path.iterdir())
+
+
+def test_an_engine_that_wants_a_home_is_missing_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> NoReturn:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(runtime.importlib, "import_module", none)
+    version, reason = runtime.available("openvino")
+    assert version is None and "Could not determine home directory" in reason and "pip install" in reason
 
 
 @pytest.fixture
