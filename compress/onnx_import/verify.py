@@ -71,7 +71,7 @@ def compare(
     if halves == ("float16",) and small:
         _require_same(path, network, inputs, got, trial.expected(session_of(path, path), inputs), HALF_TOLERANCE)
     fixed = {dimensions[0] for _, _, dimensions in graph_inputs(original) if dimensions}
-    if fixed != {None} and not _batch_may_vary(network, inputs):
+    if fixed != {None} and inputs[0].ndim and not _batch_may_vary(network, inputs):
         network.fixed_batch = inputs[0].shape[0]
 
 

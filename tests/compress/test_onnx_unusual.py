@@ -287,6 +287,8 @@ RANKS: dict[str, tuple[list[NodeProto], list[int | str] | None, dict[str, Any], 
     "slopes of sequences that the file does not tell": (
         [make_node("PRelu", ["x", "s"], ["y"])], None, {"s": real(4, 1)}, (2, 4, 5),
     ),
+    "a number to a vector": ([make_node("Reshape", ["x", "s"], ["y"])], [], {"s": np.array([-1])}, ()),
+    "a number flattened": ([make_node("Flatten", ["x"], ["y"], axis=0)], [], {}, ()),
     "length of a number": (
         [make_node("ReduceSum", ["x"], ["s"], keepdims=0), make_node("Neg", ["s"], ["n"]),
          make_node("ReduceL1", ["n"], ["y"], keepdims=0)], [2, 3], {}, (2, 3),
@@ -317,7 +319,12 @@ POOLINGS: dict[str, dict[str, Any]] = {
     "wide": {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [2, 0, 2, 2]},
     "rounded up": {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
     "spread": {"kernel_shape": [3, 3], "dilations": [2, 2], "pads": [0, 0, 1, 1]},
-}
+    "spread, wide": {"kernel_shape": [3, 3], "dilations": [2, 2], "pads": [2, 2, 2, 2]},
+    "spread, wide, uneven": {"kernel_shape": [3, 2], "dilations": [2, 3], "strides": [2, 1], "pads": [2, 0, 1, 1]},
+    "spread, rounded up": {
+        "kernel_shape": [3, 3], "dilations": [2, 1], "strides": [2, 2], "pads": [2, 0, 2, 2], "ceil_mode": 1,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [7, 8])
@@ -343,6 +350,18 @@ def test_a_pooling_observes_finite_values(case: str, size: int, tmp_path: Path) 
     context = Context((x[:1],), Data("made", {"calibration": SampleSplit(x, None)}))
     result = Quantize().apply(network, context)
     assert all(np.isfinite([*encoding.low, *encoding.high]).all() for encoding in result.encodings.values())
+
+
+@pytest.mark.parametrize("counted", [0, 1])
+@pytest.mark.parametrize("size", [7, 8, 9])
+@pytest.mark.parametrize("pads", [[0, 0, 2, 2], [2, 1, 0, 0], [2, 2, 2, 2], [1, 0, 1, 2]], ids=str)
+def test_a_mean_counts_what_the_file_does(pads: list[int], size: int, counted: int, tmp_path: Path) -> None:
+    window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": pads, "ceil_mode": 1, "count_include_pad": counted}
+    path = write(
+        tmp_path / "net.onnx", [make_node("AveragePool", ["x"], ["y"], **window)], {"x": (FLOAT, ["n", 3, size, size])}
+    )
+    x = torch.randn(2, 3, size, size)
+    np.testing.assert_allclose(load_onnx(path)(x).numpy(), in_engine(path, x)[0], rtol=1e-4, atol=1e-5)
 
 
 # --- integers --------------------------------------------------------------------------------------------------------

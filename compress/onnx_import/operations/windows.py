@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -164,11 +163,28 @@ def _max_pool(call: Call) -> Tensor:
         full = F.pad(x, interleave(before, after), mode="replicate")
         y = function(full, kernel, stride, 0, dilation, ceil_mode=ceil)
     else:
-        full = F.pad(x, interleave(before, after), value=-math.inf)
-        y = function(full, kernel, stride, 0, dilation, ceil_mode=ceil)
+        for axis, (start, k, s, d, count) in enumerate(zip(before, kernel, stride, dilation, wanted, strict=True), 2):
+            taps = _taps(x.shape[axis], start, k, s, d, count)
+            x = x.index_select(axis, torch.tensor(taps, device=x.device))
+        y = function(x, kernel, kernel)
     for axis, (start, count) in enumerate(zip(first, wanted, strict=True), start=2):
         y = y if y.shape[axis] == count else y.narrow(axis, start, count)
     return y
+
+
+def _taps(size: int, before: int, kernel: int, stride: int, dilation: int, count: int) -> list[int]:
+    """What each of ``count`` windows sees along a dimension, window by window.
+
+    In the place of padding is the nearest element that the same window sees: it changes no maximum.
+    """
+    taps = []
+    for start in range(-before, count * stride - before, stride):
+        window = [start + i * dilation for i in range(kernel)]
+        inside = [i for i in window if 0 <= i < size]
+        if not inside:
+            raise Unsupported("a window that sees nothing but padding")
+        taps += [min(max(i, inside[0]), inside[-1]) for i in window]
+    return taps
 
 
 def _even_pad(axis: tuple[int, int, int, int, int], kernel: int, wanted: int) -> int | None:
@@ -202,11 +218,16 @@ def _average_pool(call: Call) -> Tensor:
     ceil, count_pad = bool(call.step.integer("ceil_mode")), bool(call.step.integer("count_include_pad"))
     if _fits(before, after, kernel):
         return function(x, kernel, stride, tuple(before), ceil, count_pad)
-    pads = interleave(before, after)
-    mean = function(F.pad(x, pads), kernel, stride, 0, ceil)
-    if count_pad:
+    axes = zip(x.shape[2:], before, after, stride, kernel, strict=True)
+    # The last window may reach behind the padding; what it sees there is in no mean.
+    behind = [max((_windows(*axis, ceil) - 1) * axis[3] + axis[4] - sum(axis[:3]), 0) if ceil else 0 for axis in axes]
+    pads, rest = interleave(before, after), interleave([0] * len(kernel), behind)
+    mean = function(F.pad(F.pad(x, pads), rest), kernel, stride)
+    if count_pad and not any(behind):
         return mean
-    return mean / function(F.pad(torch.ones_like(x), pads), kernel, stride, 0, ceil)
+    counted = torch.ones_like(x)
+    counted = F.pad(F.pad(counted, pads, value=float(count_pad)), rest)
+    return mean / function(counted, kernel, stride)
 
 
 @operator("GlobalAveragePool")
