@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .errors import InvalidInput
 from .graph import first_names, named_tensors
 from .parametrized import bake
-from .rounding.inputs import rounding_inputs
+from .rounding.inputs import names_rounding, rounding_inputs, rounds_inputs
 from .stage import Edit
 
 
@@ -60,10 +60,16 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
 
 
 def _replacement(module: nn.Module, wanted: str) -> nn.Module:
+    kind = type(module).__name__
     if wanted.startswith(ROUNDING):
-        return rounding_inputs(module, wanted.removeprefix(ROUNDING))
+        rounding = wanted.removeprefix(ROUNDING)
+        if not rounds_inputs(module) or not names_rounding(rounding):
+            raise InvalidInput(f"edit of a {kind} to {wanted}: expected a convolution or linear layer and a rounding")
+        return rounding_inputs(module, rounding)
     if wanted not in REPLACEMENTS:
         raise InvalidInput(f"edit to {wanted}: expected one of {', '.join(REPLACEMENTS)}; it is no edit of ours")
+    if wanted == "Conv2d" and not isinstance(getattr(module, "num_features", None), int):
+        raise InvalidInput(f"edit of a {kind} to {wanted}: expected a batch norm there; its source has changed")
     return REPLACEMENTS[wanted](module)
 
 
@@ -85,7 +91,10 @@ def _is_plain(value: object) -> bool:
 
 
 def _edit_tensor(module: nn.Module, edit: Edit, holders: Holders) -> None:
-    tensor = getattr(module, edit.what, None)
+    held: dict[str, Tensor | None] = {**module._buffers, **module._parameters}
+    if edit.what not in held:
+        raise InvalidInput(f"edit of {edit.layer}.{edit.what}: the layer has no such tensor; its source has changed")
+    tensor = held[edit.what]
     shape = None if tensor is None else tuple(tensor.shape)
     before = None if edit.before is None else _shape(edit.before)
     if shape != before:
@@ -97,7 +106,7 @@ def _edit_tensor(module: nn.Module, edit: Edit, holders: Holders) -> None:
     if edit.after is None:
         changed = None
     elif tensor is None:
-        like = next(module.parameters(recurse=False))
+        like = next(module.parameters(recurse=False), torch.empty(0))
         changed = nn.Parameter(torch.zeros(_shape(edit.after), dtype=like.dtype, device=like.device))
     else:
         assert edit.axis is not None and edit.kept is not None, f"{edit} says not what to keep"

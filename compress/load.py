@@ -34,6 +34,9 @@ Kind = Literal["zoo", "file", "module", "onnx"]
 LARGE_IMAGE = 96
 """From this side on, a zoo network halves the image as often as its paper does for 224x224."""
 
+LARGEST_OPTION = 2**20
+"""Of the numbers among the options of a zoo network."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -107,12 +110,23 @@ def parse(specification: str) -> Source:
         return Source("module", head, rest[0], options)
     if rest:
         raise InvalidInput(f"model {specification}: expected name[:key=value,...] or file.py:callable[:key=value,...]")
-    if head not in zoo_names():
+    _require_in_zoo(head, f"model {specification}")
+    return Source("zoo", head, options=options)
+
+
+def _require_in_zoo(name: str, where: str) -> None:
+    if name not in zoo_names():
         raise InvalidInput(
-            f"model {specification}: neither a file, an artifact folder, file.py:callable, nor a name of the zoo "
+            f"{where}: neither a file, an artifact folder, file.py:callable, nor a name of the zoo "
             f"({', '.join(zoo_names())})"
         )
-    return Source("zoo", head, options=options)
+
+
+def _require_sane(source: Source) -> None:
+    """Raise InvalidInput unless the numbers among the options of a zoo network, which are all sizes, can be some."""
+    for key, value in source.options.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value <= LARGEST_OPTION:
+            raise InvalidInput(f"model {source}: {key}: expected a number above 0, {LARGEST_OPTION} at most")
 
 
 def _literal(text: str) -> Any:
@@ -155,14 +169,21 @@ def build(
         return load_onnx(Path(source.name), input_shape=input_shape, largest=largest).eval(), source
     if source.kind == "zoo":
         zoo = sibling("models")
+        _require_in_zoo(source.name, f"model {source}")
         own = dict(defaults or {})
         large = input_shape is not None and min(input_shape[-2:]) >= LARGE_IMAGE
         if large and "small_images" in zoo.options(source.name):
             own["small_images"] = False
         complete = Source("zoo", source.name, options={**own, **source.options})
+        _require_sane(complete)
         try:
+            if complete.options:
+                with torch.device("meta"):  # its shapes alone
+                    sketch = zoo.build(source.name, **complete.options)
+                size = sum(t.numel() * t.element_size() for t in sketch.state_dict().values())
+                require_at_most(size, ARRAY_BYTES, "bytes of weights", f"model {source}")
             made = zoo.build(source.name, **complete.options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInput(f"model {source}: {error}") from error
         return made.eval(), complete
     made = _call(source)

@@ -13,6 +13,7 @@ from .errors import InvalidInput
 from .quantize.encoding import Encoding
 
 Index = Annotated[int, Field(ge=0, lt=2**40)]
+Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
@@ -24,8 +25,8 @@ class SourceRecord(_Record):
     """Where the network comes from, as :class:`compress.load.Source`."""
 
     kind: Literal["zoo", "file", "module", "onnx"]
-    name: str
-    attribute: str = ""
+    name: Name
+    attribute: Name = ""
     options: dict[str, Any] = Field(default_factory=dict)
     sha256: str = ""
 
@@ -39,8 +40,8 @@ class SourceRecord(_Record):
 class EditRecord(_Record):
     """One edit, as :class:`compress.stage.Edit`."""
 
-    layer: str
-    what: str
+    layer: Name
+    what: Name
     before: Any
     after: Any
     kind: Literal["attribute", "tensor", "module", "precision", "weights"] = "attribute"
@@ -64,6 +65,26 @@ class EditRecord(_Record):
             if max(self.kept, default=0) >= max(1, self.before[self.axis]) or wanted != self.after:
                 raise ValueError(f"the indices that stay do not make {self.after} of {self.before}")
         return self
+
+
+class MeasuredRecord(_Record):
+    """A choice that rests on latencies, as :class:`compress.stage.Measured`."""
+
+    choice: str
+    told: str
+    target: str
+    engine: str
+    cpu: str
+    threads: int
+
+
+class LineageRecord(BaseModel):
+    """One stage that was applied, as :func:`compress.pipeline.advance` records it."""
+
+    model_config = ConfigDict(strict=True)
+
+    stage: str
+    measured: list[MeasuredRecord] = Field(default_factory=list)
 
 
 class EncodingRecord(_Record):
@@ -95,7 +116,7 @@ class Manifest(BaseModel):
 
     source: SourceRecord
     edits: list[EditRecord]
-    lineage: list[dict[str, Any]]
+    lineage: list[LineageRecord]
     encodings: dict[str, EncodingRecord]
     metrics: dict[str, Any]
     files: dict[FileName, str]

@@ -84,7 +84,8 @@ def require_definition(target: Any, module: str, place: str) -> None:
 
 def _is_of(module: str, made: FunctionType | type) -> bool:
     """Whether the user's module, its package or a file beside it defines this."""
-    if str(made.__module__).partition(".")[0] == module.partition(".")[0]:
+    package = module.partition(".")[0]
+    if str(made.__module__).partition(".")[0] == package and package not in sys.stdlib_module_names:
         return True
     own = getattr(sys.modules.get(module), "__file__", None)
     code = made.__code__.co_filename if isinstance(made, FunctionType) else None

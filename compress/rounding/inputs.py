@@ -4,6 +4,7 @@ a network traces, converts and runs in any engine; gradients are those of the pa
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -146,6 +147,13 @@ class Steps(nn.Module):
 
 
 Rounding = Sign | Signs | ResidualSigns | Steps
+
+_NAMED = re.compile(r"signs( [1-9]\d?)?|residual signs [1-9]\d?|([2-9]|1[0-6]) bits signed|([1-9]|1[0-6]) bits")
+
+
+def names_rounding(text: str) -> bool:
+    """Whether ``text`` is what :func:`rounding_of` understands, of as many steps as a layer has use for."""
+    return _NAMED.fullmatch(text) is not None
 
 
 def rounding_of(text: str, channels: int, *, last: bool) -> Rounding:

@@ -220,3 +220,23 @@ def test_another_network_is_refused() -> None:
     wrong = [Edit("", "weight", (3, 4), (2, 4), "tensor", 0, (0, 1))]
     with pytest.raises(InvalidInput, match=r"expected a tensor of shape \(2, 4\), got \(2, 2\)"):
         undo(nn.Linear(2, 2), wrong)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *(Edit("1", "module", "BatchNorm2d", f"rounding {text}", "module") for text in ("signs", "", "2 bits")),
+        *(Edit("0", "module", "Conv2d", f"rounding {text}", "module") for text in ("", "x", "9" * 50 + " bits")),
+        *(
+            Edit("0", "module", "Conv2d", f"rounding {text}", "module")
+            for text in ("signs 999999", "-3 bits", "0 bits")
+        ),
+        *(Edit(layer, "module", "Conv2d", "Conv2d", "module") for layer in ("", "0")),
+        *(Edit("0", what, None, (1,), "tensor") for what in ("forward", "__class__", "training", "a.b", "", "new")),
+        Edit("", "weight", None, (1,), "tensor"),
+    ],
+    ids=lambda edit: f"{edit.layer} {edit.what} {edit.after}"[:40],
+)
+def test_edits_that_fit_no_layer_are_refused(edit: Edit) -> None:
+    with pytest.raises(InvalidInput, match=r"^edit "):
+        replay(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), [edit])

@@ -12,7 +12,7 @@ import torch
 
 from compress import artifact, pipeline, user_code
 from compress.errors import InvalidInput
-from compress.load import Network, build, call, parse, require_named
+from compress.load import Network, Source, build, call, parse, require_named
 from compress.recipe import Recipe
 from compress.recipe import read as read_recipe
 
@@ -315,3 +315,46 @@ def test_code_that_the_user_names_in_python_or_beside_the_recipe_runs(
     monkeypatch.setenv("XDG_STATE_HOME", str(unnamed / "other"))
     (unnamed / "r.yaml").write_text("model: net.py:build\ninput_shape: [1, 1, 4, 4]\n")
     pipeline.run("r.yaml", "trusted", trust=True)
+
+
+@pytest.mark.parametrize(
+    "name, options, says",
+    [
+        ("os.system", {}, "nor a name of the zoo"),
+        ("__builtins__", {}, "nor a name of the zoo"),
+        ("resnet20", {"num_classes": -1}, "num_classes: expected a number above 0"),
+        ("resnet20", {"in_channels": float("nan")}, "in_channels: expected a number above 0"),
+        ("resnet20", {"width": 10**400}, "width: expected a number above 0"),
+        ("resnet20", {"width": 100_000}, "bytes of weights"),
+        ("resnet20", {"width": {"a": 1}}, "unsupported operand"),
+    ],
+)
+def test_networks_of_the_zoo_that_a_file_names_are_in_it_and_no_larger_than_reasonable(
+    name: str, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        build(Source("zoo", name, options=options))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"source": {"kind": "file", "name": "a\0.py", "attribute": "build"}},
+        {"source": {"kind": "module", "name": "a", "attribute": "\0"}},
+        {"lineage": [{}]},
+        {"lineage": [{"stage": "prune", "measured": [{"target": "x"}]}]},
+    ],
+)
+def test_a_manifest_that_names_no_code_or_no_stage_is_refused(unnamed: Path, part: dict[str, Any]) -> None:
+    path = _artifact(unnamed)
+    _changed(path, **part)
+    with pytest.raises(InvalidInput, match=next(iter(part))):
+        artifact.load(path)
+
+
+@pytest.mark.parametrize(
+    "place", ["os:popen:cmd=touch ran", "subprocess:run:args=ls", "shutil:rmtree:path=x", "os:system"]
+)
+def test_functions_of_python_itself_build_no_network(unnamed: Path, place: str) -> None:
+    with pytest.raises(InvalidInput, match="expected a torch.nn.Module class or a function that is defined there"):
+        call(place)
