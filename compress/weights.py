@@ -34,6 +34,7 @@ from torch.nn.parameter import is_lazy
 from .errors import InvalidInput
 from .parametrized import bake, is_parametrized, keep_no_graph
 from .siblings import users_imports
+from .untrusted import require_file
 
 PLACES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module", "params")
 """The keys under which checkpoints hold a state dict, in the order in which they are looked at."""
@@ -54,6 +55,9 @@ BOOKKEEPING = ("num_batches_tracked", "total_ops", "total_params", "n_averaged",
 
 DEPTH = 4
 """How far inward a state dict is looked for."""
+
+_COMPARED = 100
+"""Names that are compared to find the nearest one, which takes the product of their numbers."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,8 +104,7 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: 
             of a kind that no network's weights have.
     """
     file, _, wanted = (path, "", "") if path.exists() else _split(path)
-    if not file.is_file():
-        raise InvalidInput(f"weights {path}: no such file" if not file.is_dir() else f"weights {path}: it is a folder")
+    require_file(file, "weights")
     where = f"weights {path}"
     loaded = _read(file, where, trust, imports or Path.cwd())
     states = dict(_states(loaded))
@@ -278,6 +281,8 @@ def _unusable(match: _Match, own: Mapping[str, Tensor], state: Mapping[str, Any]
 def _kind_problem(tensor: Tensor, value: object) -> str:
     if not isinstance(value, Tensor):
         return f"is a {type(value).__name__}, expected a tensor"
+    if value.is_nested:
+        return "is a nested tensor, expected a dense one; give it as to_padded_tensor(0.0)"
     if value.layout is not torch.strided:
         return f"is a sparse tensor ({value.layout}), expected a dense one; give it as to_dense()"
     if value.is_quantized:
@@ -317,8 +322,8 @@ def _difference(match: _Match, own: Mapping[str, Tensor]) -> str:
         f"{match} has {len(match.names)} of its {len(own)} tensors"
     )
     text += f" below {match.prefix!r}" if match.prefix else ""
-    files = {name.removeprefix(match.prefix): name for name in unknown}
-    for name in missing:
+    files = {name.removeprefix(match.prefix): name for name in unknown[:_COMPARED]}
+    for name in missing[:_COMPARED]:
         if near := difflib.get_close_matches(name, files, 1, 0.7):
             return f"{text}; nearest to {name} is {files[near[0]]}"
     return text

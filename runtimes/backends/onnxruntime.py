@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from ..errors import InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
+from ..untrusted import Unreadable, require_file
 
 PACKAGE = "onnxruntime"
 SUFFIXES = (".onnx", ".ort")
@@ -50,8 +52,8 @@ _MOVES = re.compile(
     r"|Constant(OfShape)?|Range|NonZero|DepthToSpace|SpaceToDepth|If|Loop|Scan|Sequence\w+|Optional\w*|ReverseSequence"
 )
 
-# external_data { key: "location" value: <a name shorter than 128 bytes> } as protobuf writes it.
-_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])", re.DOTALL)
+# external_data { key: "location" value: <a name shorter than 16384 bytes> } as protobuf writes it.
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f]|[\x80-\xff][\x01-\x7f])", re.DOTALL)
 
 
 def version() -> str:
@@ -61,10 +63,18 @@ def version() -> str:
 
 def parts(file: Path) -> tuple[Path, ...]:
     """Return the file and the files that hold its external tensors."""
+    return (file, *(path for path in _external(file) if path.is_file() and path != file))
+
+
+def _external(file: Path) -> list[Path]:
+    """Return where the external tensors of ``file`` lie, as far as it says so; files or not."""
     content = file.read_bytes()
-    names = {content[hit.end() : hit.end() + hit[1][0]] for hit in _LOCATION.finditer(content)}
-    external = (file.parent / name.decode("utf-8", "replace") for name in sorted(names) if b"\0" not in name)
-    return (file, *(path for path in external if path.is_file() and path != file))
+    names = {content[hit.end() : hit.end() + _length(hit[1])] for hit in _LOCATION.finditer(content)}
+    return [file.parent / name.decode("utf-8", "replace") for name in sorted(names) if b"\0" not in name]
+
+
+def _length(written: bytes) -> int:
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(written))
 
 
 def load(file: Path, options: Options) -> Session:
@@ -175,7 +185,14 @@ class Session:
 
 
 def _require_sound(file: Path) -> None:
-    """Raise InvalidModel for a file that the engine would crash on, or never end with; needs the ``onnx`` package."""
+    """Raise InvalidModel for a file that the engine would crash on, or never end with: weights in a pipe, and what
+    the ``onnx`` package finds, where it is installed."""
+    try:
+        for path in _external(file):
+            if os.path.lexists(path) and not path.is_dir():
+                require_file(path)
+    except Unreadable as error:
+        raise InvalidModel(f"{file}: its weights are in {error}") from error
     if file.suffix.lower() == ".onnx":
         try:
             from ..onnx_sound import require_sound_file

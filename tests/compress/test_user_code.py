@@ -356,5 +356,5 @@ def test_a_manifest_that_names_no_code_or_no_stage_is_refused(unnamed: Path, par
     "place", ["os:popen:cmd=touch ran", "subprocess:run:args=ls", "shutil:rmtree:path=x", "os:system"]
 )
 def test_functions_of_python_itself_build_no_network(unnamed: Path, place: str) -> None:
-    with pytest.raises(InvalidInput, match="expected a torch.nn.Module class or a function that is defined there"):
+    with pytest.raises(InvalidInput, match=r"expected a torch\.nn\.Module class or a function that is defined there"):
         call(place)

@@ -249,6 +249,7 @@ def test_a_pickle_is_not_run_without_trust(small_net: nn.Module, tmp_path: Path)
 
 KINDS: dict[str, tuple[object, str]] = {
     "sparse": (torch.eye(3).to_sparse(), "sparse"),
+    "nested": (lambda: torch.nested.nested_tensor([torch.ones(3)]), "nested"),
     "quantized": (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized"),
     "meta": (torch.ones(3, device="meta"), "meta"),
     "complex": (torch.ones(3, dtype=torch.complex64), "complex64"),
@@ -303,7 +304,7 @@ def test_what_a_file_is_counts_not_its_name(small_net: nn.Module, tmp_path: Path
     save_file(dict(filled().state_dict()), tmp_path / "w.bin")
     load_weights(small_net, tmp_path / "w.bin")
     assert torch.equal(small_net.fc.weight, filled().fc.weight)
-    with pytest.raises(InvalidInput, match="it is a folder"):
+    with pytest.raises(InvalidInput, match="expected a file, got a folder"):
         load_weights(small_net, tmp_path)
 
 

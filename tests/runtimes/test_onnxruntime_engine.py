@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,24 @@ def test_failure_while_running_is_explained(saved: Saved) -> None:
     with pytest.raises(InvalidModel, match=r"reshape\.onnx: ONNX Runtime failed") as caught:
         runtime.run({"x": x, "shape": np.array([4, 4])})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["pipe", "./" * 100 + "pipe"], ids=["short", "long"])
+@pytest.mark.parametrize("kind", ["a named pipe", "a device"])
+def test_external_tensors_are_in_files(models: Models, tmp_path: Path, location: str, kind: str) -> None:
+    file = tmp_path / "net.onnx"
+    onnx.save(models["float"](), file, save_as_external_data=True, location="pipe", size_threshold=0)
+    (tmp_path / "pipe").unlink()
+    model = onnx.load(file, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data[0].value = location
+    onnx.save(model, file)
+    if "pipe" in kind:
+        os.mkfifo(tmp_path / "pipe")
+    else:
+        (tmp_path / "pipe").symlink_to("/dev/zero")
+    with pytest.raises(InvalidModel, match=rf"net\.onnx: its weights are in .*pipe: expected a file, got {kind}"):
+        load(file)
 
 
 def test_size_includes_external_tensors(models: Models, tmp_path: Path) -> None:
