@@ -10,7 +10,8 @@ one the network's names are tried
 3. without a prefix that all of the network's own names have,
 4. and all of this again without the names of wrappers (:data:`WRAPPERS`), wherever they stand.
 
-The first that has every tensor of the network in its shape, and no other, is taken.
+The first that has every tensor of the network in its shape, and no other, is taken. Where none has, state dicts of
+parts of the network, as ``{"backbone": ..., "head": ...}``, are put together.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from .untrusted import require_file
 PLACES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module", "params")
 """The keys under which checkpoints hold a state dict, in the order in which they are looked at."""
 
-AVERAGES = re.compile(r"(^|[._])(ema|averaged?|swa|shadow|teacher)([._]|$)")
+AVERAGES = re.compile(r"(^|[._])(ema|averaged?|swa|shadow|teacher|momentum|target|encoder_k)([._]|$)")
 """Keys and prefixes of moving averages, and of other networks than the trained one: what they hold comes last."""
 
 WRAPPERS = frozenset(
@@ -53,7 +54,7 @@ PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 BOOKKEEPING = ("num_batches_tracked", "total_ops", "total_params", "n_averaged", "_extra_state")
 """Last parts of names that tell nothing of what the network computes: they may be missing, or there in vain."""
 
-DEPTH = 4
+DEPTH = 6
 """How far inward a state dict is looked for."""
 
 _COMPARED = 100
@@ -86,6 +87,11 @@ class _Match:
     def whole(self) -> bool:
         return not self.missing and not self.unknown
 
+    @property
+    def address(self) -> str:
+        """What names it behind the colon of ``checkpoint.pt:...``."""
+        return f"{self.place}.{self.prefix}".strip(".")
+
     def __str__(self) -> str:
         return f"{self.place!r}" if self.place else "the file"
 
@@ -93,7 +99,8 @@ class _Match:
 def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: Path | None = None) -> None:
     """Put the weights of a file into ``model``: safetensors, or what ``torch.save`` wrote.
 
-    ``checkpoint.pt:model_ema`` names one of several state dicts in a file by its keys, with dots.
+    ``checkpoint.pt:model_ema`` names one of several state dicts in a file by its keys, with dots, and a prefix behind
+    them where the names in it have several, as ``checkpoint.pt:state_dict.encoder``.
 
     Args:
         trust: allow a pickle that may run code of its author's.
@@ -108,9 +115,11 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: 
     where = f"weights {path}"
     loaded = _read(file, where, trust, imports or Path.cwd())
     states = dict(_states(loaded))
-    if wanted and wanted not in states:
-        raise InvalidInput(f"{where}: it holds no state dict {wanted!r}; it has {_few([k for k in states if k])}")
-    states = {wanted: states[wanted]} if wanted else states
+    if wanted:
+        named = states.get(wanted) or _below(states, f"{wanted}.")
+        if not named:
+            raise InvalidInput(f"{where}: it holds no state dict {wanted!r}; it has {_few([k for k in states if k])}")
+        states = {wanted: named}
     if not states:
         raise InvalidInput(f"{where}: expected a state dict of tensors, got {_told(loaded)}")
     try:
@@ -123,6 +132,14 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: 
         bake(model)
         model.load_state_dict(stored.state_dict())
     require_finite(model, where)
+
+
+def _below(states: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+    """What has ``prefix`` before its name, with its place, without it."""
+    addressed = {
+        f"{place}.{name}".lstrip("."): value for place, state in states.items() for name, value in state.items()
+    }
+    return {name.removeprefix(prefix): value for name, value in addressed.items() if name.startswith(prefix)}
 
 
 def _stored(model: nn.Module) -> nn.Module | None:
@@ -168,13 +185,12 @@ def _fill(model: nn.Module, states: Mapping[str, Mapping[str, Any]], where: str)
         for match in _matches(own, state, place):
             if nearest is None or len(match.names) > len(nearest.names):
                 nearest = match
-            if not match.whole:
+            if not match.whole or any(match.place == o.place and _share_a_name(match, o) for o in fitting):
                 continue
             if found := _unusable(match, own, state):
                 problem = problem or found
                 continue
             fitting.append(match)
-            break
     if fitting:
         match = fitting[0]
         given = {name: states[match.place][found] for name, found in match.names.items()}
@@ -184,7 +200,26 @@ def _fill(model: nn.Module, states: Mapping[str, Mapping[str, Any]], where: str)
         raise InvalidInput(f"{where}: {problem}")
     elif not _load_as_the_network_does(model, states):
         assert nearest is not None, "every state has a match, if of no names"
-        raise InvalidInput(f"{where}: not of this network: {_difference(nearest, own)}")
+        joined = _joined(states, own)
+        if not any(len(names) > len(nearest.names) for names in joined.values()):
+            raise InvalidInput(f"{where}: not of this network: {_difference(nearest, own)}")
+        _fill(model, joined, where)
+
+
+def _share_a_name(match: _Match, other: _Match) -> bool:
+    return not set(match.names.values()).isdisjoint(other.names.values())
+
+
+def _joined(states: Mapping[str, Mapping[str, Any]], own: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """What several of ``states`` hold, each under the name of a part of the network, where most parts are together."""
+    parts = {name.partition(".")[0] for name in map(_without_wrappers, own)}
+    parents = {".".join(place.split(".")[:end]) for place in states if place for end in range(place.count(".") + 1)}
+    found: dict[str, dict[str, Any]] = {}
+    for parent in sorted(parents, key=lambda parent: (AVERAGES.search(parent) is not None, parent)):
+        inside = _below(states, f"{parent}." if parent else "")
+        found[parent] = {n: value for n, value in inside.items() if _without_wrappers(n).partition(".")[0] in parts}
+    most = max(found, key=lambda parent: len(found[parent]), default=None)
+    return {} if most is None else {most: found[most]}
 
 
 def _note(match: _Match, others: list[_Match], where: str) -> None:
@@ -196,8 +231,8 @@ def _note(match: _Match, others: list[_Match], where: str) -> None:
     if others:
         _LOG.warning(
             "%s: taken from %s; it holds this network in %s too: name it to have it, as %s:%s",
-            *(where, match, ", ".join(str(other) for other in others)),
-            *(where.removeprefix("weights "), others[0].place),
+            *(where, match, ", ".join(repr(other.address) for other in others)),
+            *(where.removeprefix("weights ").removesuffix(f":{match.place}"), others[0].address),
         )
 
 

@@ -49,6 +49,15 @@ def zeros(state: State) -> State:
     return {key: torch.zeros_like(value) for key, value in state.items()}
 
 
+def parts(state: State) -> dict[str, Any]:
+    """A state dict for every layer."""
+    layers = dict.fromkeys(key.partition(".")[0] for key in state)
+    return {
+        layer: {key.removeprefix(f"{layer}."): v for key, v in state.items() if key.startswith(f"{layer}.")}
+        for layer in layers
+    }
+
+
 WRITTEN: dict[str, Callable[[State], Any]] = {
     "plain": dict,
     "data parallel": below("module."),
@@ -73,10 +82,19 @@ WRITTEN: dict[str, Callable[[State], Any]] = {
     "averages first": lambda s: {"model_ema": zeros(s), "model": s},
     "averages beside": lambda s: {"state_dict": {**below("ema_model.")(zeros(s)), **below("online_model.")(s)}},
     "student and teacher": lambda s: {**below("student.")(s), **below("teacher.")(zeros(s))},
+    "query and key": lambda s: {
+        "state_dict": {**below("module.encoder_k.")(zeros(s)), **below("module.encoder_q.")(s), "queue": torch.ones(2)}
+    },
+    "deep": lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk": s, "heads": {}}}}},
+    "parts": parts,
+    "parts, parallel, beside others": lambda s: {
+        "epoch": 3, "optimizer": {"state": {0: s}}, **{k: below("module.")(part) for k, part in parts(s).items()},
+    },
+    "parts in a dictionary": lambda s: {"ema": parts(zeros(s)), "networks": parts(s)},
     "a list": lambda s: [s, 3],
     "half": lambda s: {key: value.half() if value.is_floating_point() else value for key, value in s.items()},
     "parameters": lambda s: {k: nn.Parameter(v) if v.is_floating_point() else v for k, v in s.items()},
-}
+}  # fmt: skip
 
 
 def filled() -> nn.Module:
@@ -142,6 +160,27 @@ def test_one_of_several_is_named_by_its_key(
     assert not small_net.fc.weight.any()
     with pytest.raises(InvalidInput, match=r"no state dict 'swa'; it has model, model_ema"):
         load_weights(small_net, Path(f"{tmp_path}/w.pt:swa"))
+
+
+def test_one_of_several_is_named_by_its_prefix(
+    small_net: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = dict(filled().state_dict())
+    torch.save({"nets": {**below("a.")(state), **below("b.")(zeros(state))}}, tmp_path / "w.pt")
+    with caplog.at_level(logging.WARNING, "compress"):
+        load_weights(small_net, tmp_path / "w.pt")
+    assert "taken from a.*" in caplog.text and "in 'nets.b' too" in caplog.text and "w.pt:nets.b" in caplog.text
+    assert small_net.fc.weight.any()
+    load_weights(small_net, Path(f"{tmp_path}/w.pt:nets.b"))
+    assert not small_net.fc.weight.any()
+
+
+def test_a_part_that_is_missing_is_named(small_net: nn.Module, tmp_path: Path) -> None:
+    holds = parts(dict(filled().state_dict()))
+    del holds["fc"]
+    torch.save(holds, tmp_path / "w.pt")
+    with pytest.raises(InvalidInput, match=r"2 tensors are missing \(fc.bias, fc.weight\)"):
+        load_weights(small_net, tmp_path / "w.pt")
 
 
 def test_what_is_left_out_is_named(small_net: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
