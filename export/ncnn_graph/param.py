@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MAGIC = "7767517"
+LONGEST = 255
+"""Bytes of the longest name that ncnn reads."""
 
 
 @dataclass
@@ -74,11 +76,14 @@ def rename(layers: Sequence[Layer], names: Mapping[str, str]) -> None:
     """Give blobs new names, wherever they stand; other blobs that have one of these already make room.
 
     Raises:
-        ValueError: a name is empty, has white space in it, which the format separates words by, or "=".
+        ValueError: a name is empty, has white space in it, which the format separates words by, or "=", or is of more
+            than :data:`LONGEST` bytes.
     """
-    unfit = next((name for name in names.values() if not re.fullmatch(r"[^\s=]+", name)), None)
-    if unfit is not None:
-        raise ValueError(f"{unfit!r} cannot stand in a .param file")
+    for name in names.values():
+        if not re.fullmatch(r"[^\s=]+", name):
+            raise ValueError(f"{name!r} cannot stand in a .param file")
+        if (size := len(name.encode())) > LONGEST:
+            raise ValueError(f"'{name[:20]}...' has {size} bytes, and ncnn reads {LONGEST} at most")
     taken = {blob for layer in layers for blob in (*layer.bottoms, *layer.tops)} | set(names.values())
     new = dict(names)
     for blob in sorted(taken & set(names.values()) - set(names)):
