@@ -41,9 +41,17 @@ def require_free(path: Path, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise InvalidInput(f"output {path}: it exists; give another -o, or --overwrite to replace it")
-    place = _absolute(path)
-    if path.is_dir() and not path.is_symlink() and _absolute(Path()).is_relative_to(place):
-        raise InvalidInput(f"output {path}: the current folder lies in it, so it is not replaced; give another -o")
+    for kept, folder in _kept_folders().items():
+        if path.is_dir() and not path.is_symlink() and folder.is_relative_to(path.resolve()):
+            raise InvalidInput(f"output {path}: the {kept} folder lies in it, so it is not replaced; give another -o")
+
+
+def _kept_folders() -> dict[str, Path]:
+    """Folders that are lost to nobody's slip of the pen, by what they are called."""
+    try:
+        return {"current": Path.cwd(), "home": Path.home().resolve()}
+    except RuntimeError:
+        return {"current": Path.cwd()}
 
 
 @contextmanager
@@ -98,6 +106,8 @@ def resumable_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         place = _absolute(path)
         work = place.with_name(f".{place.name}.unfinished")
         with _writing(path, work):
+            if work.is_symlink():
+                raise InvalidInput(f"output {path}: {work.name} beside it is a link, and is to be a folder; remove it")
             work.mkdir(exist_ok=True)
             _sweep_within(work)
             try:
@@ -148,11 +158,27 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if path.is_dir():
         raise InvalidInput(f"output {path}: expected a file to write, and this is a folder; give another name")
     if path.exists() and not path.is_file():
-        with _writing(path, _absolute(path)):
+        with _read_by_another(path), _writing(path, _absolute(path)):
             yield path
         return
     with new_files(path, overwrite=overwrite) as folder:
         yield folder / path.name
+
+
+@contextmanager
+def _read_by_another(path: Path) -> Iterator[None]:
+    """Raise InvalidInput if ``path`` is a pipe that no process reads: opening it would wait for one."""
+    if not path.is_fifo():
+        yield
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise InvalidInput(f"output {path}: a pipe that nobody reads; start its reader first") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:

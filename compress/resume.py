@@ -77,6 +77,9 @@ def origin(
         "the teacher": network_digest(teacher) if teacher is not None else "",
         "the version of edgepress": _version("edgepress"),
         "the version of torch": torch.__version__,
+        "the version of numpy": _version("numpy"),
+        "the version of onnxruntime": _version("onnxruntime"),
+        "the version of Python": platform.python_version(),
         "the number of threads": str(torch.get_num_threads()),
         "the processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }

@@ -6,6 +6,7 @@ Aliases and merge keys can make a kilobyte unfold to gigabytes, and of two equal
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -76,7 +77,15 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if ":" in node.value or re.match(r"[-+]?0[0-9_]", node.value):
+            base = 60 if ":" in node.value else 8
+            raise _Refused(f"{node.value[:40]} is a number in base {base}; write it in base 10", node.start_mark)
+        return super().construct_yaml_int(node)
+
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        if ":" in node.value:
+            raise _Refused(f"{node.value[:40]} is a number in base 60; write it in base 10", node.start_mark)
         value = super().construct_yaml_float(node)
         if not math.isfinite(value):
             raise _Refused(f"expected a number that is finite, got {node.value[:40]}", node.start_mark)
@@ -84,3 +93,4 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

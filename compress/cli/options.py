@@ -89,6 +89,8 @@ def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> No
 
 def _named_json(_: click.Context, __: click.Parameter, place: str | None) -> str | None:
     """Where to write JSON; a network that follows the option is not taken for it, and so is never replaced."""
+    if place is not None and Path(place).is_dir():
+        raise click.BadParameter(f"{place}: expected a file to write, and this is a folder", param_hint="--json")
     if place in (None, "-") or Path(place).suffix.lower() == ".json":
         return place
     advice = f"expected - or a name that ends with .json; for stdout write --json - {place}"

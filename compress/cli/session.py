@@ -152,6 +152,8 @@ class Options:
     def claim_output(self) -> None:
         """Keep the name of the output, if there is one, for this command until it ends; raises as `claim` does."""
         if self.output is not None:
+            if self.json_to is not None and Path(self.json_to).absolute() == self.output.absolute():
+                raise InvalidInput(f"--json {self.json_to}: the output has this name; give it another")
             claimed = claim(self.output, overwrite=self.overwrite)
             click.get_current_context().with_resource(claimed)
 

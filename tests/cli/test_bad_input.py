@@ -45,6 +45,8 @@ CASES = (
     Case("malformed input shape", "fold net.py:build --input-shape 1,a,8 -o out", ("1,a,8", "3,32,32")),
     Case("wrong input shape", "fold net.py:build --input-shape 3,8,8 -o out", ("(1, 3, 8, 8)", "--input-shape")),
     Case("missing weights", f"fold {NET} --weights gone.pt -o out", ("gone.pt", "no such file")),
+    Case("JSON over the output", f"fold {NET} -o out.json --json out.json", ("--json out.json", "has this name")),
+    Case("JSON over a folder", f"fold {NET} --json . -o out", ("--json", "this is a folder")),
     Case("a pickle posing as weights", f"fold {NET} --weights evil.pt -o out", ("--trust",)),
     Case("text posing as weights", f"fold {NET} --weights notes.safetensors -o out", ("safetensors",)),
     Case("weights of another network", f"fold {NET} --weights other.safetensors -o out", ("missing", "unknown")),

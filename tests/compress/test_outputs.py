@@ -235,6 +235,41 @@ def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_no_folder_above_the_home_folder_is_replaced(
+    link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "all" / "me").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "all" / "me"))
+    (tmp_path / "by").symlink_to(tmp_path)
+    place = (tmp_path / "by" if link else tmp_path) / "all"
+    with (
+        pytest.raises(InvalidInput, match="the home folder lies in it, so it is not replaced"),
+        outputs.new_folder(place, overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "all" / "me").is_dir()
+
+
+def test_an_unfinished_folder_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / ".out.unfinished").symlink_to("mine")
+    with pytest.raises(InvalidInput, match="is a link"), outputs.resumable_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path / "mine") == ["file"]
+
+
+def test_a_pipe_is_written_to_where_somebody_reads_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="a pipe that nobody reads"):
+        outputs.write_text(tmp_path / "pipe", "a")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    outputs.write_text(tmp_path / "pipe", "a")
+    assert os.read(reader, 10) == b"a"
+    os.close(reader)
+
+
 def test_a_device_is_written_to_as_it_is() -> None:
     outputs.write_text(Path(os.devnull), "text", overwrite=True)
     assert Path(os.devnull).is_char_device()
