@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from . import ending
 from .benchmark import PRESETS, benchmark, require_stable
-from .errors import Unstable
+from .errors import InvalidInputs, Unstable
 from .gate import check_folder, to_json
 from .runtime import MOST_THREADS, Options, engines, load
 from .untrusted import OPTION, limits_lifted, read_arrays
@@ -50,10 +51,17 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells what is wrong as everything else does, in one line without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInputs(f"{message}; {self.prog} --help tells what there is")
+
+
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["check"]:
         return _check(arguments[1:])
-    parser = argparse.ArgumentParser(prog="python -m runtimes", description=__doc__)
+    parser = _Parser(prog="python -m runtimes", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="model files; several are run in turn")
     parser.add_argument("--engine", choices=engines(), help="by default the one that the suffix names")
     parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)
@@ -98,7 +106,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _check(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m runtimes check", description="Print a JSON list, one per file.")
+    parser = _Parser(prog="python -m runtimes check", description="Print a JSON list, one per file.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--engine", nargs="+", default=(), choices=engines())
     parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)

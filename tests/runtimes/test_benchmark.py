@@ -260,7 +260,16 @@ def test_command_prints_json(linear: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(
-    "arguments", [["none.onnx"], ["--threads", "0", "none.onnx"], ["none.onnx", "--inputs", "none.npz"]]
+    "arguments",
+    [
+        ["none.onnx"],
+        ["--threads", "0", "none.onnx"],
+        ["none.onnx", "--inputs", "none.npz"],
+        ["--warmth", "none.onnx"],
+        [],
+        ["check"],
+        ["check", "none", "--threads", "many"],
+    ],
 )
 def test_command_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
