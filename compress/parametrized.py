@@ -12,7 +12,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from .errors import InvalidInput
@@ -77,12 +77,21 @@ def _bake_module(module: nn.Module, layer: str) -> list[tuple[str, str]]:
                 nn.utils.remove_weight_norm(module, hook.name)
             else:
                 remove_spectral_norm(module, hook.name)
+                _forget_loading(module, hook)
             found.append((hook.name, type(hook).__name__))
         elif isinstance(hook, prune.BasePruningMethod):
             name = hook._tensor_name
             prune.remove(module, name)  # type: ignore[no-untyped-call]
             found.append((name, f"masked by torch.nn.utils.prune.{type(hook).__name__}"))
     return found
+
+
+def _forget_loading(module: nn.Module, norm: SpectralNorm) -> None:
+    """Take off what reads a spectral norm's own tensors from state dicts, which torch leaves behind."""
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):
+        reader = getattr(hook, "hook", hook)  # torch wraps it
+        if isinstance(reader, SpectralNormLoadStateDictPreHook) and reader.fn.name == norm.name:
+            del module._load_state_dict_pre_hooks[key]
 
 
 def _require_computed(module: nn.Module, name: str, layer: str) -> None:

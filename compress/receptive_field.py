@@ -52,6 +52,11 @@ class Field:
     jump: tuple[Fraction, ...] | None
     places: tuple[int, ...]
 
+    @property
+    def flattened(self) -> bool:
+        """Whether one dimension runs over places of several: its neighbours may lie in different rows."""
+        return self.places != () and len(self.places) < len(self.extent)
+
     def everywhere(self) -> Field:
         """A field that is the whole input."""
         return Field(self.extent, tuple(Fraction(n) for n in self.extent), None, ())
@@ -91,11 +96,11 @@ def _step(node: Node, fields: list[Field]) -> Field | None:
     if field is None or field.jump is None:
         return field
     if name in CONVOLUTION or name in POOL or name in TRANSPOSED:
-        return _window(node, name, field)
+        return None if field.flattened else _window(node, name, field)
     if name.startswith("adaptive_"):
         return _adaptive(node, field)
     if name.startswith("upsample_"):
-        return _upsample(node, name, field)
+        return None if field.flattened else _upsample(node, name, field)
     pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
     if name in SAME_PLACE or pointwise:
         return field
@@ -161,7 +166,7 @@ def _adaptive(node: Node, field: Field) -> Field | None:
     sizes, outputs = [before[p] for p in field.places], [int(after[p]) for p in field.places]
     if all(n == 1 for n in outputs):
         return field.everywhere()
-    if any(n % out for n, out in zip(sizes, outputs, strict=True)):
+    if field.flattened or any(n % out for n, out in zip(sizes, outputs, strict=True)):
         return None
     step = [n // out for n, out in zip(sizes, outputs, strict=True)]
     size = tuple(old + (s - 1) * jump for old, s, jump in zip(field.size, step, field.jump, strict=True))

@@ -281,6 +281,16 @@ def test_receptive_field_in_channels_last_and_in_one_dimension() -> None:
     assert [row.receptive_field for row in cost(line, (torch.randn(1, 2, 16),)).layers] == [(3,), (5,)]
 
 
+@pytest.mark.parametrize(
+    "window", [nn.Conv1d(4, 4, 3), nn.AvgPool1d(2), nn.ConvTranspose1d(4, 4, 2), nn.AdaptiveAvgPool1d(4),
+               nn.Upsample(scale_factor=2)], ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_windows_over_a_flattened_image_have_no_receptive_field(window: nn.Module) -> None:
+    layers = cost(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), window), (torch.randn(1, 3, 8, 8),)).layers
+    assert layers[0].receptive_field == (3, 3)
+    assert {row.receptive_field for row in layers[1:]} <= {None}
+
+
 def test_receptive_field_that_cannot_be_followed_is_none() -> None:
     rolled = Called(lambda x: functional.relu(torch.roll(x, 1, 2)))
     assert {row.receptive_field for row in cost(rolled, (torch.randn(1, 3, 8, 8),)).layers} == {None}

@@ -101,7 +101,7 @@ def test_what_is_computed_is_stored(how: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("how", ["spectral", "weight", "old weight"])
+@pytest.mark.parametrize("how", ["spectral", "weight", "old weight", "old spectral", "masked"])
 def test_stages_work_on_stored_weights(how: str, stage: str, caplog: pytest.LogCaptureFixture) -> None:
     net, x, context = made(how)
     with caplog.at_level(logging.WARNING, "compress"):
