@@ -96,8 +96,8 @@ class Flavour:
         """
         if encoding.bits <= 8:
             return self.activation
-        if self.wide_activation is None:
-            raise InvalidInput(f"target {self.name}: its engine has no 16-bit activations; quantize with --scheme int8")
+        require_bits(self, 8, encoding.bits)
+        assert self.wide_activation is not None, "it was asked for"
         return self.wide_activation
 
     def activation_parameters(self, encoding: Encoding) -> IntegerParameters:
@@ -216,9 +216,21 @@ def require_products(flavour: Flavour, weights: Iterable[Encoding]) -> None:
     Raises:
         InvalidInput: they have 4 bits, and the engine wants 8.
     """
-    four = any(encoding.kind == "integer" and encoding.bits <= 4 for encoding in weights)
-    if four and not flavour.four_bit_products:
+    for encoding in weights:
+        if encoding.kind == "integer":
+            require_bits(flavour, encoding.bits, 8)
+
+
+def require_bits(flavour: Flavour, weights: int, activations: int) -> None:
+    """Refuse products of so many bits that the engine does not have.
+
+    Raises:
+        InvalidInput: it wants other bits.
+    """
+    if weights <= 4 and not flavour.four_bit_products:
         raise InvalidInput(
             f"target {flavour.name}: its engine does not multiply 4-bit weights by integer activations; "
             f"quantize with --scheme int8, or w4 for the weights alone"
         )
+    if activations > 8 and flavour.wide_activation is None:
+        raise InvalidInput(f"target {flavour.name}: its engine has no 16-bit activations; quantize with --scheme int8")

@@ -28,7 +28,7 @@ from .calibration import Watcher, calibration_split, observe
 from .detect import detected, measured_here
 from .encoding import Encoding
 from .few_levels import to_few_levels
-from .flavour import FlavourName
+from .flavour import FLAVOURS, FlavourName, require_bits
 from .mixed import Mixed
 from .normalization import use_depthwise
 from .observe import Calibration, Observer, Spread, WeightCalibration, observer_of
@@ -137,6 +137,7 @@ class Quantize(Config):
         """
         scheme = SCHEMES[self.scheme]
         self._reverts()
+        self._require_target(scheme)
         work = _Work(evaluation_copy(model), context, self._split(scheme, context))
         require_finite(work.network, "quantize")
         if scheme.kind == "integer" and self.reestimate:
@@ -179,9 +180,31 @@ class Quantize(Config):
         if asked and self.target not in (None, here):
             raise InvalidInput(
                 f"quantize: what is slower can be measured on this machine ({here}) only, and the target is "
-                f"{self.target}; leave {'fastest' if self.fastest else 'revert_slower'} out, or quantize there"
+                f"{self.target}; leave {'--fastest' if self.fastest else '--revert-slower'} out, or quantize there"
             )
         return asked or (self.revert_slower is None and self.target == here)
+
+    def _require_target(self, scheme: Scheme) -> None:
+        """Refuse what the target's engine cannot have, or what is measured on this machine, for another target."""
+        if self.target is None:
+            return
+        here = detected().target
+        if self.mixed is not None and self.mixed.latency is not None and self.target != here:
+            raise InvalidInput(
+                f"quantize: --latency is measured on this machine ({here}), and the target is {self.target}; give "
+                "--size, which holds on any machine, or quantize there"
+            )
+        flavour = FLAVOURS[self.target]
+        if scheme.kind == "integer" and scheme.activation_bits is not None:
+            require_bits(flavour, 8 if self.mixed is not None else scheme.weight_bits, scheme.activation_bits)
+
+    def _mixed_for_the_target(self, scheme: Scheme) -> Mixed | None:
+        """``mixed``, without 4 bits where the target cannot multiply them."""
+        multiplied = scheme.activation_bits is not None and self.target is not None
+        if self.mixed is None or not multiplied or FLAVOURS[str(self.target)].four_bit_products:
+            return self.mixed
+        kept = tuple(precision for precision in self.mixed.precisions if precision != "int4")
+        return self.mixed.model_copy(update={"precisions": kept})
 
     def _split(self, scheme: Scheme, context: Context) -> Split | None:
         """The calibration samples, where something looks at them."""
@@ -287,7 +310,8 @@ class Quantize(Config):
     def _choose(self, encodings: dict[str, Encoding], scheme: Scheme, work: _Work) -> dict[str, Encoding]:
         """The encodings of what shall be in integers, in the bits that it shall have."""
         mix = None
-        if self.mixed is not None:
+        mixed = self._mixed_for_the_target(scheme)
+        if mixed is not None:
             candidates = Candidates.of(
                 work.network,
                 encodings,
@@ -295,7 +319,7 @@ class Quantize(Config):
                 calibration=self.weight_calibration,
                 per_channel=self.per_channel,
             )
-            mix = self.mixed.start(candidates, work.context, threads=self.threads).choose()
+            mix = mixed.start(candidates, work.context, threads=self.threads).choose()
             encodings = dict(mix.encodings)
             if mix.unit == "ms":
                 work.measured.append(measured_here("the precisions of layers", mix.told(), self.threads))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import ConfigDict
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..errors import InvalidInput
 from ..stage import Context, Findings
@@ -148,7 +149,7 @@ class Comparison:
         inputs = tuple(inputs for inputs, _ in batches)
         labels = torch.cat(known) if len(known) == len(batches) else None
         exact = _run(candidates.model, inputs)
-        usable = len(exact) == 1 and exact[0].ndim == 2 and labels is not None and labels.ndim == 1
+        usable = len(exact) == 1 and exact[0].ndim == 2 and labels is not None and labels.shape == exact[0].shape[:1]
         return Comparison(candidates, inputs, labels if usable else None, exact, name)
 
     @property
@@ -174,8 +175,10 @@ class Comparison:
 
 
 def _run(model: Callable[..., object], inputs: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The results for all batches, one tensor for each."""
+    """The results for all batches, one tensor for each, wherever the network's answer holds it."""
     with torch.no_grad():
-        found = [model(*batch) for batch in inputs]
-    rows = [result if isinstance(result, (tuple, list)) else (result,) for result in found]
+        found = [tree_leaves(model(*batch)) for batch in inputs]
+    rows = [
+        [leaf.reshape(1) if leaf.ndim == 0 else leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in found
+    ]
     return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))

@@ -17,7 +17,9 @@ from compress.load import Network, Source
 from compress.pipeline import advance
 from compress.quantize import FlavourName, Quantize, revert, simulate
 from compress.quantize.detect import detected, suited
+from compress.quantize.mixed import Mixed
 from compress.quantize.revert import revert_slower, slowest, without
+from compress.quantize.scheme import SchemeName
 from export.onnx import export_onnx
 from runtimes.runtime import load
 
@@ -110,10 +112,28 @@ def test_only_this_machine_decides_for_itself(monkeypatch: pytest.MonkeyPatch) -
         result = stage.apply(model, context)
         assert not result.measured and not result.encodings["stem.weight"].restored
     for asked in ("revert_slower", "fastest"):
-        with pytest.raises(
-            InvalidInput, match=rf"on this machine \({here}\) only, and the target is litert; .*{asked}"
-        ):
+        told = rf"on this machine \({here}\) only, and the target is litert; leave --{asked.replace('_', '-')} out"
+        with pytest.raises(InvalidInput, match=told):
             Quantize(target="litert", **{asked: True}).apply(model, context)
+    with pytest.raises(InvalidInput, match=rf"--latency is measured on this machine \({here}\), and .* litert"):
+        Quantize(target="litert", mixed=Mixed(latency=1.1)).apply(model, context)
+
+
+@pytest.mark.parametrize(("scheme", "says"), [("w4a8", "4-bit weights"), ("w8a16", "no 16-bit activations")])
+def test_what_the_target_cannot_have_is_refused_before_the_work(scheme: SchemeName, says: str) -> None:
+    model, _, context = made(Joined)
+    for target in ("tensorrt", "ncnn", "openvino"):
+        with pytest.raises(InvalidInput, match=f"target {target}: its engine .*{says}"):
+            Quantize(target=target, scheme=scheme).apply(model, context)
+    assert Quantize(target="litert", scheme=scheme).apply(model, context).encodings
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "ncnn", "executorch", "openvino", "coreml", "litert"])
+def test_mixed_precision_has_the_bits_of_its_target(target: FlavourName) -> None:
+    model, _, context = made(Joined)
+    result = Quantize(target=target, mixed=Mixed(size=1.5)).apply(model, context)
+    bits = {encoding.bits for name, encoding in result.encodings.items() if name.endswith(".weight")}
+    assert bits <= ({4, 8} if target == "litert" else {8}) and bits
 
 
 @pytest.mark.parametrize("layers", [{"left"}, {"classify"}, {"stem", "depthwise"}])
