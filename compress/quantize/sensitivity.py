@@ -282,7 +282,7 @@ def noise_ratio(exact: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     >>> noise_ratio([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])])
     0.04
     """
-    return sum(_power(a - b) / _power(a) for a, b in zip(exact, other, strict=True)) / len(exact)
+    return sum(_difference(a, b) / max(_power(a), 1e-300) for a, b in zip(exact, other, strict=True)) / len(exact)
 
 
 def decibels(noise: float) -> float:
@@ -322,14 +322,14 @@ class _Sums:
     def add(self, number: int | None, exact: Sequence[Tensor], other: Sequence[Tensor], labels: Tensor | None) -> None:
         """One batch of a variant, or of what is around."""
         place = -1 if number is None else number
-        self.noise[place] = _plus(self.noise[place], [_power(a - b) for a, b in zip(exact, other, strict=True)])
+        self.noise[place] = _plus(self.noise[place], [_difference(a, b) for a, b in zip(exact, other, strict=True)])
         self.right[place] += _right(other, labels)
 
     def count(self, exact: Sequence[Tensor], labels: Tensor | None) -> None:
         """One batch of the float network."""
         self.signal = _plus(self.signal, [_power(a) for a in exact])
         self.exact_right += _right(exact, labels)
-        self.samples += len(exact[0])
+        self.samples += len(exact[0]) if exact[0].ndim else 1
         self.labelled = self.labelled and labels is not None and len(exact) == 1 and exact[0].ndim == 2
 
     def ratio(self, number: int | None) -> float:
@@ -346,6 +346,11 @@ class _Sums:
 
 def _plus(sums: Sequence[float], more: Sequence[float]) -> list[float]:
     return [a + b for a, b in zip(sums, more, strict=True)] if sums else list(more)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """The power of the difference; of integers and of truths too."""
+    return _power(a - b if a.is_floating_point() else a.double() - b.double())
 
 
 def _power(tensor: Tensor) -> float:

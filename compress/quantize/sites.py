@@ -174,6 +174,7 @@ class _Decision:
         self.in_integers: set[str] = set()
         self.skips: dict[tuple[str, str], Skip] = {}
         self.returned = frozenset(node.name for node in graph.outputs)
+        self.used: set[Node] = set()
 
     def sites(self, *, results: bool = False) -> Sites:
         unmatched = set(self.exclude)
@@ -185,6 +186,7 @@ class _Decision:
                 f"exclude {sorted(unmatched)[0]!r}: matches no layer of the network; "
                 f"it has {', '.join(layers[:8])}, ..."
             )
+        self.used = _used(self.graph)  # not before activation functions were decomposed in it
         products = tuple(p for node in self.graph.calls(*PRODUCTS) if (p := self._product(node)) is not None)
         for product in products:
             self._require(_tensor_argument(product.node))
@@ -193,7 +195,7 @@ class _Decision:
             if is_scaling(node):
                 if self._encoded(node.args[0]):
                     self.in_integers.add(node.name)
-            elif node.target in JOINS | POOLS | CURVES and self._joins_integers(node):
+            elif node.target in JOINS | POOLS | CURVES and node in self.used and self._joins_integers(node):
                 self._follow(node)
                 self.in_integers.add(node.name)
             elif node.target in MOVES and node.name not in self.measured and not self._is_result(node):
@@ -218,6 +220,9 @@ class _Decision:
         layer = self.graph.layer(node) or (weight or "").rpartition(".")[0]
         if self.excluded(layer):
             self._skip(layer, "kept in float: excluded")
+            return None
+        if node not in self.used:
+            self._skip(layer, "kept in float: no result of the network depends on it")
             return None
         if weight is None:
             self._skip(layer, "kept in float: its weight is computed in the network, not stored")
@@ -364,6 +369,17 @@ class _Decision:
                 continue
             operation = str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
             self._skip(self.graph.layer(node), f"{operation.rstrip('_')} runs in float")
+
+
+def _used(graph: Graph) -> set[Node]:
+    """The nodes that the results of the network are computed from."""
+    used, waiting = set[Node](), list(graph.outputs)
+    while waiting:
+        node = waiting.pop()
+        if node not in used:
+            used.add(node)
+            waiting += node.all_input_nodes
+    return used
 
 
 def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[Node, ...], tuple[Product, ...]]:

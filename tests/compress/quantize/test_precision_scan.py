@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from compress.errors import InvalidInput
 from compress.quantize import Quantize, sensitivity, simulate
 from compress.quantize.precisions import Candidates
 from compress.quantize.sensitivity import PrecisionScan, PrecisionSensitivity, noise_ratio
+from compress.quantize.trade_off import Comparison
 from compress.stage import Context
 
 NETWORKS: dict[type[nn.Module], str] = {Joined: "float", Unfolded: "int8", Tokens: "float"}
@@ -106,3 +108,33 @@ def test_points_are_told_where_there_are_labels(data: Data, small_net: nn.Module
     wrong = Data("wrong", {"validation": SampleSplit(torch.zeros(4, 3, 8, 8), None)})
     with pytest.raises(InvalidInput, match=r"samples have the shapes \[\(3, 8, 8\)\]"):
         PrecisionScan().measure(candidates, Context(context.example_inputs, wrong))
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda y: {"logits": y, "first": (y[:, :1],)},
+        lambda y: y.sum(),
+        lambda y: (y, y > 0, y.argmax(1)),
+        lambda y: [y],
+    ],
+    ids=["dictionary", "number", "truths and integers", "list"],
+)
+def test_whatever_a_network_returns_can_be_compared(returned: Callable[[Tensor], object]) -> None:
+    class Returns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> object:
+            return returned(self.last(torch.relu(self.first(x))))
+
+    torch.manual_seed(0)
+    x = torch.randn(32, 6)
+    context = Context((x[:1],), Data("random", {"calibration": SampleSplit(x, None)}))
+    result = Quantize().apply(Returns().eval(), context)
+    candidates = Candidates.of(result.model, result.encodings, context.example_inputs)
+    scan = PrecisionScan(samples=32).measure(candidates, context)
+    assert all(layer.loss("int4", "snr") > layer.loss("int8", "snr") > 0 for layer in scan.layers)
+    ratio, top1 = Comparison.of(candidates, context, 32)(candidates.encodings)
+    assert ratio is not None and ratio > 10 and top1 is None

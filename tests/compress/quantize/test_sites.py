@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_networks import Joined, PoolFirst, Tokens, Unfolded, made
 from torch import Tensor, nn
 
+from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.quantize import Quantize
 from compress.quantize.sites import Sites, find_sites
+from compress.stage import Context
+from export.onnx import export_onnx
 
 
 def decided(kind: type[nn.Module], *exclude: str) -> tuple[Graph, Sites]:
@@ -96,3 +102,29 @@ def test_weights_that_are_computed_stay_in_float() -> None:
     assert sites.products == ()
     assert any("computed" in skip.reason and skip.layer == "0" for skip in sites.skipped)
     assert sites.measured == {}
+
+
+class Unused(nn.Module):
+    """Computes a second head, a sum and a pooling that nothing depends on: (N, 3, 8, 8) -> (N, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.second = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.stem(x))
+        _ = torch.max_pool2d(y + y, 2), self.second(y.mean((2, 3)) * 2)
+        logits: Tensor = self.head(y.mean((2, 3)))
+        return logits
+
+
+def test_what_no_result_depends_on_stays_in_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Unused().eval(), torch.randn(8, 3, 8, 8)
+    context = Context((x[:1],), Data("random", {"calibration": SampleSplit(x, None)}))
+    result = Quantize().apply(model, context)
+    assert {name for name in result.encodings if name.endswith("weight")} == {"stem.weight", "head.weight"}
+    assert {skip.layer: skip.reason for skip in result.skipped}["second"].endswith(
+        "no result of the network depends on it"
+    )
+    assert export_onnx(result.model, (x[:1],), tmp_path / "net.onnx", encodings=result.encodings).file.exists()
