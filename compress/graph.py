@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,11 @@ from torch.fx import Node
 from torch.nn import functional
 
 from .errors import InvalidInput
+
+
+def one_sample(inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The inputs, cut to the first sample; one without dimensions stays as it is."""
+    return tuple(x[:1] if x.ndim else x for x in inputs)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ MOST_NODES = 100_000
 """Nodes of a file with its functions written out."""
 _VALUE_BYTES = 2**30
 _MOST_SIZES = 64  # elements of a weight that may be sizes of others
+_MOST_TURNS = 2**20
 _DEEPEST = 100  # calls of functions within functions
 _LARGEST = 2**31 - 1  # what the sizes of a window may be
 _COUNTS = frozenset({"group", "blocksize", "num_groups", "num_outputs", "size", "dilations", "strides", "kernel_shape"})
@@ -68,7 +69,31 @@ def require_sound_file(path: Path) -> None:
         return
     require_sound(model, str(path))
     if not large_files():
+        _require_few_turns(model, str(path))
         _require_small(model, str(path))
+
+
+def _require_few_turns(model: ModelProto, where: str) -> None:
+    """No loop takes turns without end, as far as their number stands in the file."""
+    nodes = list(_all_nodes(model.graph.node))
+    turns = {tensor.name: tensor for tensor in model.graph.initializer}
+    turns |= {
+        node.output[0]: node.attribute[0].t
+        for node in nodes
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t")
+    }
+    for index, node in enumerate(nodes):
+        told = turns.get(node.input[0]) if node.op_type == "Loop" and node.input else None
+        if told is None or told.data_type != TensorProto.INT64 or math.prod(told.dims) != 1:
+            continue
+        number = (
+            int.from_bytes(told.raw_data, "little", signed=True) if told.raw_data else max(told.int64_data, default=0)
+        )
+        if number > _MOST_TURNS:
+            raise InvalidModel(
+                f"{where}: {called(node, index)} takes {number:,} turns; the most is {_MOST_TURNS:,}, add {OPTION} if "
+                "you trust who wrote the file"
+            )
 
 
 def _require_small(model: ModelProto, where: str) -> None:

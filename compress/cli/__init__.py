@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import click
@@ -93,6 +94,7 @@ def main() -> None:
         logging.getLogger(package).handlers = [_Notes(ending.say)]
     status: object = 0
     try:
+        _require_current_folder()
         status = cli.main(standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
@@ -105,6 +107,13 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is told in one line
         status = _told(error, ending)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _require_current_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:  # torch would end the process
+        raise click.UsageError("the current folder is gone; go to another one") from error
 
 
 def _told(error: BaseException, ending: ModuleType) -> int:

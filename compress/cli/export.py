@@ -84,6 +84,7 @@ def command(
 
     from .. import deploy
     from ..errors import InvalidInput
+    from ..graph import one_sample
     from ..outputs import new_folder
     from ..pipeline import fold_for_export
     from ..preprocessing import bake
@@ -100,7 +101,7 @@ def command(
             raise InvalidInput("--bake-preprocessing: give --data, whose scale, mean and std go into the file")
         network = bake(network, data.preprocessing)
     if fixed_batch:
-        network = replace(network, example_inputs=tuple(x[:1] for x in network.example_inputs))
+        network = replace(network, example_inputs=one_sample(network.example_inputs))
     one = deploy.Wanted(
         None,
         target,

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..artifact import outputs_of
 from ..data import Data
 from ..errors import GateFailed, InvalidInput
+from ..graph import one_sample
 from ..load import Network
 from ..packing import pack
 from ..preprocessing import Preprocessed
@@ -219,7 +220,7 @@ def _measured_elsewhere(network: Network, target: FlavourName) -> Iterator[str]:
 
 def _one_sample(network: Network) -> tuple[Tensor, ...]:
     """The example inputs, cut to the one sample that a file takes where its batch is fixed."""
-    one = tuple(x[:1] for x in network.example_inputs)
+    one = one_sample(network.example_inputs)
     try:
         outputs_of(network.model, one)
     except Exception:  # noqa: BLE001 - the network's code wants the batch that it was given

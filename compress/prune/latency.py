@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..errors import InvalidInput
+from ..graph import one_sample
 from ..siblings import sibling
 from ..stage import Context, Progress, evaluation_copy, silent
 from ..untrusted import read_json
@@ -112,7 +113,7 @@ class EngineClock:
         The int8 files are calibrated on the example inputs: their accuracy is nobody's, their latency is that of the
         file that will be deployed.
         """
-        one = tuple(x[:1] if x.ndim else x for x in inputs)
+        one = one_sample(inputs)
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder, f"{number}.onnx") for number in range(len(networks))]
             for network, file in zip(networks, files, strict=True):

@@ -15,7 +15,7 @@ from torch.fx import Interpreter, Node
 
 from ..data import Split
 from ..errors import InvalidInput
-from ..graph import Graph
+from ..graph import Graph, one_sample
 from ..stage import Context
 
 BATCH = 32
@@ -80,7 +80,7 @@ def calibration_batches(
         raise InvalidInput("quantize: the network holds a value that is no tensor, and cannot be run in parts")
     fixed = _fixed_batch(graph)
     if batch_size is None:
-        values = sum(x[:1].numel() for x in context.example_inputs)
+        values = sum(x.numel() for x in one_sample(context.example_inputs))
         batch_size = max(1, min(BATCH, BATCH_VALUES // max(1, values)))
     seen = 0
     for batch in _batches(split, fixed or batch_size, len(graph.inputs)):

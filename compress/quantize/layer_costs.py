@@ -16,6 +16,7 @@ from typing import Protocol
 
 import onnx
 
+from ..graph import one_sample
 from ..siblings import sibling
 from .detect import detected
 from .encoding import Encoding
@@ -81,7 +82,7 @@ class StoredBytes:
         return stored_bytes(self._model(candidates, encodings).graph)
 
     def _model(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> onnx.ModelProto:
-        one = tuple(x[:1] for x in candidates.inputs)
+        one = one_sample(candidates.inputs)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.onnx")
             target = detected().target
@@ -106,7 +107,7 @@ class EngineLatency:
 
     def costs(self, candidates: Candidates, precisions: Iterable[Precision]) -> Costs:
         """Those of each layer, from a file in float and one in int8."""
-        one = tuple(x[:1] for x in candidates.inputs)
+        one = one_sample(candidates.inputs)
         with tempfile.TemporaryDirectory() as folder:
             files = _Files(candidates.model, one, Path(folder), self.threads)
             written = (files.write({}), files.write(candidates.encodings_of(candidates.uniform("int8"))))
@@ -127,7 +128,7 @@ class EngineLatency:
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
         """That of a whole network, from its file."""
-        one = tuple(x[:1] for x in candidates.inputs)
+        one = one_sample(candidates.inputs)
         with tempfile.TemporaryDirectory() as folder:
             files = _Files(candidates.model, one, Path(folder), self.threads)
             return files.time((files.write(encodings),))[0]

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
-from ..graph import Graph, trace
+from ..graph import Graph, one_sample, trace
 from .encoding import Encoding
 from .observe import WeightCalibration
 from .revert import without
@@ -105,7 +105,7 @@ class Candidates:
         floats = [unit for unit in self.units if chosen[unit.name] == "float"]
         left = dict(self.encodings)
         if floats:
-            one = tuple(x[:1] for x in self.inputs)
+            one = one_sample(self.inputs)
             left = without(self.model, left, one, {layer for unit in floats for layer in unit.layers})
             for name in (name for unit in floats for name in unit.weights):
                 left.pop(name, None)

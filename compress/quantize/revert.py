@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from torch import Tensor, nn
 
-from ..graph import trace
+from ..graph import one_sample, trace
 from ..siblings import sibling
 from ..stage import Progress, Skip, silent
 from .detect import detected
@@ -111,7 +111,7 @@ def revert_slower(
         model: the network as the stage Quantize leaves it.
         threads: that one operator may use.
     """
-    one = tuple(x[:1] for x in example_inputs)
+    one = one_sample(example_inputs)
     with tempfile.TemporaryDirectory() as folder:
         files = _Files(model, one, Path(folder), threads)
         plain, best = files.write({}), files.write(encodings)

@@ -187,6 +187,16 @@ def test_any_terminal_and_any_home_will_do(folder: Path) -> None:
     assert process.returncode == 0 and (folder / "née").is_dir() and "written" in out, err
 
 
+def test_a_current_folder_that_is_gone_is_told(
+    ended: Callable[..., int], folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    assert ended("doctor") == 2
+    assert capfd.readouterr().err == "error: the current folder is gone; go to another one\n"
+
+
 def test_a_full_disk_is_told_of_the_output(
     folder: Path, ended: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:

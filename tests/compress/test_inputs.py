@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import InvalidInput
+from compress.graph import one_sample
 from compress.load import check_runs, fitting_inputs, readings
 from compress.pipeline import open_network
 
@@ -144,3 +145,7 @@ def test_why_a_network_does_not_run(tmp_path: Path, more: str, line: str, result
     message = str(raised.value)
     assert "\n" not in message
     assert ("--input-shape" in message) == ("--input-shape" in says)
+
+
+def test_one_sample_of_inputs_with_and_without_dimensions() -> None:
+    assert [tuple(x.shape) for x in one_sample((torch.zeros(3, 2), torch.tensor(1.0)))] == [(1, 2), ()]

@@ -144,6 +144,27 @@ def test_threads_change_no_output(linear: Path) -> None:
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
+@pytest.mark.parametrize("constant", [False, True], ids=["initializer", "constant"])
+def test_loops_without_end_are_refused_before(constant: bool, tmp_path: Path) -> None:
+    floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("v", "w", "y")]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    count, holds = (
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("c", "d")],
+    )
+    steps = [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Relu", ["v"], ["w"])]
+    body = helper.make_graph(steps, "body", [count, holds[0], floats[0]], [holds[1], floats[1]])
+    turns = numpy_helper.from_array(np.array(10**12), "turns")
+    nodes = [helper.make_node("Constant", [], ["turns"], value=turns)] if constant else []
+    nodes.append(helper.make_node("Loop", ["turns", "", "x"], ["y"], body=body))
+    graph = helper.make_graph(nodes, "graph", [x], [floats[2]], [] if constant else [turns])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
+    )
+    with pytest.raises(InvalidModel, match=r"\(Loop\) takes 1,000,000,000,000 turns; .* add --large-files"):
+        load(tmp_path / "net.onnx")
+
+
 @pytest.mark.parametrize("case", ["group of 0", "functions without end", "image", "constant"])
 def test_what_the_engine_would_crash_on_is_refused_before(case: str, tmp_path: Path) -> None:
     weights = [numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "w")]
