@@ -12,6 +12,7 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 DEFECT = 70
@@ -107,6 +108,9 @@ def prepare() -> None:
         known = getattr(signal, number, None)
         if known is not None and signal.getsignal(known) is signal.SIG_DFL:  # nohup ignores SIGHUP: so do we
             signal.signal(known, _interrupt)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, and no file that is opened is to take its number
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that has not every letter shows what it has

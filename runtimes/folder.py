@@ -104,6 +104,8 @@ class Folder:
             raise InvalidInputs(f"{listing}: written by another version; export again")
         try:
             entries = tuple(_entry(each, f"files.{n}") for n, each in enumerate(_list(told, "files", dict)))
+            if len({(entry.file, entry.engine) for entry in entries}) < len(entries):
+                raise _Damaged("files: one of them is there twice for one engine")
             records = tuple(_list(told, "records", dict))
             return cls(path, entries, _name(told, "samples"), _value(told, "source", str), records)
         except _Damaged as error:

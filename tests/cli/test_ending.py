@@ -187,6 +187,15 @@ def test_any_terminal_and_any_home_will_do(folder: Path) -> None:
     assert process.returncode == 0 and (folder / "née").is_dir() and "written" in out, err
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_is_written_to_nowhere(
+    stream: str, ended: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, stream, None)
+    assert ended("fold", "gone.onnx", "-o", "out") == 2
+    assert ended("--version") == 0
+
+
 def test_a_current_folder_that_is_gone_is_told(
     ended: Callable[..., int], folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

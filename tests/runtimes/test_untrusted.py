@@ -8,6 +8,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,7 @@ ENTRY = Entry("a.onnx", "onnx", "onnxruntime", "ort-x86", "float32", "a.npz")
         ("files.0", {"layout": ["nchw"]}, "files.0.layout: expected a text, got a list"),
         ("files.0", {"inputs": "x"}, "files.0.inputs: expected a list, got a text"),
         ("files.0", {"outputs": [["y"]]}, "files.0.outputs: expected a list of texts"),
+        ("files", [asdict(ENTRY)] * 2, "files: one of them is there twice"),
         ("files.0", {"beside": ["../../x"]}, "files.0.beside: expected the name"),
     ],
 )
