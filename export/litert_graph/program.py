@@ -21,7 +21,7 @@ from compress.quantize.decompose import is_scaling
 from compress.quantize.encoding import Encoding, Integer, IntegerParameters
 from compress.quantize.flavour import Flavour
 from compress.quantize.simulate import constant, rounded
-from compress.quantize.sites import CLIPS, MOVES, NOTHING
+from compress.quantize.sites import CLIPS, MOVES, NOTHING, PRODUCTS
 
 from ..decomposed import DTYPES, operations
 
@@ -71,6 +71,7 @@ def program(
     _round_scalings(module)
     _drop_nothing(module)
     _shuffle_channels_last(module)
+    _keep_floats(module)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -164,6 +165,23 @@ def _in_integers(node: Node) -> bool:
         if not follows:
             return False
         node = users[0]
+
+
+def _keep_floats(module: GraphModule) -> None:
+    """Keep products in float that read and yield integers: the converter would round their weights as well.
+
+    What they read is doubled, in float, and their weights are halved, both of which are exact: the converter makes no
+    integer operator of what does not read what it dequantizes.
+    """
+    for node in list(module.graph.nodes):
+        read, weight = node.args[:2] if node.target in PRODUCTS else (None, None)
+        if not isinstance(weight, Node) or weight.op != "get_attr" or not _in_integers(node):
+            continue
+        real = _attribute(module, str(weight.target)).detach().cpu()
+        half = constant(module, node, f"{node.name}_{weight.name}_half", real / 2)
+        with module.graph.inserting_before(node):
+            node.update_arg(0, module.graph.call_function(aten.add.Tensor, (read, read)))  # factors are folded
+        node.update_arg(1, half)
 
 
 def _shifts(node: Node) -> bool:

@@ -329,3 +329,27 @@ def test_what_the_format_lacks_is_named_with_the_users_line(
     assert "test_litert.py" in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["convolution", "linear"])
+def test_a_layer_in_float_between_integers_is_computed_in_float(kind: str, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    torch.manual_seed(0)
+    images = kind == "convolution"
+    made_of = [nn.Conv2d(4, 4, 3) if images else nn.Linear(4, 4) for _ in range(3)]
+    model = nn.Sequential(made_of[0], nn.ReLU(), made_of[1], nn.ReLU(), made_of[2]).eval()
+    x = torch.randn(16, 4, 8, 8) if images else torch.randn(16, 4)
+    result = Quantize(exclude=("2",), results=True).apply(model, context_on((x,)))
+    exported = litert.export(Job(result.model, (x[:1],), "litert", result.encodings), tmp_path / "net.tflite")
+    engine = Interpreter(
+        str(exported.file), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    )
+    types = {tensor["index"]: tensor["dtype"] for tensor in engine.get_tensor_details()}
+    products = [op for op in engine._get_ops_details() if op["op_name"] in ("CONV_2D", "FULLY_CONNECTED")]
+    assert [types[op["outputs"][0]] for op in products] == [np.int8, np.float32, np.int8]
+    assert types[products[1]["inputs"][1]] is np.float32, "its weight is not rounded again"
+    expected = simulate(result.model, result.encodings, (x[:1],), flavour="litert")(x[:1]).detach().numpy()
+    runtime = load(exported.file)
+    (found,) = runtime.run({runtime.inputs[0].name: x[:1].numpy()}).values()
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
