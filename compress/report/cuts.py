@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TypeGuard
 
 from .quantities import percent, plural
 from .schema import EditRecord, LayerRecord, Report, StageRecord
@@ -121,17 +122,28 @@ def _whole(layer: LayerRecord) -> LayerCut:
     return LayerCut(layer.layer, width, width, layer.macs, layer.macs)
 
 
+def _is_size(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
+
+
+def _elements(shape: object) -> int:
+    """The number of elements of a tensor of this shape; 0 of what is no shape."""
+    if not isinstance(shape, tuple) or len(shape) > 8:
+        return 0
+    return math.prod(size if _is_size(size) else 0 for size in shape)
+
+
 def _after(stage: StageRecord, now: Mapping[str, LayerCut]) -> dict[str, LayerCut]:
     """Every layer as ``stage`` found it and left it."""
     found = {name: replace(cut, after=cut.before, macs_after=cut.macs_before) for name, cut in now.items()}
     for layer, (before, after) in _merged(stage, _WIDTH_ATTRIBUTES, "attribute").items():
-        if isinstance(before, int) and isinstance(after, int):
+        if _is_size(before) and _is_size(after):
             known = found.get(layer, LayerCut(layer, before, before))
             found[layer] = replace(known, before=before, after=after)
     for layer, (before, after) in _merged(stage, ("weight",), "tensor").items():
         known_macs = found[layer].macs_before if layer in found else None
-        if known_macs is not None and isinstance(before, tuple) and isinstance(after, tuple) and math.prod(before):
-            left = known_macs * math.prod(after) / math.prod(before)
+        if known_macs is not None and _elements(before):
+            left = known_macs * min(1.0, _elements(after) / _elements(before))
             found[layer] = replace(found[layer], macs_after=left)
     for edit in stage.edits:
         if edit.kind == "module" and edit.after == "Identity":

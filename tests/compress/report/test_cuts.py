@@ -63,6 +63,13 @@ def test_edits_without_costs_are_enough(filled: dict[str, Any]) -> None:
     assert shares(stage_cuts(report)[0]) == [(None, None)] * 2
 
 
+@pytest.mark.parametrize("shape", [((16,), 3), (16, (3,)), (-1, 3), (16, 2**80), "16", (True, 3), None, (1,) * 9])
+def test_edits_whose_shapes_are_none_change_nothing(filled: dict[str, Any], shape: object) -> None:
+    spoilt = record("prune", (Edit("conv1", "weight", shape, shape, "tensor"), Edit("conv1", "out_channels", shape, 3)))
+    report = Report.model_validate({**filled, "stages": (spoilt,)})
+    assert all(cut.after == cut.before for cuts in stage_cuts(report).values() for cut in cuts)
+
+
 def test_titles() -> None:
     a, b, c = LayerCut("a", 8, 4), LayerCut("b", 10, 9), LayerCut("c", 6, 6)
     assert title((a, b, c)) == "5 of 24 channels went, from 2 of 3\u00a0layers; a lost the most, 50\u00a0%"
