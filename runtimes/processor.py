@@ -7,6 +7,7 @@ of 8 bits the sum can be clipped, with weights of 7 bits it fits. LiteRT, ExecuT
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Collection
@@ -57,9 +58,17 @@ def is_exact(target: str, architecture: str | None = None, flags_: Collection[st
     """
     if architecture is None:
         architecture, flags_ = platform.machine(), flags()
+        if target == "openvino" and not _vnni_allowed():
+            flags_ = ()
     if target not in FULL_WEIGHTS or architecture.lower() not in X86:
         return True
     return any(name in (flags_ or ()) for name in VNNI)
+
+
+def _vnni_allowed() -> bool:
+    """Whether the environment lets oneDNN, which OpenVINO multiplies with, use VNNI where the processor has it."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return limit in ("", "ALL", "DEFAULT") or any(name in limit for name in ("VNNI", "BF16", "FP16", "AMX", "AVX10"))
 
 
 def warning(target: str) -> str | None:

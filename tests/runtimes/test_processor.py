@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,13 @@ def test_files_in_floats_are_judged_as_they_run(tmp_path: Path, monkeypatch: pyt
     assert not record.notes
     (checked,) = check_folder(tmp_path / "files")
     assert checked.here is None and not notes(checked)
+
+
+@pytest.mark.parametrize(("limit", "exact"), [("", True), ("ALL", True), ("AVX512_CORE_VNNI", True), ("AVX2", False)])
+def test_openvino_is_held_to_what_the_environment_allows(
+    monkeypatch: pytest.MonkeyPatch, limit: str, exact: bool
+) -> None:
+    monkeypatch.setattr(processor, "flags", lambda: ("avx2", "avx512_vnni"))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert processor.is_exact("openvino") is exact and processor.is_exact("ort-x86")
