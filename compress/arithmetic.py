@@ -7,7 +7,6 @@ writes out of bounds.
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import Literal
 
@@ -36,12 +35,12 @@ def native_bfloat16(device: Literal["cpu", "cuda"]) -> bool:
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    present = sibling("runtimes.processor").flags() or ()
+    processor = sibling("runtimes.processor")
+    present = processor.flags() or ()
     if platform.machine().lower() in ("aarch64", "arm64"):
         return any(name in present for name in BFLOAT16["arm"])
     capability = torch.backends.cpu.get_cpu_capability()
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    allowed = limit in ("", "DEFAULT", "ALL") or "BF16" in limit or "AMX" in limit
+    allowed: bool = processor.onednn_allows("BF16", "AMX")
     return allowed and capability.startswith("AVX512") and any(name in present for name in BFLOAT16["x86"])
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Data, SampleSplit, SplitName
-from .errors import InvalidInput
+from .errors import InvalidInput, first_line
 
 _OTHERWISE = "give samples without labels, as x_calib in an .npz, for what needs none"
 
@@ -75,8 +75,8 @@ def _outputs(model: nn.Module, x: Tensor | tuple[Tensor, ...], where: str) -> ob
             outputs: object = model.eval()(*inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(f"{where}: the network does not run on its samples, {shapes}: {first}") from error
+        told = first_line(error)
+        raise InvalidInput(f"{where}: the network does not run on its samples, {shapes}: {told}") from error
     finally:
         model.train(training)
     return outputs

@@ -23,3 +23,12 @@ class PackageMissing(CompressError):
     """An optional package is not installed; the message gives the install line."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type, where it says nothing.
+
+    >>> first_line(ValueError("a size\\nthat is wrong")), first_line(KeyError())
+    ('a size', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 from torch.nn import functional
 
-from .errors import InvalidInput
+from .errors import InvalidInput, first_line
 
 
 def one_sample(inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -119,7 +119,7 @@ class Graph:
         stack = node.meta.get("nn_module_stack") or {}
         # A module called again carries a call count: "conv@1".
         names = (re.sub(r"@\d+", "", name) for name, _ in stack.values())
-        return tuple(self._module_names.get(name, name) for name in names)
+        return tuple(self.module_names.get(name, name) for name in names)
 
     def readers(self, tensor: Tensor) -> tuple[str, ...]:
         """The layers whose operations read a parameter or buffer, under whatever name, in the order of their calls."""
@@ -128,8 +128,8 @@ class Graph:
         return tuple(dict.fromkeys(self.layer(node) for node in self.program.graph.nodes if node in users))
 
     @cached_property
-    def _module_names(self) -> dict[str, str]:
-        """For every name of a module its first."""
+    def module_names(self) -> dict[str, str]:
+        """For every name of a module the first that it has."""
         first: dict[nn.Module, str] = {}
         return {name: first.setdefault(m, name) for name, m in self.model.named_modules(remove_duplicate=False)}
 
@@ -218,9 +218,8 @@ def trace(
         raise
     except Exception as error:
         shapes_text = ", ".join(str(tuple(x.shape)) for x in example_inputs)
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
-            f"model {type(model).__name__}: cannot be traced on inputs of shape {shapes_text}: {first_line}"
+            f"model {type(model).__name__}: cannot be traced on inputs of shape {shapes_text}: {first_line(error)}"
         ) from error
     finally:
         for module, training in modes.items():

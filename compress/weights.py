@@ -23,7 +23,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -402,7 +402,10 @@ def _read(path: Path, where: str, trust: bool, imports: Path) -> object:
             return load_file(path)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise InvalidInput(f"{where}: not a readable safetensors file ({_first_line(error)})") from error
-    load: Callable[[], object] = lambda: torch.load(path, map_location="cpu", weights_only=not trust)  # noqa: E731
+
+    def load() -> object:
+        return torch.load(path, map_location="cpu", weights_only=not trust)
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats, and of kinds of tensors that are refused below

@@ -58,17 +58,20 @@ def is_exact(target: str, architecture: str | None = None, flags_: Collection[st
     """
     if architecture is None:
         architecture, flags_ = platform.machine(), flags()
-        if target == "openvino" and not _vnni_allowed():
+        if target == "openvino" and not onednn_allows("VNNI", "BF16", "FP16", "AMX", "AVX10"):
             flags_ = ()
     if target not in FULL_WEIGHTS or architecture.lower() not in X86:
         return True
     return any(name in (flags_ or ()) for name in VNNI)
 
 
-def _vnni_allowed() -> bool:
-    """Whether the environment lets oneDNN, which OpenVINO multiplies with, use VNNI where the processor has it."""
+def onednn_allows(*levels: str) -> bool:
+    """Return whether oneDNN, by which torch and OpenVINO multiply, may use what comes with one of these levels.
+
+    ``ONEDNN_MAX_CPU_ISA`` names the highest that it may, as AVX512_CORE_VNNI; unset, any that the processor has.
+    """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    return limit in ("", "ALL", "DEFAULT") or any(name in limit for name in ("VNNI", "BF16", "FP16", "AMX", "AVX10"))
+    return limit in ("", "ALL", "DEFAULT") or any(level in limit for level in levels)
 
 
 def warning(target: str) -> str | None:

@@ -14,7 +14,7 @@ from . import options
 @click.option("--model", "models", multiple=True, help="A network, where it is not an argument.")
 @click.option("--weights", type=options.PATH, help="For a network that is not a file yet.")
 @click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name.")
-@click.option("--source", metavar="FILE.py:NAME", help="The code that builds an artifact's network, where it lies now.")
+@options.source
 @click.option(
     "--format",
     "formats",

@@ -49,6 +49,9 @@ input_shape = click.option(
     help="As 128, 3,224,224 or 1,3,224,224; once for each input. A batch of 1 is put in front where the network needs "
     "one.",
 )
+source = click.option(
+    "--source", metavar="FILE.py:NAME", help="The code that builds an artifact's network, where it lies now."
+)
 network = _all(
     click.argument("network", required=False),
     click.option(
@@ -63,9 +66,7 @@ network = _all(
         "several state dicts in it.",
     ),
     click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name."),
-    click.option(
-        "--source", metavar="FILE.py:NAME", help="The code that builds an artifact's network, where it lies now."
-    ),
+    source,
     input_shape,
 )
 data = _all(

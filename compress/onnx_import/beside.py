@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, first_line
 from ..limits import require_memory
 from .sound import bytes_of, short
 
@@ -35,7 +35,7 @@ def load_beside(model: ModelProto, path: Path) -> None:
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise InvalidInput(f"{path}: the weights {short(tensor.name)} cannot be read: {reason}") from error
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]

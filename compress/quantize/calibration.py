@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from ..data import Split
-from ..errors import InvalidInput
+from ..errors import InvalidInput, first_line
 from ..graph import Graph, one_sample
 from ..stage import Context
 
@@ -109,7 +109,7 @@ class _Watched(Interpreter):
         try:
             value = super().run_node(n)
         except (IndexError, RuntimeError) as error:  # on these samples; the example inputs ran
-            layer, reason = self.traced.layer(n) or n.name, str(error).splitlines()[0]
+            layer, reason = self.traced.layer(n) or n.name, first_line(error)
             raise InvalidInput(f"quantize: layer {layer!r} does not run on calibration samples: {reason}") from error
         if n.name in self.watchers:
             assert isinstance(value, Tensor), n.name

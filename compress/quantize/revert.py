@@ -107,8 +107,8 @@ def revert_slower(
     """The encodings without those of layers that are slower in integers, in ONNX Runtime on this machine, batch 1.
 
     Args:
-        fastest: leave nothing in integers where all in float is faster still.
         model: the network as the stage Quantize leaves it.
+        fastest: leave nothing in integers where all in float is faster still.
         threads: that one operator may use.
     """
     one = one_sample(example_inputs)

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 from torch.fx import Node
 
 from ..errors import InvalidInput
@@ -167,9 +166,8 @@ class _Decision:
         self.graph = graph
         self.exclude = exclude
         self.names: dict[str, list[str]] = {}
-        first: dict[nn.Module, str] = {}
-        for name, module in graph.model.named_modules(remove_duplicate=False):
-            self.names.setdefault(first.setdefault(module, name), []).append(name)
+        for name, first in graph.module_names.items():
+            self.names.setdefault(first, []).append(name)
         self.measured: dict[str, str] = {}
         self.in_integers: set[str] = set()
         self.skips: dict[tuple[str, str], Skip] = {}
