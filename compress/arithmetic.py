@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .siblings import sibling
+from .siblings import runtimes
 
 Precision = Literal["fp32", "bf16"]
 BFLOAT16 = {"x86": ("avx512_bf16", "amx_bf16"), "arm": ("bf16",)}
@@ -35,12 +35,11 @@ def native_bfloat16(device: Literal["cpu", "cuda"]) -> bool:
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    processor = sibling("runtimes.processor")
-    present = processor.flags() or ()
+    present = runtimes.processor.flags() or ()
     if platform.machine().lower() in ("aarch64", "arm64"):
         return any(name in present for name in BFLOAT16["arm"])
     capability = torch.backends.cpu.get_cpu_capability()
-    allowed: bool = processor.onednn_allows("BF16", "AMX")
+    allowed: bool = runtimes.processor.onednn_allows("BF16", "AMX")
     return allowed and capability.startswith("AVX512") and any(name in present for name in BFLOAT16["x86"])
 
 

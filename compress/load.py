@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .errors import InvalidInput
 from .quantize.encoding import Encoding
-from .siblings import sibling, users_imports
+from .siblings import models, users_imports
 from .stage import Edit
 from .untrusted import ARRAY_BYTES, require_at_most, require_file
 from .user_code import known, remember, require_definition
@@ -142,7 +142,7 @@ def _sha256(path: Path) -> str:
 
 def zoo_names() -> tuple[str, ...]:
     """The names of our zoo."""
-    names: tuple[str, ...] = sibling("models").names()
+    names: tuple[str, ...] = models.names()
     return names
 
 
@@ -168,7 +168,7 @@ def build(
 
         return load_onnx(Path(source.name), input_shape=input_shape, largest=largest).eval(), source
     if source.kind == "zoo":
-        zoo = sibling("models")
+        zoo = models
         _require_in_zoo(source.name, f"model {source}")
         own = dict(defaults or {})
         large = input_shape is not None and min(input_shape[-2:]) >= LARGE_IMAGE

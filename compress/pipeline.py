@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +46,10 @@ from .report.schema import (
     Summary,
 )
 from .resume import ORIGIN, Origin, fingerprint, origin
-from .siblings import sibling
+from .siblings import runtimes
 from .stage import Context, Progress, Stage, silent
 from .train import Training, top1
 from .weights import load_weights, require_finite
-
-if TYPE_CHECKING:
-    import runtimes.processor as processor
-else:
-    processor = sibling("runtimes.processor")
 
 RESUME = "resume"
 """The folder, in that of an unfinished run, of what its steps go on from."""
@@ -507,7 +502,7 @@ def _wanted_speedup(gates: Gates) -> tuple[float | None, str]:
     with_products = gates.speedup_with_dot_products
     if with_products is None:
         return gates.speedup, ""
-    instructions = processor.dot_products()
+    instructions = runtimes.processor.dot_products()
     if instructions is None:
         why = f" (this processor has no dot products of 8-bit integers; at least {with_products:g} with them)"
         return gates.speedup, why

@@ -1,4 +1,9 @@
-"""Our own packages beside a user's project that has packages of the same names (``models``, ``export``)."""
+"""Our own packages beside a user's project that has packages of the same names (``models``, ``export``).
+
+``from .siblings import export`` gives our package, whatever else answers to that name where the user works. Its modules
+are its attributes, imported when they are first looked at: ``export.format.formats()``. Nothing in ``compress`` imports
+them in another way.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("models", "export", "runtimes")
+NAMES = ("export", "models", "runtimes")
 
 
 def sibling(name: str) -> ModuleType:
@@ -40,6 +46,50 @@ def sibling(name: str) -> ModuleType:
         sys.modules[alias] = package
         spec.loader.exec_module(package)
     return importlib.import_module(f"{alias}.{rest}" if rest else alias)
+
+
+if TYPE_CHECKING:
+    import export as export
+    import export.format
+    import export.onnx
+    import export.onnx_graph.rewrite
+    import export.rules
+    import models as models
+    import runtimes as runtimes
+    import runtimes.benchmark
+    import runtimes.bound
+    import runtimes.cache
+    import runtimes.check
+    import runtimes.devices.local
+    import runtimes.ending
+    import runtimes.errors
+    import runtimes.folder
+    import runtimes.gate
+    import runtimes.onnx_sound
+    import runtimes.processor
+    import runtimes.runtime
+    import runtimes.untrusted
+else:
+
+    class _Package:
+        """Our package ``name``: what it defines, and its modules, are imported when they are asked for."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+            self._folder = ROOT.joinpath(*name.split("."))
+
+        def __getattr__(self, attribute: str) -> Any:
+            name = f"{self._name}.{attribute}"
+            if (self._folder / attribute / "__init__.py").exists():
+                value = _Package(name)
+            elif (self._folder / f"{attribute}.py").exists():
+                value = sibling(name)
+            else:
+                return getattr(sibling(self._name), attribute)
+            setattr(self, attribute, value)
+            return value
+
+    export, models, runtimes = (_Package(name) for name in NAMES)
 
 
 def _is_ours(module: ModuleType) -> bool:

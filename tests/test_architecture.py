@@ -26,19 +26,26 @@ SHARES = (
     "compress/onnx_import/sound.py",
     "compress/packing/memory.py",
 )  # what reads files that others wrote goes to boards too
-SEES_EVERYTHING = ("compress/cli/", "compress/pipeline.py", "compress/load.py", *MEASURES, *SHARES)
+SEES_EVERYTHING = (
+    "compress/cli/",
+    "compress/pipeline.py",
+    "compress/load.py",
+    "compress/siblings.py",
+    *MEASURES,
+    *SHARES,
+)
 
 
 def imported(path: Path) -> set[str]:
-    """The top-level names that a file imports, by statement or as one of our packages by name."""
+    """The top-level names that a file imports, by statement or as one of our packages beside it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sibling":
-            names |= {str(a.value).partition(".")[0] for a in node.args if isinstance(a, ast.Constant)}
+        elif isinstance(node, ast.ImportFrom) and node.module == "siblings":
+            names |= {alias.name for alias in node.names} & set(PACKAGES)
     return names
 
 
@@ -51,6 +58,19 @@ def test_imports_point_one_way(path: Path) -> None:
     others = (imported(ROOT / path) & set(PACKAGES)) - {package}
     if not path.as_posix().startswith(SEES_EVERYTHING):
         assert others <= ALLOWED[package], f"{path} imports {others}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "compress"], ids=str)
+def test_packages_beside_compress_are_imported_in_one_way(path: Path) -> None:
+    """A plain import would find a user's own ``models`` or ``export.py``."""
+    plain = {
+        name
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        if name.partition(".")[0] in ("export", "models", "runtimes")
+    }
+    assert not plain or path == Path("compress/siblings.py"), f"{path} imports {plain}; take it from .siblings"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "runtimes"], ids=str)

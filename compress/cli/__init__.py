@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import click
 
@@ -86,12 +85,11 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of ``compress``: errors become one line and an exit code."""
-    from ..siblings import sibling
+    from ..siblings import runtimes
 
-    ending = sibling("runtimes.ending")
-    ending.prepare()
+    runtimes.ending.prepare()
     for package in ("compress", "export", "runtimes"):
-        logging.getLogger(package).handlers = [_Notes(ending.say)]
+        logging.getLogger(package).handlers = [_Notes(runtimes.ending.say)]
     status: object = 0
     try:
         _require_current_folder()
@@ -99,13 +97,13 @@ def main() -> None:
         sys.stdout.flush()
     except click.ClickException as error:
         status = error.exit_code
-        ending.complain(" ".join(error.format_message().split()))
+        runtimes.ending.complain(" ".join(error.format_message().split()))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except _Ended as ended:
-        status = _told(ended.cause, ending)
+        status = _told(ended.cause)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, it is told in one line
-        status = _told(error, ending)
+        status = _told(error)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -116,14 +114,16 @@ def _require_current_folder() -> None:
         raise click.UsageError("the current folder is gone; go to another one") from error
 
 
-def _told(error: BaseException, ending: ModuleType) -> int:
+def _told(error: BaseException) -> int:
     """Say why a command ended, in one line; returns the exit code."""
     if "--debug" in sys.argv and not isinstance(error, KeyboardInterrupt):
         raise error
-    ending.end_processes()
-    message, code = ending.told(error)
-    ending.complain(message)
-    return int(code)
+    from ..siblings import runtimes
+
+    runtimes.ending.end_processes()
+    message, code = runtimes.ending.told(error)
+    runtimes.ending.complain(message)
+    return code
 
 
 class _Notes(logging.Handler):

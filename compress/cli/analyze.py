@@ -76,10 +76,10 @@ def _check_rules(given: Any, target: str) -> None:
     from rich.text import Text
 
     from ..errors import GateFailed
-    from ..siblings import sibling
+    from ..siblings import export
 
     file = given.specification()
-    violations = sibling("export.rules").check(file, target)
+    violations = export.rules.check(file, target)
     table = Table(
         "effect", "tensor", "node", "rule", "found", "expected", title=f"{file}: {target}", title_justify="left"
     )

@@ -59,7 +59,7 @@ def command(
     from ..load import random_inputs
     from ..outputs import write_text
     from ..pipeline import fold_for_export
-    from ..siblings import sibling
+    from ..siblings import runtimes
     from .bench_table import bench_table
     from .session import Options, as_json, progress_bars
 
@@ -69,7 +69,7 @@ def command(
         raise InvalidInput("bench: no network given; name .onnx files or networks")
     given.claim_output()
     data = given.load_data()
-    suffixes = sibling("runtimes.runtime").suffixes()
+    suffixes = runtimes.runtime.suffixes()
     with tempfile.TemporaryDirectory() as folder, progress_bars(given) as progress:
         files = []
         for number, name in enumerate(names):
@@ -91,7 +91,7 @@ def command(
     unstable = [record for record in records if record.stable is False]
     if unstable and not allow_unstable:
         reasons = "; ".join(dict.fromkeys(note for record in unstable for note in record.notes))
-        raise sibling("runtimes.errors").Unstable(
+        raise runtimes.errors.Unstable(
             f"bench: {len(unstable)} of {len(records)} measurements are unstable ({reasons}); "
             "quiet the machine, or pass --allow-unstable"
         )

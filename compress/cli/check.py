@@ -37,11 +37,11 @@ def command(folder: Path, engines: tuple[str, ...], threads: int, agreement: flo
     from rich.text import Text
 
     from ..errors import GateFailed
-    from ..siblings import sibling
+    from ..siblings import runtimes
     from .session import Options
 
     given = Options(**values)
-    gate = sibling("runtimes.gate")
+    gate = runtimes.gate
     table = Table(*gate.COLUMNS, title=str(folder), title_justify="left")
     found = []
     for checked in gate.check_folder(folder, engines=engines, threads=threads, agreement=agreement):

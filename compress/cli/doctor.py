@@ -26,11 +26,11 @@ def command(**values: Any) -> None:
     from .. import deploy
     from ..quantize.detect import detected
     from ..quantize.flavour import FLAVOURS
-    from ..siblings import sibling
+    from ..siblings import runtimes
     from .session import Options
 
     given = Options(**values)
-    runtime = sibling("runtimes.runtime")
+    runtime = runtimes.runtime
     engines = {}
     table = Table("engine", "version", "state", title="engines", title_justify="left")
     for name in runtime.engines():
@@ -41,7 +41,7 @@ def command(**values: Any) -> None:
     machine, versions = deploy.machine(), deploy.versions()
     here = detected()
     machine["target"] = f"{here.target} ({here.reason})"
-    clipped = [name for name in FLAVOURS if sibling("runtimes.processor").warning(name)]
+    clipped = [name for name in FLAVOURS if runtimes.processor.warning(name)]
     machine["computed otherwise than on their device"] = clipped
     for title, facts in (("packages", versions), ("machine", machine)):
         shown = Table("", "", title=title, title_justify="left", show_header=False)

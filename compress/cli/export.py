@@ -88,7 +88,7 @@ def command(
     from ..outputs import new_folder
     from ..pipeline import fold_for_export
     from ..preprocessing import bake
-    from ..siblings import sibling
+    from ..siblings import export
     from .session import Options
 
     given = Options(**values)
@@ -115,7 +115,7 @@ def command(
         labels=data.classes if data is not None else (),
     )
     output = given.output.name
-    alone = [each.name for each in sibling("export.format").formats().values() if output.endswith(each.suffix)]
+    alone = [each.name for each in export.format.formats().values() if output.endswith(each.suffix)]
     if alone and not formats and target is None:
         formats = (alone[0],)
     wanted = [replace(one, format=name) for name in _named(formats)] or [one]
@@ -135,10 +135,10 @@ def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
     """The formats, 'all' spelled out: those that can be written, and run in an engine, here."""
     if "all" not in formats:
         return formats
-    from ..siblings import sibling
+    from ..siblings import export, runtimes
 
-    known = sibling("export.format").formats()
-    available = sibling("runtimes.runtime").available
+    known = export.format.formats()
+    available = runtimes.runtime.available
     return tuple(name for name, each in known.items() if available(each.engine)[0] is not None)
 
 

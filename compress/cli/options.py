@@ -83,9 +83,9 @@ output = _all(
 def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Read files of any size until the command ends."""
     if wanted:
-        from ..siblings import sibling
+        from ..siblings import runtimes
 
-        context.with_resource(sibling("runtimes.untrusted").limits_lifted())
+        context.with_resource(runtimes.untrusted.limits_lifted())
 
 
 def _named_json(_: click.Context, __: click.Parameter, place: str | None) -> str | None:

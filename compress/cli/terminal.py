@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from ..siblings import sibling
+from ..siblings import runtimes
 
 
 class Terminal(Console):
@@ -15,7 +15,7 @@ class Terminal(Console):
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
-        self._printable = sibling("runtimes.ending").printable
+        self._printable = runtimes.ending.printable
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of ``renderable``; the console's own control codes are apart from their texts."""

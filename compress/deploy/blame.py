@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +21,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from ..errors import CompressError
 from ..graph import Graph, trace
-from ..siblings import sibling
-
-if TYPE_CHECKING:
-    import export.format as format_
-    import runtimes.bound as bound
-    import runtimes.check as check
-    import runtimes.errors as runtime_errors
-    import runtimes.gate as gate
-    import runtimes.runtime as runtime
-else:
-    format_ = sibling("export.format")
-    bound = sibling("runtimes.bound")
-    check = sibling("runtimes.check")
-    runtime_errors = sibling("runtimes.errors")
-    gate = sibling("runtimes.gate")
-    runtime = sibling("runtimes.runtime")
+from ..siblings import export, runtimes
 
 SECONDS = 60.0
 """For all operations together; what was not tried by then is not named."""
@@ -63,7 +47,7 @@ class Culprit:
         return f"{self.operation}{where}" + ("" if self.source == "unknown place" else f" ({self.source})")
 
 
-def refused(name: str, job: format_.Job, reason: str) -> Culprit | None:
+def refused(name: str, job: export.format.Job, reason: str) -> Culprit | None:
     """The first operation that the exporter ``name`` refuses alone with the ``reason`` that it gave for the network."""
 
     def fails(alone: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> bool:
@@ -77,21 +61,23 @@ def refused(name: str, job: format_.Job, reason: str) -> Culprit | None:
     return _first(job, fails)
 
 
-def miscomputed(name: str, engine: str, job: format_.Job) -> Culprit | None:
+def miscomputed(name: str, engine: str, job: export.format.Job) -> Culprit | None:
     """The first operation whose file, in float32 and alone, does not compute what it computes in torch."""
 
     def fails(alone: nn.Module, inputs: tuple[Tensor, ...], folder: Path) -> bool:
         try:
             written = _written(name, job, alone, inputs, folder)
-            session = runtime.load(written.file, engine)
+            session = runtimes.runtime.load(written.file, engine)
             try:
-                got = bound.call(session, bound.Binding(written.inputs, written.outputs), [x.numpy() for x in inputs])
+                got = runtimes.bound.call(
+                    session, runtimes.bound.Binding(written.inputs, written.outputs), [x.numpy() for x in inputs]
+                )
             finally:
                 session.close()
             wanted = [tensor.detach().numpy() for tensor in _tuple(alone(*(x.clone() for x in inputs)))]
             pairs = [{f"{place:03}": array for place, array in enumerate(arrays)} for arrays in (wanted, got)]
-            return bool(gate.judge("float32", check.compare(*pairs)))
-        except (CompressError, runtime_errors.RuntimesError):
+            return bool(runtimes.gate.judge("float32", runtimes.check.compare(*pairs)))
+        except (CompressError, runtimes.errors.RuntimesError):
             return False  # an operation that cannot stand alone says nothing
 
     return _first(job, fails)
@@ -103,16 +89,16 @@ def _plain(reason: str) -> str:
 
 
 def _written(
-    name: str, job: format_.Job, alone: nn.Module, inputs: tuple[Tensor, ...], folder: Path
-) -> format_.Exported:
+    name: str, job: export.format.Job, alone: nn.Module, inputs: tuple[Tensor, ...], folder: Path
+) -> export.format.Exported:
     plain = replace(
         job, model=alone, example_inputs=inputs, encodings={}, dynamic_batch=False, dynamic_size=False, labels=(),
         interface="float32", layout="nchw", simplify=False,
     )  # fmt: skip
-    return format_.exporter(name).export(plain, folder / f"alone{format_.formats()[name].suffix}")
+    return export.format.exporter(name).export(plain, folder / f"alone{export.format.formats()[name].suffix}")
 
 
-def _first(job: format_.Job, fails: Callable[[nn.Module, tuple[Tensor, ...], Path], bool]) -> Culprit | None:
+def _first(job: export.format.Job, fails: Callable[[nn.Module, tuple[Tensor, ...], Path], bool]) -> Culprit | None:
     until = time.monotonic() + SECONDS
     try:
         graph = trace(job.model, job.example_inputs)

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..load import Network
 from ..quantize import FlavourName
-from ..siblings import sibling
-
-if TYPE_CHECKING:
-    import runtimes.bound as bound
-    import runtimes.processor as processor
-    from runtimes.bound import Binding
-else:
-    bound = sibling("runtimes.bound")
-    processor = sibling("runtimes.processor")
-    Binding = bound.Binding
+from ..siblings import runtimes
 
 
 @dataclass(frozen=True)
@@ -39,10 +29,10 @@ class Deployed:
     network: Network | None = None
     target: FlavourName | None = None
     engine: str | None = None
-    binding: Binding = field(default_factory=bound.Binding)
+    binding: runtimes.bound.Binding = field(default_factory=runtimes.bound.Binding)
     beside: tuple[Path, ...] = ()
 
     @property
     def is_exact(self) -> bool:
         """Whether this processor computes the file as the device of its target does."""
-        return self.target is None or bool(processor.is_exact(self.target))
+        return self.target is None or bool(runtimes.processor.is_exact(self.target))

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..arithmetic import precision_on, training_device
-from ..siblings import sibling
-
-if TYPE_CHECKING:
-    import runtimes.devices.local as local
-else:
-    local = sibling("runtimes.devices.local")
+from ..siblings import runtimes
 
 
 def machine() -> dict[str, Any]:
     """Facts of this machine, for reports: those of its system, and how torch trains here."""
     return {
-        **asdict(local.conditions()),
+        **asdict(runtimes.devices.local.conditions()),
         "threads_of_torch": torch.get_num_threads(),
         "training_precision": precision_on(training_device()),
     }

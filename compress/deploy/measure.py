@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from ..classification import require_classifier
 from ..data import Data
 from ..report.schema import BenchmarkRecord, Latency
-from ..siblings import sibling
+from ..siblings import runtimes
 from ..stage import Progress, silent
 from .deployed import Deployed
 from .parity import accuracy, parity_on, some
-
-if TYPE_CHECKING:
-    import runtimes.benchmark as benchmark
-    import runtimes.bound as bound
-    import runtimes.runtime as runtime
-else:
-    benchmark = sibling("runtimes.benchmark")
-    bound = sibling("runtimes.bound")
-    runtime = sibling("runtimes.runtime")
 
 
 def measure(
@@ -39,8 +30,8 @@ def measure(
     for file in files:
         if data is not None and file.network is not None:
             require_classifier(file.network.model, data, ["test"])
-    options = runtime.Options(threads=threads)
-    measured = benchmark.benchmark(
+    options = runtimes.runtime.Options(threads=threads)
+    measured = runtimes.benchmark.benchmark(
         [file.path for file in files],
         engine=[file.engine for file in files],
         options=options,
@@ -92,9 +83,9 @@ def measure(
     return records
 
 
-def _feed(file: Deployed, inputs: tuple[Tensor, ...], options: runtime.Options) -> runtime.Arrays:
-    engine = runtime.load(file.path, file.engine, options)
+def _feed(file: Deployed, inputs: tuple[Tensor, ...], options: runtimes.runtime.Options) -> runtimes.runtime.Arrays:
+    engine = runtimes.runtime.load(file.path, file.engine, options)
     try:
-        return bound.feed(engine, file.binding, [x.numpy() for x in inputs])
+        return runtimes.bound.feed(engine, file.binding, [x.numpy() for x in inputs])
     finally:
         engine.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,8 @@ from ..load import Network
 from ..quantize import FlavourName, simulate
 from ..quantize.detect import detected
 from ..report.schema import Parity
-from ..siblings import sibling
+from ..siblings import runtimes
 from .deployed import Deployed
-
-if TYPE_CHECKING:
-    import runtimes.bound as bound
-    import runtimes.check as check
-    import runtimes.runtime as runtime
-else:
-    bound = sibling("runtimes.bound")
-    check = sibling("runtimes.check")
-    runtime = sibling("runtimes.runtime")
 
 
 def reference(network: Network, target: FlavourName | None = None) -> Callable[..., tuple[Tensor, ...]]:
@@ -50,16 +41,18 @@ def parity_on(file: Deployed, batches: Sequence[tuple[Tensor, ...]], threads: in
     """
     assert file.network is not None, f"{file.name}: its network is needed to know what it must compute"
     run = reference(file.network, file.target)
-    engine = runtime.load(file.path, file.engine, runtime.Options(threads, reference=not file.is_exact))
+    engine = runtimes.runtime.load(
+        file.path, file.engine, runtimes.runtime.Options(threads, reference=not file.is_exact)
+    )
     expected: list[list[NDArray[Any]]] = []
     actual: list[list[NDArray[Any]]] = []
     try:
         for inputs in batches:
-            actual.append(bound.call(engine, file.binding, [x.numpy() for x in inputs]))
+            actual.append(runtimes.bound.call(engine, file.binding, [x.numpy() for x in inputs]))
             expected.append([tensor.numpy() for tensor in run(*inputs)])
     finally:
         engine.close()
-    found = check.compare(_joined(expected), _joined(actual))
+    found = runtimes.check.compare(_joined(expected), _joined(actual))
     return Parity(
         samples=found.samples,
         max_abs_error=found.max_abs_error,
@@ -75,15 +68,17 @@ def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]
 
 def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
     """The deployed file's accuracy on the test split, in percent."""
-    engine = runtime.load(file.path, file.engine, runtime.Options(threads, reference=not file.is_exact))
+    engine = runtimes.runtime.load(
+        file.path, file.engine, runtimes.runtime.Options(threads, reference=not file.is_exact)
+    )
 
     def answers() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for x, y in data.split("test").batches(256):
             if y is not None:
-                yield bound.call(engine, file.binding, [x.numpy()], batch=256)[0], y.numpy()
+                yield runtimes.bound.call(engine, file.binding, [x.numpy()], batch=256)[0], y.numpy()
 
     try:
-        found: float = check.top1(answers())
+        found: float = runtimes.check.top1(answers())
     finally:
         engine.close()
     return found

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -22,29 +22,11 @@ from ..quantize import Encoding, FlavourName
 from ..quantize.detect import detected, suited
 from ..quantize.flavour import flavour_named
 from ..report.schema import ExportRecord, NodeCounts
-from ..siblings import sibling
+from ..siblings import export as exporters
+from ..siblings import runtimes
 from . import blame
 from .deployed import Deployed
 from .parity import parity_on, reference, some
-
-if TYPE_CHECKING:
-    import export.format as format_
-    import export.rules as rules
-    import runtimes.bound as bound
-    import runtimes.check as check
-    import runtimes.folder as folders
-    import runtimes.gate as gate
-    import runtimes.processor as processor
-    import runtimes.runtime as runtime
-else:
-    format_ = sibling("export.format")
-    rules = sibling("export.rules")
-    bound = sibling("runtimes.bound")
-    check = sibling("runtimes.check")
-    folders = sibling("runtimes.folder")
-    gate = sibling("runtimes.gate")
-    processor = sibling("runtimes.processor")
-    runtime = sibling("runtimes.runtime")
 
 SIZES_VARY = ("onnx", "openvino")
 """Formats whose files can take images of any size."""
@@ -54,7 +36,7 @@ LARGEST_SAMPLES_BYTES = 2**26
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a file is to be written; see :class:`export.format.Job`.
+    """How a file is to be written; see :class:`exporters.format.Job`.
 
     Args:
         format: left out, the one for the target.
@@ -81,8 +63,8 @@ class Wanted:
         """
         if self.format is None:
             target = self.target or detected().target
-            return format_.format_of(target).name, target
-        known = format_.formats()
+            return exporters.format.format_of(target).name, target
+        known = exporters.format.formats()
         if self.format not in known:
             raise InvalidInput(f"format {self.format!r}: expected one of {', '.join(known)}")
         targets = cast(tuple[FlavourName, ...], known[self.format].targets)
@@ -94,7 +76,7 @@ class Wanted:
 
 def suffix_of(wanted: Wanted) -> str:
     """The end of a file's name in the format that is wanted."""
-    found: str = format_.formats()[wanted.resolved()[0]].suffix
+    found: str = exporters.format.formats()[wanted.resolved()[0]].suffix
     return found
 
 
@@ -116,7 +98,7 @@ def export(
     """
     wanted = wanted or Wanted()
     name_of_format, target = wanted.resolved()
-    known = format_.formats()[name_of_format]
+    known = exporters.format.formats()[name_of_format]
     if wanted.dynamic_size and name_of_format not in SIZES_VARY:
         raise InvalidInput(
             f"format {name_of_format}: its engine plans for one size of image; leave --dynamic-size out, or export to "
@@ -125,7 +107,7 @@ def export(
     interfaces = flavour_named(target).interface
     if wanted.interface not in interfaces:
         raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
-    job = format_.Job(
+    job = exporters.format.Job(
         network.model,
         _one_sample(network),
         target,
@@ -139,28 +121,28 @@ def export(
         simplify=wanted.simplify,
     )
     try:
-        written = format_.exporter(name_of_format).export(job, path)
-    except format_.NotConvertible as error:
+        written = exporters.format.exporter(name_of_format).export(job, path)
+    except exporters.format.NotConvertible as error:
         culprit = blame.refused(name_of_format, job, error.reason)
         if culprit is None:
             raise
         raise InvalidInput(
             f"{error}; it is {culprit}: write it with other operations, or choose another --format"
         ) from error
-    binding = bound.Binding(written.inputs, written.outputs, wanted.layout)
+    binding = runtimes.bound.Binding(written.inputs, written.outputs, wanted.layout)
     runner = written.engine or known.engine
     deployed = Deployed(name, path, network, target, runner, binding)
     try:
         notes = [*written.notes, *_measured_elsewhere(network, target), *_broken_rules(path, name_of_format, target)]
-        version, reason = runtime.available(runner)
+        version, reason = runtimes.runtime.available(runner)
         executed = parity = None
         if version is None:
             notes.append(f"not run here: {reason}")
         else:
-            warning = processor.warning(target) if kind_of(network) == "integer" else None
+            warning = runtimes.processor.warning(target) if kind_of(network) == "integer" else None
             notes += [warning] if warning else []
             parity = parity_on(deployed, [network.example_inputs])
-            reasons = gate.judge(kind_of(network), check.Parity(**parity.model_dump()))
+            reasons = runtimes.gate.judge(kind_of(network), runtimes.check.Parity(**parity.model_dump()))
             if reasons:
                 culprit = blame.miscomputed(name_of_format, runner, job)
                 advice = "write it with other operations, or choose another --format"
@@ -232,14 +214,14 @@ def _broken_rules(path: Path, name: str, target: FlavourName) -> tuple[str, ...]
     """Notes on what the target runs slowly; what it refuses is an error."""
     if name != "onnx":
         return ()
-    violations = rules.check(path, target)
+    violations = exporters.rules.check(path, target)
     broken = [str(violation) for violation in violations if violation.effect != "slow"]
     if broken:
         raise GateFailed(f"export {path.name}: {len(broken)} tensors break rules of {target}: {'; '.join(broken)}")
-    return tuple(rules.grouped(violations))
+    return tuple(exporters.rules.grouped(violations))
 
 
-def kind_of(network: Network) -> folders.Kind:
+def kind_of(network: Network) -> runtimes.folder.Kind:
     """What a file of the network computes in."""
     if not network.encodings:
         return "float32"
@@ -247,13 +229,13 @@ def kind_of(network: Network) -> folders.Kind:
     return "float16" if kinds == {"float16"} else "integer"
 
 
-def executed_nodes(file: Deployed) -> runtime.ExecutedGraph | None:
+def executed_nodes(file: Deployed) -> runtimes.runtime.ExecutedGraph | None:
     """The nodes that the engine really runs on the network's inputs, with the types they compute in."""
     assert file.network is not None
-    engine = runtime.load(file.path, file.engine)
+    engine = runtimes.runtime.load(file.path, file.engine)
     try:
         inputs = [x.numpy() for x in file.network.example_inputs]
-        return engine.executed_graph(bound.one_feed(engine, file.binding, inputs))
+        return engine.executed_graph(runtimes.bound.one_feed(engine, file.binding, inputs))
     finally:
         engine.close()
 
@@ -277,7 +259,7 @@ def write_folder(
     """
     inputs, labels, source = _samples(network, data, samples)
     records: list[ExportRecord] = []
-    entries: list[folders.Entry] = []
+    entries: list[runtimes.folder.Entry] = []
     for each in wanted:
         format_name, target = each.resolved()
         path = folder / f"model{suffix_of(each)}"
@@ -288,9 +270,11 @@ def write_folder(
         if not (folder / expected).exists():
             run = reference(network, target)
             outputs = [run(*batch) for batch in inputs]
-            folders.write_arrays(folder / expected, [torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)])
+            runtimes.folder.write_arrays(
+                folder / expected, [torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)]
+            )
         entries.append(
-            folders.Entry(
+            runtimes.folder.Entry(
                 path.name,
                 format_name,
                 deployed.engine or "",
@@ -304,11 +288,11 @@ def write_folder(
             )
         )
         records.append(record)
-    told = folders.Folder(
+    told = runtimes.folder.Folder(
         folder, tuple(entries), source=source, records=tuple(record.model_dump(mode="json") for record in records)
     )
     arrays = [torch.cat(parts).numpy() for parts in zip(*inputs, strict=True)]
-    folders.write_arrays(folder / told.samples, arrays, None if labels is None else labels.numpy())
+    runtimes.folder.write_arrays(folder / told.samples, arrays, None if labels is None else labels.numpy())
     told.write()
     return records
 

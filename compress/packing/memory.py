@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..siblings import sibling
+from ..siblings import runtimes
 from .tensors import ITEMSIZES
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def memory(content: bytes) -> Memory:
 
     try:
         model = onnx.load_model_from_string(content)
-        sibling("runtimes.onnx_sound").require_sound(model, "the file")
-    except (DecodeError, sibling("runtimes.errors").InvalidModel):
+        runtimes.onnx_sound.require_sound(model, "the file")
+    except (DecodeError, runtimes.errors.InvalidModel):
         return Memory(None)
     for tensor in model.graph.initializer:
         if math.prod(tensor.dims) > _LARGEST_SHAPE:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -28,21 +28,10 @@ from torch import Tensor, nn
 from ..data import Data
 from ..errors import InvalidInput
 from ..graph import one_sample
-from ..siblings import sibling
+from ..siblings import export, runtimes
 from ..stage import Context, Progress, evaluation_copy, silent
 from ..untrusted import read_json
 from .one_layer import LayerShape, Precision, flavour_here, layer_file
-
-if TYPE_CHECKING:
-    import runtimes.benchmark as benchmark
-    import runtimes.cache as cache
-    import runtimes.devices.local as local
-    import runtimes.runtime as runtime
-else:
-    benchmark = sibling("runtimes.benchmark")
-    cache = sibling("runtimes.cache")
-    local = sibling("runtimes.devices.local")
-    runtime = sibling("runtimes.runtime")
 
 ENGINE = "onnxruntime"
 Rows = tuple[tuple[float, ...], ...]
@@ -85,10 +74,10 @@ class EngineClock:
 
     @property
     def conditions(self) -> Mapping[str, str | int]:
-        found = local.conditions()
+        found = runtimes.devices.local.conditions()
         return {
             "engine": ENGINE,
-            "engine version": runtime.backend(ENGINE).version(),
+            "engine version": runtimes.runtime.backend(ENGINE).version(),
             "cpu": found.cpu or platform.processor() or found.architecture,
             "instructions": " ".join(found.isa or ()),
             "threads": self.threads,
@@ -125,7 +114,7 @@ class EngineClock:
         from ..fold import Fold
         from ..quantize import Quantize
 
-        exporter: Any = sibling("export.onnx")
+        exporter: Any = export.onnx
         context = Context(inputs, Data("example inputs", {"calibration": _Examples(inputs)}))  # type: ignore[dict-item]
         model, encodings = Fold().apply(evaluation_copy(network), context).model, None
         if self.precision == "int8":
@@ -134,17 +123,17 @@ class EngineClock:
         exporter.export_onnx(model, inputs, file, encodings=encodings, flavour=flavour_here())
 
     def _files_ms(self, files: Sequence[Path], *, warmup_runs: int, runs: int, seconds: float) -> Rows:
-        preset = benchmark.Preset("quick", warmup_runs, 0.0, runs, seconds)
-        engine, options = runtime.backend(ENGINE), runtime.Options(threads=self.threads)
+        preset = runtimes.benchmark.Preset("quick", warmup_runs, 0.0, runs, seconds)
+        engine, options = runtimes.runtime.backend(ENGINE), runtimes.runtime.Options(threads=self.threads)
         with ExitStack() as opened:
             works = []
             for file in files:
                 loaded = engine.load(file, options)
                 opened.callback(loaded.close)
-                feed = runtime.random_inputs(loaded.inputs)
+                feed = runtimes.runtime.random_inputs(loaded.inputs)
                 works.append(lambda run=loaded.run, feed=feed: run(feed))
             with _resting():
-                return benchmark.interleave(works, preset, lambda: None).rows_ms
+                return runtimes.benchmark.interleave(works, preset, lambda: None).rows_ms
 
 
 @contextmanager
@@ -242,4 +231,4 @@ class LatencyTable:
 
 def cache_folder() -> Path:
     """Where latencies are kept: the folder of :func:`runtimes.cache.folder`."""
-    return cache.folder()
+    return runtimes.cache.folder()

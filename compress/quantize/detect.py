@@ -6,18 +6,10 @@ import platform
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..siblings import sibling
+from ..siblings import runtimes
 from ..stage import Measured
 from .flavour import FlavourName
-
-if TYPE_CHECKING:
-    import runtimes.devices.local as local
-    import runtimes.processor as processor
-else:
-    local = sibling("runtimes.devices.local")
-    processor = sibling("runtimes.processor")
 
 
 @dataclass(frozen=True)
@@ -44,11 +36,11 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
     if architecture in ("aarch64", "arm64"):
         return Detected("ort-arm", architecture)
     safe = "7-bit weights, whose sums stay within 16 bits"
-    if architecture not in processor.X86:
+    if architecture not in runtimes.processor.X86:
         return Detected("ort-avx2", f"{architecture or 'unknown processor'}: {safe}, right on any")
     if flags is None:
         return Detected("ort-avx2", f"{architecture}, and the system does not tell whether with VNNI: {safe}")
-    found = [name for name in processor.VNNI if name in flags]
+    found = [name for name in runtimes.processor.VNNI if name in flags]
     if found:
         return Detected("ort-x86", f"{architecture} with {found[0]}")
     return Detected("ort-avx2", f"{architecture} without VNNI: {safe}")
@@ -56,12 +48,12 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
 
 def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:
     """The target for this machine."""
-    return target_for(platform.machine(), processor.flags(cpuinfo))
+    return target_for(platform.machine(), runtimes.processor.flags(cpuinfo))
 
 
 def measured_here(choice: str, told: str, threads: int) -> Measured:
     """The account of a choice by latencies in ONNX Runtime on this machine, of files for its target."""
-    here = local.conditions()
+    here = runtimes.devices.local.conditions()
     return Measured(choice, told, detected().target, "ONNX Runtime", here.cpu or here.architecture, threads)
 
 
@@ -70,4 +62,4 @@ def suited(targets: Collection[FlavourName]) -> FlavourName:
     here = detected().target
     if here in targets:
         return here
-    return next((each for each in targets if processor.is_exact(each)), next(iter(targets)))
+    return next((each for each in targets if runtimes.processor.is_exact(each)), next(iter(targets)))

@@ -17,7 +17,7 @@ from typing import Protocol
 import onnx
 
 from ..graph import one_sample
-from ..siblings import sibling
+from ..siblings import export
 from .detect import detected
 from .encoding import Encoding
 from .precisions import BITS, Candidates, Precision, Unit
@@ -86,9 +86,7 @@ class StoredBytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.onnx")
             target = detected().target
-            sibling("export.onnx").export_onnx(
-                candidates.model, one, path, encodings=dict(encodings) or None, flavour=target
-            )
+            export.onnx.export_onnx(candidates.model, one, path, encodings=dict(encodings) or None, flavour=target)
             return onnx.load(str(path))
 
 

@@ -15,27 +15,17 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from torch import Tensor, nn
 
 from ..graph import one_sample, trace
-from ..siblings import sibling
+from ..siblings import export, runtimes
 from ..stage import Progress, Skip, silent
 from .detect import detected
 from .encoding import Encoding
 from .sites import find_sites
-
-if TYPE_CHECKING:
-    import export.onnx_graph.rewrite as rewrite
-    import runtimes.benchmark as benchmark
-    import runtimes.runtime as runtime
-else:
-    rewrite = sibling("export.onnx_graph.rewrite")
-    benchmark = sibling("runtimes.benchmark")
-    runtime = sibling("runtimes.runtime")
 
 ROUNDS = 6
 """The most regions that are tried."""
@@ -202,19 +192,17 @@ class _Files:
         self.count += 1
         path = self.folder / f"{self.count}.onnx"
         flavour = detected().target
-        sibling("export.onnx").export_onnx(
-            self.model, self.inputs, path, encodings=dict(encodings) or None, flavour=flavour
-        )
+        export.onnx.export_onnx(self.model, self.inputs, path, encodings=dict(encodings) or None, flavour=flavour)
         return path
 
     def time(self, files: Sequence[Path]) -> list[float]:
         """The latency of each in ms: the lower quartile of at least 50 interleaved runs and a second of each."""
-        options = runtime.Options(threads=self.threads)
-        loaded = [runtime.load(file, options=options) for file in files]
+        options = runtimes.runtime.Options(threads=self.threads)
+        loaded = [runtimes.runtime.load(file, options=options) for file in files]
         try:
             works = [_work(each, self._feed(each)) for each in loaded]
-            preset = benchmark.Preset("quick", warmup_runs=5, warmup_s=0.1, runs=50, seconds=1.0)
-            samples = benchmark.interleave(works, preset, benchmark.sentinel())
+            preset = runtimes.benchmark.Preset("quick", warmup_runs=5, warmup_s=0.1, runs=50, seconds=1.0)
+            samples = runtimes.benchmark.interleave(works, preset, runtimes.benchmark.sentinel())
         finally:
             for each in loaded:
                 each.close()
@@ -228,7 +216,7 @@ class _Files:
             for part, layers in name_parts(model.graph).items():
                 self.parts.setdefault(part, set()).update(layers)
             onnx.save(model, str(named))
-        engine = runtime.load(named, options=runtime.Options(threads=self.threads))
+        engine = runtimes.runtime.load(named, options=runtimes.runtime.Options(threads=self.threads))
         try:
             executed = engine.executed_graph(self._feed(engine), runs=PROFILED_RUNS)
         finally:
@@ -245,7 +233,7 @@ class _Files:
             waiting = 0.0
         return found
 
-    def _feed(self, engine: runtime.Runtime) -> runtime.Arrays:
+    def _feed(self, engine: runtimes.runtime.Runtime) -> runtimes.runtime.Arrays:
         return {spec.name: x.numpy() for spec, x in zip(engine.inputs, self.inputs, strict=True)}
 
 
@@ -273,9 +261,9 @@ def name_parts(graph: onnx.GraphProto) -> dict[str, set[str]]:
         node.name = f"layer:{head}:{number}"
         if node.output[0] not in kept:
             names[node.output[0]] = node.name
-    rewrite.rename(graph, names)
+    export.onnx_graph.rewrite.rename(graph, names)
     return parts
 
 
-def _work(engine: runtime.Runtime, feed: runtime.Arrays) -> Callable[[], object]:
+def _work(engine: runtimes.runtime.Runtime, feed: runtimes.runtime.Arrays) -> Callable[[], object]:
     return lambda: engine.run(feed)

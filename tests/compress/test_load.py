@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from compress.load import build, parse, parse_shape, zoo_names
-from compress.siblings import sibling
+from compress.siblings import ROOT, sibling
 
 
 def test_the_zoo_is_known_by_name() -> None:
@@ -145,3 +146,24 @@ def test_a_zoo_network_has_the_form_for_its_images(side: int, small: bool) -> No
     assert stem.shape[-1] == (side if small else side // 2)
     chosen, _ = build(parse("mobilenet_v2:width=0.25,small_images=True"), None, (1, 3, 224, 224))
     assert chosen.stem[0].stride == (1, 1)
+
+
+def test_our_packages_are_reached_beside_those_of_the_user(users_project: Path) -> None:
+    code = (
+        "from compress.siblings import export, models, runtimes\n"
+        "import sys, models as theirs\n"
+        "assert 'resnet20' in models.names() and not hasattr(theirs, 'names')\n"
+        "assert 'onnx' in export.format.formats()\n"
+        "assert export.onnx_graph.rewrite.__name__.endswith('export.onnx_graph.rewrite')\n"
+        "assert runtimes.devices.local is runtimes.devices.local\n"
+        "try:\n    runtimes.nothing\nexcept AttributeError:\n    print('good')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=users_project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "good\n", done.stderr
