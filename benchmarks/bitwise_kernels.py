@@ -31,11 +31,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.onnx_graph.bitwise import Activation, BitLayer, bit_conv, declare, pack_rows
-from runtimes.backends.bitwise import KERNELS
+from export.onnx.bits.bitwise import Activation, BitLayer, bit_conv, declare, pack_rows
 from runtimes.benchmark import PRESETS, PresetName, interleave, sentinel
 from runtimes.devices.local import conditions
-from runtimes.runtime import Options, available, backend
+from runtimes.engines.bitwise import KERNELS
+from runtimes.runtime import Options, available, engine_named
 
 SHAPES = ((256, 14), (256, 28), (128, 16), (64, 32))
 FORMS: dict[str, tuple[int, Activation, int]] = {
@@ -122,7 +122,9 @@ def row(channels: int, size: int, folder: Path, preset: PresetName) -> dict[str,
     x = rng.standard_normal((1, channels, size, size)).astype(np.float32)
     image = {"float32": x, "uint8": rng.integers(0, 256, (1, size, size, channels), np.uint8)}
     with ExitStack() as stack:
-        runtimes = [stack.enter_context(closing(backend(e).load(f, Options(threads=1)))) for e, f in files.values()]
+        runtimes = [
+            stack.enter_context(closing(engine_named(e).load(f, Options(threads=1)))) for e, f in files.values()
+        ]
         feeds = [{each.inputs[0].name: image[each.inputs[0].dtype]} for each in runtimes]
         operations = [sorted(each.executed_graph(feed).ops) for each, feed in zip(runtimes, feeds, strict=True)]
         assert operations[1] == ["QLinearConv"], f"the int8 file runs as {operations[1]}"
@@ -142,7 +144,7 @@ def cut_ms(folder: Path, preset: PresetName) -> float:
     """What one more session costs in a network that is cut into several: the median of one that has nothing to do."""
     node = helper.make_node("Relu", ["x"], ["y"])
     file = saved([node], {}, [1], folder / "cut.onnx", TensorProto.FLOAT)
-    with closing(backend("onnxruntime").load(file, Options())) as runtime:
+    with closing(engine_named("onnxruntime").load(file, Options())) as runtime:
         work = partial(runtime.run, {"x": np.zeros(1, np.float32)})
         return statistics.median(
             interleave([work], PRESETS[preset], sentinel(), clock_ns=time.thread_time_ns).rows_ms[0]

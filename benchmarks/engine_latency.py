@@ -31,7 +31,7 @@ from compress.stage import Context
 from export.format import Job, exporter, formats
 from runtimes.benchmark import PRESETS, PresetName, interleave, sentinel
 from runtimes.bound import Binding, one_feed
-from runtimes.runtime import Options, available, backend
+from runtimes.runtime import Options, available, engine_named
 
 NETWORKS = ("mobilenet_v2", "resnet18")
 FORMATS = ("onnx", "litert", "ncnn", "executorch", "openvino")
@@ -61,7 +61,7 @@ def files(model: nn.Module, images: Tensor, form: str, work: Path) -> dict[str, 
 
 def timed(made: list[Path], image: Tensor, form: str, preset: PresetName) -> list[tuple[float, float]]:
     """The median of each file in ms and its spread (p90 - p10) / p50; run in turn in one loop."""
-    engine = backend(formats()[form].engine)
+    engine = engine_named(formats()[form].engine)
     runtimes = [engine.load(file, Options(threads=1)) for file in made]
     layout = [("nhwc" if r.inputs[0].shape[-1] == image.shape[1] else "nchw") for r in runtimes]
     feeds = [one_feed(r, Binding(layout=order), [image.numpy()]) for r, order in zip(runtimes, layout, strict=True)]
@@ -90,7 +90,7 @@ def measure(name: str, form: str, work: Path, preset: PresetName) -> dict[str, A
         tool = [min(zip(timed(tool, images[:1], form, "quick"), tool, strict=True))[1]]
     order = [*made["float"], *made["ours"], *tool]
     times = timed(order, images[:1], form, preset)
-    runtime = backend(formats()[form].engine).load(made["ours"][0], Options())
+    runtime = engine_named(formats()[form].engine).load(made["ours"][0], Options())
     layout = "nhwc" if form == "litert" else "nchw"
     executed = runtime.executed_graph(one_feed(runtime, Binding(layout=layout), [images[:1].numpy()]))
     runtime.close()

@@ -32,9 +32,9 @@ from compress.errors import InvalidInput
 from compress.fold import Fold
 from compress.prune import Prune
 from compress.stage import Context
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.benchmark import PRESETS, PresetName, interleave, sentinel
-from runtimes.runtime import Options, backend, random_inputs
+from runtimes.runtime import Options, engine_named, random_inputs
 
 NETWORKS = ("resnet50", "resnet18", "mobilenet_v2")
 BAR, SAME = 1.9, 0.05
@@ -82,7 +82,7 @@ def theirs(options: dict[str, Any]) -> Make:
 
 def medians(files: list[Path], preset: PresetName, clock: Clock) -> list[tuple[float, float]]:
     """The median latency of each file in milliseconds, and its spread (p90 - p10) / p50; run in turn in one loop."""
-    engine = backend("onnxruntime")
+    engine = engine_named("onnxruntime")
     runtimes = [engine.load(file, Options(threads=1)) for file in files]
     try:
         works = [partial(runtime.run, random_inputs(runtime.inputs, seed=0)) for runtime in runtimes]

@@ -30,9 +30,9 @@ import compress.data
 from compress.fold import Fold
 from compress.quantize import Quantize
 from compress.stage import Context
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.benchmark import PRESETS, PresetName, interleave, sentinel
-from runtimes.runtime import Options, backend
+from runtimes.runtime import Options, engine_named
 
 NETWORKS = (
     "resnet18",
@@ -52,7 +52,7 @@ BAR_PEER, BAR_FLOAT, BAR_MEAN = 0.90, 1.02, 2.2
 
 def times(files: list[Path], x: Tensor, preset: PresetName) -> list[tuple[float, float]]:
     """The median of each file in ms and its spread (p90 - p10) / p50; run in turn in one loop."""
-    engine = backend("onnxruntime")
+    engine = engine_named("onnxruntime")
     runtimes = [engine.load(file, Options(threads=1)) for file in files]
     try:
         works = [partial(each.run, {each.inputs[0].name: x.numpy()}) for each in runtimes]
@@ -86,7 +86,7 @@ def row(name: str, folder: Path, preset: PresetName, revert: bool) -> dict[str, 
     first = dict(zip(theirs, times(list(theirs.values()), inputs[0], "quick"), strict=True))
     best = min(first, key=lambda setting: first[setting][0])
     found = times([plain, ours, theirs[best]], inputs[0], preset)
-    engine = backend("onnxruntime").load(ours, Options())
+    engine = engine_named("onnxruntime").load(ours, Options())
     executed = engine.executed_graph()
     engine.close()
     return {

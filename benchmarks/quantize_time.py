@@ -30,7 +30,7 @@ import compress.data
 from compress.fold import Fold
 from compress.quantize import Quantize
 from compress.stage import Context
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 
 SIDES = ("ours", "quantize_static")
 SETTING = "QDQ U8S8 per channel"

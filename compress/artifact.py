@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from . import edits as edit_records
 from .errors import InvalidInput
 from .graph import first_names
+from .integers.encoding import Encoding
 from .load import Network, Source, build, name_code, require_named, tensors_in
 from .manifest import Manifest, require_encodings
 from .outputs import new_folder
-from .quantize.encoding import Encoding
 from .untrusted import read_arrays, read_json
 
 SCHEMA_VERSION = 1

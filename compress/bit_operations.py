@@ -17,7 +17,7 @@ from .graph import Graph, argument
 from .rounding.inputs import ResidualSigns, Sign, Signs, Steps
 
 if TYPE_CHECKING:
-    from .quantize.encoding import Encoding
+    from .integers.encoding import Encoding
 
 FLOAT_BITS = 32
 BYTE_BITS = 8

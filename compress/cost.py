@@ -28,7 +28,7 @@ from .graph import Graph, argument, shape_of, trace
 from .receptive_field import CONVOLUTION, TRANSPOSED, base_name, receptive_fields
 
 if TYPE_CHECKING:
-    from .quantize.encoding import Encoding
+    from .integers.encoding import Encoding
 
 RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
 MATRIX_PRODUCTS = {"matmul": "self", "mm": "self", "bmm": "self", "mv": "self", "dot": "self"} | {

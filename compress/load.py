@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InvalidInput
-from .quantize.encoding import Encoding
+from .integers.encoding import Encoding
 from .siblings import models, users_imports
 from .stage import Edit
 from .untrusted import ARRAY_BYTES, require_at_most, require_file

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from .errors import InvalidInput
-from .quantize.encoding import Encoding
+from .integers.encoding import Encoding
 
 Index = Annotated[int, Field(ge=0, lt=2**40)]
 Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]
@@ -88,7 +88,7 @@ class LineageRecord(BaseModel):
 
 
 class EncodingRecord(_Record):
-    """One encoding, as :class:`compress.quantize.encoding.Encoding`."""
+    """One encoding, as :class:`compress.integers.encoding.Encoding`."""
 
     low: list[FiniteFloat]
     high: list[FiniteFloat]

@@ -19,7 +19,7 @@ from .fold import Fold
 from .load import Source, parse
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
-from .quantize import FlavourName, Quantize
+from .quantize import Quantize, TargetName
 from .share import Share
 from .sparsify import Sparsify
 from .stage import Config, Seed, Stage, Threads
@@ -91,7 +91,7 @@ class Export(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     after: str = "baseline"
     format: FormatName | None = None
-    target: FlavourName | None = None
+    target: TargetName | None = None
     simplify: bool = False
     packed: bool = False
     interface: Literal["float32", "int8", "uint8"] = "float32"

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .errors import InvalidInput
-from .quantize.encoding import Encoding
+from .integers.encoding import Encoding
 from .quantize.few_levels import Parts, choose_layers, encode, fold, round_weights, settle
 from .rounding.weights import Centroids
 from .stage import Config, Context, Edit, Result, Skip, evaluation_copy

@@ -21,7 +21,7 @@ NAMES = ("export", "models", "runtimes")
 
 
 def sibling(name: str) -> ModuleType:
-    """Our module ``name`` ("export.onnx"), whatever else answers to that name where the user works.
+    """Our module ``name`` ("export.onnx.exporter"), whatever else answers to that name where the user works.
 
     Where the name is free, or ours already, this is a plain import. Where a module of the user's has it, ours is
     imported under an alias, and its relative imports follow.
@@ -51,8 +51,8 @@ def sibling(name: str) -> ModuleType:
 if TYPE_CHECKING:
     import export as export
     import export.format
-    import export.onnx
-    import export.onnx_graph.rewrite
+    import export.onnx.exporter
+    import export.onnx.rewrite
     import export.rules
     import models as models
     import runtimes as runtimes

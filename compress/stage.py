@@ -14,7 +14,7 @@ from .parametrized import bake, keep_no_graph
 
 if TYPE_CHECKING:
     from .data import Data
-    from .quantize.encoding import Encoding
+    from .integers.encoding import Encoding
 
 EditKind = Literal["attribute", "tensor", "module", "precision", "weights"]
 

@@ -17,9 +17,9 @@ from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, shape_of, trace
+from compress.integers.target import require_products
 from compress.interface import Names, names_of
 from compress.outputs import new_files
-from compress.quantize.flavour import require_products
 from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
@@ -92,7 +92,7 @@ def _refuse(job: Job, path: Path) -> bool:
     _check_labels(graph, job, path)
     if job.encodings and not job.in_half:
         _, products = encoded_parts(graph, job.encodings)
-        require_products(job.flavour, [job.encodings[each.weight] for each in products if each.read in job.encodings])
+        require_products(job.integers, [job.encodings[each.weight] for each in products if each.read in job.encodings])
     for node in graph.program.run_decompositions({}).graph.nodes:
         if node.op == "call_function" and not is_torch_fx_node_supported(node):
             raise _unsupported(graph, node, path)
@@ -111,7 +111,7 @@ def _network(job: Job) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """What is converted and the inputs that it is traced on, as they are in the file."""
     network: nn.Module = evaluation_copy(job.model)
     if job.encodings and not job.in_half:
-        network = in_integers(job.model, job.encodings, job.example_inputs, job.flavour)
+        network = in_integers(job.model, job.encodings, job.example_inputs, job.integers)
     network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     inputs = tuple(x.contiguous() for x in job.example_inputs)
     if job.layout == "nchw":

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
-from compress.quantize.encoding import Encoding, Integer, IntegerParameters
-from compress.quantize.flavour import Flavour
+from compress.integers.encoding import Encoding, Integer, IntegerParameters
+from compress.integers.target import Target
 from compress.quantize.simulate import constant, rounded
 
 operations = torch.ops.quantized_decomposed
@@ -31,16 +31,16 @@ DTYPES = {
 
 
 def in_integers(
-    model: nn.Module, encodings: Mapping[str, Encoding], example_inputs: tuple[Tensor, ...], flavour: Flavour
+    model: nn.Module, encodings: Mapping[str, Encoding], example_inputs: tuple[Tensor, ...], target: Target
 ) -> GraphModule:
-    """A callable with the inputs and outputs of ``model``, in ``flavour``'s integers wherever ``encodings`` say so.
+    """A callable with the inputs and outputs of ``model``, in ``target``'s integers wherever ``encodings`` say so.
 
-    Weights (and biases, where the flavour has them in integers) are stored as integers.
+    Weights (and biases, where the target has them in integers) are stored as integers.
 
     Raises:
         InvalidInput: the encodings are not of this network, or the engine has no such integers.
     """
-    return rounded(model, encodings, example_inputs, flavour, _Decomposed())
+    return rounded(model, encodings, example_inputs, target, _Decomposed())
 
 
 class _Decomposed:

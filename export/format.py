@@ -1,7 +1,7 @@
 """Formats: what every exporter is given and gives back, and which there are: found by file name, imported when asked.
 
-A format is one file of this folder that defines ``SUFFIX``. Its packages may be missing: `exporter` then tells what to
-install.
+A format is one file of this folder that defines ``SUFFIX``, or a folder in which the file ``exporter.py`` does. Its
+packages may be missing: `exporter` then tells what to install.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -17,10 +17,10 @@ from typing import Any, Literal, Protocol, cast
 from torch import Tensor, nn
 
 from compress.errors import InvalidInput, PackageMissing
-from compress.quantize.encoding import Encoding
-from compress.quantize.flavour import Flavour, flavour_named
+from compress.integers.encoding import Encoding
+from compress.integers.target import Target, target_named
 
-from .onnx_graph.contents import Contents
+from .onnx.contents import Contents
 
 Interface = Literal["float32", "int8", "uint8"]
 Layout = Literal["nchw", "nhwc"]
@@ -33,7 +33,7 @@ class Job:
     Args:
         model: the network, in evaluation mode, its batch norms folded.
         example_inputs: what it runs on, (N, ...) each; the file has their shapes.
-        target: whose integers the file has: the name of a flavour.
+        target: whose integers the file has, by name.
         encodings: of the tensors that run in integers (or are stored in shorter floats), from the stage Quantize; none
             writes a float file.
         dynamic_batch: leave the batch size open, where network and engine allow it; else the inputs' own.
@@ -60,14 +60,18 @@ class Job:
     simplify: bool = False
 
     @property
-    def flavour(self) -> Flavour:
+    def integers(self) -> Target:
         """The integers that the engine wants."""
-        return flavour_named(self.target)
+        return target_named(self.target)
 
     @property
     def in_half(self) -> bool:
         """Whether all weights that are encoded are 16-bit floats, so that the whole file may be."""
         return bool(self.encodings) and {encoding.kind for encoding in self.encodings.values()} == {"float16"}
+
+
+Rules = tuple[Callable[[Any], Iterator[Any]], ...]
+"""Each yields the tensors and nodes of an ONNX graph that break it: `export.rules.view.View` to `Violation`."""
 
 
 class NotConvertible(InvalidInput):
@@ -108,10 +112,10 @@ class Exported:
 
 
 class Exporter(Protocol):
-    """What each format's file defines. The constants are literals: they are read without importing it.
+    """What each format's exporter defines. The constants are literals: they are read without importing it.
 
-    ``SUFFIX`` of the file; ``ENGINE``: the file of ``runtimes/backends`` that runs it; ``TARGETS``: the flavours that
-    it can write, the default first; ``INSTALL``: what to do where its packages are missing. ``PORTABLE = False`` says
+    ``SUFFIX`` of the file; ``ENGINE``: the file of ``runtimes/engines`` that runs it; ``TARGETS``: what it can be
+    written for, the default first; ``INSTALL``: what to do where its packages are missing. ``PORTABLE = False`` says
     that a file runs only on the device where it was built, so that it is written only when asked for by name.
     """
 
@@ -149,11 +153,11 @@ def formats() -> dict[str, Format]:
     '.onnx'
     """
     found: dict[str, Format] = {}
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for name, file in sorted(_candidates()):
         constants = _constants(file)
         if "SUFFIX" in constants:
-            found[file.stem] = Format(
-                file.stem,
+            found[name] = Format(
+                name,
                 str(constants["SUFFIX"]),
                 str(constants["ENGINE"]),
                 tuple(constants["TARGETS"]),
@@ -161,6 +165,14 @@ def formats() -> dict[str, Format]:
                 bool(constants.get("PORTABLE", True)),
             )
     return found
+
+
+def _candidates() -> list[tuple[str, Path]]:
+    """Each name of a file or folder here, with the file that may define a format of that name."""
+    here = Path(__file__).parent
+    return [(file.stem, file) for file in here.glob("*.py")] + [
+        (file.parent.name, file) for file in here.glob("*/exporter.py")
+    ]
 
 
 @functools.cache
@@ -187,6 +199,20 @@ def format_of(target: str) -> Format:
     return min(able, key=lambda each: each.targets.index(target))
 
 
+def rules_of(target: str) -> Rules:
+    """What an ONNX file must keep to for ``target``: from the ``rules.py`` of a format for it; () where none has any.
+
+    >>> len(rules_of("ort-x86")) > 3, rules_of("coreml")
+    (True, ())
+    """
+    for name, form in formats().items():
+        if target in form.targets and (Path(__file__).parent / name / "rules.py").is_file():
+            rules: Mapping[str, Rules] = importlib.import_module(f".{name}.rules", __package__).RULES
+            if target in rules:
+                return rules[target]
+    return ()
+
+
 def exporter(name: str) -> Exporter:
     """The module that writes the format ``name``, imported.
 
@@ -197,8 +223,9 @@ def exporter(name: str) -> Exporter:
     known = formats()
     if name not in known:
         raise InvalidInput(f"format {name!r}: expected one of {', '.join(known)}")
+    folder = (Path(__file__).parent / name).is_dir()
     try:
-        return cast(Exporter, importlib.import_module(f".{name}", __package__))
+        return cast(Exporter, importlib.import_module(f".{name}.exporter" if folder else f".{name}", __package__))
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise PackageMissing(f"format {name}: cannot be written here ({reason}); {known[name].install}") from error

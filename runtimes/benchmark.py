@@ -15,7 +15,7 @@ import numpy as np
 from .devices.local import Conditions, conditions, pinned
 from .errors import InvalidInputs, Unstable
 from .memory import peak_memory
-from .runtime import Arrays, Options, Runtime, backend, check_inputs, engine_of, existing, random_inputs
+from .runtime import Arrays, Options, Runtime, check_inputs, engine_named, engine_of, existing, random_inputs
 
 PresetName = Literal["standard", "quick", "mlperf"]
 
@@ -236,12 +236,12 @@ def benchmark(
     if not len(asked) == len(given) == len(paths):
         raise InvalidInputs(f"files: {len(paths)}, but {len(asked)} engines and {len(given)} inputs")
     names = [name or engine_of(path) for name, path in zip(asked, paths, strict=True)]
-    backends = [backend(name) for name in names]
+    modules = [engine_named(name) for name in names]
     with pinned(cores):
         runtimes: list[Runtime] = []
         loads_ms = []
         try:
-            for module, path in zip(backends, paths, strict=True):
+            for module, path in zip(modules, paths, strict=True):
                 start = time.perf_counter_ns()
                 runtimes.append(module.load(path, settings))
                 loads_ms.append((time.perf_counter_ns() - start) / 1e6)
@@ -267,7 +267,7 @@ def benchmark(
         Measurement(
             file=str(file),
             engine=names[i],
-            engine_version=backends[i].version(),
+            engine_version=modules[i].version(),
             threads=settings.threads,
             preset=preset,
             samples_ms=samples.rows_ms[i],
@@ -277,7 +277,7 @@ def benchmark(
             conditions=before,
             conditions_after=after,
             sentinel_ms=samples.sentinel_ms,
-            size_bytes=sum(part.stat().st_size for part in backends[i].parts(paths[i])),
+            size_bytes=sum(part.stat().st_size for part in modules[i].parts(paths[i])),
             peak_memory_bytes=peaks[i][0],
             baseline_memory_bytes=peaks[i][1],
             load_ms=loads_ms[i],

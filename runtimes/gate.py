@@ -14,7 +14,7 @@ from .check import Parity, compare, top1
 from .errors import InvalidInputs, RuntimesError
 from .folder import Entry, Folder, Kind
 from .processor import is_exact, warning
-from .runtime import Array, ExecutedGraph, Options, backend, size_bytes
+from .runtime import Array, ExecutedGraph, Options, engine_named, size_bytes
 
 LARGEST_ERROR: dict[Kind, float] = {"float32": 1e-3, "float16": 2e-2}
 """Relative to the largest expected value."""
@@ -93,7 +93,7 @@ def _check(
     file = folder.path / entry.file
     size = size_bytes(file, entry.engine)
     expected = _named(folder.expected(entry))
-    runtime = backend(entry.engine).load(file, options)
+    runtime = engine_named(entry.engine).load(file, options)
     try:
         outputs = call(runtime, entry.binding, inputs)
         executed = runtime.executed_graph(one_feed(runtime, entry.binding, inputs))
@@ -111,7 +111,7 @@ def _check(
 
 def _evaluated(entry: Entry, file: Path, inputs: Sequence[Array], options: Options) -> list[Array]:
     """The file's outputs, its integers evaluated in floats."""
-    runtime = backend(entry.engine).load(file, replace(options, reference=True))
+    runtime = engine_named(entry.engine).load(file, replace(options, reference=True))
     try:
         return call(runtime, entry.binding, inputs)
     finally:

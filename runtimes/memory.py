@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InvalidModel, RuntimesError
-from .runtime import Arrays, Options, backend, engine_of, existing, load, random_inputs
+from .runtime import Arrays, Options, engine_named, engine_of, existing, load, random_inputs
 from .untrusted import read_arrays
 
 _RUNS = 3
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         path = existing(asked.file)
         engine = asked.engine or engine_of(path)
-        backend(engine).version()
+        engine_named(engine).version()
         baseline = process_peak_bytes()
         runtime = load(path, engine, Options(asked.threads))
         inputs = random_inputs(runtime.inputs) if asked.inputs is None else read_arrays(asked.inputs)

@@ -24,7 +24,7 @@ Arrays = Mapping[str, Array]
 MOST_THREADS = 1024
 _RANDOM_ELEMENTS = 2**27  # of an input that nobody gives
 
-_BACKENDS = Path(__file__).with_name("backends")
+_ENGINES = Path(__file__).with_name("engines")
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class Runtime(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """What each file in ``backends/`` defines. The three constants are literals: they are read without importing it.
+class Engine(Protocol):
+    """What each file in ``engines/`` defines. The three constants are literals: they are read without importing it.
 
     ``SUFFIXES`` are the kinds of file that this engine is taken for when none is named.
     """
@@ -167,7 +167,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineFacts:
     """What is known of an engine without importing it."""
 
     name: str
@@ -177,24 +177,24 @@ class Engine:
 
 
 def engines() -> tuple[str, ...]:
-    """Return the names of all engines that there is a backend for, installed or not.
+    """Return the names of all engines that have a file in ``engines/``, installed or not.
 
     >>> "onnxruntime" in engines()
     True
     """
-    return tuple(sorted(file.stem for file in _BACKENDS.glob("*.py") if not file.stem.startswith("_")))
+    return tuple(sorted(file.stem for file in _ENGINES.glob("*.py") if not file.stem.startswith("_")))
 
 
 @functools.cache
-def describe(engine: str) -> Engine:
-    """Return what the backend of ``engine`` declares, read from its source: nothing is imported.
+def describe(engine: str) -> EngineFacts:
+    """Return what the file of ``engine`` declares, read from its source: nothing is imported.
 
     >>> describe("onnxruntime").suffixes
     ('.onnx', '.ort')
     """
     if engine not in engines():
         raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
-    source = ast.parse((_BACKENDS / f"{engine}.py").read_text(encoding="utf-8"))
+    source = ast.parse((_ENGINES / f"{engine}.py").read_text(encoding="utf-8"))
     constants = {
         target.id: ast.literal_eval(statement.value)
         for statement in source.body
@@ -202,10 +202,10 @@ def describe(engine: str) -> Engine:
         for target in statement.targets
         if isinstance(target, ast.Name) and target.id in ("PACKAGE", "SUFFIXES", "INSTALL")
     }
-    return Engine(engine, constants["PACKAGE"], tuple(constants["SUFFIXES"]), constants["INSTALL"])
+    return EngineFacts(engine, constants["PACKAGE"], tuple(constants["SUFFIXES"]), constants["INSTALL"])
 
 
-def backend(engine: str) -> Backend:
+def engine_named(engine: str) -> Engine:
     """Return the module that runs ``engine``, imported.
 
     Raises:
@@ -214,7 +214,7 @@ def backend(engine: str) -> Backend:
     """
     facts = describe(engine)
     try:
-        return cast(Backend, importlib.import_module(f".backends.{engine}", __package__))
+        return cast(Engine, importlib.import_module(f".engines.{engine}", __package__))
     except (ImportError, OSError, RuntimeError) as error:  # OpenVINO's fails so for a user without a home
         raise EngineMissing(f"engine {engine!r} cannot be used here ({one_line(error)}); {facts.install}") from error
 
@@ -227,7 +227,7 @@ def available(engine: str) -> tuple[str | None, str]:
     True
     """
     try:
-        return backend(engine).version(), ""
+        return engine_named(engine).version(), ""
     except EngineMissing as error:
         return None, str(error)
 
@@ -265,7 +265,7 @@ def load(file: Path | str, engine: str | None = None, options: Options | None = 
         EngineMissing: the engine's package is not installed.
     """
     path = existing(file)
-    return backend(engine or engine_of(path)).load(path, options or Options())
+    return engine_named(engine or engine_of(path)).load(path, options or Options())
 
 
 def existing(file: Path | str) -> Path:
@@ -290,7 +290,7 @@ def existing(file: Path | str) -> Path:
 def size_bytes(file: Path | str, engine: str | None = None) -> int:
     """Return the size on disk of a model, its external weights included."""
     path = existing(file)
-    return sum(part.stat().st_size for part in backend(engine or engine_of(path)).parts(path))
+    return sum(part.stat().st_size for part in engine_named(engine or engine_of(path)).parts(path))
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> None:

@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from export.onnx_graph.bitwise import BitLayer, bit_conv, bit_gemm, declare, pack_rows
+from export.onnx.bits.bitwise import BitLayer, bit_conv, bit_gemm, declare, pack_rows
 
 
 def model_of(

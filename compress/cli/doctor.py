@@ -24,8 +24,8 @@ def command(**values: Any) -> None:
     from rich.text import Text
 
     from .. import deploy
+    from ..integers.target import TARGETS
     from ..quantize.detect import detected
-    from ..quantize.flavour import FLAVOURS
     from ..siblings import runtimes
     from .session import Options
 
@@ -41,7 +41,7 @@ def command(**values: Any) -> None:
     machine, versions = deploy.machine(), deploy.versions()
     here = detected()
     machine["target"] = f"{here.target} ({here.reason})"
-    clipped = [name for name in FLAVOURS if runtimes.processor.warning(name)]
+    clipped = [name for name in TARGETS if runtimes.processor.warning(name)]
     machine["computed otherwise than on their device"] = clipped
     for title, facts in (("packages", versions), ("machine", machine)):
         shown = Table("", "", title=title, title_justify="left", show_header=False)

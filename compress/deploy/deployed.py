@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..load import Network
-from ..quantize import FlavourName
+from ..quantize import TargetName
 from ..siblings import runtimes
 
 
@@ -27,7 +27,7 @@ class Deployed:
     name: str
     path: Path
     network: Network | None = None
-    target: FlavourName | None = None
+    target: TargetName | None = None
     engine: str | None = None
     binding: runtimes.bound.Binding = field(default_factory=runtimes.bound.Binding)
     beside: tuple[Path, ...] = ()

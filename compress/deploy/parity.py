@@ -13,19 +13,19 @@ from torch import Tensor
 from ..artifact import outputs_of
 from ..data import Data
 from ..load import Network
-from ..quantize import FlavourName, simulate
+from ..quantize import TargetName, simulate
 from ..quantize.detect import detected
 from ..report.schema import Parity
 from ..siblings import runtimes
 from .deployed import Deployed
 
 
-def reference(network: Network, target: FlavourName | None = None) -> Callable[..., tuple[Tensor, ...]]:
+def reference(network: Network, target: TargetName | None = None) -> Callable[..., tuple[Tensor, ...]]:
     """What a deployed file must compute: the network, or its simulation in integers where it is quantized."""
     model = network.model
     if network.encodings:
-        flavour = target or detected().target
-        model = simulate(network.model, network.encodings, network.example_inputs, flavour=flavour)
+        target = target or detected().target
+        model = simulate(network.model, network.encodings, network.example_inputs, target=target)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         return outputs_of(model, inputs)

@@ -15,12 +15,12 @@ from ..artifact import outputs_of
 from ..data import Data
 from ..errors import GateFailed, InvalidInput
 from ..graph import one_sample
+from ..integers.target import target_named
 from ..load import Network
 from ..packing import pack
 from ..preprocessing import Preprocessed
-from ..quantize import Encoding, FlavourName
+from ..quantize import Encoding, TargetName
 from ..quantize.detect import detected, suited
-from ..quantize.flavour import flavour_named
 from ..report.schema import ExportRecord, NodeCounts
 from ..siblings import export as exporters
 from ..siblings import runtimes
@@ -45,7 +45,7 @@ class Wanted:
     """
 
     format: str | None = None
-    target: FlavourName | None = None
+    target: TargetName | None = None
     simplify: bool = False
     packed: bool = False
     opset: int | None = None
@@ -55,7 +55,7 @@ class Wanted:
     layout: Literal["nchw", "nhwc"] = "nchw"
     labels: tuple[str, ...] = ()
 
-    def resolved(self) -> tuple[str, FlavourName]:
+    def resolved(self) -> tuple[str, TargetName]:
         """Format and target.
 
         Raises:
@@ -67,7 +67,7 @@ class Wanted:
         known = exporters.format.formats()
         if self.format not in known:
             raise InvalidInput(f"format {self.format!r}: expected one of {', '.join(known)}")
-        targets = cast(tuple[FlavourName, ...], known[self.format].targets)
+        targets = cast(tuple[TargetName, ...], known[self.format].targets)
         target = self.target or suited(targets)
         if target not in targets:
             raise InvalidInput(f"format {self.format}: not written for {target}; targets are {', '.join(targets)}")
@@ -104,7 +104,7 @@ def export(
             f"format {name_of_format}: its engine plans for one size of image; leave --dynamic-size out, or export to "
             f"{' or '.join(SIZES_VARY)}"
         )
-    interfaces = flavour_named(target).interface
+    interfaces = target_named(target).interface
     if wanted.interface not in interfaces:
         raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
     job = exporters.format.Job(
@@ -189,7 +189,7 @@ def _without_levels(network: Network) -> dict[str, Encoding]:
     return found
 
 
-def _measured_elsewhere(network: Network, target: FlavourName) -> Iterator[str]:
+def _measured_elsewhere(network: Network, target: TargetName) -> Iterator[str]:
     """A note on each choice by latency that was measured on another machine than the target."""
     for made in network.lineage:
         for measured in made.get("measured", ()):
@@ -210,7 +210,7 @@ def _one_sample(network: Network) -> tuple[Tensor, ...]:
     return one
 
 
-def _broken_rules(path: Path, name: str, target: FlavourName) -> tuple[str, ...]:
+def _broken_rules(path: Path, name: str, target: TargetName) -> tuple[str, ...]:
     """Notes on what the target runs slowly; what it refuses is an error."""
     if name != "onnx":
         return ()

@@ -31,7 +31,7 @@ from ..graph import one_sample
 from ..siblings import export, runtimes
 from ..stage import Context, Progress, evaluation_copy, silent
 from ..untrusted import read_json
-from .one_layer import LayerShape, Precision, flavour_here, layer_file
+from .one_layer import LayerShape, Precision, layer_file, target_here
 
 ENGINE = "onnxruntime"
 Rows = tuple[tuple[float, ...], ...]
@@ -77,7 +77,7 @@ class EngineClock:
         found = runtimes.devices.local.conditions()
         return {
             "engine": ENGINE,
-            "engine version": runtimes.runtime.backend(ENGINE).version(),
+            "engine version": runtimes.runtime.engine_named(ENGINE).version(),
             "cpu": found.cpu or platform.processor() or found.architecture,
             "instructions": " ".join(found.isa or ()),
             "threads": self.threads,
@@ -114,17 +114,17 @@ class EngineClock:
         from ..fold import Fold
         from ..quantize import Quantize
 
-        exporter: Any = export.onnx
+        exporter: Any = export.onnx.exporter
         context = Context(inputs, Data("example inputs", {"calibration": _Examples(inputs)}))  # type: ignore[dict-item]
         model, encodings = Fold().apply(evaluation_copy(network), context).model, None
         if self.precision == "int8":
             quantized = Quantize().apply(model, context)
             model, encodings = quantized.model, dict(quantized.encodings)
-        exporter.export_onnx(model, inputs, file, encodings=encodings, flavour=flavour_here())
+        exporter.export_onnx(model, inputs, file, encodings=encodings, target=target_here())
 
     def _files_ms(self, files: Sequence[Path], *, warmup_runs: int, runs: int, seconds: float) -> Rows:
         preset = runtimes.benchmark.Preset("quick", warmup_runs, 0.0, runs, seconds)
-        engine, options = runtimes.runtime.backend(ENGINE), runtimes.runtime.Options(threads=self.threads)
+        engine, options = runtimes.runtime.engine_named(ENGINE), runtimes.runtime.Options(threads=self.threads)
         with ExitStack() as opened:
             works = []
             for file in files:

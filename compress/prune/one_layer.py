@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from ..integers.target import Target, TargetName, target_named
 from ..quantize.detect import detected
-from ..quantize.flavour import Flavour, FlavourName, flavour_named
 
 Precision = Literal["float", "int8"]
 OPSET, IR_VERSION = 18, 10
@@ -59,7 +59,7 @@ class LayerShape:
         return " ".join((text, *(f"{name} {a}x{b}" for name, (a, b) in pairs), f"groups {self.groups}"))
 
 
-def flavour_here() -> FlavourName:
+def target_here() -> TargetName:
     """The integers that the engine wants on this machine."""
     return detected().target
 
@@ -76,7 +76,7 @@ def layer_file(layer: LayerShape, precision: Precision) -> ModelProto:
     given = (1, layer.inputs, *layer.size) if conv else (layer.size[1], layer.inputs)
     weight = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
     bias = np.zeros(layer.outputs, np.float32)
-    made = _File(flavour_named(flavour_here()))
+    made = _File(target_named(target_here()))
     x, w, b = "x", "", ""
     if precision == "int8":
         scale = np.full(layer.outputs, float(np.abs(weight).max()) / 127, np.float32)
@@ -98,8 +98,8 @@ def layer_file(layer: LayerShape, precision: Precision) -> ModelProto:
 class _File:
     """Nodes and stored tensors as they come."""
 
-    def __init__(self, flavour: Flavour) -> None:
-        self.flavour = flavour
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.nodes: list[NodeProto] = []
         self.tensors: list[TensorProto] = []
 
@@ -114,7 +114,7 @@ class _File:
 
     def rounded(self, x: str) -> str:
         """An activation, rounded to integers whose least stands for 0."""
-        dtype = np.dtype(self.flavour.activation)
+        dtype = np.dtype(self.target.activation)
         scale = self.stored(f"{x}_scale", np.full((), SCALE, np.float32))
         zero = self.stored(f"{x}_zero", np.full((), np.iinfo(dtype).min, dtype))
         return self.node("DequantizeLinear", (self.node("QuantizeLinear", (x, scale, zero)), scale, zero))

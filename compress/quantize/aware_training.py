@@ -18,11 +18,11 @@ from torch.fx import GraphModule, Node
 
 from ..errors import InvalidInput
 from ..graph import trace
+from ..integers.encoding import Encoding, IntegerParameters
+from ..integers.target import Target, target_named
 from ..rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from ..stage import Context, Objective, evaluation_copy
 from ..train import Training, classification, fit
-from .encoding import Encoding, IntegerParameters
-from .flavour import Flavour, flavour_named
 from .scales import encoding_of, settled, weight_grids
 from .simulate import simulate
 from .sites import MOVES, NOTHING, Product, clip_bounds, encoded_parts, find_sites
@@ -118,7 +118,7 @@ class Simulation:
     activations: Mapping[str, ActivationQuantizer | ClipQuantizer]
     groups: Mapping[str, str]
 
-    def encodings(self, given: Mapping[str, Encoding], engine: Flavour) -> dict[str, Encoding]:
+    def encodings(self, given: Mapping[str, Encoding], engine: Target) -> dict[str, Encoding]:
         """``given`` with the ranges of which ``engine`` makes the scales and zero points that were learnt."""
         found = dict(given)
         for name, encoding in given.items():
@@ -142,18 +142,18 @@ def learnable(
     example_inputs: tuple[Tensor, ...],
     *,
     learned: Learned = "lsq",
-    flavour: str = "ort-x86",
+    target: str = "ort-x86",
 ) -> Simulation:
     """A simulation of ``network``, which shares its parameters, with learnt scales that start from ``encodings``.
 
     Raises:
         InvalidInput: the encodings are not of this network.
     """
-    engine = flavour_named(flavour)
+    engine = target_named(target)
     graph = trace(network, example_inputs, dynamic_batch=True)
     activations, products = encoded_parts(graph, encodings)
     measured = find_sites(graph).measured
-    module = simulate(network, encodings, example_inputs, flavour=flavour)
+    module = simulate(network, encodings, example_inputs, target=target)
     nodes = {node.name: node for node in module.graph.nodes}
     traced = {node.name: node for node in graph.nodes}
     grids = weight_grids(graph, products, encodings, engine)
@@ -244,7 +244,7 @@ def train_quantized(
     context: Context,
     *,
     learned: Learned = "lsq",
-    flavour: str = "ort-x86",
+    target: str = "ort-x86",
 ) -> Trained:
     """A copy of ``model`` trained as it will be rounded, with encodings that were learnt along.
 
@@ -262,12 +262,12 @@ def train_quantized(
 
     if context.data is None:
         raise InvalidInput("quantize: training is set, and there is no data to train on; give data or leave it out")
-    engine = flavour_named(flavour)
+    engine = target_named(target)
     network = evaluation_copy(model)
     graph = trace(network, context.example_inputs, dynamic_batch=True)
     _, products = encoded_parts(graph, encodings)
     given = settled(graph, products, encodings, engine)
-    simulation = learnable(network, given, context.example_inputs, learned=learned, flavour=flavour)
+    simulation = learnable(network, given, context.example_inputs, learned=learned, target=target)
     objective = objective_for(context.teacher, training)
     clips = tuple(one.clip for one in simulation.activations.values() if isinstance(one, ClipQuantizer))
     if clips:

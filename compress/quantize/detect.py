@@ -1,4 +1,4 @@
-"""Which flavour the machine that this runs on wants."""
+"""Which target the machine that this runs on wants."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..integers.target import TargetName
 from ..siblings import runtimes
 from ..stage import Measured
-from .flavour import FlavourName
 
 
 @dataclass(frozen=True)
 class Detected:
     """The target of a machine, and why it is that one, in words."""
 
-    target: FlavourName
+    target: TargetName
     reason: str
 
 
@@ -57,7 +57,7 @@ def measured_here(choice: str, told: str, threads: int) -> Measured:
     return Measured(choice, told, detected().target, "ONNX Runtime", here.cpu or here.architecture, threads)
 
 
-def suited(targets: Collection[FlavourName]) -> FlavourName:
+def suited(targets: Collection[TargetName]) -> TargetName:
     """The one of ``targets`` for this machine: its own, else the first that its processor computes exactly."""
     here = detected().target
     if here in targets:

@@ -20,6 +20,7 @@ from ..edits import ROUNDING, replay
 from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
+from ..integers.encoding import Encoding
 from ..rounding.inputs import Rounding, rounding_layers, rounds_inputs
 from ..rounding.weights import (
     Bases,
@@ -34,7 +35,6 @@ from ..rounding.weights import (
 )
 from ..stage import Context, Edit, Skip
 from ..train import Training, fit
-from .encoding import Encoding
 from .scheme import Schedule, Scheme
 from .sites import PRODUCTS, Product, find_sites
 

@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy
 
 from ..classification import class_scores
 from ..errors import InvalidInput
+from ..integers.encoding import Encoding
+from ..integers.target import target_named
 from ..prune.gradients import differentiable
 from ..stage import Config, Context, Progress, Samples, silent
 from .calibration import calibration_split
-from .encoding import Encoding
-from .flavour import flavour_named
 from .precisions import Candidates, Unit
 from .sensitivity import PrecisionSensitivity, UnitSensitivity, batches_of
 from .variants import rounded_tensors
@@ -152,7 +152,7 @@ def perturbation(candidates: Candidates, unit: Unit, encoding: Encoding) -> floa
     """The squared error of rounding the weight of ``unit``, summed over it."""
     product = unit.products[0]
     read = candidates.encodings.get(product.read)
-    rounded = rounded_tensors(candidates.graph, product, encoding, read, flavour_named("ort-x86"))
+    rounded = rounded_tensors(candidates.graph, product, encoding, read, target_named("ort-x86"))
     weight = next(iter(rounded.values()))
     return float((weight - unit.tensor.detach()).double().square().sum())
 

@@ -17,9 +17,9 @@ from typing import Protocol
 import onnx
 
 from ..graph import one_sample
+from ..integers.encoding import Encoding
 from ..siblings import export
 from .detect import detected
-from .encoding import Encoding
 from .precisions import BITS, Candidates, Precision, Unit
 from .revert import _Files
 
@@ -86,7 +86,9 @@ class StoredBytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.onnx")
             target = detected().target
-            export.onnx.export_onnx(candidates.model, one, path, encodings=dict(encodings) or None, flavour=target)
+            export.onnx.exporter.export_onnx(
+                candidates.model, one, path, encodings=dict(encodings) or None, target=target
+            )
             return onnx.load(str(path))
 
 

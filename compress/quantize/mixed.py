@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ..errors import InvalidInput
+from ..integers.encoding import Encoding
 from ..stage import Config, Context, Progress, Samples, Times, silent
-from .encoding import Encoding
 from .hessian import HessianScan
 from .knapsack import least_loss
 from .layer_costs import Costs, EngineLatency, Gauge, StoredBytes

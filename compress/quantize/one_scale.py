@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from ..graph import Graph
-from .encoding import Encoding
+from ..integers.encoding import Encoding
 from .sites import source_of
 
 aten = torch.ops.aten

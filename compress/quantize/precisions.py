@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput
 from ..graph import Graph, one_sample, trace
-from .encoding import Encoding
+from ..integers.encoding import Encoding
 from .observe import WeightCalibration
 from .revert import without
 from .scheme import SCHEMES, Scheme

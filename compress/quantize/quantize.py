@@ -19,6 +19,8 @@ from ..data import Split
 from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
+from ..integers.encoding import Encoding
+from ..integers.target import TARGETS, TargetName, require_bits
 from ..prune.statistics import reestimate_batch_norm
 from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Threads, evaluation_copy
 from ..train import Training, gentle
@@ -26,9 +28,7 @@ from ..weights import require_finite
 from .aware_training import Learned, train_quantized
 from .calibration import Watcher, calibration_split, observe
 from .detect import detected, measured_here
-from .encoding import Encoding
 from .few_levels import to_few_levels
-from .flavour import FLAVOURS, FlavourName, require_bits
 from .mixed import Mixed
 from .normalization import use_depthwise
 from .observe import Calibration, Observer, Spread, WeightCalibration, observer_of
@@ -111,7 +111,7 @@ class Quantize(Config):
     ] = None
     learned: Learned = "lsq"
     mixed: Mixed | None = None
-    target: FlavourName | None = None
+    target: TargetName | None = None
     revert_slower: bool | None = None
     fastest: bool = False
     threads: Threads = 1
@@ -194,14 +194,14 @@ class Quantize(Config):
                 f"quantize: --latency is measured on this machine ({here}), and the target is {self.target}; give "
                 "--size, which holds on any machine, or quantize there"
             )
-        flavour = FLAVOURS[self.target]
+        target = TARGETS[self.target]
         if scheme.kind == "integer" and scheme.activation_bits is not None:
-            require_bits(flavour, 8 if self.mixed is not None else scheme.weight_bits, scheme.activation_bits)
+            require_bits(target, 8 if self.mixed is not None else scheme.weight_bits, scheme.activation_bits)
 
     def _mixed_for_the_target(self, scheme: Scheme) -> Mixed | None:
         """``mixed``, without 4 bits where the target cannot multiply them."""
         multiplied = scheme.activation_bits is not None and self.target is not None
-        if self.mixed is None or not multiplied or FLAVOURS[str(self.target)].four_bit_products:
+        if self.mixed is None or not multiplied or TARGETS[str(self.target)].four_bit_products:
             return self.mixed
         kept = tuple(precision for precision in self.mixed.precisions if precision != "int4")
         return self.mixed.model_copy(update={"precisions": kept})

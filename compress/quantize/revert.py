@@ -21,10 +21,10 @@ import onnx
 from torch import Tensor, nn
 
 from ..graph import one_sample, trace
+from ..integers.encoding import Encoding
 from ..siblings import export, runtimes
 from ..stage import Progress, Skip, silent
 from .detect import detected
-from .encoding import Encoding
 from .sites import find_sites
 
 ROUNDS = 6
@@ -191,8 +191,10 @@ class _Files:
     def write(self, encodings: Mapping[str, Encoding]) -> Path:
         self.count += 1
         path = self.folder / f"{self.count}.onnx"
-        flavour = detected().target
-        export.onnx.export_onnx(self.model, self.inputs, path, encodings=dict(encodings) or None, flavour=flavour)
+        target = detected().target
+        export.onnx.exporter.export_onnx(
+            self.model, self.inputs, path, encodings=dict(encodings) or None, target=target
+        )
         return path
 
     def time(self, files: Sequence[Path]) -> list[float]:
@@ -261,7 +263,7 @@ def name_parts(graph: onnx.GraphProto) -> dict[str, set[str]]:
         node.name = f"layer:{head}:{number}"
         if node.output[0] not in kept:
             names[node.output[0]] = node.name
-    export.onnx_graph.rewrite.rename(graph, names)
+    export.onnx.rewrite.rename(graph, names)
     return parts
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from .encoding import Encoding, IntegerParameters
-from .flavour import Flavour
+from ..integers.encoding import Encoding, IntegerParameters
+from ..integers.target import Target
 from .sites import Product
 
 
 def weight_grids(
-    graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding], engine: Flavour
+    graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding], engine: Target
 ) -> dict[str, IntegerParameters]:
     """The integers and scales that ``engine`` deploys for each weight in integers, by name.
 
@@ -67,7 +67,7 @@ def encoding_of(grid: IntegerParameters, like: Encoding, derive: Callable[[Encod
 
 
 def settled(
-    graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding], engine: Flavour
+    graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding], engine: Target
 ) -> dict[str, Encoding]:
     """``encodings`` where the range of a weight alone gives the scales that ``engine`` deploys, be they raised."""
     found = dict(encodings)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InvalidInput
-from .encoding import Encoding, Kind
+from ..integers.encoding import Encoding, Kind
 from .observe import WeightCalibration, weight_ranges
 
 SchemeName = Literal[

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from ..data import Split
 from ..errors import InvalidInput
+from ..integers.encoding import Encoding
+from ..integers.target import target_named
 from ..outputs import write_text
 from ..stage import Config, Context, Findings, Samples
 from ..untrusted import read_json
-from .encoding import Encoding
-from .flavour import flavour_named
 from .precisions import Candidates, Precision, Unit
 from .sites import Product, find_sites
 from .variants import Program, Rounder, Variant
@@ -159,7 +159,7 @@ class PrecisionScan(Config):
             InvalidInput: there are no samples, or they do not fit the network.
         """
         split, name = scored_split(context)
-        rounder = Rounder(candidates.graph, _products(candidates), flavour_named("ort-x86"))
+        rounder = Rounder(candidates.graph, _products(candidates), target_named("ort-x86"))
         base, tried = self._variants(candidates, rounder)
         sums = _Sums.resumed(record, self._digest(candidates, name), len(tried))
         program = Program(candidates.graph)

@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Node
 from torch.nn import functional
 
 from ..graph import Graph, argument, trace
-from .encoding import Encoding, Integer, IntegerParameters
-from .flavour import Flavour, bias_parameters, flavour_named
+from ..integers.encoding import Encoding, Integer, IntegerParameters
+from ..integers.target import Target, bias_parameters, target_named
 from .one_scale import pools_in_one_scale
 from .sites import SUMS, Product, encoded_parts, integers_of_levels
 
@@ -35,24 +35,24 @@ class Rounding(Protocol):
 
 
 def simulate(
-    model: nn.Module, encodings: Mapping[str, Encoding], example_inputs: tuple[Tensor, ...], *, flavour: str = "ort-x86"
+    model: nn.Module, encodings: Mapping[str, Encoding], example_inputs: tuple[Tensor, ...], *, target: str = "ort-x86"
 ) -> GraphModule:
     """A callable with the inputs and outputs of ``model`` that rounds every encoded tensor as the deployed file does.
 
-    Scales and zero points are those that ``flavour`` deploys. Rounding passes gradients straight through inside of the
+    Scales and zero points are those that ``target`` deploys. Rounding passes gradients straight through inside of the
     range and stops them outside (Jacob et al., 2017, section 3), and the parameters are the model's own.
 
     Raises:
-        InvalidInput: the encodings are not of this network, or there is no such flavour.
+        InvalidInput: the encodings are not of this network, or there is no such target.
     """
-    return rounded(model, encodings, example_inputs, flavour_named(flavour), InFloats())
+    return rounded(model, encodings, example_inputs, target_named(target), InFloats())
 
 
 def rounded(
     model: nn.Module,
     encodings: Mapping[str, Encoding],
     example_inputs: tuple[Tensor, ...],
-    engine: Flavour,
+    engine: Target,
     rounding: Rounding,
 ) -> GraphModule:
     """A callable with the inputs and outputs of ``model`` in which ``rounding`` stands at every encoded tensor.
@@ -120,7 +120,7 @@ def multiplies_integers(node: Node) -> bool:
     return rank == 4 if planes else node.target is aten.linear.default and rank == 2
 
 
-def in_integers(product: Product, encodings: Mapping[str, Encoding], engine: Flavour) -> bool:
+def in_integers(product: Product, encodings: Mapping[str, Encoding], engine: Target) -> bool:
     """Whether ``engine``, which has integers for products only, multiplies integers in ``product``."""
     kept = engine.float_depthwise and is_depthwise(product.node)
     return product.read in encodings and multiplies_integers(product.node) and not kept

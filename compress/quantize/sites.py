@@ -20,9 +20,9 @@ from torch.fx import Node
 
 from ..errors import InvalidInput
 from ..graph import Graph, named_tensors
+from ..integers.encoding import Encoding
 from ..stage import Skip
 from .decompose import decompose, gate, is_scaling, is_shift
-from .encoding import Encoding
 
 aten = torch.ops.aten
 

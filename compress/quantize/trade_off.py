@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..errors import InvalidInput
+from ..integers.encoding import Encoding
 from ..stage import Context, Findings
-from .encoding import Encoding
 from .layer_costs import Costs
 from .mixed import ORDER, cheapest, summed
 from .precisions import Candidates, Precision

@@ -13,8 +13,8 @@ from torch.fx import Interpreter, Node
 from torch.fx.node import map_arg
 
 from ..graph import Graph
-from .encoding import Encoding, IntegerParameters
-from .flavour import Flavour, bias_parameters
+from ..integers.encoding import Encoding, IntegerParameters
+from ..integers.target import Target, bias_parameters
 from .simulate import round_blocks
 from .sites import Product
 
@@ -45,7 +45,7 @@ class Rounder:
     What is rounded, and how, is what :func:`compress.quantize.simulate` does with the same encodings.
     """
 
-    def __init__(self, graph: Graph, products: Sequence[Product], engine: Flavour) -> None:
+    def __init__(self, graph: Graph, products: Sequence[Product], engine: Target) -> None:
         self.graph = graph
         self.products = products
         self.engine = engine
@@ -73,7 +73,7 @@ class Rounder:
 
 
 def rounded_tensors(
-    graph: Graph, product: Product, encoding: Encoding, read: Encoding | None, engine: Flavour
+    graph: Graph, product: Product, encoding: Encoding, read: Encoding | None, engine: Target
 ) -> dict[str, Tensor]:
     """What ``product`` computes with in place of its weight and its bias, by the nodes of these arguments.
 

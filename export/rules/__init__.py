@@ -1,7 +1,7 @@
-"""Whether an ONNX file keeps to what an engine can run in integers: a table of rules per target.
+"""Whether an ONNX file keeps to what an engine can run in integers.
 
->>> sorted(RULES)[:3]
-['litert', 'ncnn', 'openvino']
+The rules of a target are in the file ``rules.py`` of the folder of its format; here are those that several share, and
+what reads a file for them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from compress.errors import GateFailed
-from compress.quantize.flavour import flavour_named
+from compress.integers.target import target_named
 
-from ..onnx_graph.contents import load_model
-from .engines import RULES
+from ..format import rules_of
+from ..onnx.contents import load_model
 from .view import View
 from .violation import Violation, grouped
 
-__all__ = ["RULES", "Violation", "check", "grouped", "require"]
+__all__ = ["Violation", "check", "grouped", "require", "rules_of"]
 
 
 def check(path: str | Path, target: str) -> tuple[Violation, ...]:
@@ -25,14 +25,14 @@ def check(path: str | Path, target: str) -> tuple[Violation, ...]:
     Nodes inside of loops and branches are not looked at. Targets whose files are not made of ONNX have no rules.
 
     Args:
-        target: the name of a flavour ("ort-x86", "tensorrt").
+        target: by name ("ort-x86", "tensorrt").
 
     Raises:
         InvalidInput: there is no such target, no such file, or it is not a whole ONNX model.
     """
-    flavour = flavour_named(target)
+    known = target_named(target)
     view = View(load_model(path))
-    return tuple(violation for rule in RULES.get(flavour.name, ()) for violation in rule(view))
+    return tuple(violation for rule in rules_of(known.name) for violation in rule(view))
 
 
 def require(path: str | Path, target: str, written: Path) -> tuple[str, ...]:

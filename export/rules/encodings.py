@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from compress.errors import InvalidInput
-from compress.quantize.encoding import Encoding
+from compress.integers.encoding import Encoding
 
 
 def require_whole_blocks(model: nn.Module, encodings: Mapping[str, Encoding], target: str) -> None:

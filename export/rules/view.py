@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from ..onnx_graph import packed, rewrite
+from ..onnx import rewrite
+from ..onnx.bits import packed
 
 Role = Literal["activation", "weight", "bias", "constant"]
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -194,7 +194,7 @@ def test_a_missing_engine_is_exit_code_3_with_the_install_line(
     for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "runtimes.backends.onnxruntime", raising=False)
+    monkeypatch.delitem(sys.modules, "runtimes.engines.onnxruntime", raising=False)
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(sys, "argv", ["compress", "bench", "whole.onnx"])
     with pytest.raises(SystemExit) as end:

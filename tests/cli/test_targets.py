@@ -15,7 +15,7 @@ from compress.cli import main
 from compress.cli.analyze import command as analyze
 from compress.cli.export import command as export
 from compress.errors import InvalidInput
-from compress.quantize import FlavourName
+from compress.quantize import TargetName
 from compress.recipe import Recipe, read
 
 
@@ -41,7 +41,7 @@ def run(
 @pytest.mark.parametrize("command", [export, analyze], ids=["export", "analyze"])
 def test_the_options_name_every_target(command: Command) -> None:
     option = next(p for p in command.params if p.name == "target")
-    assert tuple(option.type.choices) == get_args(FlavourName)  # type: ignore[attr-defined]
+    assert tuple(option.type.choices) == get_args(TargetName)  # type: ignore[attr-defined]
 
 
 def test_a_file_for_another_target_is_written_checked_and_told(run: Callable[..., tuple[str, str]]) -> None:
@@ -72,7 +72,7 @@ def test_weights_alone_need_no_data(run: Callable[..., tuple[str, str]]) -> None
 
 def test_doctor_tells_the_target_and_why(run: Callable[..., tuple[str, str]]) -> None:
     target, reason = json.loads(run("doctor --json -")[0])["machine"]["target"].split(" ", 1)
-    assert target in get_args(FlavourName)
+    assert target in get_args(TargetName)
     assert reason.startswith("(") and reason.endswith(")")
 
 

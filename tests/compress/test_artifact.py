@@ -13,9 +13,9 @@ from torch import nn
 from compress import artifact, outputs
 from compress.edits import replay
 from compress.errors import InvalidInput
+from compress.integers.encoding import Encoding
 from compress.load import Network, Source, build
 from compress.pipeline import open_network
-from compress.quantize.encoding import Encoding
 from compress.stage import Edit
 
 

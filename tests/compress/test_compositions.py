@@ -17,7 +17,7 @@ from compress.onnx_import import load_onnx
 from compress.quantize import Quantize, simulate
 from compress.sparsify import Sparsify
 from compress.stage import Stage
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 
 QUANTIZERS = {
@@ -45,7 +45,7 @@ def agreement_db(
 ) -> float:
     """SNR of the deployed file beside its simulation; every layer of the file runs in integers."""
     result = quantizer.apply(model, context)
-    export_onnx(result.model, context.example_inputs, path, encodings=result.encodings, flavour=EXACT_TARGET)
+    export_onnx(result.model, context.example_inputs, path, encodings=result.encodings, target=EXACT_TARGET)
     engine = load(path)
     feed = {engine.inputs[0].name: images.numpy()}
     (outputs,) = engine.run(feed).values()
@@ -53,7 +53,7 @@ def agreement_db(
     engine.close()
     assert executed is not None and executed.float == 0 and executed.integer >= 3
     with torch.no_grad():
-        simulated = simulate(result.model, result.encodings, context.example_inputs, flavour=EXACT_TARGET)(images)
+        simulated = simulate(result.model, result.encodings, context.example_inputs, target=EXACT_TARGET)(images)
     return snr_db(simulated, torch.from_numpy(np.asarray(outputs)))
 
 

@@ -17,7 +17,7 @@ from compress.cli import cli
 from compress.errors import InvalidInput
 from compress.limits import Measured, TooLarge, require_memory
 from compress.onnx_import import load_onnx
-from export.onnx_graph.contents import load_model
+from export.onnx.contents import load_model
 from runtimes.untrusted import limits_lifted
 
 torch.set_num_threads(1)

@@ -28,7 +28,7 @@ from compress.onnx_import.read import parse
 from compress.pipeline import open_network
 from compress.quantize import Quantize
 from compress.stage import Context
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 
 torch.set_num_threads(1)
 make_node = helper.make_node

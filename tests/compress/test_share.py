@@ -17,7 +17,7 @@ from compress.quantize import simulate
 from compress.share import Share, cluster
 from compress.sparsify import Sparsify
 from compress.train import Training
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 
 GENERATOR = np.random.default_rng(0)

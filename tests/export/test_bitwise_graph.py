@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, inliner
 
 from compress.errors import InvalidInput
-from export.onnx_graph.bitwise import BitLayer, bit_conv, bit_gemm, declare, function, pack_rows, unpack_rows
+from export.onnx.bits.bitwise import BitLayer, bit_conv, bit_gemm, declare, function, pack_rows, unpack_rows
 
 KNOWN = Path(__file__).resolve().parents[2] / "runtimes/bitwise/known.onnx"
 

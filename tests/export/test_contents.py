@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from compress.errors import InvalidInput
-from export.onnx_graph import contents
+from export.onnx import contents
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_float_program_computes_what_torch_computes(packages: dict[str, Exported
 
 def test_integer_program_computes_what_the_simulation_does(packages: dict[str, Exported]) -> None:
     result, inputs, example = quantized("int8")
-    simulated = simulate(result.model, result.encodings, example, flavour="coreml")
+    simulated = simulate(result.model, result.encodings, example, target="coreml")
     found = []
     for x in inputs[0][:8]:
         outputs = computed(packages["int8"].file, {"image": x[None].permute(0, 2, 3, 1)})

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.errors import InvalidInput
+from compress.integers.target import target_named
 from compress.quantize import Quantize, simulate
-from compress.quantize.flavour import flavour_named
 from export.decomposed import in_integers, operations
 from export.format import Exported, Job, exporter, formats
 from runtimes.runtime import load
@@ -106,7 +106,7 @@ def test_programs_compute_what_torch_computes(
     result, inputs, example = quantized(Small, "fp16" if name == "fp16" else "int8")
     network = result.model
     if name == "int8":
-        network = simulate(result.model, result.encodings, example, flavour="executorch")
+        network = simulate(result.model, result.encodings, example, target="executorch")
     some = (inputs[0][:batch],)
     with torch.no_grad():
         assert snr_db(network(*some), run(programs[name].file, some)) > least_snr_db
@@ -144,7 +144,7 @@ def test_weights_are_stored_in_their_type(programs: dict[str, Exported]) -> None
     last = {name: written.file.read_bytes() for name, written in programs.items()}
     nhwc = weight.permute(0, 2, 3, 1).contiguous().numpy()
     assert nhwc.astype(np.float16).tobytes() in last["fp16"]
-    module = in_integers(result.model, result.encodings, example, flavour_named("executorch"))
+    module = in_integers(result.model, result.encodings, example, target_named("executorch"))
     stored = [buffer for name, buffer in module.named_buffers() if buffer.dtype == torch.int8 and buffer.ndim == 4]
     assert len(stored) == 2
     assert stored[0].permute(0, 2, 3, 1).contiguous().numpy().tobytes() in last["int8"]
@@ -160,10 +160,10 @@ def test_texts_are_methods_of_the_program(programs: dict[str, Exported]) -> None
 
 @pytest.mark.parametrize("kind", [Joined, Tokens, Mobile], ids=lambda kind: kind.__name__)
 def test_rewriting_changes_no_value(kind: type[nn.Module]) -> None:
-    from export.xnnpack_graph import rewrite
+    from export.executorch.xnnpack import rewrite
 
     result, inputs, example = quantized(kind)
-    module = in_integers(result.model, result.encodings, example, flavour_named("executorch"))
+    module = in_integers(result.model, result.encodings, example, target_named("executorch"))
     functional = torch.export.export(module, example, strict=False).run_decompositions({}).module(check_guards=False)
     rewritten = GraphModule(functional, functional.graph)
     rewrite(rewritten)

@@ -34,9 +34,9 @@ from compress import Context, Result
 from compress.data import Data, SampleSplit
 from compress.errors import GateFailed, InvalidInput
 from compress.quantize import Quantize, simulate
-from export import onnx as onnx_format
-from export.onnx import Exported, export_onnx
-from export.onnx_graph import rewrite
+from export.onnx import exporter as onnx_format
+from export.onnx import rewrite
+from export.onnx.exporter import Exported, export_onnx
 from runtimes.runtime import load
 
 FLOAT_PRODUCTS = {
@@ -110,17 +110,17 @@ def test_files_compute_what_torch_computes(
             assert snr_db(ours, theirs) > 30
 
 
-@pytest.mark.parametrize("flavour", ["ort-avx2", "ort-arm"])
-def test_other_flavours_compute_what_their_simulation_does(flavour: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["ort-avx2", "ort-arm"])
+def test_other_targets_compute_what_their_simulation_does(target: str, tmp_path: Path) -> None:
     result, inputs, context = quantized(Joined)
     model, encodings = result.model, result.encodings
-    export_onnx(model, context.example_inputs, tmp_path / "net.onnx", encodings=encodings, flavour=flavour)
-    simulated = simulate(model, encodings, context.example_inputs, flavour=flavour)
-    assert snr_db(in_torch(simulated, inputs)[0], file_outputs(tmp_path / "net.onnx", inputs, flavour)[0]) > 30
+    export_onnx(model, context.example_inputs, tmp_path / "net.onnx", encodings=encodings, target=target)
+    simulated = simulate(model, encodings, context.example_inputs, target=target)
+    assert snr_db(in_torch(simulated, inputs)[0], file_outputs(tmp_path / "net.onnx", inputs, target)[0]) > 30
     types = {
         onnx.TensorProto.DataType.Name(t.data_type) for t in onnx.load(str(tmp_path / "net.onnx")).graph.initializer
     }
-    assert ("UINT8" in types) == (flavour == "ort-avx2")
+    assert ("UINT8" in types) == (target == "ort-avx2")
 
 
 def test_everything_runs_in_integers(tmp_path: Path, int8_file: Callable[[type[nn.Module]], Exported]) -> None:
@@ -291,8 +291,8 @@ def test_encodings_of_another_network_are_refused(tmp_path: Path) -> None:
     other, inputs, _ = made(PoolFirst)
     with pytest.raises(InvalidInput, match="quantize again"):
         export_onnx(other, inputs, tmp_path / "net.onnx", encodings=encodings)
-    with pytest.raises(InvalidInput, match="flavour 'tpu'"):
-        export_onnx(model, context.example_inputs, tmp_path / "net.onnx", encodings=encodings, flavour="tpu")
+    with pytest.raises(InvalidInput, match="target 'tpu'"):
+        export_onnx(model, context.example_inputs, tmp_path / "net.onnx", encodings=encodings, target="tpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -408,7 +408,7 @@ def test_a_layer_in_float_between_integers_is_not_rounded_by_the_engine(
     result = Quantize(exclude=("middle",)).apply(Chain(linear, clips).eval(), Context((x,), data))
     assert "middle.weight" not in result.encodings
     file = tmp_path / "m.onnx"
-    export_onnx(result.model, (x,), file, encodings=dict(result.encodings), flavour=EXACT_TARGET)
+    export_onnx(result.model, (x,), file, encodings=dict(result.encodings), target=EXACT_TARGET)
     engine = load(file)
     try:
         executed = engine.executed_graph({engine.inputs[0].name: x.numpy()})

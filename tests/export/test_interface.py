@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compress.errors import InvalidInput
 from compress.quantize import Quantize, simulate
 from export.format import Job, exporter, format_of, formats
-from export.onnx import export
+from export.onnx.exporter import export
 from runtimes.bound import Binding, call
 from runtimes.runtime import load
 
@@ -42,7 +42,7 @@ def job() -> Job:
 
 def expected(job: Job, x: Tensor) -> np.ndarray:
     with torch.no_grad():
-        return simulate(job.model, job.encodings, job.example_inputs, flavour=job.target)(x).numpy()
+        return simulate(job.model, job.encodings, job.example_inputs, target=job.target)(x).numpy()
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])

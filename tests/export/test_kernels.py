@@ -14,8 +14,8 @@ from small_networks import EXACT_TARGET, context_on
 from torch import Tensor, nn
 
 from compress.quantize import Quantize
-from export.onnx import export_onnx
-from export.onnx_graph import kernels
+from export.onnx import kernels
+from export.onnx.exporter import export_onnx
 
 
 class Inverted(nn.Module):
@@ -44,9 +44,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int = 24) -> t
     for x86 in (False, True):
         with monkeypatch.context() as patch:
             original = kernels.use_integer_kernels
-            patch.setattr("export.onnx.use_integer_kernels", lambda graph, **_: original(graph, x86=x86))  # noqa: B023
+            patch.setattr("export.onnx.exporter.use_integer_kernels", lambda graph, **_: original(graph, x86=x86))  # noqa: B023
             path = tmp_path / f"{x86}.onnx"
-            export_onnx(result.model, (images[:1],), path, encodings=dict(result.encodings), flavour=EXACT_TARGET)
+            export_onnx(result.model, (images[:1],), path, encodings=dict(result.encodings), target=EXACT_TARGET)
         made.append(onnx.load(str(path)))
     return made[0], made[1]
 

@@ -21,13 +21,13 @@ from small_networks import Joined, Tokens, context_on, made
 
 from compress.errors import InvalidInput
 from compress.graph import trace
+from compress.integers.encoding import Encoding
 from compress.quantize import Quantize, simulate
-from compress.quantize.encoding import Encoding
-from export import litert
 from export.format import Exported, Job
-from export.litert_graph import file as litert_file
-from export.litert_graph.file import File
-from export.litert_graph.interface import set_interface
+from export.litert import exporter as litert
+from export.litert import file as litert_file
+from export.litert.file import File
+from export.litert.interface import set_interface
 from runtimes.runtime import load
 
 
@@ -67,7 +67,7 @@ class Made:
     def expected(self) -> list[np.ndarray]:
         model = self.model
         if self.encodings:
-            model = simulate(model, self.encodings, tuple(x[:1] for x in self.inputs), flavour="litert")
+            model = simulate(model, self.encodings, tuple(x[:1] for x in self.inputs), target="litert")
         with torch.no_grad():
             found = model(*self.inputs)
         return [x.numpy() for x in (found if isinstance(found, tuple) else (found,))]
@@ -171,17 +171,17 @@ def test_every_operator_between_is_one_in_integers(integers: Made) -> None:
 
 def test_integers_are_those_of_the_encodings(integers: Made) -> None:
     """Weights bit for bit, biases in the scale of the product, ReLU6 fused."""
-    from compress.quantize.flavour import flavour_named
+    from compress.integers.target import target_named
 
-    flavour = flavour_named("litert")
+    target = target_named("litert")
     file = File(integers.exported.file.read_bytes())
     names = {tensor.name.decode(): index for index, tensor in enumerate(file.tensors)}
-    parameters = flavour.weight_parameters(integers.encodings["stem.weight"], 1.0)
+    parameters = target.weight_parameters(integers.encodings["stem.weight"], 1.0)
     expected = parameters.quantize(integers.model.stem.weight.detach().numpy(), 0)
     index = names["stem.weight"]
     np.testing.assert_array_equal(file.constant(index), expected.transpose(0, 2, 3, 1))
     np.testing.assert_allclose(file.tensors[index].quantization.scale, parameters.scale, rtol=1e-6)
-    read = flavour.activation_parameters(integers.encodings["image"])
+    read = target.activation_parameters(integers.encodings["image"])
     bias = file.tensors[names["stem.bias"]]
     np.testing.assert_allclose(bias.quantization.scale, parameters.scale * read.scale, rtol=1e-5)
     real = file.constant(names["stem.bias"]) * bias.quantization.scale
@@ -222,7 +222,7 @@ def test_an_average_of_windows_that_is_joined_keeps_its_scale(tmp_path: Path) ->
     (pool,) = (o for o in file.operators if file.kind(o) == "AVERAGE_POOL_2D")
     scales = [file.tensors[index].quantization.scale for index in (*pool.inputs, *pool.outputs)]
     assert scales[0] == scales[1] and file.dtype(pool.outputs[0]) == "int8"
-    expected = simulate(result.model, result.encodings, (inputs[0][:1],), flavour="litert")(*inputs).detach().numpy()
+    expected = simulate(result.model, result.encodings, (inputs[0][:1],), target="litert")(*inputs).detach().numpy()
     (got,) = load(exported.file).run({"x": inputs[0].numpy()}).values()
     # Either average may round up where the other rounds down.
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
@@ -349,7 +349,7 @@ def test_a_layer_in_float_between_integers_is_computed_in_float(kind: str, tmp_p
     products = [op for op in engine._get_ops_details() if op["op_name"] in ("CONV_2D", "FULLY_CONNECTED")]
     assert [types[op["outputs"][0]] for op in products] == [np.int8, np.float32, np.int8]
     assert types[products[1]["inputs"][1]] is np.float32, "its weight is not rounded again"
-    expected = simulate(result.model, result.encodings, (x[:1],), flavour="litert")(x[:1]).detach().numpy()
+    expected = simulate(result.model, result.encodings, (x[:1],), target="litert")(x[:1]).detach().numpy()
     runtime = load(exported.file)
     (found,) = runtime.run({runtime.inputs[0].name: x[:1].numpy()}).values()
     np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())

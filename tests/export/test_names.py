@@ -16,7 +16,7 @@ from compress.graph import trace
 from compress.interface import Names, names_of
 from compress.onnx_import import load_onnx
 from export.format import Job, exporter
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 
 AWKWARD = Names(("class", "images/0:rgb"), ("output", "self", "a b"))

@@ -17,13 +17,13 @@ pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
 
 from compress.errors import InvalidInput
-from compress.quantize import FLAVOURS, Encoding, Quantize, simulate
+from compress.quantize import TARGETS, Encoding, Quantize, simulate
 from compress.quantize.scheme import SchemeName
 from export.format import Exported, Job
-from export.ncnn import export
+from export.ncnn.exporter import export
 from runtimes.runtime import Runtime, load
 
-FLAVOUR = FLAVOURS["ncnn"]
+NCNN = TARGETS["ncnn"]
 
 
 class Chained(nn.Module):
@@ -59,7 +59,7 @@ class Written:
     def expected(self) -> dict[str, Tensor]:
         model: nn.Module = self.model
         if self.encodings:
-            model = simulate(self.model, self.encodings, self.inputs, flavour="ncnn")
+            model = simulate(self.model, self.encodings, self.inputs, target="ncnn")
         with torch.no_grad():
             y = model(*self.inputs)
         return {f"out{n}": each for n, each in enumerate((y,) if isinstance(y, Tensor) else y)}
@@ -179,7 +179,7 @@ def test_stored_integers_are_those_of_the_encodings(chained: Written) -> None:
     for layer, (integers, bias, scales, read, *_) in zip(order, found, strict=True):
         groups = 2 if layer == "grouped" else 1
         weight = weights[f"{layer}.weight"].detach().numpy()
-        parameters = FLAVOUR.weight_parameters(encodings[f"{layer}.weight"], 1.0, groups=groups)
+        parameters = NCNN.weight_parameters(encodings[f"{layer}.weight"], 1.0, groups=groups)
         assert integers.dtype == np.int8
         np.testing.assert_array_equal(integers.reshape(weight.shape), parameters.quantize(weight, 0))
         np.testing.assert_allclose(np.repeat(scales, len(weight) // len(scales)), 1 / parameters.scale, rtol=1e-6)
@@ -218,7 +218,7 @@ def test_half_file_stores_half(half: Written) -> None:
 
 def test_simulation_rounds_only_what_products_read(joined: Written) -> None:
     """The residual adds floats: what the sum yields is no multiple of a scale."""
-    simulated = simulate(joined.model, joined.encodings, joined.inputs, flavour="ncnn")
+    simulated = simulate(joined.model, joined.encodings, joined.inputs, target="ncnn")
     rounds = [n for n in simulated.graph.nodes if "fake_quantize_per_tensor" in str(n.target)]
     assert len(rounds) == len([n for n in simulated.graph.nodes if "fake_quantize_per_channel" in str(n.target)]) == 4
     assert {str(user.target) for node in rounds for user in node.users} <= {

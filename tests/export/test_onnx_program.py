@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 from torch.nn import functional
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from export.onnx import export_onnx
-from export.onnx_graph import program, qdq, site, torchlib
+from export.onnx import program, qdq, site, torchlib
+from export.onnx.exporter import export_onnx
 
 
 class InPlace(nn.Module):

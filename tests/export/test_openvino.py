@@ -16,8 +16,8 @@ ov = pytest.importorskip("openvino")
 from compress.errors import GateFailed, InvalidInput  # noqa: E402
 from compress.quantize import Quantize, simulate  # noqa: E402
 from compress.quantize.detect import suited  # noqa: E402
-from export import openvino  # noqa: E402
 from export.format import Exported, Job, exporter, format_of, formats  # noqa: E402
+from export.openvino import exporter as openvino  # noqa: E402
 from runtimes.runtime import Options, load  # noqa: E402
 
 TARGET = suited(openvino.TARGETS)
@@ -53,7 +53,7 @@ def network(kind: type[nn.Module], scheme: str | None = None) -> tuple[Any, dict
     if scheme is not None:
         result = Quantize(scheme=scheme).apply(model, context)
         model, encodings = result.model, dict(result.encodings)
-        reference = simulate(model, encodings, context.example_inputs, flavour=TARGET)
+        reference = simulate(model, encodings, context.example_inputs, target=TARGET)
     with torch.no_grad():
         expected = reference(*inputs)
     return model, encodings, inputs, expected if isinstance(expected, tuple) else (expected,)
@@ -135,7 +135,7 @@ def test_integers_evaluated_in_floats_are_right_on_every_processor(target: str, 
     file = openvino.export(job, tmp_path / "net.xml").file
     engine = load(file, options=Options(reference=True))
     (got,) = engine.run({engine.inputs[0].name: inputs[0].numpy()}).values()
-    simulated = simulate(result.model, result.encodings, context.example_inputs, flavour=target)(*inputs)
+    simulated = simulate(result.model, result.encodings, context.example_inputs, target=target)(*inputs)
     assert snr_db(simulated.detach(), torch.from_numpy(got)) > 45
 
 

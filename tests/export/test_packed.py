@@ -13,8 +13,8 @@ from small_networks import EXACT_TARGET, Three, context_on
 from compress import deploy
 from compress.load import Network, Source
 from compress.quantize import Quantize, simulate
-from export.onnx import export_onnx
-from export.onnx_graph import packed
+from export.onnx.bits import packed
+from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 
 BIT_OPERATORS = {"binary": 2, "abc": 18, "horq": 4, "w2a2": 2}
@@ -61,9 +61,9 @@ def test_files_compute_what_is_simulated(scheme: str, tmp_path: Path) -> None:
     model.train()(images)
     result = Quantize(scheme=scheme).apply(model.eval(), context_on((images,)))
     file = tmp_path / "net.onnx"
-    written = export_onnx(result.model, (images,), file, encodings=result.encodings, flavour=EXACT_TARGET)
+    written = export_onnx(result.model, (images,), file, encodings=result.encodings, target=EXACT_TARGET)
     with torch.no_grad():
-        expected = simulate(result.model, result.encodings, (images,), flavour=EXACT_TARGET)(images).numpy()
+        expected = simulate(result.model, result.encodings, (images,), target=EXACT_TARGET)(images).numpy()
     engine = load(file, "onnxruntime")
     feed = {engine.inputs[0].name: images.numpy()}
     (got,) = engine.run(feed).values()

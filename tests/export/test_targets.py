@@ -19,7 +19,7 @@ from compress.errors import InvalidInput
 from compress.quantize import Quantize, simulate
 from compress.quantize.scheme import SCHEMES, SchemeName
 from export.format import Exported
-from export.onnx import TARGETS, export_onnx
+from export.onnx.exporter import TARGETS, export_onnx
 from export.rules import check
 
 WRITTEN = TARGETS
@@ -56,14 +56,14 @@ def exported(
     """The file, how near its outputs are to those of its simulation (dB), and the nodes that ONNX Runtime runs."""
     result, inputs, context = quantized(kind, scheme)
     written = export_onnx(
-        result.model, context.example_inputs, folder / "net.onnx", encodings=result.encodings, flavour=target
+        result.model, context.example_inputs, folder / "net.onnx", encodings=result.encodings, target=target
     )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     onnxruntime.InferenceSession(str(written.file), options, providers=["CPUExecutionProvider"])
-    simulated = simulate(result.model, result.encodings, context.example_inputs, flavour=target)
+    simulated = simulate(result.model, result.encodings, context.example_inputs, target=target)
     with torch.no_grad():
         agreement = snr_db(simulated(*inputs), file_outputs(written.file, inputs, target)[0])
     optimized = onnx.load(str(folder / "optimized.onnx"))
@@ -93,7 +93,7 @@ def test_schemes_that_tensorrt_cannot_run_are_refused(scheme: SchemeName, tmp_pa
     result, _, context = quantized(Layers, scheme)
     with pytest.raises(InvalidInput, match="target tensorrt: its engine"):
         export_onnx(
-            result.model, context.example_inputs, tmp_path / "x.onnx", encodings=result.encodings, flavour="tensorrt"
+            result.model, context.example_inputs, tmp_path / "x.onnx", encodings=result.encodings, target="tensorrt"
         )
 
 

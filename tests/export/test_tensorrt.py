@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from compress.errors import GateFailed, InvalidInput, PackageMissing
 from compress.quantize import Quantize
-from export import trtexec
 from export.format import Exported, Job, exporter, formats
+from export.tensorrt import trtexec
 
-NAME = "export.tensorrt"
+NAME = "export.tensorrt.exporter"
 
 
 class Residual(nn.Module):
@@ -43,7 +43,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Imitation]:
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     yield made
     sys.modules.pop(NAME, None)
-    importlib.import_module("export").__dict__.pop("tensorrt", None)
+    importlib.import_module("export.tensorrt").__dict__.pop("exporter", None)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ IMPORTED = (
         "PIL.Image",
     ),
     *("compress.pipeline", "compress.deploy", "compress.report", "compress.packing.container", "compress.onnx_import"),
-    *("compress.cli.session", "compress.cli.run", "export.onnx", "runtimes.gate", "runtimes.__main__", "yaml"),
+    *("compress.cli.session", "compress.cli.run", "export.onnx.exporter", "runtimes.gate", "runtimes.__main__", "yaml"),
     *("torch.nn.utils.parametrize", "matplotlib.figure", "zstandard", "sklearn.datasets", "lightning_fabric"),
 )
 

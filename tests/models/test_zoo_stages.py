@@ -14,7 +14,7 @@ from zoo_networks import small
 import models
 from compress import Context, Fold, Prune, Quantize
 from compress.quantize import simulate
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 
 pytestmark = pytest.mark.slow
 

@@ -16,12 +16,12 @@ from bit_files import known_model, model_of, naive, tensors_of
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from export.onnx_graph.bitwise import BitLayer, pack_rows
-from runtimes.backends.bitwise import KERNELS, Session
+from export.onnx.bits.bitwise import BitLayer, pack_rows
 from runtimes.bitwise import build
 from runtimes.bitwise.__main__ import main as compile_now
 from runtimes.bitwise.known import FILE, NAMES
 from runtimes.bitwise.wire import bit_layers, without_functions
+from runtimes.engines.bitwise import KERNELS, Session
 from runtimes.errors import InvalidInputs, InvalidModel
 from runtimes.runtime import Options, available, load
 

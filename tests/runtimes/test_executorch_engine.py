@@ -12,7 +12,7 @@ from torch import nn
 
 from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
 from runtimes.flatbuffer import Schema
-from runtimes.runtime import Options, backend, load, size_bytes
+from runtimes.runtime import Options, engine_named, load, size_bytes
 
 pytest.importorskip("executorch")
 
@@ -97,7 +97,7 @@ def test_programs_with_other_threads_live_side_by_side(program: tuple[Path, nn.M
     engines = [load(file, options=Options(threads=threads)) for threads in (1, 2, 1, 3)]
     for engine in (*engines, *reversed(engines)):
         np.testing.assert_allclose(engine.run(feed())["output_0"], wanted, rtol=1e-5, atol=1e-6)
-    pool = backend("executorch").portable_lib  # type: ignore[attr-defined]
+    pool = engine_named("executorch").portable_lib  # type: ignore[attr-defined]
     assert pool._threadpool_get_thread_count() == 1, "that of the program that ran last"
 
 
@@ -138,7 +138,7 @@ def test_reader_agrees_with_executorchs_own(program: tuple[Path, nn.Module]) -> 
     from executorch.exir._serialize._program import deserialize_pte_binary
 
     theirs = deserialize_pte_binary(program[0].read_bytes()).program.execution_plan[0]
-    root = backend("executorch")._program_schema().read(program[0].read_bytes(), "Program")  # type: ignore[attr-defined]
+    root = engine_named("executorch")._program_schema().read(program[0].read_bytes(), "Program")  # type: ignore[attr-defined]
     ours = root["execution_plan"][0]
     assert (ours["inputs"], ours["outputs"]) == (theirs.inputs, theirs.outputs)
     assert [each["name"] for each in ours["operators"]] == [each.name for each in theirs.operators]
@@ -161,5 +161,5 @@ def test_core_ml_runs_on_apples_systems_alone() -> None:
     if sys.platform == "darwin":
         pytest.skip("this is one")
     with pytest.raises(EngineMissing, match=r"runs on Apple's systems alone.*pip install coremltools") as caught:
-        backend("coreml")
+        engine_named("coreml")
     assert "\n" not in str(caught.value)

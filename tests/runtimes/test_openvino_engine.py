@@ -11,7 +11,7 @@ import pytest
 
 ov = pytest.importorskip("openvino")
 
-from runtimes.backends import openvino as backend  # noqa: E402
+from runtimes.engines import openvino as backend  # noqa: E402
 from runtimes.errors import InvalidInputs, InvalidModel  # noqa: E402
 from runtimes.runtime import Options, Runtime, load, size_bytes  # noqa: E402
 

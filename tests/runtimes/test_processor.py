@@ -12,14 +12,14 @@ from small_networks import Joined, made
 import runtimes.gate
 from compress import deploy
 from compress.load import Network, Source
-from compress.quantize import FLAVOURS, Quantize
+from compress.quantize import TARGETS, Quantize
 from runtimes import processor
 from runtimes.gate import check_folder, notes
 
 AVX2, VNNI = ["avx2"], ["avx2", "avx512_vnni"]
 
 
-@pytest.mark.parametrize("target", FLAVOURS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_only_full_weights_on_x86_without_vnni_are_clipped(target: str) -> None:
     clipped = target in ("ort-x86", "ort-arm", "tensorrt", "openvino")
     assert processor.is_exact(target, "x86_64", AVX2) is not clipped

@@ -1,4 +1,4 @@
-"""Every engine with a file in ``backends/`` keeps the contract of `runtimes.runtime`; new ones are found by name."""
+"""Every engine with a file in ``engines/`` keeps the contract of `runtimes.runtime`; new ones are found by name."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from runtimes.runtime import (
     Runtime,
     TensorSpec,
     available,
-    backend,
     check_inputs,
     describe,
+    engine_named,
     engine_of,
     engines,
     load,
@@ -70,7 +70,7 @@ def sample(samples: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Pa
 
 
 def test_engines_are_the_files_in_backends() -> None:
-    folder = Path(importlib.import_module("runtimes.backends").__file__ or "").parent
+    folder = Path(importlib.import_module("runtimes.engines").__file__ or "").parent
     assert engines() == tuple(sorted(f.stem for f in folder.iterdir() if f.suffix == ".py" and f.stem != "__init__"))
     assert "onnxruntime" in engines()
 
@@ -179,10 +179,10 @@ def test_threads_are_checked() -> None:
 
 @pytest.mark.parametrize("engine", engines())
 def test_missing_package_gives_the_install_line(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, f"runtimes.backends.{engine}", raising=False)
+    monkeypatch.delitem(sys.modules, f"runtimes.engines.{engine}", raising=False)
     monkeypatch.setitem(sys.modules, describe(engine).package.replace("-", "_"), None)
     with pytest.raises(EngineMissing) as caught:
-        backend(engine)
+        engine_named(engine)
     assert describe(engine).install in str(caught.value) and caught.value.exit_code == 3
     assert available(engine) == (None, str(caught.value))
 

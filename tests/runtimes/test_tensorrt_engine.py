@@ -1,4 +1,4 @@
-"""TensorRT's backend against an imitation of its API: which calls are made, and what is told of layers and errors."""
+"""TensorRT as an engine against an imitation of its API: calls that are made, what is told of layers and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
 from runtimes.runtime import Runtime, available, load
 
 TENSORS = [{"name": "x", "input": True, "shape": [-1, 4]}, {"name": "y", "input": False, "shape": [-1, 5]}]
-NAME = "runtimes.backends.tensorrt"
+NAME = "runtimes.engines.tensorrt"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def world(monkeypatch: pytest.MonkeyPatch, reference: Callable) -> Iterator[Imit
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     yield made
     sys.modules.pop(NAME, None)
-    package = importlib.import_module("runtimes.backends")
+    package = importlib.import_module("runtimes.engines")
     package.__dict__.pop("tensorrt", None)
 
 

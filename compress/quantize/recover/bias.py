@@ -16,10 +16,10 @@ from ...data import Split
 from ...edits import replay
 from ...fold import uses
 from ...graph import Graph, argument, trace
+from ...integers.encoding import Encoding
+from ...integers.target import TargetName
 from ...stage import Context, Edit, Skip
 from ..calibration import calibration_batches, observe
-from ..encoding import Encoding
-from ..flavour import FlavourName
 from ..simulate import simulate
 from ..sites import Product, encoded_parts
 from .lockstep import Walk, bytes_per_sample
@@ -56,7 +56,7 @@ def correct_biases(
     samples: int,
     context: Context,
     *,
-    flavour: FlavourName = "ort-x86",
+    target: TargetName = "ort-x86",
 ) -> Account:
     """Correct the biases of ``network`` in place, by what is measured: layer by layer in the order in which they run.
 
@@ -78,7 +78,7 @@ def correct_biases(
     seen = {product.node.name: ChannelStatistics(_dim(product.node)) for product in layers}
     observe(graph, {name: s.observe for name, s in seen.items()}, split, samples, context, task="measure channels")
     batches = [inputs for inputs, _ in calibration_batches(graph, split, samples, context)]
-    walk = Walk(simulate(network, encodings, context.example_inputs, flavour=flavour), batches)
+    walk = Walk(simulate(network, encodings, context.example_inputs, target=target), batches)
     edits = []
     for number, product in enumerate(layers):
         name, dim = product.node.name, _dim(product.node)
@@ -102,7 +102,7 @@ def correct_biases_analytically(
     context: Context,
     *,
     reference: nn.Module | None = None,
-    flavour: FlavourName = "ort-x86",
+    target: TargetName = "ort-x86",
 ) -> Account:
     """Correct the biases of ``network`` in place, by what rounding its weights does to inputs of the expected mean.
 
@@ -120,7 +120,7 @@ def correct_biases_analytically(
     graph = trace(network, context.example_inputs)
     layers, skipped = _correctable(graph, encodings)
     moments = derived(graph, known)
-    simulated = simulate(network, encodings, context.example_inputs, flavour=flavour)
+    simulated = simulate(network, encodings, context.example_inputs, target=target)
     nodes = {node.name: node for node in simulated.graph.nodes}
     constants = Interpreter(simulated)
     edits: list[Edit] = []

@@ -19,10 +19,10 @@ from torch.fx import Node
 from ...data import Split
 from ...errors import InvalidInput
 from ...graph import Graph
+from ...integers.encoding import Encoding
+from ...integers.target import Target, target_named
 from ...rounding.learned_scales import gradient_factor, lsq
 from ...stage import Context
-from ..encoding import Encoding
-from ..flavour import Flavour, flavour_named
 from ..scales import encoding_of
 from ..sites import NOTHING, Product
 from .lockstep import Lockstep, Rounded, Values, Walk, traced_shape
@@ -98,7 +98,7 @@ def brecq(
     split: Split,
     config: LearnedRounding = LearnedRounding(),  # noqa: B008  (frozen)
     *,
-    flavour: str = "ort-x86",
+    target: str = "ort-x86",
 ) -> Rounded:
     """A copy of ``model`` with the weights of integer layers on grid points learnt block by block.
 
@@ -110,7 +110,7 @@ def brecq(
             does not yield logits (N, classes).
     """
     lockstep = Lockstep.of(
-        model, encodings, context, split, config.samples, config.memory_mb, flavour, config.batch or 32, whole=True
+        model, encodings, context, split, config.samples, config.memory_mb, target, config.batch or 32, whole=True
     )
     blocks = find_blocks(lockstep.graph, lockstep.products)
     starts = {block.products[0].weight: block for block in blocks}
@@ -119,7 +119,7 @@ def brecq(
     lockstep.start([*(block.output for block in blocks), *(chain[-1].name for chain in chains.values())])
     generator = torch.Generator().manual_seed(context.seed)
     errors: dict[str, tuple[float, float]] = {}
-    learner = _BlockLearner(lockstep, config, flavour_named(flavour), generator)
+    learner = _BlockLearner(lockstep, config, target_named(target), generator)
     for number, product in enumerate(lockstep.products):
         context.progress("brecq", number, len(lockstep.products), product.layer)
         if product.weight in chains:
@@ -135,7 +135,7 @@ def brecq(
 class _BlockLearner:
     lockstep: Lockstep
     config: LearnedRounding
-    engine: Flavour
+    engine: Target
     generator: torch.Generator
 
     def fit(self, block: Block) -> tuple[float, float]:

@@ -16,10 +16,10 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from ...data import Split
 from ...graph import Graph, trace
+from ...integers.encoding import Encoding, IntegerParameters
+from ...integers.target import target_named
 from ...stage import Context, evaluation_copy
 from ..calibration import calibration_batches
-from ..encoding import Encoding, IntegerParameters
-from ..flavour import flavour_named
 from ..scales import settled, weight_grids
 from ..simulate import simulate
 from ..sites import Product, encoded_parts, find_sites
@@ -191,7 +191,7 @@ class Lockstep:
         split: Split,
         samples: int,
         memory_mb: float,
-        flavour: str,
+        target: str,
         batch: int = 32,
         whole: bool = False,
     ) -> Lockstep:
@@ -199,14 +199,14 @@ class Lockstep:
 
         Args:
             samples: at most so many, and no more than have their activations in ``memory_mb``.
-            flavour: the engine whose grids the weights shall lie on.
+            target: the engine whose grids the weights shall lie on.
             batch: samples that run at once.
             whole: leave out the last batch where it is smaller.
 
         Raises:
             InvalidInput: the encodings are not of this network, or there are no samples.
         """
-        engine = flavour_named(flavour)
+        engine = target_named(target)
         network = evaluation_copy(model).requires_grad_(False)
         graph = trace(network, context.example_inputs, dynamic_batch=True)
         _, products = encoded_parts(graph, encodings)
@@ -227,7 +227,7 @@ class Lockstep:
             tuple(product for product in products if first.get(product.weight) is product),
             found,
             find_sites(graph, encodings=encodings).measured,
-            simulate(rounded, fixed, context.example_inputs, flavour=flavour),
+            simulate(rounded, fixed, context.example_inputs, target=target),
         )
 
     def start(self, held: list[str]) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ...data import Split
+from ...integers.encoding import Encoding, IntegerParameters
 from ...stage import Config, Context, Samples
-from ..encoding import Encoding, IntegerParameters
 from ..scales import scale_for
 from ..sites import CLIPS, NOTHING, Product
 from .lockstep import Lockstep, Rounded
@@ -132,7 +132,7 @@ def adaround(
     split: Split,
     config: LearnedRounding = LearnedRounding(),  # noqa: B008  (frozen)
     *,
-    flavour: str = "ort-x86",
+    target: str = "ort-x86",
 ) -> Rounded:
     """A copy of ``model`` with the weights of each integer layer on grid points learnt layer by layer.
 
@@ -141,12 +141,12 @@ def adaround(
     Args:
         encodings: of a calibrated network, those of weights included.
         split: the samples to learn from.
-        flavour: the engine whose grids the weights shall lie on; others round them anew.
+        target: the engine whose grids the weights shall lie on; others round them anew.
 
     Raises:
         InvalidInput: the encodings are not of this network, or there are no samples.
     """
-    lockstep = Lockstep.of(model, encodings, context, split, config.samples, config.memory_mb, flavour)
+    lockstep = Lockstep.of(model, encodings, context, split, config.samples, config.memory_mb, target)
     chains = {product.weight: with_activation(product.node) for product in lockstep.products}
     lockstep.start([chain[-1].name for chain in chains.values()])
     generator = torch.Generator().manual_seed(context.seed)

@@ -25,7 +25,7 @@ from compress.cli import main
 from compress.errors import InvalidInput
 from compress.packing import codings, container, decode, encode, pack, unpack
 from compress.packing.tensors import places
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 
 
 @pytest.fixture(scope="module")

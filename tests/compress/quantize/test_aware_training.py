@@ -16,16 +16,16 @@ from torch.nn.functional import cross_entropy
 from compress import Context
 from compress.data import Data
 from compress.errors import InvalidInput
+from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.aware_training import Learned, learnable, train_quantized
-from compress.quantize.flavour import FLAVOURS
 from compress.train import Training, fit
 
 TRAINING = Training(epochs=4, batch_size=32, learning_rate=0.02, precision="fp32", warmup_epochs=0)
 
 
-def same_grids(first: dict[str, Encoding], second: dict[str, Encoding], flavour: str = "ort-x86") -> None:
-    engine = FLAVOURS[flavour]
+def same_grids(first: dict[str, Encoding], second: dict[str, Encoding], target: str = "ort-x86") -> None:
+    engine = TARGETS[target]
     assert first.keys() == second.keys()
     for name, encoding in first.items():
         derive = engine.activation_parameters if encoding.axis is None else engine.weight_parameters
@@ -49,16 +49,16 @@ def test_untrained_it_is_the_simulation_and_gives_the_encodings_back(kind: type[
     pairs = zip(expected, found, strict=True) if isinstance(found, tuple) else [(expected, found)]
     for one, other in pairs:
         assert snr_db(one, other) > 45, "but for biases, which 32 bits hold"
-    back = simulation.encodings(result.encodings, FLAVOURS["ort-x86"])
+    back = simulation.encodings(result.encodings, TARGETS["ort-x86"])
     same_grids(dict(result.encodings), back)
 
 
-@pytest.mark.parametrize("flavour", ["ort-arm", "ort-avx2", "tensorrt"])
-def test_encodings_come_back_in_every_flavour(flavour: str) -> None:
+@pytest.mark.parametrize("target", ["ort-arm", "ort-avx2", "tensorrt"])
+def test_encodings_come_back_in_every_target(target: str) -> None:
     model, _, context = made(Joined)
     encodings = Quantize().apply(model, context).encodings
-    simulation = learnable(model, encodings, context.example_inputs, flavour=flavour)
-    engine = FLAVOURS[flavour]
+    simulation = learnable(model, encodings, context.example_inputs, target=target)
+    engine = TARGETS[target]
     generator = np.random.default_rng(0)
     with torch.no_grad():
         for parameter in simulation.module.parameters():
@@ -82,7 +82,7 @@ def test_weights_in_blocks_and_shared_ones() -> None:
     with torch.no_grad():
         expected = simulate(result.model, result.encodings, context.example_inputs)(*inputs)
         torch.testing.assert_close(simulation.module(*inputs), expected, rtol=1e-5, atol=1e-6)
-    same_grids(dict(result.encodings), simulation.encodings(result.encodings, FLAVOURS["ort-x86"]))
+    same_grids(dict(result.encodings), simulation.encodings(result.encodings, TARGETS["ort-x86"]))
 
 
 def test_zero_points_are_learnt_where_asked_and_signed() -> None:

@@ -15,7 +15,7 @@ from compress.graph import trace
 from compress.quantize import Quantize, simulate
 from compress.quantize.decompose import decompose, gate
 from compress.quantize.sites import find_sites
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 
 
@@ -70,7 +70,7 @@ def made(kind: type[nn.Module]) -> tuple[nn.Module, Tensor, Context]:
 
 
 def deployed(model: nn.Module, images: Tensor, result: Result, path: Path) -> tuple[Tensor, object]:
-    export_onnx(result.model, (images[:2],), path, encodings=dict(result.encodings), flavour=EXACT_TARGET)
+    export_onnx(result.model, (images[:2],), path, encodings=dict(result.encodings), target=EXACT_TARGET)
     engine = load(path)
     feed = {engine.inputs[0].name: images.numpy()}
     outputs = torch.from_numpy(engine.run(feed)["output"])
@@ -87,7 +87,7 @@ def test_the_whole_network_runs_in_integers_and_as_simulated(kind: type[nn.Modul
     outputs, executed = deployed(model, images, result, tmp_path / "net.onnx")
     assert executed.float_nodes == ()
     with torch.no_grad():
-        simulated = simulate(result.model, result.encodings, (images[:2],), flavour=EXACT_TARGET)(images)
+        simulated = simulate(result.model, result.encodings, (images[:2],), target=EXACT_TARGET)(images)
         assert snr_db(simulated, outputs) > 35
         assert snr_db(model(images), outputs) > 25
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from compress.data import Data
 from compress.errors import InvalidInput
+from compress.integers.encoding import Encoding
 from compress.quantize import Quantize, mixed
 from compress.quantize.detect import detected
-from compress.quantize.encoding import Encoding
 from compress.quantize.layer_costs import Costs, EngineLatency, bytes_by_layer
 from compress.quantize.mixed import ORDER, Mixed, Mixing
 from compress.quantize.precisions import Candidates
@@ -24,7 +24,7 @@ from compress.quantize.revert import Kept, without
 from compress.quantize.sensitivity import PrecisionScan, UnitSensitivity
 from compress.quantize.trade_off import trade_off
 from compress.stage import Context
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 
 
 def stored(path: Path) -> int:
@@ -39,7 +39,7 @@ def test_a_budget_of_bytes_is_kept_by_the_file(data: Data, small_net: nn.Module,
     stage = Quantize(mixed=mix, rounding="adaround", rounding_iterations=5)
     result = stage.apply(small_net, context)
     file, target = tmp_path / "mixed.onnx", detected().target
-    export_onnx(result.model, context.example_inputs, file, encodings=result.encodings, flavour=target)
+    export_onnx(result.model, context.example_inputs, file, encodings=result.encodings, target=target)
     export_onnx(result.model, context.example_inputs, tmp_path / "float.onnx")
     budget, got = stored(tmp_path / "float.onnx") / 3.2, stored(file)
     assert got <= budget

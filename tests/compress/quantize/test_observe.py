@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from compress.quantize.encoding import Encoding
+from compress.integers.encoding import Encoding
 from compress.quantize.observe import (
     BINS,
     Calibration,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.graph import trace
+from compress.integers.encoding import Encoding
+from compress.integers.target import target_named
 from compress.quantize import simulate
-from compress.quantize.encoding import Encoding
-from compress.quantize.flavour import flavour_named
 from compress.quantize.one_scale import pools_in_one_scale
 
 
@@ -53,8 +53,8 @@ def test_nothing_changes_without_such_an_average(network: tuple[nn.Module, Tenso
 
 def test_simulation_rounds_once_for_engines_that_want_it(network: tuple[nn.Module, Tensor]) -> None:
     model, x = network
-    scale = float(flavour_named("litert").activation_parameters(Encoding((-3.0,), (2.0,))).scale)
-    steps = simulate(model, ENCODINGS, (x,), flavour="litert")(x) / scale
+    scale = float(target_named("litert").activation_parameters(Encoding((-3.0,), (2.0,))).scale)
+    steps = simulate(model, ENCODINGS, (x,), target="litert")(x) / scale
     assert torch.allclose(steps, steps.round(), atol=1e-4)
-    steps = simulate(model, ENCODINGS, (x,), flavour="ort-arm")(x) / scale
+    steps = simulate(model, ENCODINGS, (x,), target="ort-arm")(x) / scale
     assert not torch.allclose(steps, steps.round(), atol=1e-4)

@@ -118,8 +118,8 @@ def test_a_simulation_of_other_encodings_is_refused() -> None:
     short = {**encodings, "left.weight": Encoding((-1.0,), (1.0,), symmetric=True, axis=0)}
     with pytest.raises(InvalidInput, match=r"left.weight has 4 output channels, and its encoding 1"):
         simulate(model, short, context.example_inputs)
-    with pytest.raises(InvalidInput, match="flavour 'gpu'"):
-        simulate(model, encodings, context.example_inputs, flavour="gpu")
+    with pytest.raises(InvalidInput, match="target 'gpu'"):
+        simulate(model, encodings, context.example_inputs, target="gpu")
 
 
 def test_a_network_that_runs_on_one_batch_size_only() -> None:

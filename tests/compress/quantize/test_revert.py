@@ -15,12 +15,12 @@ from compress import deploy
 from compress.errors import InvalidInput
 from compress.load import Network, Source
 from compress.pipeline import advance
-from compress.quantize import FlavourName, Quantize, revert, simulate
+from compress.quantize import Quantize, TargetName, revert, simulate
 from compress.quantize.detect import detected, suited
 from compress.quantize.mixed import Mixed
 from compress.quantize.revert import revert_slower, slowest, without
 from compress.quantize.scheme import SchemeName
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 
 
@@ -129,7 +129,7 @@ def test_what_the_target_cannot_have_is_refused_before_the_work(scheme: SchemeNa
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "ncnn", "executorch", "openvino", "coreml", "litert"])
-def test_mixed_precision_has_the_bits_of_its_target(target: FlavourName) -> None:
+def test_mixed_precision_has_the_bits_of_its_target(target: TargetName) -> None:
     model, _, context = made(Joined)
     result = Quantize(target=target, mixed=Mixed(size=1.5)).apply(model, context)
     bits = {encoding.bits for name, encoding in result.encodings.items() if name.endswith(".weight")}
@@ -144,9 +144,9 @@ def test_restored_layers_compute_in_float_from_integers_in_the_file(layers: set[
     encodings = {n: replace(e, restored=True) if n in weights else e for n, e in result.encodings.items()}
     file = tmp_path / "m.onnx"
     target = suited(("ort-x86", "ort-avx2"))
-    export_onnx(result.model, inputs, file, encodings=encodings, flavour=target)
+    export_onnx(result.model, inputs, file, encodings=encodings, target=target)
     found = file_outputs(file, inputs, target)[0]
-    wanted = simulate(result.model, encodings, inputs, flavour=target)(*inputs).detach().numpy()
+    wanted = simulate(result.model, encodings, inputs, target=target)(*inputs).detach().numpy()
     assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
     floats = {onnx.numpy_helper.to_array(x).shape for x in onnx.load(file).graph.initializer if x.data_type == 1}
     assert not floats & {tuple(result.model.get_parameter(name).shape) for name in weights}
@@ -170,7 +170,7 @@ def test_an_export_for_another_target_tells_what_was_measured_here(
     (line,) = record.measured
     assert "1 of 5 weights" in line and "measured for" in line
     here = detected().target
-    other: FlavourName = "ort-avx2" if here != "ort-avx2" else "ort-arm"
+    other: TargetName = "ort-avx2" if here != "ort-avx2" else "ort-arm"
     for target, told in ((here, 0), (other, 1)):
         exported, _ = deploy.export(network, "m", tmp_path / f"{target}.onnx", deploy.Wanted(target=target))
         notes = [note for note in exported.notes if "chosen by latencies" in note]

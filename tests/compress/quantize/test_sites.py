@@ -15,7 +15,7 @@ from compress.graph import Graph, trace
 from compress.quantize import Quantize
 from compress.quantize.sites import Sites, find_sites
 from compress.stage import Context
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 
 
 def decided(kind: type[nn.Module], *exclude: str) -> tuple[Graph, Sites]:

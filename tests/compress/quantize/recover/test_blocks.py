@@ -14,8 +14,8 @@ import models
 from compress import Context
 from compress.errors import InvalidInput
 from compress.graph import trace
+from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
-from compress.quantize.flavour import FLAVOURS
 from compress.quantize.recover.blocks import brecq, find_blocks
 from compress.quantize.recover.lockstep import Lockstep
 from compress.quantize.recover.rounding import LearnedRounding
@@ -65,7 +65,7 @@ def test_every_weight_is_on_its_grid(kind: type[nn.Module]) -> None:
     config = QUICK.model_copy(update={"learn_activations": True})
     rounded = brecq(model, encodings, context, context.data.split("calibration"), config)  # type: ignore[union-attr]
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    for name, grid in weight_grids(graph, find_sites(graph).products, rounded.encodings, FLAVOURS["ort-x86"]).items():
+    for name, grid in weight_grids(graph, find_sites(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
         weight = rounded.model.get_parameter(name).detach()
         integers = torch.from_numpy(grid.quantize(weight.numpy(), 0))
         assert torch.equal(weight, scale_for(grid, weight) * integers), name

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from compress import Context
 from compress.errors import InvalidInput
 from compress.graph import trace
+from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
-from compress.quantize.flavour import FLAVOURS
 from compress.quantize.recover.rounding import LearnedRounding, Rounding, adaround
 from compress.quantize.recover.rows import sampled_rows
 from compress.quantize.scales import encoding_of, scale_for, weight_grids
 from compress.quantize.sites import find_sites
-from export.onnx import export_onnx
+from export.onnx.exporter import export_onnx
 
 QUICK = LearnedRounding(iterations=60, batch=64)
 
@@ -84,10 +84,10 @@ def test_a_tiny_layer_comes_near_the_best_of_all_roundings() -> None:
     encodings = with_bits(dict(result.encodings), 3)
     split = context.data.split("calibration")  # type: ignore[union-attr]
     rounded = adaround(result.model, encodings, context, split, LearnedRounding(iterations=500, batch=128))
-    read = FLAVOURS["ort-x86"].activation_parameters(encodings["x"])
+    read = TARGETS["ort-x86"].activation_parameters(encodings["x"])
     seen = torch.from_numpy(read.dequantize(read.quantize(x.numpy())))
     graph = trace(model, (x,))
-    grid = weight_grids(graph, find_sites(graph).products, encodings, FLAVOURS["ort-x86"])["fc.weight"]
+    grid = weight_grids(graph, find_sites(graph).products, encodings, TARGETS["ort-x86"])["fc.weight"]
     weight, scale = model.fc.weight.detach(), scale_for(grid, model.fc.weight)
 
     def errors(candidate: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def test_weights_are_the_grid_points_that_nearest_rounding_gives(kind: type[nn.M
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad for p in rounded.model.parameters())
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    grids = weight_grids(graph, find_sites(graph).products, rounded.encodings, FLAVOURS["ort-x86"])
+    grids = weight_grids(graph, find_sites(graph).products, rounded.encodings, TARGETS["ort-x86"])
     moved = 0
     for name, grid in grids.items():
         weight, source = rounded.model.get_parameter(name).detach(), before[name]
@@ -137,7 +137,7 @@ def test_the_file_holds_the_integers_that_were_chosen(tmp_path: Path) -> None:
     export_onnx(rounded.model, context.example_inputs, path, encodings=dict(rounded.encodings))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    for name, grid in weight_grids(graph, find_sites(graph).products, rounded.encodings, FLAVOURS["ort-x86"]).items():
+    for name, grid in weight_grids(graph, find_sites(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
         weight = rounded.model.get_parameter(name).detach()
         integers = torch.round(weight / scale_for(grid, weight)).numpy()
         held = stored[name]
@@ -165,7 +165,7 @@ def test_a_channel_of_zeros_with_a_bias_keeps_the_scale_that_is_deployed() -> No
         model.get_parameter("left.bias")[1] = 3.0
     result = Quantize().apply(model, context)
     rounded = adaround(result.model, result.encodings, context, context.data.split("calibration"), QUICK)  # type: ignore[union-attr]
-    engine = FLAVOURS["ort-x86"]
+    engine = TARGETS["ort-x86"]
     raised, given = (engine.weight_parameters(e["left.weight"], 1.0) for e in (rounded.encodings, result.encodings))
     assert raised.scale[1] > 1e6 * given.scale[1]
     np.testing.assert_array_equal(np.delete(raised.scale, 1), np.delete(given.scale, 1))
@@ -204,7 +204,7 @@ def test_the_rectified_sigmoid() -> None:
 
 @pytest.mark.parametrize("name", ["ort-x86", "ort-arm", "tensorrt", "ncnn"])
 def test_an_encoding_gives_its_scale_back(name: str) -> None:
-    engine = FLAVOURS[name]
+    engine = TARGETS[name]
     generator = np.random.default_rng(0)
     for _ in range(200):
         low, high = -generator.exponential(), generator.exponential() * 10.0 ** generator.integers(-6, 6)

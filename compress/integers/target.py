@@ -1,0 +1,236 @@
+"""Targets: which integers an engine wants for a tensor whose encoding is known. No graph.
+
+A target is an engine on a kind of processor:
+
+- ``ort-x86``: ONNX Runtime on x86 with VNNI multiplies uint8 activations by int8 weights, so activations are uint8
+  (zero point 0 after a ReLU, which then costs nothing) and weights symmetric int8.
+- ``ort-avx2``: without VNNI two products are added in 16 bits, which 8-bit weights overflow; 7-bit weights do not.
+- ``ort-arm``: ONNX Runtime on ARM with the dot product instructions prefers int8 for both; the zero point after a ReLU
+  is then -128, again the least integer.
+- ``tensorrt``: int8 about zero point 0 for both, the bias in float.
+- ``litert``: int8 for both, activations affine, weights in -127..127, an int32 bias; 16-bit activations are int16 about
+  zero point 0 (LiteRT 8-bit quantization specification).
+- ``executorch``: int8 for both, activations affine; XNNPACK rounds the bias, which stays in float, by itself.
+- ``openvino``: uint8 activations, int8 weights, the bias in float; ``openvino-avx2``: 7-bit weights, without VNNI.
+- ``ncnn``: -127..127 about zero point 0 for what convolutions and linear layers read and for their weights; everything
+  between them is in float. So are depthwise convolutions, whose kernels are slower in integers than in float on x86.
+- ``coreml``: int8 about zero point 0 for both, the bias in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidInput
+from .encoding import Encoding, Integer, IntegerParameters
+
+TargetName = Literal[
+    "ort-x86",
+    "ort-avx2",
+    "ort-arm",
+    "tensorrt",
+    "litert",
+    "executorch",
+    "openvino",
+    "openvino-avx2",
+    "ncnn",
+    "coreml",
+]
+
+# The bias joins the 32-bit accumulator: half of its range is left for the sum of products.
+LARGEST_BIAS = 2.0**30
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an engine wants: activations in ``activation`` integers, weights in ``weight_bits`` about zero point 0.
+
+    Args:
+        name: of the target.
+        activation: the integers of 8-bit activations.
+        wide_activation: those of 16-bit activations; None where the engine has none.
+        symmetric: activations have zero point 0 as well.
+        narrow: and leave out the lowest signed integer.
+        weight_bits: at most so many, where activations are integers.
+        four_bit_products: whether weights of at most 4 bits can be multiplied by integer activations.
+        per_channel: weights have a scale per output channel; else one.
+        per_group: weights of a grouped convolution have a scale per group, unless each channel is a group.
+        products_only: only what convolutions over planes and linear layers of vectors read becomes integers, and only
+            for them; what else reads it gets floats.
+        float_depthwise: depthwise convolutions stay in float.
+        pools_in_one_scale: an average of windows has the scale of what it averages.
+        fuses_sums: a convolution that only a sum reads adds to it before it rounds: its own rounding falls away.
+        integer_bias: the bias of a product in integers is int32; else it stays in float.
+        casts_weights: stored weights that the engine converts to float at load are written as Cast and Mul, which it
+            folds; else as DequantizeLinear.
+        interface: the types that inputs and outputs can have; the first is the default.
+    """
+
+    name: TargetName
+    activation: Integer
+    wide_activation: Integer | None = None
+    symmetric: bool = False
+    narrow: bool = False
+    weight_bits: int = 8
+    four_bit_products: bool = False
+    per_channel: bool = True
+    per_group: bool = False
+    products_only: bool = False
+    float_depthwise: bool = False
+    pools_in_one_scale: bool = False
+    fuses_sums: bool = False
+    integer_bias: bool = False
+    casts_weights: bool = False
+    interface: tuple[Literal["float32", "int8", "uint8"], ...] = ("float32",)
+
+    def activation_type(self, encoding: Encoding) -> Integer:
+        """The integers that an activation with this encoding becomes.
+
+        Raises:
+            InvalidInput: the engine has none that wide.
+        """
+        if encoding.bits <= 8:
+            return self.activation
+        require_bits(self, 8, encoding.bits)
+        assert self.wide_activation is not None, "it was asked for"
+        return self.wide_activation
+
+    def activation_parameters(self, encoding: Encoding) -> IntegerParameters:
+        """Scale and zero point of an activation, one for the tensor; a range from 0 gets the least integer for 0."""
+        dtype = self.activation_type(encoding)
+        return encoding.parameters(dtype, symmetric=self.symmetric or dtype == "int16", narrow=self.narrow)
+
+    def rounds_bias(self, read: Encoding | None) -> bool:
+        """Whether the bias of a product that reads an activation with this encoding becomes an integer."""
+        return self.integer_bias and read is not None and read.bits <= 8
+
+    def weight_parameters(
+        self,
+        encoding: Encoding,
+        input_scale: float | None = None,
+        bias: NDArray[np.float32] | None = None,
+        groups: int = 1,
+    ) -> IntegerParameters:
+        """Scale and zero point 0 of a weight, per output channel, or per block of one.
+
+        The integer bias has the scale ``input_scale * weight scale``. In a channel whose weights are nearly all zero
+        that is so small that the bias would not fit in 32 bits, so the scale of such a channel is raised until it does.
+
+        Args:
+            input_scale: of the integers that the weight is multiplied by; None where they are floats.
+            bias: that becomes an integer, if any.
+            groups: of the convolution whose weight it is.
+        """
+        bits = encoding.bits if input_scale is None else min(encoding.bits, self.weight_bits)
+        if not self.per_channel:
+            lows, highs = (min(encoding.low),) * len(encoding.low), (max(encoding.high),) * len(encoding.high)
+            encoding = replace(encoding, low=lows, high=highs)
+        elif self.per_group and 1 < groups < len(encoding.low):
+            lows_of, highs_of = (np.reshape(ends, (groups, -1)) for ends in (encoding.low, encoding.high))
+            each = lows_of.shape[1]
+            lows, highs = tuple(np.repeat(lows_of.min(1), each)), tuple(np.repeat(highs_of.max(1), each))
+            encoding = replace(encoding, low=lows, high=highs)
+        parameters = replace(encoding, bits=bits).parameters("int8", symmetric=True, narrow=True)
+        if bias is None or input_scale is None:
+            return parameters
+        least = np.abs(bias.astype(np.float64)) / (LARGEST_BIAS * input_scale)
+        scale = np.maximum(parameters.scale.astype(np.float64), least).astype(np.float32)
+        return replace(parameters, scale=scale)
+
+
+def bias_parameters(input_scale: float, weight: IntegerParameters) -> IntegerParameters:
+    """An int32 bias, per channel: input scale times weight scale, zero point 0 (Jacob et al., 2017, equation 11)."""
+    product = np.float64(input_scale) * weight.scale.astype(np.float64)
+    scale = np.maximum(product, np.finfo(np.float32).tiny).astype(np.float32)
+    limits = np.iinfo(np.int32)
+    return IntegerParameters(scale, np.zeros(scale.shape, np.int64), int(limits.min), int(limits.max))
+
+
+_ORT = Target(
+    "ort-x86",
+    "uint8",
+    wide_activation="uint16",
+    four_bit_products=True,
+    integer_bias=True,
+    casts_weights=True,
+    interface=("float32", "uint8"),
+)
+
+_OPENVINO = Target("openvino", "uint8", fuses_sums=True, interface=("float32", "uint8"))
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        _ORT,
+        replace(_ORT, name="ort-avx2", weight_bits=7),
+        replace(_ORT, name="ort-arm", activation="int8", interface=("float32", "int8")),
+        Target("tensorrt", "int8", symmetric=True),
+        Target(
+            "litert",
+            "int8",
+            wide_activation="int16",
+            four_bit_products=True,
+            pools_in_one_scale=True,
+            integer_bias=True,
+            interface=("float32", "int8", "uint8"),
+        ),
+        Target("executorch", "int8"),
+        _OPENVINO,
+        replace(_OPENVINO, name="openvino-avx2", weight_bits=7),
+        Target(
+            "ncnn",
+            "int8",
+            symmetric=True,
+            narrow=True,
+            per_group=True,
+            products_only=True,
+            float_depthwise=True,
+        ),
+        Target("coreml", "int8", symmetric=True),
+    )
+}
+
+
+def target_named(name: str) -> Target:
+    """The target called ``name``.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if name not in TARGETS:
+        raise InvalidInput(f"target {name!r}: expected one of {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def require_products(target: Target, weights: Iterable[Encoding]) -> None:
+    """Refuse weights that the engine cannot multiply by integer activations.
+
+    Args:
+        weights: encodings of those that are.
+
+    Raises:
+        InvalidInput: they have 4 bits, and the engine wants 8.
+    """
+    for encoding in weights:
+        if encoding.kind == "integer":
+            require_bits(target, encoding.bits, 8)
+
+
+def require_bits(target: Target, weights: int, activations: int) -> None:
+    """Refuse products of so many bits that the engine does not have.
+
+    Raises:
+        InvalidInput: it wants other bits.
+    """
+    if weights <= 4 and not target.four_bit_products:
+        raise InvalidInput(
+            f"target {target.name}: its engine does not multiply 4-bit weights by integer activations; "
+            f"quantize with --scheme int8, or w4 for the weights alone"
+        )
+    if activations > 8 and target.wide_activation is None:
+        raise InvalidInput(f"target {target.name}: its engine has no 16-bit activations; quantize with --scheme int8")

@@ -1,0 +1,1 @@
+"""ExecuTorch: a network becomes a program whose operations XNNPACK runs."""

@@ -1,1 +1,0 @@
-"""Edits of a LiteRT file, and of the traced network that it is converted from."""

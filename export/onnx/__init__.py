@@ -1,0 +1,1 @@
+"""ONNX: a traced network becomes a file, and each edit of that file is one module."""

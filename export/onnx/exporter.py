@@ -1,0 +1,315 @@
+"""ONNX: one self-contained file, in float or with integers placed by QuantizeLinear and DequantizeLinear.
+
+The network is traced once, converted by ``torch.onnx`` and then edited: operations that engines run in integers are
+written as such, everything that no engine reads is taken out. ONNX: https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.fx import Node
+
+from compress.errors import GateFailed, InvalidInput
+from compress.graph import Graph, trace, without_collection
+from compress.integers.encoding import Encoding
+from compress.integers.target import require_products, target_named
+from compress.interface import Names, names_of
+from compress.outputs import new_files
+from compress.quantize.scheme import SCHEMES, scheme_of
+from compress.quantize.sites import Product, encoded_parts, integers_of_levels
+from compress.stage import evaluation_copy
+
+from ..format import Exported, Interface, Job, Layout, NotConvertible
+from . import program, qdq, rewrite, site, torchlib
+from .bits import bitwise
+from .bits.bit_operators import use_bit_operators
+from .contents import contents_of
+from .half import in_half
+from .interface import exchange_integers, take_channels_last
+from .kernels import use_integer_kernels
+
+OPSET = 18
+LARGEST_FILE_BYTES = 2**31
+OLDEST_OPSET, NEWEST_OPSET = 18, 23
+FEW_BITS_OPSET = 21
+"""The first that has 4-bit and 16-bit integers, and scales per block."""
+
+
+SUFFIX = ".onnx"
+ENGINE = "onnxruntime"
+TARGETS = ("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "openvino", "openvino-avx2")
+INSTALL = "pip install onnx onnxscript"
+
+
+def export(job: Job, path: Path) -> Exported:
+    """The account of the file that was written to ``path``; see :class:`export.format.Exporter`."""
+    metadata = dict(job.metadata)
+    if job.labels:
+        metadata["labels"] = "\n".join(job.labels)
+    return export_onnx(
+        job.model,
+        job.example_inputs,
+        path,
+        encodings=job.encodings,
+        target=job.target,
+        opset=job.opset,
+        simplify=job.simplify,
+        dynamic_batch=job.dynamic_batch,
+        dynamic_size=job.dynamic_size,
+        metadata=metadata,
+        interface=job.interface,
+        layout=job.layout,
+    )
+
+
+def export_onnx(
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    path: str | Path,
+    *,
+    encodings: Mapping[str, Encoding] | None = None,
+    target: str = "ort-x86",
+    opset: int | None = None,
+    simplify: bool = False,
+    dynamic_batch: bool = True,
+    dynamic_size: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    interface: Interface = "float32",
+    layout: Layout = "nchw",
+) -> Exported:
+    """The account of the file that was written to ``path``: nothing is there before the file is whole and valid.
+
+    Inputs and outputs are called as :func:`compress.interface.names_of` tells.
+
+    Args:
+        encodings: of the tensors that run in integers, from the stage Quantize; none writes a float file.
+        target: which integers the engine wants: the target's name.
+        opset: of the standard operations; left out, the least that the encodings need.
+        simplify: run onnxsim over the file, and keep what it makes if that computes the same.
+        dynamic_batch: leave the batch size open, where the network allows it.
+        dynamic_size: leave height and width of images open; a network whose code fixes them is refused.
+        metadata: written into the file.
+        interface: the type of inputs and outputs; integers where their first and last operations are in such.
+        layout: of images at the file's inputs.
+
+    Raises:
+        InvalidInput: the network cannot be traced or converted, the encodings are of another network, there is no such
+            target, or none that holds these encodings, or the opset is out of range or too old for them.
+        GateFailed: the conversion left another opset, lost a tensor, or made an invalid file.
+    """
+    path = Path(path)
+    encodings = encodings or {}
+    opset = _opset(path, opset, encodings)
+    engine = target_named(target)
+    # Strides of channels-last weights would show in the file, as gathers that put elements in order.
+    plain = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    inputs = tuple(x.contiguous() for x in example_inputs)
+    graph = trace(plain, inputs, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
+    names = names_of(graph)
+    activations, products = encoded_parts(graph, encodings) if encodings else ((), ())
+    read = [encodings[node.name] for node in activations]
+    multiplied = [encodings[product.weight] for product in products]
+    integers = integers_of_levels(encodings, products)
+    require_products(engine, [integers[product.weight] for product in products if product.read in encodings])
+    whole_in_half = engine.name == "tensorrt" and bool(products) and {e.kind for e in multiplied} == {"float16"}
+    marked: dict[str, qdq.Marked] = {}
+    if not whole_in_half:
+        biases = [(product, _values(graph.tensor(product.bias_node))) for product in products]
+        marked = qdq.marks(engine, encodings, [node.name for node in activations], biases)
+        _mark(graph, activations, products, marked)
+    program.simplify(graph)
+    converted = _convert(graph, opset, path)
+    rewrite.use_global_average_pool(converted.graph)
+    if engine.name.startswith("ort"):
+        marked = use_bit_operators(converted, marked)
+    if marked:
+        qdq.place(converted.graph, marked, past_moves=engine.fuses_sums)
+        use_integer_kernels(
+            converted.graph,
+            x86=engine.name in ("ort-x86", "ort-avx2"),
+            rounds_biases=engine.name.startswith("ort"),
+        )
+        if engine.name.startswith("ort"):
+            qdq.keep_in_float(converted.graph)
+    if whole_in_half:
+        converted = in_half(converted)
+    name = scheme_of(multiplied, read) if engine.name.startswith("ort") else None
+    notes = [f"{name}: {SCHEMES[name].gain}"] if name is not None and name != "int8" else []
+    if converted.functions:
+        count = sum(node.domain == bitwise.DOMAIN for node in converted.graph.node)
+        notes.append(f"{count} products of bits: by popcounts in the engine bitwise, in floats in any other")
+    if simplify:
+        converted, note = _simplified(converted, example_inputs)
+        notes.append(note)
+    _finish(converted, names)
+    metadata = dict(metadata or {})
+    if interface != "float32":
+        told, left = exchange_integers(converted.graph, interface, path)
+        metadata |= told
+        notes += left
+    if layout == "nhwc":
+        take_channels_last(converted.graph)
+    onnx.helper.set_model_props(converted, metadata)
+    _check(converted, opset, path)
+    serialized = converted.SerializeToString()
+    with new_files(path, overwrite=True) as folder:
+        (folder / path.name).write_bytes(serialized)
+    return Exported(
+        path,
+        "onnx",
+        len(serialized),
+        inputs=tuple(value.name for value in converted.graph.input),
+        outputs=tuple(value.name for value in converted.graph.output),
+        notes=tuple(notes),
+        opset=opset,
+        contents=contents_of(converted, len(serialized)),
+        engine="bitwise" if converted.functions else None,
+    )
+
+
+def _opset(path: Path, asked: int | None, encodings: Mapping[str, Encoding]) -> int:
+    few_bits = any(e.kind == "integer" and (e.bits not in (7, 8) or e.block is not None) for e in encodings.values())
+    least = FEW_BITS_OPSET if few_bits else OLDEST_OPSET
+    opset = max(OPSET, least) if asked is None else asked
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InvalidInput(f"export {path}: opset {opset} is not supported; give {OLDEST_OPSET} to {NEWEST_OPSET}")
+    if opset < least:
+        raise InvalidInput(f"export {path}: opset {opset} has no 4-bit and 16-bit integers; give {least} or newer")
+    return opset
+
+
+def _mark(
+    graph: Graph, activations: Iterable[Node], products: Iterable[Product], marked: Mapping[str, qdq.Marked]
+) -> None:
+    for product in products:
+        weight, bias = product.node.all_input_nodes[1], product.bias_node
+        site.mark_argument(graph.program, product.node, weight, qdq.weight_mark(product))
+        if bias is not None and qdq.bias_mark(product) in marked:
+            site.mark_argument(graph.program, product.node, bias, qdq.bias_mark(product))
+    for node in activations:
+        site.mark_value(graph.program, node, qdq.activation_mark(node.name))
+    graph.program.graph_module.recompile()
+
+
+def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
+    return None if tensor is None else tensor.detach().cpu().numpy().astype(np.float32)
+
+
+def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:
+    try:
+        with _quiet(), without_collection(), torchlib.read_once():
+            converted = torch.onnx.export(
+                program.Convertible.of(graph.program),
+                dynamo=True,
+                optimize=True,
+                external_data=False,
+                verbose=False,
+                opset_version=opset,
+                custom_translation_table=site.translations(),
+            )
+        assert converted is not None
+        return converted.model_proto
+    except Exception as error:
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        reason = re.split(r" : \[|\. See the stack", lines[0])[0] if lines else type(error).__name__
+        raise NotConvertible(path, "the network cannot be converted to ONNX", reason) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's remarks about packages that are not needed off the console."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers += [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger) and name.startswith(("torch.onnx.", "onnxscript.", "onnx_ir."))
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _finish(model: ModelProto, names: Names) -> None:
+    rewrite.name_interface(model.graph, names)
+    rewrite.drop_unused(model.graph)
+    rewrite.unsign_zeros(model.graph)
+    rewrite.share_constants(model.graph)
+    rewrite.slim(model)
+    model.graph.name = "network"
+    model.producer_name = "edgepress"
+    model.ClearField("producer_version")
+    standard = [item for item in model.opset_import if item.domain != bitwise.DOMAIN]
+    oldest = bitwise.OLDEST_IR if model.functions else 0
+    model.ir_version = max(oldest, onnx.helper.find_min_ir_version_for(standard))
+
+
+def _check(model: ModelProto, opset: int, path: Path) -> None:
+    if model.ByteSize() >= LARGEST_FILE_BYTES:
+        raise InvalidInput(
+            f"export {path}: the file would have {model.ByteSize()} bytes, and one ONNX file holds less than "
+            f"{LARGEST_FILE_BYTES}; quantize or prune the network first"
+        )
+    got = {item.domain: item.version for item in model.opset_import}
+    if got.get("") != opset:
+        raise GateFailed(
+            f"export {path}: asked for opset {opset}, and the conversion left {got.get('')}; "
+            f"ask for that one, or leave the option out"
+        )
+    foreign = sorted(set(got) - {""} - ({bitwise.DOMAIN} if model.functions else set()))
+    if foreign:
+        raise GateFailed(f"export {path}: the file would need operations of {foreign[0]!r}, not of ONNX")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown")
+        raise GateFailed(f"export {path}: the conversion made an invalid model: {reason}") from error
+
+
+def _simplified(model: ModelProto, example_inputs: tuple[Tensor, ...]) -> tuple[ModelProto, str]:
+    """What onnxsim makes of ``model``, if it computes the same; else ``model`` itself; and what happened."""
+    import onnxsim
+
+    try:
+        made, _ = onnxsim.simplify(model)
+        before, after = _run(model, example_inputs), _run(made, example_inputs)
+    except Exception as error:  # noqa: BLE001 - whatever fails, the file as it was is right
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return model, f"not simplified: onnxsim failed ({reason})"
+    same = all(
+        a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-4 * max(float(np.abs(a).max(initial=0)), 1e-6))
+        for a, b in zip(before, after, strict=True)
+    )
+    if not same:
+        return model, "not simplified: what onnxsim made computes something else"
+    return made, f"simplified: {len(model.graph.node)} nodes became {len(made.graph.node)}"
+
+
+def _run(
+    model: ModelProto, example_inputs: tuple[Tensor, ...]
+) -> list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {item.name: x.numpy() for item, x in zip(session.get_inputs(), example_inputs, strict=True)}
+    return list(session.run(None, feed))

@@ -1,1 +1,0 @@
-"""ONNX graphs: reading what is in one, and rewriting it; each file one kind of rewrite."""
