@@ -8,7 +8,7 @@ PEERS := .peers
 # Neighbours stay in one process, so that most fixtures of modules are made once and engines are imported once.
 SPREAD := -n auto --dist worksteal
 
-.PHONY: demo test lint check test-all versions peers clean
+.PHONY: demo test lint check test-all docs versions peers clean
 
 demo: $(READY)  ## the main job: train, prune, fold, quantize, export, measure, report
 	$(BIN)/compress run recipes/demo.yaml -o out/demo --overwrite
@@ -25,6 +25,9 @@ check: lint test  ## what a change must pass
 
 test-all: $(PEERS)/.ready  ## the slow tests as well, over torchvision's networks
 	EDGEPRESS_PEERS=$(PEERS) $(BIN)/python -m pytest $(SPREAD) -m "slow or not slow"
+
+docs: $(DEV_READY)  ## builds the documentation into out/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
 
 versions:  ## installs and tries the oldest and newest torch and ONNX Runtime with each Python, and ARM; an hour and 8 GB
 	$(PYTHON) tests/versions.py

@@ -1,0 +1,49 @@
+"""The documentation builds without a warning: every link, anchor and name in it leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from support.documents import PAGES, ROOT
+
+pytest.importorskip("sphinx", reason="an extra: pip install -c constraints.txt '.[docs]'")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    """Sphinx with warnings as errors, all of them told."""
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "dummy", source, target]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_it_builds_without_warnings(tmp_path: Path) -> None:
+    done = build(ROOT / "docs", tmp_path / "built")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("link", ["no-such-page.md", "index.md#no-such-heading"])
+def test_a_link_that_leads_nowhere_is_an_error(link: str, tmp_path: Path) -> None:
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "conf.py").write_text('extensions = ["myst_parser"]\nmyst_heading_anchors = 3\n')
+    (source / "index.md").write_text(f"# Title\n\n[there]({link})\n")
+    assert build(source, tmp_path / "built").returncode != 0
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT], ids=lambda page: page.name)
+def test_links_beside_the_documentation_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        path = unquote(link.partition("#")[0])
+        if not link.startswith(("http://", "https://", "#")):
+            assert (page.parent / path).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_has_one_title() -> None:
+    for page in PAGES:
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1, page
