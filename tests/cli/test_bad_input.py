@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from compress.errors import InvalidInput
-from tests.conftest import SMALL_NET
+from tests.support.small_classifier import SMALL_NET
 
 NET = "net.py:build --input-shape 1,8,8"
 FAST = "--epochs 1 --batch-size 8 --precision fp32 --accelerator cpu"

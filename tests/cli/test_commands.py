@@ -18,7 +18,7 @@ from compress import artifact, pipeline
 from compress.cli import COMMANDS, cli, main
 from compress.quantize.detect import detected
 from compress.report import read as read_report
-from tests.conftest import SMALL_NET
+from tests.support.small_classifier import SMALL_NET
 
 FAST = "--batch-size 16 --lr 0.05 --precision fp32 --accelerator cpu --quiet"
 Run = Callable[..., str]

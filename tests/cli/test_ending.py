@@ -18,7 +18,7 @@ import pytest
 from compress import cli, train
 from compress.errors import InvalidInput
 from runtimes import ending
-from tests.conftest import SMALL_NET
+from tests.support.small_classifier import SMALL_NET
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPRESS = (sys.executable, "-c", "from compress.cli import main; main()")

@@ -9,8 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import SmallNet
-from small_networks import EXACT_TARGET, context_on, snr_db
 
 from compress import Context, Fold, Prune
 from compress.onnx_import import load_onnx
@@ -19,6 +17,8 @@ from compress.sparsify import Sparsify
 from compress.stage import Stage
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
+from tests.support.small_classifier import SmallNet
+from tests.support.small_networks import EXACT_TARGET, context_on, snr_db
 
 QUANTIZERS = {
     "int8": Quantize(),

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from zoo_networks import every_network, small
 
 import models
 from compress.cost import Cost, Uncounted, cost
 from compress.graph import trace
+from tests.support.zoo_networks import every_network, small
 
 torch.set_num_threads(1)
 

@@ -16,7 +16,7 @@ from compress.errors import InvalidInput
 from compress.fold import Fold
 from compress.prune import Prune, RemoveBlocks
 from compress.stage import Context, Edit, Result
-from tests.compress.test_fold import randomised
+from tests.support.random_weights import randomized
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 CONTEXT = Context((IMAGE,))
@@ -26,7 +26,7 @@ PLAIN = (bool, int, float, str, tuple, list, type(None))
 def built(name: str) -> nn.Module:
     torch.manual_seed(0)
     options = {"width": 8} if name == "resnet20" else {"width": 0.25}
-    return randomised(models.build(name, num_classes=5, **options)).double()
+    return randomized(models.build(name, num_classes=5, **options)).double()
 
 
 def attributes(model: nn.Module) -> dict[str, Any]:

@@ -12,33 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from zoo_networks import every_network, small
 
 from compress.edits import from_json, replay, to_json
 from compress.fold import Fold
 from compress.stage import Context, Result, Stage
+from tests.support.random_weights import randomized
+from tests.support.zoo_networks import every_network, small
 
 torch.set_num_threads(1)
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Statistics and parameters as training leaves them: nothing is 0 or 1."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            size = module.num_features
-            if module.running_mean is not None and module.running_var is not None:
-                module.running_mean.copy_(torch.randn(size, generator=generator))
-                module.running_var.copy_(torch.rand(size, generator=generator) * 2 + 0.1)
-            if module.affine:
-                with torch.no_grad():
-                    module.weight.copy_(torch.randn(size, generator=generator) + 0.2)
-                    module.bias.copy_(torch.randn(size, generator=generator))
-    return model.eval()
 
 
 def norms_of(model: nn.Module) -> list[str]:
@@ -115,7 +100,7 @@ def test_convolution_takes_the_batch_norm_after_it_in(
         bias=bias,
     )
     norm = NORMS[dimensions](groups * per_group[1], affine=affine)
-    model = randomised(nn.Sequential(layer, norm), seed)
+    model = randomized(nn.Sequential(layer, norm), seed)
     folds_away(model, torch.randn(2, groups * per_group[0], *[6] * dimensions))
 
 
@@ -130,7 +115,7 @@ def test_convolution_takes_the_batch_norm_before_it_in(
     torch.manual_seed(0)
     kind, kernel = (TRANSPOSED[dimensions], 1) if transposed else (CONVOLUTIONS[dimensions], 3)
     layer = kind(4, 6, kernel, groups=groups, bias=bias)
-    model = randomised(nn.Sequential(NORMS[dimensions](4, affine=affine), layer))
+    model = randomized(nn.Sequential(NORMS[dimensions](4, affine=affine), layer))
     folds_away(model, torch.randn(2, 4, *[5] * dimensions))
 
 
@@ -138,25 +123,25 @@ def test_convolution_takes_the_batch_norm_before_it_in(
 def test_linear_takes_batch_norms_in_on_both_sides(bias: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 7, bias=bias), nn.BatchNorm1d(7, affine=False), nn.ReLU())
-    folds_away(randomised(model), torch.randn(3, 5))
+    folds_away(randomized(model), torch.randn(3, 5))
 
 
 def test_linear_takes_in_a_batch_norm_whose_channels_are_flattened() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 16, 4))
-    folds_away(randomised(model), image(3, 4))
+    folds_away(randomized(model), image(3, 4))
 
 
 def test_string_paddings() -> None:
     torch.manual_seed(0)
     after = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.BatchNorm2d(4))
-    folds_away(randomised(after), image(3))
+    folds_away(randomized(after), image(3))
     valid = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding="valid"))
-    folds_away(randomised(valid), image(3))
+    folds_away(randomized(valid), image(3))
     pointwise = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1, padding="same"))
-    folds_away(randomised(pointwise), image(3))
+    folds_away(randomized(pointwise), image(3))
     same = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding="same"))
-    assert "pads" in reason(fold(randomised(same), image(3)), "0")
+    assert "pads" in reason(fold(randomized(same), image(3)), "0")
 
 
 @pytest.mark.parametrize(
@@ -171,13 +156,13 @@ def test_string_paddings() -> None:
 )
 def test_chains(chain: Callable[[], list[nn.Module]]) -> None:
     torch.manual_seed(0)
-    folds_away(randomised(nn.Sequential(*chain())), image(3, 8))
+    folds_away(randomized(nn.Sequential(*chain())), image(3, 8))
 
 
 @pytest.mark.parametrize("name", every_network())
 def test_zoo(name: str) -> None:
     torch.manual_seed(0)
-    model = randomised_mildly(small(name))
+    model = randomized_mildly(small(name))
     x = torch.randn(1, 3, 32, 32)
     if not name.startswith(("densenet", "wrn_16", "wrn_28")):
         folds_away(model, x)
@@ -190,7 +175,7 @@ def test_zoo(name: str) -> None:
         assert relative_change(model(x), result.model(x)) < 1e-5
 
 
-def randomised_mildly(model: nn.Module) -> nn.Module:
+def randomized_mildly(model: nn.Module) -> nn.Module:
     """Statistics that the network has seen, so that no activation explodes over many layers."""
     model.train()
     with torch.no_grad():
@@ -221,7 +206,7 @@ class OutOfOrder(nn.Module):
 
 def test_the_graph_decides_and_not_the_order_of_modules() -> None:
     torch.manual_seed(0)
-    model = randomised(OutOfOrder())
+    model = randomized(OutOfOrder())
     result = folds_away(model, image(4, 8))
     folded_with = {edit.layer: edit.after for edit in result.edits if edit.what == "weight"}
     assert folded_with == {"conv_a": "folded with norm_a", "conv_b": "folded with norm_b"}
@@ -229,7 +214,7 @@ def test_the_graph_decides_and_not_the_order_of_modules() -> None:
 
 def test_the_original_is_untouched() -> None:
     torch.manual_seed(0)
-    model = randomised(OutOfOrder())
+    model = randomized(OutOfOrder())
     model.train()
     before = copy.deepcopy(model.state_dict())
     stage = Fold()
@@ -245,7 +230,7 @@ def test_the_original_is_untouched() -> None:
 @pytest.mark.parametrize("name", every_network())
 def test_edits_rebuild_the_network_from_its_source(name: str) -> None:
     torch.manual_seed(0)
-    result = fold(randomised_mildly(small(name)), torch.randn(1, 3, 32, 32))
+    result = fold(randomized_mildly(small(name)), torch.randn(1, 3, 32, 32))
     fresh = small(name).eval()
     replay(fresh, [from_json(to_json(edit)) for edit in result.edits])
     fresh.load_state_dict(result.model.state_dict(), strict=True)
@@ -403,7 +388,7 @@ SKIPPED: list[tuple[Callable[[], nn.Module], str, str]] = [
 @pytest.mark.parametrize(("build", "layer", "expected"), SKIPPED)
 def test_what_cannot_be_folded_is_left_with_a_reason(build: Callable[[], nn.Module], layer: str, expected: str) -> None:
     torch.manual_seed(0)
-    model = randomised(build())
+    model = randomized(build())
     x = image(3)
     result = fold(model, x)
     assert expected in reason(result, layer)
@@ -416,7 +401,7 @@ def test_what_cannot_be_folded_is_left_with_a_reason(build: Callable[[], nn.Modu
 
 def test_one_network_that_folds_in_part() -> None:
     torch.manual_seed(0)
-    model = randomised(
+    model = randomized(
         nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), TwoConsumers(), nn.ReLU(), LooksAtItsNorm())
     )
     x = image(3, 10)
@@ -429,7 +414,7 @@ def test_one_network_that_folds_in_part() -> None:
 
 def test_a_fold_that_changes_the_outputs_is_not_done() -> None:
     torch.manual_seed(0)
-    model = randomised(HiddenNorm())
+    model = randomized(HiddenNorm())
     x = image(3)
     result = fold(model, x)
     assert "changes the outputs by" in reason(result, "norm")
@@ -456,7 +441,7 @@ def test_a_norm_with_two_names_is_replaced_under_both() -> None:
             return self.steps(x)
 
     torch.manual_seed(0)
-    result = folds_away(randomised(Alias()), image(3))
+    result = folds_away(randomized(Alias()), image(3))
     assert {edit.layer for edit in result.edits if edit.kind == "module"} == {"norm", "steps.1"}
 
 
@@ -471,7 +456,7 @@ def test_parameters_in_one_storage_are_folded_apart() -> None:
             return self.second(self.conv(functional.relu(self.other(x))))
 
     torch.manual_seed(0)
-    model = randomised(Views())
+    model = randomized(Views())
     x = image(3)
     result = fold(model, x)
     with torch.no_grad():
@@ -481,7 +466,7 @@ def test_parameters_in_one_storage_are_folded_apart() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_floats(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    model = randomised(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))).to(dtype)
+    model = randomized(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))).to(dtype)
     x = image(3).to(dtype)
     result = fold(model, x)
     assert norms_of(result.model) == []
@@ -491,7 +476,7 @@ def test_narrow_floats(dtype: torch.dtype) -> None:
 
 
 def test_statistics_that_are_not_finite() -> None:
-    model = randomised(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
+    model = randomized(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
     model[1].running_mean[0] = float("nan")
     assert "not finite" in reason(fold(model, image(3)), "1")
 
@@ -499,7 +484,7 @@ def test_statistics_that_are_not_finite() -> None:
 def test_sequence_inputs_whose_second_dimension_is_no_channel() -> None:
     """A linear layer on (N, L, C) mixes the last dimension; a batch norm after it scales the second."""
     torch.manual_seed(0)
-    model = randomised(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)))
+    model = randomized(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)))
     result = fold(model, torch.randn(2, 5, 4))
     assert "dimension 1" in reason(result, "1")
     assert norms_of(result.model) == ["1"]

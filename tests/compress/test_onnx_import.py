@@ -19,7 +19,6 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 from torch import Tensor, nn
-from zoo_networks import every_network, small
 
 import models
 from compress.errors import InvalidInput
@@ -28,6 +27,7 @@ from compress.graph import trace
 from compress.onnx_import import OnnxNetwork, example_inputs_of, load_onnx, operations
 from compress.prune import Prune
 from compress.stage import Context
+from tests.support.zoo_networks import every_network, small
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the reference cases divide by zero

@@ -16,7 +16,7 @@ import torch
 
 from compress import artifact, pipeline, resume
 from compress.load import Network
-from tests.conftest import SMALL_NET
+from tests.support.small_classifier import SMALL_NET
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING = "{epochs: 2, batch_size: 8, precision: fp32, accelerator: cpu}"

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SmallNet
-from small_networks import Three, context_on, labelled
 
 from compress import Context
 from compress.errors import InvalidInput
@@ -19,6 +17,8 @@ from compress.sparsify import Sparsify
 from compress.train import Training
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
+from tests.support.small_classifier import SmallNet
+from tests.support.small_networks import Three, context_on, labelled
 
 GENERATOR = np.random.default_rng(0)
 

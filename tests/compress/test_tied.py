@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import snr_db
 from torch import Tensor, nn
 
 from compress import Context, Fold, Prune, Quantize, artifact
@@ -22,6 +21,7 @@ from compress.share import Share
 from compress.sparsify import Sparsify
 from compress.stage import Stage
 from compress.train import Training
+from tests.support.small_networks import snr_db
 
 FAST = Training(epochs=1, batch_size=16, learning_rate=0.01, precision="fp32", accelerator="cpu")
 

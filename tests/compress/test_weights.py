@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compress.errors import InvalidInput
 from compress.weights import load_weights, require_finite
-from tests.conftest import SMALL_NET, SmallNet
+from tests.support.small_classifier import SMALL_NET, SmallNet
 
 State = dict[str, Tensor]
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from bit_files import known_model, model_of, naive, tensors_of
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, inliner
 
 from compress.errors import InvalidInput
 from export.onnx.bits.bitwise import BitLayer, bit_conv, bit_gemm, declare, function, pack_rows, unpack_rows
+from tests.support.bit_files import known_model, model_of, naive, tensors_of
 
 KNOWN = Path(__file__).resolve().parents[2] / "runtimes/bitwise/known.onnx"
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import Joined, made, snr_db
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from compress.errors import InvalidInput
 from compress.outputs import new_files
 from compress.quantize import Quantize, simulate
 from export.format import Exported, Job, exporter, formats
+from tests.support.small_networks import Joined, made, snr_db
 
 ct = pytest.importorskip("coremltools")
 

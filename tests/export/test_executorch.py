@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import Joined, Tokens, context_on, made, snr_db
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -19,6 +18,7 @@ from compress.quantize import Quantize, simulate
 from export.decomposed import in_integers, operations
 from export.format import Exported, Job, exporter, formats
 from runtimes.runtime import load
+from tests.support.small_networks import Joined, Tokens, context_on, made, snr_db
 
 pytest.importorskip("executorch")
 

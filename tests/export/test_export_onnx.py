@@ -14,7 +14,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from small_networks import (
+from torch import Tensor, nn
+
+import models
+from compress import Context, Result
+from compress.data import Data, SampleSplit
+from compress.errors import GateFailed, InvalidInput
+from compress.quantize import Quantize, simulate
+from export.onnx import exporter as onnx_format
+from export.onnx import rewrite
+from export.onnx.exporter import Exported, export_onnx
+from runtimes.runtime import load
+from tests.support.small_networks import (
     EXACT_TARGET,
     SHAPES,
     Joined,
@@ -27,17 +38,6 @@ from small_networks import (
     made,
     snr_db,
 )
-from torch import Tensor, nn
-
-import models
-from compress import Context, Result
-from compress.data import Data, SampleSplit
-from compress.errors import GateFailed, InvalidInput
-from compress.quantize import Quantize, simulate
-from export.onnx import exporter as onnx_format
-from export.onnx import rewrite
-from export.onnx.exporter import Exported, export_onnx
-from runtimes.runtime import load
 
 FLOAT_PRODUCTS = {
     "Conv",

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from small_networks import Joined, context_on, made
 from torch import Tensor, nn
 
 from compress.errors import InvalidInput
@@ -17,6 +16,7 @@ from export.format import Job, exporter, format_of, formats
 from export.onnx.exporter import export
 from runtimes.bound import Binding, call
 from runtimes.runtime import load
+from tests.support.small_networks import Joined, context_on, made
 
 
 class Whole(nn.Module):

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
-from small_networks import EXACT_TARGET, context_on
 from torch import Tensor, nn
 
 from compress.quantize import Quantize
 from export.onnx import kernels
 from export.onnx.exporter import export_onnx
+from tests.support.small_networks import EXACT_TARGET, context_on
 
 
 class Inverted(nn.Module):

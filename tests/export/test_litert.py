@@ -17,7 +17,6 @@ pytest.importorskip("litert_torch")
 
 import flatbuffers
 from flatbuffers import number_types
-from small_networks import Joined, Tokens, context_on, made
 
 from compress.errors import InvalidInput
 from compress.graph import trace
@@ -29,6 +28,7 @@ from export.litert import file as litert_file
 from export.litert.file import File
 from export.litert.interface import set_interface
 from runtimes.runtime import load
+from tests.support.small_networks import Joined, Tokens, context_on, made
 
 
 class Mixed(nn.Module):

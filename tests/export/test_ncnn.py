@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_networks import Joined, TwoInputs, context_on, made, snr_db
 from torch import Tensor, nn
+
+from tests.support.small_networks import Joined, TwoInputs, context_on, made, snr_db
 
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_networks import Joined, Tokens, TwoInputs, context_on, made, snr_db
 from torch import Tensor, nn
+
+from tests.support.small_networks import Joined, Tokens, TwoInputs, context_on, made, snr_db
 
 ov = pytest.importorskip("openvino")
 

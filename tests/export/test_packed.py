@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from small_networks import EXACT_TARGET, Three, context_on
 
 from compress import deploy
 from compress.load import Network, Source
@@ -16,6 +15,7 @@ from compress.quantize import Quantize, simulate
 from export.onnx.bits import packed
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
+from tests.support.small_networks import EXACT_TARGET, Three, context_on
 
 BIT_OPERATORS = {"binary": 2, "abc": 18, "horq": 4, "w2a2": 2}
 """Products of bits that the two layers in the middle of Three become."""

@@ -11,7 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from small_networks import Joined, context_on, file_outputs, made, snr_db
 from torch import Tensor, nn
 
 from compress import Context, Result
@@ -21,6 +20,7 @@ from compress.quantize.scheme import SCHEMES, SchemeName
 from export.format import Exported
 from export.onnx.exporter import TARGETS, export_onnx
 from export.rules import check
+from tests.support.small_networks import Joined, context_on, file_outputs, made, snr_db
 
 WRITTEN = TARGETS
 

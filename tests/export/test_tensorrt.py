@@ -11,14 +11,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from imitated_tensorrt import Imitation
-from small_networks import context_on
 from torch import Tensor, nn
 
 from compress.errors import GateFailed, InvalidInput, PackageMissing
 from compress.quantize import Quantize
 from export.format import Exported, Job, exporter, formats
 from export.tensorrt import trtexec
+from tests.support.imitated_tensorrt import Imitation
+from tests.support.small_networks import context_on
 
 NAME = "export.tensorrt.exporter"
 

@@ -13,10 +13,10 @@ from random import Random
 import numpy as np
 import yaml
 
-from tests.compress.report.conftest import content as report_content
-from tests.conftest import SMALL_NET
 from tests.faults import mutations as m
 from tests.faults.commands import Command, Worker
+from tests.support.report_content import content as report_content
+from tests.support.small_classifier import SMALL_NET
 
 NET = "net.py:build --input-shape 1,8,8"
 TRAINING = "--epochs 1 --batch-size 8 --precision fp32 --accelerator cpu"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo_networks import FAST, every_network, options_of, small
 
 import models
 from compress.graph import trace
 from models import zoo
+from tests.support.zoo_networks import FAST, every_network, options_of, small
 
 torch.set_num_threads(1)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from small_networks import context_on, snr_db
 from torch import Tensor, nn
-from zoo_networks import small
 
 import models
 from compress import Context, Fold, Prune, Quantize
 from compress.quantize import simulate
 from export.onnx.exporter import export_onnx
+from tests.support.small_networks import context_on, snr_db
+from tests.support.zoo_networks import small
 
 pytestmark = pytest.mark.slow
 

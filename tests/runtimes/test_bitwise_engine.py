@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bit_files import known_model, model_of, naive, tensors_of
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
@@ -24,6 +23,7 @@ from runtimes.bitwise.wire import bit_layers, without_functions
 from runtimes.engines.bitwise import KERNELS, Session
 from runtimes.errors import InvalidInputs, InvalidModel
 from runtimes.runtime import Options, available, load
+from tests.support.bit_files import known_model, model_of, naive, tensors_of
 
 Tensors = dict[str, NDArray[np.generic]]
 Saved = Callable[[ModelProto, str], Path]

@@ -9,10 +9,9 @@ import pytest
 
 pytest.importorskip("ai_edge_litert")
 
-from litert_files import integer_file, linear_file
-
 from runtimes.errors import InvalidInputs, InvalidModel
 from runtimes.runtime import Options, TensorSpec, engine_of, load
+from tests.support.litert_files import integer_file, linear_file
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import pytest
 
 pytest.importorskip("ncnn")
 
-from ncnn_files import FLOAT, HALF, INTEGER, floats, linear, network, weight
-
 from runtimes.errors import InvalidInputs, InvalidModel
 from runtimes.runtime import Options, engine_of, load, size_bytes
+from tests.support.ncnn_files import FLOAT, HALF, INTEGER, floats, linear, network, weight
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((48, 16)).astype(np.float32)

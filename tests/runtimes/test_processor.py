@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import Joined, made
 
 import runtimes.gate
 from compress import deploy
@@ -15,6 +14,7 @@ from compress.load import Network, Source
 from compress.quantize import TARGETS, Quantize
 from runtimes import processor
 from runtimes.gate import check_folder, notes
+from tests.support.small_networks import Joined, made
 
 AVX2, VNNI = ["avx2"], ["avx2", "avx512_vnni"]
 

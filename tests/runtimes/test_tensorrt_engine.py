@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from imitated_tensorrt import Imitation
 
 from runtimes import cuda
 from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
 from runtimes.runtime import Runtime, available, load
+from tests.support.imitated_tensorrt import Imitation
 
 TENSORS = [{"name": "x", "input": True, "shape": [-1, 4]}, {"name": "y", "input": False, "shape": [-1, 5]}]
 NAME = "runtimes.engines.tensorrt"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from masked_by_hand import halved, shapes
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from tests.support.masked_by_hand import halved, shapes
 
 
 class Tokens(nn.Module):

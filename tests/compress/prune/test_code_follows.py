@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from masked_by_hand import halved, shapes
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from compress.prune import Prune
 from compress.stage import Context, Result
+from tests.support.masked_by_hand import halved, shapes
 
 
 def conv(i: int, o: int, k: int = 3, **options: int | bool) -> nn.Conv2d:

@@ -8,9 +8,6 @@ from collections import Counter
 
 import pytest
 import torch
-from generated_networks import program_through, programs
-from generated_operations import ANY, OPERATIONS, PRUNABLE
-from generated_program import Program
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,6 +19,9 @@ from compress.prune import Prune
 from compress.prune.masked import masked_outputs
 from compress.prune.verify import readable
 from compress.stage import Context, Edit, Result, evaluation_copy
+from tests.support.generated_networks import program_through, programs
+from tests.support.generated_operations import ANY, OPERATIONS, PRUNABLE
+from tests.support.generated_program import Program
 
 TOLERANCE = 1e-8
 NOTHING = ("can be pruned", "nothing is removed")

@@ -9,16 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from masked_by_hand import randomized
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from zoo_networks import FAST, every_network, small
 
 from compress.graph import trace
 from compress.prune import Prune
 from compress.prune.channels import channels
 from compress.prune.masked import masked_outputs
 from compress.stage import Context, Edit, Result
+from tests.support.random_weights import randomized
+from tests.support.zoo_networks import FAST, every_network, small
 
 CONSUMED_FIRST = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -52,7 +52,7 @@ def parameters(model: nn.Module) -> int:
 def prune_and_compare(
     model: nn.Module, shape: tuple[int, ...], ratio: float = 0.5, products: tuple[str, ...] = (), **options: object
 ) -> Result:
-    model = randomized(model)
+    model = randomized(model.double())
     before = copy.deepcopy(model.state_dict())
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -388,7 +388,7 @@ def test_an_unknown_operation_keeps_its_channels() -> None:
 def test_masked_outputs_agree_with_zeroed_weights() -> None:
     """The mask that guards every use, against the one of this file."""
     torch.manual_seed(0)
-    model = randomized(Residual())
+    model = randomized(Residual().double())
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     found = channels(trace(model, (x,)))
     removed = [unit for group in found.groups for unit in group.units[::2]]

@@ -26,7 +26,7 @@ from compress.prune.regularize.penalties import GroupNorm, Growing, L1Scales, So
 from compress.recipe import Recipe
 from compress.stage import Context
 from compress.train import Training, fit, learning_rate_factor
-from tests.conftest import SmallNet, pattern_data
+from tests.support.small_classifier import SmallNet, pattern_data
 
 TRAINING = Training(epochs=2, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
 IMAGE = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))

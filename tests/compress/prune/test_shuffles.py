@@ -12,6 +12,7 @@ from compress.prune import Prune
 from compress.prune.channels import channels
 from compress.prune.shuffles import families, narrow
 from compress.stage import Context, evaluation_copy
+from tests.support.random_weights import randomized
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 CONTEXT = Context((IMAGE,))
@@ -54,21 +55,10 @@ class Shuffled(nn.Module):
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def randomized(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(1)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point():
-            drawn = (
-                torch.randn(tensor.shape, generator=generator, dtype=torch.float64) / max(1, tensor[0].numel()) ** 0.5
-            )
-            tensor.data = drawn.abs() + 0.5 if "var" in name else drawn
-    return model.double().eval()
-
-
 @pytest.mark.parametrize("width", [20, 28, 40])
 def test_a_shuffled_stage_equals_itself_with_the_channels_masked(width: int) -> None:
     torch.manual_seed(0)
-    model = randomized(Shuffled(width))
+    model = randomized(Shuffled(width).double(), 1)
     found = channels(trace(evaluation_copy(model), (IMAGE,)))
     (family,) = families(found)
     assert {"blocks.0.branch.5", "blocks.3.branch.5"} <= set(family.layers)
@@ -94,7 +84,7 @@ def test_a_shuffled_stage_equals_itself_with_the_channels_masked(width: int) -> 
 
 def test_prune_narrows_shuffled_stages_first() -> None:
     torch.manual_seed(0)
-    model = randomized(Shuffled(24))
+    model = randomized(Shuffled(24).double(), 1)
     result = Prune(ratio=0.5, round_to=2).apply(model, CONTEXT)
     widths = {name: m.out_channels for name, m in result.model.named_modules() if isinstance(m, nn.Conv2d)}
     assert widths["stem.0"] == 12 and set(widths.values()) == {6, 12}
@@ -106,7 +96,7 @@ def test_prune_narrows_shuffled_stages_first() -> None:
 
 def test_an_excluded_stage_stays() -> None:
     torch.manual_seed(0)
-    model = randomized(Shuffled(24))
+    model = randomized(Shuffled(24).double(), 1)
     result = Prune(ratio=0.5, round_to=2, exclude=("blocks.1.branch.5",)).apply(model, CONTEXT)
     assert result.model.stem[0].out_channels == 24  # type: ignore[union-attr, index]
     assert any("excluded" in skip.reason for skip in result.skipped)

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SmallNet, pattern_data
-from small_networks import SHAPES, Joined, PoolFirst, Tokens, made, snr_db
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -20,6 +18,8 @@ from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.aware_training import Learned, learnable, train_quantized
 from compress.train import Training, fit
+from tests.support.small_classifier import SmallNet, pattern_data
+from tests.support.small_networks import SHAPES, Joined, PoolFirst, Tokens, made, snr_db
 
 TRAINING = Training(epochs=4, batch_size=32, learning_rate=0.02, precision="fp32", warmup_epochs=0)
 

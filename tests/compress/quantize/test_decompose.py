@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import EXACT_TARGET, context_on, snr_db
 from torch import Tensor, nn
 
 from compress import Context, Result
@@ -17,6 +16,7 @@ from compress.quantize.decompose import decompose, gate
 from compress.quantize.sites import find_sites
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
+from tests.support.small_networks import EXACT_TARGET, context_on, snr_db
 
 
 class Gated(nn.Module):

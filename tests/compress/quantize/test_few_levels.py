@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from small_networks import Three, context_on, labelled
 from torch import nn
 
 from compress import Context
@@ -21,6 +20,7 @@ from compress.pipeline import advance, open_network
 from compress.quantize import Quantize, simulate
 from compress.quantize.scheme import SCHEMES
 from compress.train import Training
+from tests.support.small_networks import Three, context_on, labelled
 
 FEW = [name for name, scheme in SCHEMES.items() if scheme.kind == "levels"]
 LEVELS = {

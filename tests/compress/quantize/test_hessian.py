@@ -6,7 +6,6 @@ from itertools import product
 
 import pytest
 import torch
-from small_networks import Unfolded, made
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -16,6 +15,7 @@ from compress.quantize import Quantize, hessian
 from compress.quantize.hessian import HessianScan, hessian_traces
 from compress.quantize.precisions import Candidates
 from compress.stage import Context
+from tests.support.small_networks import Unfolded, made
 
 
 class Tiny(nn.Module):

@@ -9,7 +9,6 @@ from pathlib import Path
 import onnx
 import pytest
 from pydantic import ValidationError
-from small_networks import Joined, made
 from torch import nn
 
 from compress.data import Data
@@ -25,6 +24,7 @@ from compress.quantize.sensitivity import PrecisionScan, UnitSensitivity
 from compress.quantize.trade_off import trade_off
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
+from tests.support.small_networks import Joined, made
 
 
 def stored(path: Path) -> int:

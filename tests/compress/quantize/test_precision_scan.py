@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import Joined, Tokens, Unfolded, made
 from torch import Tensor, nn
 
 from compress.data import Data, SampleSplit
@@ -17,6 +16,7 @@ from compress.quantize.precisions import Candidates
 from compress.quantize.sensitivity import PrecisionScan, PrecisionSensitivity, noise_ratio
 from compress.quantize.trade_off import Comparison
 from compress.stage import Context
+from tests.support.small_networks import Joined, Tokens, Unfolded, made
 
 NETWORKS: dict[type[nn.Module], str] = {Joined: "float", Unfolded: "int8", Tokens: "float"}
 

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from small_networks import SHAPES, Joined, PoolFirst, TwoInputs, Unfolded, context_on, made, snr_db
 from torch import Tensor, nn
-from zoo_networks import every_network, small
 
 import models
 from compress import Context
@@ -18,6 +16,8 @@ from compress.data import Data, LoaderSplit
 from compress.errors import InvalidInput
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.observe import Calibration
+from tests.support.small_networks import SHAPES, Joined, PoolFirst, TwoInputs, Unfolded, context_on, made, snr_db
+from tests.support.zoo_networks import every_network, small
 
 
 @pytest.mark.parametrize("kind", SHAPES, ids=lambda kind: kind.__name__)

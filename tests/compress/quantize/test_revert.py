@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_networks import Joined, file_outputs, made
 
 from compress import deploy
 from compress.errors import InvalidInput
@@ -22,6 +21,7 @@ from compress.quantize.revert import revert_slower, slowest, without
 from compress.quantize.scheme import SchemeName
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
+from tests.support.small_networks import Joined, file_outputs, made
 
 
 def test_the_worst_run_of_layers_is_found() -> None:
@@ -165,7 +165,7 @@ def test_an_export_for_another_target_tells_what_was_measured_here(
 ) -> None:
     model, inputs, context = made(Joined)
     stage = measured(monkeypatch, [(9.0, 5.0), (9.0, 5.0, 4.0)], {"stem": 2.0, "left": 0.5})
-    network = Network(model, Source("module", "small_networks", "Joined"), example_inputs=inputs)
+    network = Network(model, Source("module", "tests.support.small_networks", "Joined"), example_inputs=inputs)
     network, record = advance(network, stage, context, name="quantize")
     (line,) = record.measured
     assert "1 of 5 weights" in line and "measured for" in line

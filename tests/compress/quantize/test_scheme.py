@@ -7,7 +7,6 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from small_networks import PoolFirst, context_on, made, snr_db
 from torch import nn
 
 from compress import Context
@@ -15,6 +14,7 @@ from compress.cli.quantize import command
 from compress.errors import InvalidInput
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.scheme import SCHEMES, SchemeName, scheme_of
+from tests.support.small_networks import PoolFirst, context_on, made, snr_db
 
 
 def test_the_table_the_type_and_the_command_line_agree() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import Joined, PoolFirst, Tokens, Unfolded, made
 from torch import Tensor, nn
 
 from compress.data import Data, SampleSplit
@@ -16,6 +15,7 @@ from compress.quantize import Quantize
 from compress.quantize.sites import Sites, find_sites
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
+from tests.support.small_networks import Joined, PoolFirst, Tokens, Unfolded, made
 
 
 def decided(kind: type[nn.Module], *exclude: str) -> tuple[Graph, Sites]:

@@ -16,7 +16,7 @@ from compress.report import EditRecord, Report, SkipRecord, StageRecord, render
 from compress.report.cuts import LayerCut, folded, shares, stage_cuts, title
 from compress.report.findings import skip_groups
 from compress.stage import Context, Edit
-from tests.compress.report.test_page import outline, printed, spaces
+from tests.support.report_text import outline, printed, spaces
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 

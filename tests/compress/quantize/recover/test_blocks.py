@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SmallNet
-from small_networks import SHAPES, Joined, TwoInputs, context_on, made
 from torch import nn
 
 import models
@@ -21,6 +19,8 @@ from compress.quantize.recover.lockstep import Lockstep
 from compress.quantize.recover.rounding import LearnedRounding
 from compress.quantize.scales import scale_for, weight_grids
 from compress.quantize.sites import find_sites
+from tests.support.small_classifier import SmallNet
+from tests.support.small_networks import SHAPES, Joined, TwoInputs, context_on, made
 
 QUICK = LearnedRounding(iterations=60, batch=16)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_networks import SHAPES, Joined, Tokens, context_on, made, snr_db
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,6 +19,7 @@ from compress.quantize.recover.moments import ChannelStatistics, Moments, clippe
 from compress.quantize.recover.smooth import ALPHAS, scales, smooth
 from compress.stage import Result
 from models.mobilenet_v2 import InvertedResidual
+from tests.support.small_networks import SHAPES, Joined, Tokens, context_on, made, snr_db
 
 
 class Chain(nn.Module):

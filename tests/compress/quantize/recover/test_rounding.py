@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from small_networks import SHAPES, Joined, Tokens, context_on, made
 from torch import Tensor, nn
 
 from compress import Context
@@ -24,6 +23,7 @@ from compress.quantize.recover.rows import sampled_rows
 from compress.quantize.scales import encoding_of, scale_for, weight_grids
 from compress.quantize.sites import find_sites
 from export.onnx.exporter import export_onnx
+from tests.support.small_networks import SHAPES, Joined, Tokens, context_on, made
 
 QUICK = LearnedRounding(iterations=60, batch=64)
 

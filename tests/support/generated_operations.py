@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from generated_program import BATCH, Value, Writer
+from tests.support.generated_program import BATCH, Value, Writer
 
 
 def widened(w: Writer, x: Value, channels: int) -> str:

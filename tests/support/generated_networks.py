@@ -10,9 +10,19 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from generated_operations import OPERATIONS, Operation, convolution, linear, pooled, resample, to_tokens, transposed
-from generated_program import Program, Value, Writer
 from hypothesis import strategies as st
+
+from tests.support.generated_operations import (
+    OPERATIONS,
+    Operation,
+    convolution,
+    linear,
+    pooled,
+    resample,
+    to_tokens,
+    transposed,
+)
+from tests.support.generated_program import Program, Value, Writer
 
 
 def written(

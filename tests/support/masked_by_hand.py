@@ -15,21 +15,9 @@ from compress.prune import Prune
 from compress.prune.masked import masked_outputs
 from compress.prune.verify import readable
 from compress.stage import Context, Edit, Result, evaluation_copy
+from tests.support.random_weights import randomized
 
 TOLERANCE = 1e-8
-
-
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """``model``, in float64: every parameter and statistic drawn, so that no zero or one hides a wrong channel."""
-    generator = torch.Generator().manual_seed(seed)
-    model = model.double().eval()
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                fan_in = max(1, tensor[0].numel()) if tensor.ndim > 1 else 4
-                tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else drawn * (2 / fan_in) ** 0.5)
-    return model
 
 
 class Kept(nn.Module):
@@ -140,7 +128,7 @@ def halved(
     Args:
         by_hand: the mask is that of :func:`without`, on a larger batch too; else it is the pruner's own.
     """
-    model = randomized(model)
+    model = randomized(model.double())
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     context = Context((x,))

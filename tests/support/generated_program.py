@@ -1,4 +1,4 @@
-"""The text of a network, and what writes it: see :mod:`generated_networks`."""
+"""The text of a network, and what writes it: see :mod:`tests.support.generated_networks`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from tests.support.random_weights import randomized
 
 T = TypeVar("T")
 BATCH = 2
@@ -62,25 +64,12 @@ class Program:
         exec(compile(self.text, name, "exec"), space)  # text of this file's own making
         torch.manual_seed(seed)
         model: nn.Module = space["Network"]()
-        return randomized(model, seed)
+        return randomized(model.double(), seed)
 
     def tensors(self, seed: int) -> tuple[Tensor, ...]:
         """Random inputs."""
         generator = torch.Generator().manual_seed(seed)
         return tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in self.inputs)
-
-
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """``model`` in float64 with every parameter and statistic drawn at random: no zero or one hides a wrong channel."""
-    generator = torch.Generator().manual_seed(seed)
-    model = model.double().eval()
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                fan_in = max(1, tensor[0].numel()) if tensor.ndim > 1 else 2
-                tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else drawn * (2 / fan_in) ** 0.5)
-    return model
 
 
 @dataclass

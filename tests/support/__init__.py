@@ -1,0 +1,1 @@
+"""What several tests use: networks, data, files of engines, and independent references. Tests import no tests."""
