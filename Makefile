@@ -8,7 +8,10 @@ PEERS := .peers
 # Neighbours stay in one process, so that most fixtures of modules are made once and engines are imported once.
 SPREAD := -n auto --dist worksteal
 
-.PHONY: demo test lint check test-all docs versions peers clean
+.PHONY: demo generate test lint check test-all docs versions peers clean
+
+generate: $(DEV_READY)  ## the files that follow from settings: options of the command line, schema, reference
+	$(BIN)/python -m compress.generate
 
 demo: $(READY)  ## the main job: train, prune, fold, quantize, export, measure, report
 	$(BIN)/compress run recipes/demo.yaml -o out/demo --overwrite

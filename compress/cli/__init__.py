@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from .parameters import close_to
+
 COMMANDS = (
     "run",
     "train",
@@ -31,6 +33,7 @@ COMMANDS = (
     "analyze",
     "report",
     "doctor",
+    "completion",
 )
 
 
@@ -46,6 +49,14 @@ class _Commands(click.Group):
         command = importlib.import_module(f".{cmd_name.replace('-', '_')}", __name__).command
         assert isinstance(command, click.Command), f"{cmd_name}.py defines a command"
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first word; where there is none, the error tells which ones have names like it."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0][:80]!r}.{close_to(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; what click would end in silence, as if the user had wanted it, comes to :func:`main`."""
@@ -91,12 +102,17 @@ def main() -> None:
     for package in ("compress", "export", "runtimes"):
         logging.getLogger(package).handlers = [_Notes(runtimes.ending.say)]
     status: object = 0
+    from .completion import VARIABLE
+
     try:
         _require_current_folder()
-        status = cli.main(standalone_mode=False)
+        status = cli.main(standalone_mode=False, complete_var=VARIABLE)
         sys.stdout.flush()
     except click.ClickException as error:
         status = error.exit_code
+        if type(error).__name__ == "NoArgsIsHelpError":  # of newer versions of click
+            error.show()
+            sys.exit(status)
         runtimes.ending.complain(" ".join(error.format_message().split()))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

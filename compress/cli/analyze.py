@@ -11,7 +11,7 @@ from . import options
 _MOST_ROWS = 500
 
 
-@click.command("analyze", short_help="Count what each layer costs.")
+@options.command("analyze", short_help="Count what each layer costs.")
 @options.network
 @options.data
 @click.option(
@@ -29,7 +29,7 @@ def command(target: str | None, **values: Any) -> None:
     \b
     Example:
       compress analyze resnet20 --input-shape 3,32,32
-      compress analyze net.onnx --json -
+      compress analyze net.onnx --json
       compress analyze model.onnx --target tensorrt
     """
     from rich.table import Table

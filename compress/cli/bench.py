@@ -9,25 +9,24 @@ import click
 from . import options
 
 
-@click.command("bench", short_help="Time files in their engine, side by side.")
+@options.command("bench", short_help="Time files in their engine, side by side.")
 @click.argument("networks", nargs=-1)
 @click.option("--model", "models", multiple=True, help="A network, where it is not an argument.")
 @click.option("--weights", type=options.PATH, help="For a network that is not a file yet.")
 @click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name.")
 @options.source
-@click.option(
+@options.listed(
     "--format",
     "formats",
-    multiple=True,
+    common=True,
     type=click.Choice(options.FORMATS),
-    help="That networks which are no file yet are exported in; several times to compare engines; ONNX if left out.",
+    help="What networks that are no file yet are exported to, as onnx,litert to compare engines; ONNX if left out.",
 )
 @options.input_shape
 @options.data
 @click.option("--threads", type=options.THREADS, default=1, show_default=True)
 @click.option("--preset", type=click.Choice(["quick", "standard", "mlperf"]), default="standard", show_default=True)
 @click.option("--allow-unstable", is_flag=True, help="Exit with 0 even if the machine was too noisy.")
-@click.option("--overwrite", is_flag=True, hidden=True)
 @click.option(
     "-o", "--output", type=options.PATH, help="Write the measurements, raw samples included, to this JSON file."
 )
@@ -48,8 +47,8 @@ def command(
     \b
     Example:
       compress bench a.onnx b.onnx --threads 1
-      compress bench out/base out/int8 --data digits --json -
-      compress bench out/int8 --format onnx --format litert --format ncnn
+      compress bench out/base out/int8 --data digits --json
+      compress bench out/int8 --format onnx,litert,ncnn
     """
     import tempfile
     from pathlib import Path

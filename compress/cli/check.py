@@ -10,9 +10,9 @@ import click
 from . import options
 
 
-@click.command("check", short_help="Run exported files in their engines against what they must give.")
+@options.command("check", short_help="Run exported files in their engines against what they must give.")
 @click.argument("folder", type=options.PATH)
-@click.option("--engine", "engines", multiple=True, help="Only files for this engine; several times for several.")
+@options.listed("--engine", "engines", help="Only files for these engines.")
 @click.option("--threads", type=options.THREADS, default=1, show_default=True)
 @click.option(
     "--agreement",

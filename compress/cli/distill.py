@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from . import options
 
 
-@click.command("distill", short_help="Train a student with a teacher's help.")
+@options.command("distill", short_help="Train a student with a teacher's help.")
 @options.network
 @options.data
 @options.teacher

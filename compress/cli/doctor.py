@@ -9,7 +9,7 @@ import click
 from . import options
 
 
-@click.command("doctor", short_help="Tell what this machine can run, and what is missing.")
+@options.command("doctor", short_help="Tell what this machine can run, and what is missing.")
 @click.option("--model", help="Also try to open this network.")
 @options.common
 def command(**values: Any) -> None:
@@ -18,7 +18,7 @@ def command(**values: Any) -> None:
     \b
     Example:
       compress doctor
-      compress doctor --json - | jq .engines
+      compress doctor --json | jq .engines
     """
     from rich.table import Table
     from rich.text import Text

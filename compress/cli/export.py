@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from .session import Options
 
 
-@click.command("export", short_help="Write the files that engines run.")
+@options.command("export", short_help="Write the files that engines run.")
 @options.network
-@click.option(
+@options.listed(
     "--format",
     "formats",
-    multiple=True,
+    common=True,
     type=click.Choice([*options.FORMATS, "all"]),
-    help="Of the file; several times for several files; left out, the one for --target. 'all' are those of every "
-    "engine that is installed.",
+    help="Of the file, as onnx,litert for several; left out, the one for --target. All are those of every engine that "
+    "is installed.",
 )
 @click.option(
     "--target",
@@ -76,7 +76,7 @@ def command(
     \b
     Example:
       compress export out/int8 --format onnx -o out/files
-      compress export out/int8 --format onnx --format litert --format ncnn --data digits -o out/files
+      compress export out/int8 --format onnx,litert,ncnn --data digits -o out/files
       compress export out/int8 --target tensorrt -o out/tensorrt
       compress export resnet20 --weights net.safetensors --input-shape 3,32,32 -o net.onnx
     """

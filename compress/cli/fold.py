@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from . import options
 
 
-@click.command("fold", short_help="Fold batch norms into their neighbours.")
+@options.command("fold", short_help="Fold batch norms into their neighbours.")
 @options.network
 @options.data
 @options.output

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from .completion import data_sources, networks
+from .parameters import DATA, NETWORK, OUTPUT, TELLING, Command, ListOption, Option
+
 TARGETS = (
     *("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "executorch", "openvino", "openvino-avx2", "ncnn"),
     "coreml",
@@ -42,41 +45,80 @@ def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
     return apply
 
 
-input_shape = click.option(
+def command(name: str, short_help: str) -> Callable[[Callable[..., Any]], Command]:
+    """The decorator of a command of ours."""
+    return click.command(name, cls=Command, short_help=short_help)
+
+
+def option(*names: str, group: str = "", common: bool = False, **told: Any) -> Callable[[F], F]:
+    """An option under a heading; ``common`` ones are shown by ``--help``."""
+    return click.option(*names, cls=Option, group=group, common=common, **told)
+
+
+def listed(*names: str, group: str = "", common: bool = False, **told: Any) -> Callable[[F], F]:
+    """An option for several values, with commas or given several times."""
+    return click.option(*names, cls=ListOption, group=group, common=common, **told)
+
+
+input_shape = option(
     "--input-shape",
     "input_shapes",
+    group=NETWORK,
+    common=True,
     multiple=True,
     help="As 128, 3,224,224 or 1,3,224,224; once for each input. A batch of 1 is put in front where the network needs "
     "one.",
 )
-source = click.option(
-    "--source", metavar="FILE.py:NAME", help="The code that builds an artifact's network, where it lies now."
+source = option(
+    "--source",
+    group=NETWORK,
+    metavar="FILE.py:NAME",
+    help="The code that builds an artifact's network, where it lies now.",
 )
 network = _all(
-    click.argument("network", required=False),
-    click.option(
+    click.argument("network", required=False, shell_complete=networks),
+    option(
         "--model",
+        group=NETWORK,
+        shell_complete=networks,
         help="The network, where it is not the first argument: a zoo name (resnet20:width=32), file.py:callable, "
         "package.module:callable, an artifact folder, or a .onnx file.",
     ),
-    click.option(
+    option(
         "--weights",
+        group=NETWORK,
+        common=True,
         type=PATH,
         help="Safetensors, a state dict or a checkpoint to fill the network with; checkpoint.pt:model_ema for one of "
         "several state dicts in it.",
     ),
-    click.option("--trust", is_flag=True, help="Run code that weights in a pickle, or an artifact, name."),
+    option("--trust", group=NETWORK, is_flag=True, help="Run code that weights in a pickle, or an artifact, name."),
     source,
     input_shape,
 )
 data = _all(
-    click.option("--data", help="digits, an image folder, an .npz, or file.py:callable that returns loaders."),
-    click.option("--mean", help="Per channel on the scale 0..1, as 0.485,0.456,0.406; measured when left out."),
-    click.option("--std", help="Likewise."),
+    option(
+        "--data",
+        group=DATA,
+        common=True,
+        shell_complete=data_sources,
+        help="digits, an image folder, an .npz, or file.py:callable that returns loaders.",
+    ),
+    option(
+        "--mean",
+        group=DATA,
+        help="Of each channel on the scale 0..1, as 0.485,0.456,0.406; measured when left out.",
+    ),
+    option("--std", group=DATA, help="The standard deviation of each channel, likewise."),
 )
-output = _all(
-    click.option("-o", "--output", type=PATH, required=True, help="Where to write; must not exist."),
-    click.option("--overwrite", is_flag=True, help="Replace what is there."),
+output = option(
+    "-o",
+    "--output",
+    group=OUTPUT,
+    common=True,
+    type=PATH,
+    required=True,
+    help="Where to write; must not exist.",
 )
 
 
@@ -88,40 +130,30 @@ def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> No
         context.with_resource(runtimes.untrusted.limits_lifted())
 
 
-def _named_json(_: click.Context, __: click.Parameter, place: str | None) -> str | None:
-    """Where to write JSON; a network that follows the option is not taken for it, and so is never replaced."""
-    if place is not None and Path(place).is_dir():
-        raise click.BadParameter(f"{place}: expected a file to write, and this is a folder", param_hint="--json")
-    if place in (None, "-") or Path(place).suffix.lower() == ".json":
-        return place
-    advice = f"expected - or a name that ends with .json; for stdout write --json - {place}"
-    raise click.BadParameter(f"{place}: {advice}", param_hint="--json")
-
-
 telling = _all(
-    click.option(
-        "--json",
-        "json_to",
-        is_flag=False,
-        flag_value="-",
-        metavar="[-|FILE.json]",
-        callback=_named_json,
-        help="Write the result as JSON; - is stdout.",
-    ),
-    click.option("-v", "--verbose", is_flag=True, help="Tell every edit and every skipped layer."),
-    click.option("-q", "--quiet", is_flag=True, help="Tell errors only."),
-    click.option(
+    option("--overwrite", group=OUTPUT, common=True, is_flag=True, help="Replace what is at --output or --json-file."),
+    option("--json", group=TELLING, common=True, is_flag=True, help="Tell the result as JSON, on stdout."),
+    option("--json-file", group=TELLING, type=PATH, metavar="FILE.json", help="Write the result as JSON to this file."),
+    option("-v", "--verbose", group=TELLING, is_flag=True, help="Tell every edit and every skipped layer."),
+    option("-q", "--quiet", group=TELLING, is_flag=True, help="Tell errors only."),
+    option(
         "--large-files",
+        group=TELLING,
         is_flag=True,
         expose_value=False,
         callback=_lift_limits,
         help="Read arrays of more than 2 GiB, and other files of any size.",
     ),
-    click.option("--debug", is_flag=True, help="Show a traceback on errors."),
+    option("--debug", group=TELLING, is_flag=True, help="Show a traceback on errors."),
 )
 common = _all(
-    click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of everything random."
+    option(
+        "--seed",
+        group=TELLING,
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Of everything random.",
     ),
     telling,
 )
@@ -136,34 +168,32 @@ def training(
 ) -> Callable[[F], F]:
     """The options of a training, with the defaults of how long it lasts and how it learns."""
     return _all(
-        click.option("--epochs", type=int, default=epochs, show_default=True, help="0 leaves the weights as they are."),
-        click.option("--batch-size", type=int, default=128, show_default=True),
-        click.option(
+        option("--epochs", type=int, default=epochs, show_default=True, help="0 leaves the weights as they are."),
+        option("--batch-size", type=int, default=128, show_default=True),
+        option(
             "--lr", "learning_rate", type=float, default=learning_rate, show_default=True, help="Highest learning rate."
         ),
-        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), default=optimizer, show_default=True),
-        click.option("--weight-decay", type=float, default=weight_decay, show_default=True),
-        click.option("--label-smoothing", type=float, default=0.0, show_default=True),
-        click.option("--ema", type=float, help="Decay of a moving average of the weights, as 0.999."),
-        click.option("--augment", help="flip, crop and cutout, with commas."),
-        click.option(
+        option("--optimizer", type=click.Choice(["sgd", "adamw"]), default=optimizer, show_default=True),
+        option("--weight-decay", type=float, default=weight_decay, show_default=True),
+        option("--label-smoothing", type=float, default=0.0, show_default=True),
+        option("--ema", type=float, help="Decay of a moving average of the weights, as 0.999."),
+        option("--augment", help="flip, crop and cutout, with commas."),
+        option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16"]),
             default=precision,
             show_default=True,
             help="Of training; auto is bf16 where the processor or GPU has it.",
         ),
-        click.option("--compiled", is_flag=True, help="By torch.compile: pays for few bits."),
-        click.option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-        click.option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs."),
+        option("--compiled", is_flag=True, help="By torch.compile: pays for few bits."),
+        option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs."),
     )
 
 
 teacher = _all(
-    click.option("--teacher", help="A network to distil from, as --model takes it."),
-    click.option("--temperature", type=float, default=4.0, show_default=True, help="Of the teacher's soft targets."),
-    click.option(
-        "--teacher-weight", type=float, default=0.9, show_default=True, help="Of the soft targets in the loss."
-    ),
+    option("--teacher", help="A network to distil from, as --model takes it."),
+    option("--temperature", type=float, default=4.0, show_default=True, help="Of the teacher's soft targets."),
+    option("--teacher-weight", type=float, default=0.9, show_default=True, help="Of the soft targets in the loss."),
 )
-exclude = click.option("--exclude", multiple=True, help="Layers to leave alone, by name or pattern (layer1.*).")
+exclude = listed("--exclude", help="Layers to leave alone, by name or pattern (layer1.*).")

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from ..packing import Packed
 
 
-@click.command("pack", short_help="Pack an exported file for the download.")
+@options.command("pack", short_help="Pack an exported file for the download.")
 @click.argument("file", type=options.PATH)
 @click.option("-o", "--output", type=options.PATH, help="Where to write; FILE.packed if left out.")
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @options.common
 def command(file: Path, **values: Any) -> None:
     """Store an ONNX file without the values that repeat, compressed; `compress unpack` restores it bit for bit.

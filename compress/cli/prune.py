@@ -10,7 +10,7 @@ import click
 from . import options
 
 
-@click.command("prune", short_help="Remove channels, and fine-tune.")
+@options.command("prune", short_help="Remove channels, and fine-tune.")
 @options.network
 @click.option("--ratio", type=float, help="Share of the channels to remove, as 0.5.")
 @click.option("--macs", type=float, help="Divide the multiply-adds by this, as 4.")
@@ -60,7 +60,7 @@ from . import options
     help="What will be deployed, where latencies are measured.",
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the engine, where latencies are measured.")
-@click.option("--limit", "limits", multiple=True, help="The largest share that layers may lose, as layer1.*=0.3.")
+@options.listed("--limit", "limits", help="The largest share that layers may lose, as layer1.*=0.3.")
 @click.option("--minimum", type=int, default=1, show_default=True, help="Channels that every layer keeps.")
 @click.option("--reconstruct", is_flag=True, help="Refit the layers that lost inputs by least squares; with --data.")
 @click.option("--reestimate", is_flag=True, help="Take batch norm statistics again; with --data.")

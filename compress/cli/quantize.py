@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..quantize.mixed import Mixed
 
 
-@click.command("quantize", short_help="Find the integers for weights and activations.")
+@options.command("quantize", short_help="Find the integers for weights and activations.")
 @options.network
 @options.data
 @click.option(

@@ -9,7 +9,7 @@ import click
 from . import options
 
 
-@click.command("regularize", short_help="Train so that pruning finds channels that hardly matter.")
+@options.command("regularize", short_help="Train so that pruning finds channels that hardly matter.")
 @options.network
 @click.option(
     "--method",

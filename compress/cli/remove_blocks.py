@@ -9,7 +9,7 @@ import click
 from . import options
 
 
-@click.command("remove-blocks", short_help="Remove whole residual blocks, and fine-tune.")
+@options.command("remove-blocks", short_help="Remove whole residual blocks, and fine-tune.")
 @options.network
 @click.option("--count", type=int, help="Blocks to remove.")
 @click.option("--macs", type=float, help="Divide the multiply-adds by this, as 1.5.")

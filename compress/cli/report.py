@@ -10,19 +10,18 @@ import click
 from . import options
 
 
-@click.command("report", short_help="Show a run's report, and draw its page again.")
+@options.command("report", short_help="Show a run's report, and draw its page again.")
 @click.argument("network", required=False)
 @click.option("--model", help="The folder of a run, where it is not the first argument.")
 @click.option("-o", "--output", type=options.PATH, help="Write the page here, not into the folder.")
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @options.common
-def command(output: Path | None, overwrite: bool, **values: Any) -> None:
+def command(output: Path | None, **values: Any) -> None:
     """Print a run's report, and write report.html from its report.json.
 
     \b
     Example:
       compress report out/demo
-      compress report out/demo --json - | jq .summary
+      compress report out/demo --json | jq .summary
     """
     from rich.text import Text
 
@@ -37,7 +36,7 @@ def command(output: Path | None, overwrite: bool, **values: Any) -> None:
         _, page = write(report, folder if folder.is_dir() else folder.parent)
     else:
         page = output
-        write_text(page, render(report), overwrite=overwrite)
+        write_text(page, render(report), overwrite=given.overwrite)
     given.console.print(terminal(report))
     given.console.print(Text(f"written: {page}"))
     given.tell(report)

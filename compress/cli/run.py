@@ -10,7 +10,7 @@ import click
 from . import options
 
 
-@click.command("run", short_help="Run a recipe from a network to measured files.")
+@options.command("run", short_help="Run a recipe from a network to measured files.")
 @click.argument("recipe", required=False, type=options.PATH)
 @click.option("--model", help="Use this network instead of the recipe's.")
 @click.option("--data", help="Use this data instead of the recipe's.")
@@ -18,7 +18,6 @@ from . import options
 @click.option("--trust", is_flag=True, help="Run code that the recipe, or weights in a pickle, name.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors, and stop.")
 @click.option("-o", "--output", type=options.PATH, help="Where to write; must not exist.")
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of the recipe's.")
 @options.telling
 def command(

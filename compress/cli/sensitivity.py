@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..prune.sensitivity import Sensitivity
 
 
-@click.command("sensitivity", short_help="Prune or round each layer alone, and measure what it costs.")
+@options.command("sensitivity", short_help="Prune or round each layer alone, and measure what it costs.")
 @options.network
 @click.option(
     "--of",

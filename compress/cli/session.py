@@ -76,7 +76,8 @@ class Options:
     output: Path | None = None
     overwrite: bool = False
     seed: int = 0
-    json_to: str | None = None
+    json: bool = False
+    json_file: Path | None = None
     verbose: bool = False
     quiet: bool = False
     debug: bool = False
@@ -84,7 +85,7 @@ class Options:
     @property
     def console(self) -> Console:
         """Tables go to stdout, unless JSON goes there."""
-        return Terminal(stderr=self.json_to == "-", quiet=self.quiet)
+        return Terminal(stderr=self.json, quiet=self.quiet)
 
     def specification(self) -> str:
         """The network's words, given in one of the two places."""
@@ -143,17 +144,15 @@ class Options:
         )
 
     def tell(self, value: Mapping[str, Any] | BaseModel) -> None:
-        """Write ``value`` where ``--json`` says; an infinity is the string "Infinity", which JSON has no number for."""
-        if self.json_to == "-":
+        """Write ``value`` as JSON where that is asked for; an infinity, which JSON has no number for, is "Infinity"."""
+        if self.json:
             click.echo(as_json(value))
-        elif self.json_to is not None:
-            write_text(Path(self.json_to), as_json(value) + "\n", overwrite=True)
+        if self.json_file is not None:
+            write_text(self.json_file, as_json(value) + "\n", overwrite=self.overwrite)
 
     def claim_output(self) -> None:
         """Keep the name of the output, if there is one, for this command until it ends; raises as `claim` does."""
         if self.output is not None:
-            if self.json_to is not None and Path(self.json_to).absolute() == self.output.absolute():
-                raise InvalidInput(f"--json {self.json_to}: the output has this name; give it another")
             claimed = claim(self.output, overwrite=self.overwrite)
             click.get_current_context().with_resource(claimed)
 

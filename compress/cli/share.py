@@ -9,7 +9,7 @@ import click
 from . import options
 
 
-@click.command("share", short_help="Let weights share few values, from codebooks.")
+@options.command("share", short_help="Let weights share few values, from codebooks.")
 @options.network
 @click.option("--bits", type=int, default=5, show_default=True, help="Of a code: a codebook has 2^bits values.")
 @click.option("--linear-bits", type=int, help="In linear layers; as --bits where it is left out.")

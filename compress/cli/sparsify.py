@@ -9,7 +9,7 @@ import click
 from . import options
 
 
-@click.command("sparsify", short_help="Set weights to zero, and fine-tune.")
+@options.command("sparsify", short_help="Set weights to zero, and fine-tune.")
 @options.network
 @click.option("--sparsity", type=float, help="Share of the weights that go, as 0.9; not for n:m.")
 @click.option(

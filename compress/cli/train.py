@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from . import options
 
 
-@click.command("train", short_help="Train a network from its source.")
+@options.command("train", short_help="Train a network from its source.")
 @options.network
 @options.data
 @options.training(epochs=10)

@@ -10,10 +10,9 @@ import click
 from . import options
 
 
-@click.command("unpack", short_help="Restore a packed file, bit for bit.")
+@options.command("unpack", short_help="Restore a packed file, bit for bit.")
 @click.argument("file", type=options.PATH)
 @click.option("-o", "--output", type=options.PATH, help="Where to write; FILE without .packed if left out.")
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @options.common
 def command(file: Path, **values: Any) -> None:
     """Restore the ONNX file that `compress pack` packed; a truncated or changed file is refused.

@@ -45,8 +45,8 @@ CASES = (
     Case("malformed input shape", "fold net.py:build --input-shape 1,a,8 -o out", ("1,a,8", "3,32,32")),
     Case("wrong input shape", "fold net.py:build --input-shape 3,8,8 -o out", ("(1, 3, 8, 8)", "--input-shape")),
     Case("missing weights", f"fold {NET} --weights gone.pt -o out", ("gone.pt", "no such file")),
-    Case("JSON over the output", f"fold {NET} -o out.json --json out.json", ("--json out.json", "has this name")),
-    Case("JSON over a folder", f"fold {NET} --json . -o out", ("--json", "this is a folder")),
+    Case("JSON over the output", f"fold {NET} -o o.json --json-file o.json", ("--json-file o.json", "has this name")),
+    Case("JSON over a folder", f"fold {NET} --json-file a.json -o out", ("--json-file a.json", "this is a folder")),
     Case("a pickle posing as weights", f"fold {NET} --weights evil.pt -o out", ("--trust",)),
     Case("text posing as weights", f"fold {NET} --weights notes.safetensors -o out", ("safetensors",)),
     Case("weights of another network", f"fold {NET} --weights other.safetensors -o out", ("missing", "unknown")),
@@ -54,7 +54,10 @@ CASES = (
     Case("missing onnx", "fold gone.onnx -o out", ("gone.onnx", "no such file")),
     Case("truncated onnx", "quantize cut.onnx --data good.npz -o out", ("cut.onnx",)),
     Case("truncated onnx to bench", "bench cut.onnx --preset quick", ("cut.onnx",)),
-    Case("a network after --json", "bench --json cut.onnx empty.onnx", ("cut.onnx", "--json - cut.onnx")),
+    Case("a network after --json", "bench --json cut.onnx empty.onnx", ("empty.onnx: the file is empty",)),
+    Case("a network for JSON", "bench empty.onnx --json-file cut.onnx", ("--json-file cut.onnx", "ends with .json")),
+    Case("a network for JSON, forced", "analyze cut.onnx --json-file cut.onnx --overwrite", ("ends with .json",)),
+    Case("JSON over a file", f"fold {NET} --json-file told.json -o out", ("told.json", "--overwrite")),
     Case("empty onnx", "analyze empty.onnx", ("empty.onnx",)),
     Case("missing data", "quantize net.py:build --data gone -o out", ("gone", "no such file or folder")),
     Case("no data for quantize", f"quantize {NET} -o out", ("--data",)),
@@ -101,7 +104,10 @@ CASES = (
     Case("no report", "report emptyfolder", ("report.json",)),
     Case("damaged report", "report damagedreport", ("report.json",)),
     Case("unknown option", "fold net.py:build --widht 3 -o out", ("--widht",)),
+    Case("misspelt option", "fold net.py:build --wieghts w.pt -o out", ("--wieghts", "Did you mean", "--weights")),
     Case("unknown command", "shrink resnet20", ("shrink",)),
+    Case("misspelt command", "quantise resnet20", ("quantise", "Did you mean quantize?")),
+    Case("a format in a list", f"export {NET} --format onnx,onx -o out", ("--format", "onx")),
     Case("nothing to bench", "bench", ("no network given",)),
 )  # fmt: skip
 
@@ -145,6 +151,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "badphotos" / "train" / "b" / "0.png").write_text("no picture")
     (root / "emptyfolder").mkdir()
     (root / "taken").mkdir()
+    (root / "a.json").mkdir()
+    (root / "told.json").write_text("{}")
     (root / "taken" / "mine.txt").write_text("keep")
     (root / "damaged").mkdir()
     (root / "damaged" / "manifest.json").write_text('{"schema_version": 1, ')
@@ -212,7 +220,7 @@ def test_an_unstable_measurement_is_exit_code_5_and_is_told_all_the_same(
 
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(benchmark, "TOLERANCE", -1.0)
-    monkeypatch.setattr(sys, "argv", ["compress", "bench", "whole.onnx", "--preset", "quick", "--json", "-"])
+    monkeypatch.setattr(sys, "argv", ["compress", "bench", "whole.onnx", "--preset", "quick", "--json"])
     with pytest.raises(SystemExit) as end:
         main()
     out, err = capfd.readouterr()

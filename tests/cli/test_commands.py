@@ -48,7 +48,7 @@ def test_the_whole_way_by_single_commands(run: Run, tmp_path: Path) -> None:
     run(f"distill pruned --teacher base --data data.npz --epochs 1 {FAST} -o taught")
     run("fold taught --data data.npz -q -o folded")
     run("quantize folded --data data.npz --keep-slower -q -o int8")
-    exported = json.loads(run("export int8 --format onnx -o files --json -"))
+    exported = json.loads(run("export int8 --format onnx -o files --json"))
     assert sorted(path.name for path in Path("files").iterdir()) == [
         f"expected-{detected().target}.npz", "export.json", "model.onnx", "samples.npz",
     ]  # fmt: skip
@@ -60,7 +60,7 @@ def test_the_whole_way_by_single_commands(run: Run, tmp_path: Path) -> None:
     assert type(network.model).__name__ == "SmallNet" and network.model.conv.out_channels == 8
     assert set(network.encodings) >= {"conv.weight", "fc.weight"}
 
-    measured = json.loads(run("bench base files/model.onnx --data data.npz --preset quick --allow-unstable --json -"))
+    measured = json.loads(run("bench base files/model.onnx --data data.npz --preset quick --allow-unstable --json"))
     first, second = measured["measurements"]
     assert len(first["samples_ms"]) == first["runs"] >= 30 and first["runtime"] == "onnxruntime"
     assert second["name"] == "files/model.onnx" and 0 <= second["top1"] <= 100 and second["samples"] == 20
@@ -80,9 +80,9 @@ def test_an_onnx_file_is_folded_quantized_exported_and_analyzed(run: Run, tmp_pa
     run("export q --format onnx -q -o x")
     types = {tensor.data_type for tensor in onnx.load("x/model.onnx").graph.initializer}
     assert onnx.TensorProto.INT8 in types
-    counted = json.loads(run("analyze q --json -"))
+    counted = json.loads(run("analyze q --json"))
     assert counted["params"] == sum(p.numel() for p in model.parameters()) - 16  # the batch norm is folded
-    assert json.loads(run("bench x/model.onnx --preset quick --allow-unstable --json -"))["measurements"][0]["runs"]
+    assert json.loads(run("bench x/model.onnx --preset quick --allow-unstable --json"))["measurements"][0]["runs"]
 
 
 def test_a_single_file_export(run: Run) -> None:
@@ -98,7 +98,7 @@ def test_analyze_tells_what_it_did_not_count(run: Run) -> None:
 
 
 def test_doctor_names_the_engines(run: Run) -> None:
-    told = json.loads(run("doctor --json -"))
+    told = json.loads(run("doctor --json"))
     assert told["engines"]["onnxruntime"]["version"] and told["machine"]["architecture"]
 
 
@@ -121,7 +121,7 @@ gates: {float_nodes: 0, macs_ratio: 1.5}
 
 def test_a_recipe_runs_reports_and_is_drawn_again(run: Run) -> None:
     Path("r.yaml").write_text(RECIPE + EXPORTS)
-    told = json.loads(run("run r.yaml --trust -o out --json - -q"))
+    told = json.loads(run("run r.yaml --trust -o out --json -q"))
     assert [stage["name"] for stage in told["stages"]] == ["train", "prune", "fold", "quantize"]
     for stage in told["stages"]:
         assert {"params", "macs", "size_bytes", "top1"} <= set(stage["before"]) & set(stage["after"])

@@ -25,7 +25,7 @@ def test_a_scan_is_written_and_read(small_net_file: Path, npz: Path, tmp_path: P
     curve = json.loads((scan / "trade_off.json").read_text())
     assert curve["points"][0]["bytes"] < curve["points"][-1]["bytes"] < curve["float_bytes"]
     budget = ("--size", "1.5", "--scan", str(scan), "--keep-slower")
-    run("quantize", network, "--data", str(npz), *budget, "-o", str(mixed), "--json", str(tmp_path / "told.json"))
+    run("quantize", network, "--data", str(npz), *budget, "-o", str(mixed), "--json-file", str(tmp_path / "told.json"))
     config = json.loads((tmp_path / "told.json").read_text())["config"]["mixed"]
     assert config["size"] == 1.5 and config["by"] == "snr" and config["scan"] == str(scan)
 

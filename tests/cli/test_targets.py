@@ -48,12 +48,12 @@ def test_a_file_for_another_target_is_written_checked_and_told(run: Callable[...
     run("quantize net.py:build --data data.npz --keep-slower -q -o int8")
     told = {}
     for target in ("ort-x86", "tensorrt"):
-        told[target] = json.loads(run(f"export int8 --target {target} -o {target}.onnx --json -")[0])
+        told[target] = json.loads(run(f"export int8 --target {target} -o {target}.onnx --json")[0])
         assert told[target]["target"] == target
     assert "uint8" not in told["tensorrt"]["bytes_by_dtype"] and "uint8" in told["ort-x86"]["bytes_by_dtype"]
     out, _ = run("analyze tensorrt.onnx --target tensorrt")
     assert "keeps to all rules of tensorrt" in out
-    out, err = run("analyze ort-x86.onnx --target tensorrt --json -", code=1)
+    out, err = run("analyze ort-x86.onnx --target tensorrt --json", code=1)
     found = json.loads(out)["violations"]
     assert {"bias", "type of activation"} <= {violation["rule"] for violation in found}
     assert f"ort-x86.onnx: {len(found)} tensors break rules of tensorrt" in err
@@ -64,14 +64,14 @@ def test_a_file_for_another_target_is_written_checked_and_told(run: Callable[...
 
 def test_weights_alone_need_no_data(run: Callable[..., tuple[str, str]]) -> None:
     run("quantize net.py:build --scheme w4 --input-shape 1,8,8 -q -o w4")
-    told = json.loads(run("export w4 -o files --json -")[0])
+    told = json.loads(run("export w4 -o files --json")[0])
     assert told["opset"] == 21
     assert told["bytes_by_dtype"]["int4"] == (8 * 9 + 8 * 10) // 2
     assert any(note.startswith("w4: ") for note in told["notes"])
 
 
 def test_doctor_tells_the_target_and_why(run: Callable[..., tuple[str, str]]) -> None:
-    target, reason = json.loads(run("doctor --json -")[0])["machine"]["target"].split(" ", 1)
+    target, reason = json.loads(run("doctor --json")[0])["machine"]["target"].split(" ", 1)
     assert target in get_args(TargetName)
     assert reason.startswith("(") and reason.endswith(")")
 

@@ -307,11 +307,11 @@ KINDS = (
         "prune net.onnx --ratio 0.5 --round-to 1 -o out", "analyze net.onnx --target tensorrt",
     )),
     Kind("artifact", artifact_folder, spoil_artifact, (
-        "fold net -o out", "analyze net", "analyze net --json -", "export net -o out",
+        "fold net -o out", "analyze net", "analyze net --json", "export net -o out",
         "prune net --ratio 0.5 --round-to 1 -o out",
     )),
     Kind("artifact-of-onnx", artifact_of_onnx, spoil_artifact, ("fold net -o out", "analyze net")),
-    Kind("exported", exported_folder, spoil_exported, ("check files", "runtimes check files", "check files --json -")),
+    Kind("exported", exported_folder, spoil_exported, ("check files", "runtimes check files", "check files --json")),
     Kind("packed", packed_file, only("net.packed", m.either(m.packed, m.packed, m.damaged)), (
         "unpack net.packed -o out",
     )),
@@ -333,7 +333,7 @@ KINDS = (
         "run r.yaml -o out",
     ), (".out.unfinished",)),
     Kind("report", report_file, only("report.json", m.either(m.json_text, m.json_text, m.damaged)), (
-        "report report.json -o out", "report report.json --json - -o out",
+        "report report.json -o out", "report report.json --json -o out",
     )),
     Kind("prune-scan", prune_scan, spoil_scan, (
         f"prune {NET} --macs 1.5 --round-to 1 --scope sensitivity --sensitivity scan -o out",

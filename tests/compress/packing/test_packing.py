@@ -228,7 +228,7 @@ def test_commands(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     packed, again = tmp_path / "p" / "net.onnx.packed", tmp_path / "again.onnx"
-    assert run(["pack", str(file), "-o", str(packed), "--json", "-"], monkeypatch) == 0
+    assert run(["pack", str(file), "-o", str(packed), "--json"], monkeypatch) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["packed_bytes"] == packed.stat().st_size and told["size_bytes"] == file.stat().st_size
     weights = sum(numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(file).graph.initializer)

@@ -408,7 +408,7 @@ def build():
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NET)
-    arguments = ["remove-blocks", "net.py:build", "--input-shape", "1,8,8", "--count", "2", "-q", "--json", "-"]
+    arguments = ["remove-blocks", "net.py:build", "--input-shape", "1,8,8", "--count", "2", "-q", "--json"]
     ran = CliRunner().invoke(cli, [*arguments, "-o", "shallow"], catch_exceptions=False)
     assert ran.exit_code == 0
     record = json.loads(ran.stdout)
