@@ -16,7 +16,7 @@ from rich.text import Text
 
 from compress.cli import main
 from compress.cli.terminal import ENDLESS, Terminal
-from tests.conftest import SMALL_NET
+from tests.support.small_classifier import SMALL_NET
 
 BORDERS = str.maketrans(dict.fromkeys("┏━┳┓┃┡╇┩│├┼┤└┴┘─┌┬┐╷╵", " "))
 COMMANDS = (
