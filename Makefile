@@ -11,7 +11,7 @@ SPREAD := -n auto --dist worksteal
 .PHONY: demo generate test lint check test-all docs versions peers clean
 
 generate: $(DEV_READY)  ## the files that follow from settings: options of the command line, schema, reference
-	$(BIN)/python -m compress.generate
+	$(BIN)/python -m compress.cli.generate
 
 demo: $(READY)  ## the main job: train, prune, fold, quantize, export, measure, report
 	$(BIN)/compress run recipes/demo.yaml -o out/demo --overwrite

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from compress.cli import COMMANDS, cli
 from compress.cli.completion import VARIABLE
-from compress.generate import files
+from compress.cli.generate import files
 
 
 def said(*words: str) -> str:
@@ -26,7 +26,7 @@ def said(*words: str) -> str:
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
 def test_generated_files_are_what_the_settings_say(path: Path) -> None:
-    assert path.read_text(encoding="utf-8") == files()[path], "run python -m compress.generate"
+    assert path.read_text(encoding="utf-8") == files()[path], "run python -m compress.cli.generate"
 
 
 def flags(text: str) -> list[str]:

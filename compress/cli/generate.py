@@ -1,4 +1,4 @@
-"""Write the files that follow from the settings of configurations: ``python -m compress.generate``.
+"""Write the files that follow from the settings of configurations: ``python -m compress.cli.generate``.
 
 Options of the command line are read from a table, so that ``compress --help`` imports neither pydantic nor torch. A
 test fails where a file is not what this would write.
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .cli import generated
-from .siblings import models
+from . import generated
+from ..siblings import models
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def files() -> Mapping[Path, str]:
