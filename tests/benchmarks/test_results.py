@@ -1,0 +1,76 @@
+"""The one schema of what benchmarks write, and how it is shown."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from benchmarks.common.results import FOLDER, Bar, Column, Machine, Results, Table, markdown, read, write
+
+TABLE = Table(
+    title="files",
+    columns=(Column(key="file", title="file"), Column(key="p50_ms", title="p50", unit="ms", decimals=2)),
+    rows=({"file": "a|b", "p50_ms": 1.239}, {"file": "c"}),
+    notes=("Busy.",),
+)
+RESULTS = Results(
+    name="example",
+    title="Files run.",
+    command="python -m benchmarks.example",
+    day=date(2026, 1, 2),
+    commit="abc1234",
+    machine=Machine(processor="P", architecture="x86_64", instruction_sets=("avx2",)),
+    threads=1,
+    seeds=(0, 1),
+    versions={"torch": "2.10"},
+    tables=(TABLE,),
+    bars=(
+        Bar(what="speed", value=1.9, limit=2.0, side="at least", unit="x"),
+        Bar(what="loss", value=0.0, limit=0.0, side="at most"),
+    ),
+    notes=("A note.",),
+)
+
+
+def test_written_results_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "example.json"
+    write(RESULTS, path)
+    assert read(path) == RESULTS
+    assert [file.name for file in path.parent.iterdir()] == ["example.json"]
+
+
+def test_markdown() -> None:
+    assert markdown(RESULTS) == (
+        "`python -m benchmarks.example`, 2026-01-02, P (avx2), 1 thread, seeds 0, 1, torch 2.10, commit abc1234.\n\n"
+        "**files**\n\n| file | p50 |\n|---|---|\n| a\\|b | 1.24 ms |\n| c | - |\n\nBusy.\n\n"
+        "- speed: 1.900x (at least 2x: **missed**)\n- loss: 0 (at most 0: holds)\n\nA note.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"threads": 0}, "threads"),
+        ({"name": "../x"}, "name"),
+        ({"surprise": 1}, "surprise"),
+        ({"bars": [{"what": "a", "value": float("nan"), "limit": 1, "side": "at most"}]}, "finite"),
+        ({"tables": [{"columns": [{"key": "a", "title": "a"}], "rows": [{"b": 1}]}]}, "got b"),
+        ({"tables": [{"columns": [{"key": "a", "title": "a"}] * 2, "rows": []}]}, "different keys"),
+        ({"tables": [{"columns": [{"key": "a", "title": "a"}], "rows": [{"a": float("inf")}]}]}, "finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Results.model_validate({**RESULTS.model_dump(), **change})
+
+
+def test_published_results_fit_and_have_their_benchmark() -> None:
+    for path in FOLDER.glob("*.json"):
+        results = read(path)
+        assert results.name == path.stem
+        assert (FOLDER.parent / f"{path.stem}.py").exists() or (FOLDER.parent / path.stem / "__main__.py").exists()
+        assert results.tables or results.notes
