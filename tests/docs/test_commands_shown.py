@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 import pytest
-from support.documents import PAGES, ROOT, blocks, inline, lines
 
 from compress.cli import cli, main
+from tests.support.documents import PAGES, ROOT, blocks, inline, lines
 
 SHOWN = [(str(block), words) for page in PAGES for block in blocks(page, "sh") for words in lines(block)] + [
     (str(page.relative_to(ROOT)), words) for page in PAGES for words in inline(page)

@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from support.documents import PAGES, ROOT
+
+from tests.support.documents import PAGES, ROOT
 
 pytest.importorskip("sphinx", reason="an extra: pip install -c constraints.txt '.[docs]'")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
