@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import generated
 from ..siblings import models
+from . import generated
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

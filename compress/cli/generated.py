@@ -1,4 +1,4 @@
-"""What ``python -m compress.cli.generate`` took from the configurations: read at once, without importing any of them."""
+"""What ``python -m compress.cli.generate`` took from configurations: read at once, without importing any of them."""
 
 from __future__ import annotations
 
