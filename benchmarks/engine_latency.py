@@ -28,7 +28,8 @@ from compress.data import Data, SampleSplit
 from compress.quantize import Quantize
 from compress.quantize.detect import detected
 from compress.stage import Context
-from export.format import Job, exporter, formats
+from export.facts import formats
+from export.format import Job, exporter
 from runtimes.benchmark import PRESETS, PresetName, interleave, sentinel
 from runtimes.bound import Binding, one_feed
 from runtimes.runtime import Options, available, engine_named

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -21,6 +21,7 @@ from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import Quantize, TargetName
 from .share import Share
+from .siblings import export as exporters
 from .sparsify import Sparsify
 from .stage import Config, Seed, Stage, Threads
 from .train import Training
@@ -78,7 +79,10 @@ class Step(Config):
         return stage
 
 
-FormatName = Literal["onnx", "litert", "executorch", "openvino", "ncnn", "coreml", "tensorrt"]
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[tuple(exporters.facts.formats())]
 
 
 class Export(Config):

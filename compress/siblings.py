@@ -1,7 +1,7 @@
 """Our own packages beside a user's project that has packages of the same names (``models``, ``export``).
 
 ``from .siblings import export`` gives our package, whatever else answers to that name where the user works. Its modules
-are its attributes, imported when they are first looked at: ``export.format.formats()``. Nothing in ``compress`` imports
+are its attributes, imported when they are first looked at: ``export.facts.formats()``. Nothing in ``compress`` imports
 them in another way.
 """
 
@@ -50,6 +50,7 @@ def sibling(name: str) -> ModuleType:
 
 if TYPE_CHECKING:
     import export as export
+    import export.facts
     import export.format
     import export.onnx.exporter
     import export.onnx.rewrite
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     import runtimes.devices.local
     import runtimes.ending
     import runtimes.errors
+    import runtimes.facts
     import runtimes.folder
     import runtimes.gate
     import runtimes.onnx_sound

@@ -31,6 +31,7 @@ with quiet():
     import coremltools as ct
     from coremltools.converters.mil.frontend.torch.torch_op_registry import is_torch_fx_node_supported
 
+TITLE = "Core ML"
 SUFFIX = ".mlpackage"
 ENGINE = "coreml"
 TARGETS = ("coreml",)

@@ -1,13 +1,11 @@
-"""Formats: what every exporter is given and gives back, and which there are: found by file name, imported when asked.
+"""What every exporter is given and gives back, and each exporter, imported when it is asked for.
 
-A format is one file of this folder that defines ``SUFFIX``, or a folder in which the file ``exporter.py`` does. Its
-packages may be missing: `exporter` then tells what to install.
+Which formats there are, `export.facts` tells. The packages of a format may be missing: `exporter` then tells what to
+install.
 """
 
 from __future__ import annotations
 
-import ast
-import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from compress.errors import InvalidInput, PackageMissing
 from compress.integers.encoding import Encoding
 from compress.integers.target import Target, target_named
 
+from .facts import formats
 from .onnx.contents import Contents
 
 Interface = Literal["float32", "int8", "uint8"]
@@ -112,17 +111,7 @@ class Exported:
 
 
 class Exporter(Protocol):
-    """What each format's exporter defines. The constants are literals: they are read without importing it.
-
-    ``SUFFIX`` of the file; ``ENGINE``: the file of ``runtimes/engines`` that runs it; ``TARGETS``: what it can be
-    written for, the default first; ``INSTALL``: what to do where its packages are missing. ``PORTABLE = False`` says
-    that a file runs only on the device where it was built, so that it is written only when asked for by name.
-    """
-
-    SUFFIX: str
-    ENGINE: str
-    TARGETS: tuple[str, ...]
-    INSTALL: str
+    """What each format's file defines, besides the facts about it that `export.facts` reads."""
 
     def export(self, job: Job, path: Path) -> Exported:
         """The account of the file that was written to ``path``: all of it, or nothing.
@@ -134,80 +123,15 @@ class Exporter(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Format:
-    """What is known of a format without importing its exporter."""
-
-    name: str
-    suffix: str
-    engine: str
-    targets: tuple[str, ...]
-    install: str
-    portable: bool = True
-
-
-def formats() -> dict[str, Format]:
-    """All formats by name, installed or not.
-
-    >>> formats()["onnx"].suffix
-    '.onnx'
-    """
-    found: dict[str, Format] = {}
-    for name, file in sorted(_candidates()):
-        constants = _constants(file)
-        if "SUFFIX" in constants:
-            found[name] = Format(
-                name,
-                str(constants["SUFFIX"]),
-                str(constants["ENGINE"]),
-                tuple(constants["TARGETS"]),
-                str(constants["INSTALL"]),
-                bool(constants.get("PORTABLE", True)),
-            )
-    return found
-
-
-def _candidates() -> list[tuple[str, Path]]:
-    """Each name of a file or folder here, with the file that may define a format of that name."""
-    here = Path(__file__).parent
-    return [(file.stem, file) for file in here.glob("*.py")] + [
-        (file.parent.name, file) for file in here.glob("*/exporter.py")
-    ]
-
-
-@functools.cache
-def _constants(file: Path) -> dict[str, Any]:
-    source = ast.parse(file.read_text(encoding="utf-8"))
-    return {
-        target.id: ast.literal_eval(statement.value)
-        for statement in source.body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name) and target.id in ("SUFFIX", "ENGINE", "TARGETS", "INSTALL", "PORTABLE")
-    }
-
-
-def format_of(target: str) -> Format:
-    """The format that is written for ``target`` if none is named: the first whose default it is, or that can.
-
-    >>> format_of("ort-arm").name
-    'onnx'
-    """
-    able = [each for each in formats().values() if target in each.targets and each.portable]
-    if not able:
-        raise InvalidInput(f"target {target!r}: no format is written for it")
-    return min(able, key=lambda each: each.targets.index(target))
-
-
 def rules_of(target: str) -> Rules:
     """What an ONNX file must keep to for ``target``: from the ``rules.py`` of a format for it; () where none has any.
 
     >>> len(rules_of("ort-x86")) > 3, rules_of("coreml")
     (True, ())
     """
-    for name, form in formats().items():
-        if target in form.targets and (Path(__file__).parent / name / "rules.py").is_file():
-            rules: Mapping[str, Rules] = importlib.import_module(f".{name}.rules", __package__).RULES
+    for form in formats().values():
+        if target in form.targets and form.rules is not None:
+            rules: Mapping[str, Rules] = importlib.import_module(form.rules, __package__).RULES
             if target in rules:
                 return rules[target]
     return ()
@@ -223,9 +147,8 @@ def exporter(name: str) -> Exporter:
     known = formats()
     if name not in known:
         raise InvalidInput(f"format {name!r}: expected one of {', '.join(known)}")
-    folder = (Path(__file__).parent / name).is_dir()
     try:
-        return cast(Exporter, importlib.import_module(f".{name}.exporter" if folder else f".{name}", __package__))
+        return cast(Exporter, importlib.import_module(known[name].module, __package__))
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise PackageMissing(f"format {name}: cannot be written here ({reason}); {known[name].install}") from error

@@ -17,8 +17,9 @@ from typing import NoReturn
 from . import ending
 from .benchmark import PRESETS, benchmark, require_stable
 from .errors import InvalidInputs, Unstable
+from .facts import engines
 from .gate import check_folder, to_json
-from .runtime import MOST_THREADS, Options, engines, load
+from .runtime import MOST_THREADS, Options, load
 from .untrusted import OPTION, limits_lifted, read_arrays
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from .devices.local import Conditions, conditions, pinned
 from .errors import InvalidInputs, Unstable
+from .facts import engine_of
 from .memory import peak_memory
-from .runtime import Arrays, Options, Runtime, check_inputs, engine_named, engine_of, existing, random_inputs
+from .runtime import Arrays, Options, Runtime, check_inputs, engine_named, existing, random_inputs
 
 PresetName = Literal["standard", "quick", "mlperf"]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InvalidModel, RuntimesError
-from .runtime import Arrays, Options, engine_named, engine_of, existing, load, random_inputs
+from .facts import engine_of
+from .runtime import Arrays, Options, engine_named, existing, load, random_inputs
 from .untrusted import read_arrays
 
 _RUNS = 3

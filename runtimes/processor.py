@@ -2,7 +2,8 @@
 
 x86 without VNNI multiplies 8-bit integers by VPMADDUBSW, which adds two products in 16 bits and clips the sum there
 (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2). ONNX Runtime and OpenVINO use it: with weights
-of 8 bits the sum can be clipped, with weights of 7 bits it fits. LiteRT, ExecuTorch and ncnn add up in 32 bits.
+of 8 bits the sum can be clipped, with weights of 7 bits it fits. LiteRT, ExecuTorch and ncnn add up in 32 bits. Which
+targets this concerns is a fact of each (`runtimes.facts.TargetFacts.needs_vnni`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from .facts import targets
+
 X86 = ("x86_64", "amd64", "x86", "i686")
 VNNI = ("avx512_vnni", "avx_vnni")
 """The instruction sets with sums of four products in 32 bits, as Linux names them."""
-FULL_WEIGHTS = ("ort-x86", "ort-arm", "tensorrt", "openvino")
-"""Targets whose files have weights of 8 bits and are run, where they are run on a CPU, by one of these two engines."""
+ARM = ("aarch64", "arm64")
 
 
 def flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...] | None:
@@ -45,24 +47,42 @@ def dot_products(flags_: Collection[str] | None = None) -> str | None:
     return next((name for name in (*VNNI, "asimddp") if name in (present or ())), None)
 
 
+def kinds(architecture: str, flags_: Collection[str] | None) -> tuple[str, ...]:
+    """Return what a processor counts as, the narrowest first; what `runtimes.facts.TargetFacts.suits` names.
+
+    Args:
+        architecture: as ``platform.machine()`` tells it.
+        flags_: its instruction sets as Linux names them; None where they are not known, which counts as none.
+
+    >>> kinds("x86_64", ["avx2", "avx_vnni"]), kinds("aarch64", None), kinds("riscv64", None)
+    (('x86-vnni', 'x86', 'any'), ('arm64', 'any'), ('any',))
+    """
+    if architecture.lower() in ARM:
+        return ("arm64", "any")
+    if architecture.lower() not in X86:
+        return ("any",)
+    return ("x86-vnni", "x86", "any") if any(name in (flags_ or ()) for name in VNNI) else ("x86", "any")
+
+
 def is_exact(target: str, architecture: str | None = None, flags_: Collection[str] | None = None) -> bool:
     """Return whether a processor computes the integers of files for ``target`` as the target's own device does.
 
     Args:
-        target: whose integers the file has.
+        target: whose integers the file has; one that is not known here counts as exact.
         architecture: as ``platform.machine()`` tells it; left out, with ``flags_``, this processor.
         flags_: its instruction sets as Linux names them; None where they are not known, which counts as none.
 
     >>> is_exact("tensorrt", "x86_64", ["avx2"]), is_exact("ort-avx2", "x86_64", ["avx2"]), is_exact("ort-x86", "arm64")
     (False, True, True)
     """
+    facts = targets().get(target)
+    if facts is None or not facts.needs_vnni:
+        return True
     if architecture is None:
         architecture, flags_ = platform.machine(), flags()
-        if target == "openvino" and not onednn_allows("VNNI", "BF16", "FP16", "AMX", "AVX10"):
+        if facts.by_onednn and not onednn_allows("VNNI", "BF16", "FP16", "AMX", "AVX10"):
             flags_ = ()
-    if target not in FULL_WEIGHTS or architecture.lower() not in X86:
-        return True
-    return any(name in (flags_ or ()) for name in VNNI)
+    return "x86" not in kinds(architecture, flags_) or "x86-vnni" in kinds(architecture, flags_)
 
 
 def onednn_allows(*levels: str) -> bool:

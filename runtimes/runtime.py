@@ -1,9 +1,7 @@
-"""The Runtime protocol, and the engines that are there: found by file name, imported only when asked for."""
+"""The Runtime protocol, and the engines that are there, imported only when asked for."""
 
 from __future__ import annotations
 
-import ast
-import functools
 import importlib
 import math
 from collections import Counter
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EngineMissing, InvalidInputs, InvalidModel
+from .facts import describe, engine_of, suffixes
 from .untrusted import Unreadable, require_at_most, require_file
 
 Array = NDArray[np.generic]
@@ -23,8 +22,6 @@ Arrays = Mapping[str, Array]
 
 MOST_THREADS = 1024
 _RANDOM_ELEMENTS = 2**27  # of an input that nobody gives
-
-_ENGINES = Path(__file__).with_name("engines")
 
 
 @dataclass(frozen=True)
@@ -144,14 +141,7 @@ class Runtime(Protocol):
 
 
 class Engine(Protocol):
-    """What each file in ``engines/`` defines. The three constants are literals: they are read without importing it.
-
-    ``SUFFIXES`` are the kinds of file that this engine is taken for when none is named.
-    """
-
-    PACKAGE: str
-    SUFFIXES: tuple[str, ...]
-    INSTALL: str
+    """What each file in ``engines/`` defines, besides the facts about it that `runtimes.facts` reads."""
 
     def version(self) -> str:
         """Return the version of the engine."""
@@ -164,45 +154,6 @@ class Engine(Protocol):
     def load(self, file: Path, options: Options) -> Runtime:
         """Return the file, loaded. Raises InvalidModel where it cannot be."""
         ...
-
-
-@dataclass(frozen=True)
-class EngineFacts:
-    """What is known of an engine without importing it."""
-
-    name: str
-    package: str
-    suffixes: tuple[str, ...]
-    install: str
-
-
-def engines() -> tuple[str, ...]:
-    """Return the names of all engines that have a file in ``engines/``, installed or not.
-
-    >>> "onnxruntime" in engines()
-    True
-    """
-    return tuple(sorted(file.stem for file in _ENGINES.glob("*.py") if not file.stem.startswith("_")))
-
-
-@functools.cache
-def describe(engine: str) -> EngineFacts:
-    """Return what the file of ``engine`` declares, read from its source: nothing is imported.
-
-    >>> describe("onnxruntime").suffixes
-    ('.onnx', '.ort')
-    """
-    if engine not in engines():
-        raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
-    source = ast.parse((_ENGINES / f"{engine}.py").read_text(encoding="utf-8"))
-    constants = {
-        target.id: ast.literal_eval(statement.value)
-        for statement in source.body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name) and target.id in ("PACKAGE", "SUFFIXES", "INSTALL")
-    }
-    return EngineFacts(engine, constants["PACKAGE"], tuple(constants["SUFFIXES"]), constants["INSTALL"])
 
 
 def engine_named(engine: str) -> Engine:
@@ -232,30 +183,6 @@ def available(engine: str) -> tuple[str | None, str]:
         return None, str(error)
 
 
-def engine_of(file: Path) -> str:
-    """Return the engine that runs files with the suffix of ``file``.
-
-    The longest suffix decides.
-
-    >>> engine_of(Path("net.onnx")), engine_of(Path("net.bits.onnx"))
-    ('onnxruntime', 'bitwise')
-    """
-    known = {name: [s for s in describe(name).suffixes if file.name.lower().endswith(s)] for name in engines()}
-    longest = max((len(suffix) for found in known.values() for suffix in found), default=0)
-    fitting = [name for name, found in known.items() if any(len(suffix) == longest for suffix in found)]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise InvalidInputs(f"{file}: several engines run {file.suffix}: name one of {', '.join(fitting)}")
-    told = ", ".join(sorted(suffixes()))
-    raise InvalidModel(f"{file}: no engine is known for {file.suffix or 'a name without suffix'}: expected {told}")
-
-
-def suffixes() -> frozenset[str]:
-    """Return what the names of files that engines run can end with."""
-    return frozenset(suffix for name in engines() for suffix in describe(name).suffixes)
-
-
 def load(file: Path | str, engine: str | None = None, options: Options | None = None) -> Runtime:
     """Return ``file`` loaded into ``engine``, by default the one that runs files with its suffix.
 
@@ -272,7 +199,7 @@ def existing(file: Path | str) -> Path:
     """Return the path of a model file, which is there and not empty; raises InvalidModel."""
     path = Path(file)
     try:
-        if path.is_dir() and not any(path.suffix.lower() in describe(name).suffixes for name in engines()):
+        if path.is_dir() and path.suffix.lower() not in suffixes():
             raise InvalidModel(f"{path}: expected a model file, got a folder")
         for part in (path, path.with_suffix(".bin")):  # weights beside it, as OpenVINO and ncnn have them
             if part.exists() and not part.is_dir():

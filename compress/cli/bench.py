@@ -68,7 +68,7 @@ def command(
         raise InvalidInput("bench: no network given; name .onnx files or networks")
     given.claim_output()
     data = given.load_data()
-    suffixes = runtimes.runtime.suffixes()
+    suffixes = runtimes.facts.suffixes()
     with tempfile.TemporaryDirectory() as folder, progress_bars(given) as progress:
         files = []
         for number, name in enumerate(names):

@@ -30,11 +30,10 @@ def command(**values: Any) -> None:
     from .session import Options
 
     given = Options(**values)
-    runtime = runtimes.runtime
     engines = {}
     table = Table("engine", "version", "state", title="engines", title_justify="left")
-    for name in runtime.engines():
-        version, reason = runtime.available(name)
+    for name in runtimes.facts.engines():
+        version, reason = runtimes.runtime.available(name)
         engines[name] = {"version": version, "reason": reason}
         table.add_row(name, version or "-", Text("ready" if version else reason or "missing"))
     given.console.print(table)

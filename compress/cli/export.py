@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import siblings
 from . import options
 
 if TYPE_CHECKING:
     from ..deploy import Wanted
     from ..report.schema import ExportRecord
     from .session import Options
+
+_VARYING = ", ".join(each.title for each in siblings.export.facts.formats().values() if each.sizes_vary)
 
 
 @options.command("export", short_help="Write the files that engines run.")
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     help="Take pixels as --data stores them; its scale, mean and std go into the file.",
 )
 @click.option("--fixed-batch", is_flag=True, help="Take batches of one sample only.")
-@click.option("--dynamic-size", is_flag=True, help="Leave height and width of images open (ONNX, OpenVINO).")
+@click.option("--dynamic-size", is_flag=True, help=f"Leave height and width of images open ({_VARYING}).")
 @click.option("--opset", type=click.IntRange(7, 64), help="Of ONNX; left out, the least that is enough.")
 @click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
 @click.option("--pack", "packed", is_flag=True, help="Also write the packed file to download, model.onnx.packed.")
@@ -115,7 +118,7 @@ def command(
         labels=data.classes if data is not None else (),
     )
     output = given.output.name
-    alone = [each.name for each in export.format.formats().values() if output.endswith(each.suffix)]
+    alone = [each.name for each in export.facts.formats().values() if output.endswith(each.suffix)]
     if alone and not formats and target is None:
         formats = (alone[0],)
     wanted = [replace(one, format=name) for name in _named(formats)] or [one]
@@ -137,7 +140,7 @@ def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
         return formats
     from ..siblings import export, runtimes
 
-    known = export.format.formats()
+    known = export.facts.formats()
     available = runtimes.runtime.available
     return tuple(name for name, each in known.items() if available(each.engine)[0] is not None)
 

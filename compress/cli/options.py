@@ -9,18 +9,16 @@ from typing import Any, TypeVar
 
 import click
 
+from ..siblings import export, runtimes
 from .completion import data_sources, networks
 from .parameters import DATA, NETWORK, OUTPUT, TELLING, Command, ListOption, Option
 
-TARGETS = (
-    *("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "litert", "executorch", "openvino", "openvino-avx2", "ncnn"),
-    "coreml",
-)
 SCHEMES = (
     *("int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16"),
     *("binary", "abc", "horq", "bwn", "w1a8", "ternary", "ttq", "w2a8", "w2a2", "w4a4", "pow2", "inq"),
 )
-FORMATS = ("onnx", "litert", "executorch", "openvino", "ncnn", "coreml", "tensorrt")
+TARGETS = tuple(runtimes.facts.targets())
+FORMATS = tuple(export.facts.formats())
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 THREADS = click.IntRange(1, 1024)
@@ -125,8 +123,6 @@ output = option(
 def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Read files of any size until the command ends."""
     if wanted:
-        from ..siblings import runtimes
-
         context.with_resource(runtimes.untrusted.limits_lifted())
 
 

@@ -95,7 +95,7 @@ def _written(
         job, model=alone, example_inputs=inputs, encodings={}, dynamic_batch=False, dynamic_size=False, labels=(),
         interface="float32", layout="nchw", simplify=False,
     )  # fmt: skip
-    return export.format.exporter(name).export(plain, folder / f"alone{export.format.formats()[name].suffix}")
+    return export.format.exporter(name).export(plain, folder / f"alone{export.facts.formats()[name].suffix}")
 
 
 def _first(job: export.format.Job, fails: Callable[[nn.Module, tuple[Tensor, ...], Path], bool]) -> Culprit | None:

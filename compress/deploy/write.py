@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +28,6 @@ from . import blame
 from .deployed import Deployed
 from .parity import parity_on, reference, some
 
-SIZES_VARY = ("onnx", "openvino")
-"""Formats whose files can take images of any size."""
 LARGEST_SAMPLES_BYTES = 2**26
 """Of the samples that are stored beside exported files."""
 
@@ -63,11 +61,11 @@ class Wanted:
         """
         if self.format is None:
             target = self.target or detected().target
-            return exporters.format.format_of(target).name, target
-        known = exporters.format.formats()
+            return exporters.facts.format_of(target).name, target
+        known = exporters.facts.formats()
         if self.format not in known:
             raise InvalidInput(f"format {self.format!r}: expected one of {', '.join(known)}")
-        targets = cast(tuple[TargetName, ...], known[self.format].targets)
+        targets = known[self.format].targets
         target = self.target or suited(targets)
         if target not in targets:
             raise InvalidInput(f"format {self.format}: not written for {target}; targets are {', '.join(targets)}")
@@ -76,8 +74,7 @@ class Wanted:
 
 def suffix_of(wanted: Wanted) -> str:
     """The end of a file's name in the format that is wanted."""
-    found: str = exporters.format.formats()[wanted.resolved()[0]].suffix
-    return found
+    return exporters.facts.formats()[wanted.resolved()[0]].suffix
 
 
 def export(
@@ -98,20 +95,21 @@ def export(
     """
     wanted = wanted or Wanted()
     name_of_format, target = wanted.resolved()
-    known = exporters.format.formats()[name_of_format]
-    if wanted.dynamic_size and name_of_format not in SIZES_VARY:
+    known = exporters.facts.formats()[name_of_format]
+    if wanted.dynamic_size and not known.sizes_vary:
+        able = " or ".join(each.name for each in exporters.facts.formats().values() if each.sizes_vary)
         raise InvalidInput(
             f"format {name_of_format}: its engine plans for one size of image; leave --dynamic-size out, or export to "
-            f"{' or '.join(SIZES_VARY)}"
+            f"{able}"
         )
-    interfaces = target_named(target).interface
+    interfaces = target_named(target).interfaces
     if wanted.interface not in interfaces:
         raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
     job = exporters.format.Job(
         network.model,
         _one_sample(network),
         target,
-        network.encodings if name_of_format == "onnx" else _without_levels(network),
+        network.encodings if known.holds_levels else _without_levels(network),
         dynamic_batch=wanted.dynamic_batch,
         dynamic_size=wanted.dynamic_size,
         interface=wanted.interface,
@@ -133,7 +131,7 @@ def export(
     runner = written.engine or known.engine
     deployed = Deployed(name, path, network, target, runner, binding)
     try:
-        notes = [*written.notes, *_measured_elsewhere(network, target), *_broken_rules(path, name_of_format, target)]
+        notes = [*written.notes, *_measured_elsewhere(network, target)]
         version, reason = runtimes.runtime.available(runner)
         executed = parity = None
         if version is None:
@@ -208,17 +206,6 @@ def _one_sample(network: Network) -> tuple[Tensor, ...]:
     except Exception:  # noqa: BLE001 - the network's code wants the batch that it was given
         return network.example_inputs
     return one
-
-
-def _broken_rules(path: Path, name: str, target: TargetName) -> tuple[str, ...]:
-    """Notes on what the target runs slowly; what it refuses is an error."""
-    if name != "onnx":
-        return ()
-    violations = exporters.rules.check(path, target)
-    broken = [str(violation) for violation in violations if violation.effect != "slow"]
-    if broken:
-        raise GateFailed(f"export {path.name}: {len(broken)} tensors break rules of {target}: {'; '.join(broken)}")
-    return tuple(exporters.rules.grouped(violations))
 
 
 def kind_of(network: Network) -> runtimes.folder.Kind:

@@ -1,46 +1,30 @@
 """Targets: which integers an engine wants for a tensor whose encoding is known. No graph.
 
-A target is an engine on a kind of processor:
-
-- ``ort-x86``: ONNX Runtime on x86 with VNNI multiplies uint8 activations by int8 weights, so activations are uint8
-  (zero point 0 after a ReLU, which then costs nothing) and weights symmetric int8.
-- ``ort-avx2``: without VNNI two products are added in 16 bits, which 8-bit weights overflow; 7-bit weights do not.
-- ``ort-arm``: ONNX Runtime on ARM with the dot product instructions prefers int8 for both; the zero point after a ReLU
-  is then -128, again the least integer.
-- ``tensorrt``: int8 about zero point 0 for both, the bias in float.
-- ``litert``: int8 for both, activations affine, weights in -127..127, an int32 bias; 16-bit activations are int16 about
-  zero point 0 (LiteRT 8-bit quantization specification).
-- ``executorch``: int8 for both, activations affine; XNNPACK rounds the bias, which stays in float, by itself.
-- ``openvino``: uint8 activations, int8 weights, the bias in float; ``openvino-avx2``: 7-bit weights, without VNNI.
-- ``ncnn``: -127..127 about zero point 0 for what convolutions and linear layers read and for their weights; everything
-  between them is in float. So are depthwise convolutions, whose kernels are slower in integers than in float on x86.
-- ``coreml``: int8 about zero point 0 for both, the bias in float.
+A target is an engine on a kind of processor. What each wants stands in the engine's file (``runtimes/engines``), as
+literals that are read here without importing the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import InvalidInput
+from ..siblings import runtimes
 from .encoding import Encoding, Integer, IntegerParameters
 
-TargetName = Literal[
-    "ort-x86",
-    "ort-avx2",
-    "ort-arm",
-    "tensorrt",
-    "litert",
-    "executorch",
-    "openvino",
-    "openvino-avx2",
-    "ncnn",
-    "coreml",
-]
+if TYPE_CHECKING:
+    TargetName = str
+else:
+    TargetName = Literal[tuple(runtimes.facts.targets())]
+"""The name of a target. As the type of a setting it admits those that engines state, and a schema lists them."""
+
+Interface = Literal["float32", "int8", "uint8"]
 
 # The bias joins the 32-bit accumulator: half of its range is left for the sum of products.
 LARGEST_BIAS = 2.0**30
@@ -52,6 +36,7 @@ class Target:
 
     Args:
         name: of the target.
+        engine: its name.
         activation: the integers of 8-bit activations.
         wide_activation: those of 16-bit activations; None where the engine has none.
         symmetric: activations have zero point 0 as well.
@@ -68,10 +53,19 @@ class Target:
         integer_bias: the bias of a product in integers is int32; else it stays in float.
         casts_weights: stored weights that the engine converts to float at load are written as Cast and Mul, which it
             folds; else as DequantizeLinear.
-        interface: the types that inputs and outputs can have; the first is the default.
+        half_networks: a network whose weights are all float16 is computed in float16 throughout; else such weights are
+            stored so and converted to float.
+        rounds_floats: the engine takes float weights between integers for integers that were forgotten, and rounds
+            them, unless the file prevents it.
+        bit_operators: products of 1- and 2-bit weights become operators of their own.
+        x86_kernels: convolutions want channels in the multiples that ONNX Runtime's kernels for x86 take.
+        interfaces: the types that inputs and outputs can have; the first is the default.
     """
 
-    name: TargetName
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    engine: str
     activation: Integer
     wide_activation: Integer | None = None
     symmetric: bool = False
@@ -86,7 +80,11 @@ class Target:
     fuses_sums: bool = False
     integer_bias: bool = False
     casts_weights: bool = False
-    interface: tuple[Literal["float32", "int8", "uint8"], ...] = ("float32",)
+    half_networks: bool = False
+    rounds_floats: bool = False
+    bit_operators: bool = False
+    x86_kernels: bool = False
+    interfaces: tuple[Interface, ...] = ("float32",)
 
     def activation_type(self, encoding: Encoding) -> Integer:
         """The integers that an activation with this encoding becomes.
@@ -151,49 +149,23 @@ def bias_parameters(input_scale: float, weight: IntegerParameters) -> IntegerPar
     return IntegerParameters(scale, np.zeros(scale.shape, np.int64), int(limits.min), int(limits.max))
 
 
-_ORT = Target(
-    "ort-x86",
-    "uint8",
-    wide_activation="uint16",
-    four_bit_products=True,
-    integer_bias=True,
-    casts_weights=True,
-    interface=("float32", "uint8"),
-)
+def _targets() -> Mapping[str, Target]:
+    adapter = TypeAdapter(Target)
+    read: dict[str, Target] = {}
+    for name, facts in runtimes.facts.targets().items():
+        try:
+            read[name] = adapter.validate_python(
+                {"name": name, "engine": facts.engine, "interfaces": facts.interfaces, **facts.integers}
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"engine {facts.engine}: target {name}: {where}: {first['msg']}") from error
+    return read
 
-_OPENVINO = Target("openvino", "uint8", fuses_sums=True, interface=("float32", "uint8"))
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (
-        _ORT,
-        replace(_ORT, name="ort-avx2", weight_bits=7),
-        replace(_ORT, name="ort-arm", activation="int8", interface=("float32", "int8")),
-        Target("tensorrt", "int8", symmetric=True),
-        Target(
-            "litert",
-            "int8",
-            wide_activation="int16",
-            four_bit_products=True,
-            pools_in_one_scale=True,
-            integer_bias=True,
-            interface=("float32", "int8", "uint8"),
-        ),
-        Target("executorch", "int8"),
-        _OPENVINO,
-        replace(_OPENVINO, name="openvino-avx2", weight_bits=7),
-        Target(
-            "ncnn",
-            "int8",
-            symmetric=True,
-            narrow=True,
-            per_group=True,
-            products_only=True,
-            float_depthwise=True,
-        ),
-        Target("coreml", "int8", symmetric=True),
-    )
-}
+TARGETS = _targets()
+"""Every target by name, as the engines state them."""
 
 
 def target_named(name: str) -> Target:

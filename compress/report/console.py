@@ -80,7 +80,7 @@ def _files(report: Report) -> Table:
             benchmark.name,
             milliseconds(latency.p50),
             milliseconds(latency.p90),
-            f"{findings.runtime_name(benchmark.runtime)}{threads}{unstable}",
+            f"{findings.engine_title(benchmark.runtime)}{threads}{unstable}",
             percent(benchmark.top1),
         )
     timed = {benchmark.name for benchmark in report.benchmarks}

@@ -7,33 +7,24 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..siblings import runtimes
 from .quantities import count, milliseconds, percent, plural, points, ratio, seconds, size
 from .schema import BenchmarkRecord, EditRecord, ExportRecord, LayerRecord, Report, SkipRecord, StageRecord
 
-RUNTIMES = {
-    "onnxruntime": "ONNX Runtime",
-    "ort": "ONNX Runtime",
-    "litert": "LiteRT",
-    "tensorrt": "TensorRT",
-    "openvino": "OpenVINO",
-    "executorch": "ExecuTorch",
-    "coreml": "Core ML",
-}
 
+def engine_title(engine: str) -> str:
+    """An engine as its makers spell it, also by a name that older reports have.
 
-def runtime_name(runtime: str) -> str:
-    """The runtime as its makers spell it.
-
-    >>> runtime_name("onnxruntime"), runtime_name("ncnn")
+    >>> engine_title("onnxruntime"), engine_title("ncnn")
     ('ONNX Runtime', 'ncnn')
     """
-    return RUNTIMES.get(runtime, runtime)
+    return runtimes.facts.title_of(engine)
 
 
 def conditions(benchmark: BenchmarkRecord) -> str:
     """ "at 1 thread in ONNX Runtime", as much of it as is known."""
     threads = f"at {plural(benchmark.threads, 'thread')} " if benchmark.threads is not None else ""
-    return f"{threads}in {runtime_name(benchmark.runtime)}"
+    return f"{threads}in {engine_title(benchmark.runtime)}"
 
 
 def _setting(benchmark: BenchmarkRecord) -> tuple[str, int | None, str | None]:

@@ -135,7 +135,7 @@ def _label(benchmark: BenchmarkRecord, groups: Sequence[Sequence[BenchmarkRecord
         return benchmark.name
     threads = "" if benchmark.threads is None else f", {quantities.plural(benchmark.threads, 'thread')}"
     runtimes = {group[0].runtime for group in groups}
-    runtime = f", {findings.runtime_name(benchmark.runtime)}" if len(runtimes) > 1 else ""
+    runtime = f", {findings.engine_title(benchmark.runtime)}" if len(runtimes) > 1 else ""
     return f"{benchmark.name}{runtime}{threads}"
 
 

@@ -50,6 +50,7 @@ with quiet():
     from executorch.exir.sym_util import eval_upper_bound
     from executorch.extension.pybindings import portable_lib
 
+TITLE = "ExecuTorch"
 SUFFIX = ".pte"
 ENGINE = "executorch"
 TARGETS = ("executorch",)

@@ -28,6 +28,7 @@ from .names import name_tensors
 from .program import channels_last_inputs, program
 from .weights import store, widen_biases
 
+TITLE = "LiteRT"
 SUFFIX = ".tflite"
 ENGINE = "litert"
 TARGETS = ("litert",)

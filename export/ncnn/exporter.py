@@ -27,6 +27,7 @@ from .recurrence import restore_recurrent
 from .rewrite import split_packed
 from .weights import Weight
 
+TITLE = "ncnn"
 SUFFIX = ".ncnn.param"
 ENGINE = "ncnn"
 TARGETS = ("ncnn",)

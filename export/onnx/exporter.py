@@ -30,6 +30,7 @@ from compress.quantize.scheme import SCHEMES, scheme_of
 from compress.quantize.sites import Product, encoded_parts, integers_of_levels
 from compress.stage import evaluation_copy
 
+from .. import rules
 from ..format import Exported, Interface, Job, Layout, NotConvertible
 from . import program, qdq, rewrite, site, torchlib
 from .bits import bitwise
@@ -46,14 +47,30 @@ FEW_BITS_OPSET = 21
 """The first that has 4-bit and 16-bit integers, and scales per block."""
 
 
+TITLE = "ONNX"
 SUFFIX = ".onnx"
 ENGINE = "onnxruntime"
 TARGETS = ("ort-x86", "ort-avx2", "ort-arm", "tensorrt", "openvino", "openvino-avx2")
+SIZES_VARY = True
+HOLDS_LEVELS = True
 INSTALL = "pip install onnx onnxscript"
 
 
 def export(job: Job, path: Path) -> Exported:
-    """The account of the file that was written to ``path``; see :class:`export.format.Exporter`."""
+    """The account of the file that was written to ``path``; see :class:`export.format.Exporter`.
+
+    Raises:
+        GateFailed: a tensor of it breaks a rule of its target.
+    """
+    return _export(job, path, keeps_rules=True)
+
+
+def for_conversion(job: Job, path: Path) -> Exported:
+    """The same for a file that another engine's converter reads; who calls it holds it against the target's rules."""
+    return _export(job, path, keeps_rules=False)
+
+
+def _export(job: Job, path: Path, *, keeps_rules: bool) -> Exported:
     metadata = dict(job.metadata)
     if job.labels:
         metadata["labels"] = "\n".join(job.labels)
@@ -70,6 +87,7 @@ def export(job: Job, path: Path) -> Exported:
         metadata=metadata,
         interface=job.interface,
         layout=job.layout,
+        keeps_rules=keeps_rules,
     )
 
 
@@ -87,6 +105,7 @@ def export_onnx(
     metadata: Mapping[str, str] | None = None,
     interface: Interface = "float32",
     layout: Layout = "nchw",
+    keeps_rules: bool = False,
 ) -> Exported:
     """The account of the file that was written to ``path``: nothing is there before the file is whole and valid.
 
@@ -102,16 +121,18 @@ def export_onnx(
         metadata: written into the file.
         interface: the type of inputs and outputs; integers where their first and last operations are in such.
         layout: of images at the file's inputs.
+        keeps_rules: refuse a file that breaks a rule of its target, and note what the engine runs slowly.
 
     Raises:
         InvalidInput: the network cannot be traced or converted, the encodings are of another network, there is no such
             target, or none that holds these encodings, or the opset is out of range or too old for them.
-        GateFailed: the conversion left another opset, lost a tensor, or made an invalid file.
+        GateFailed: the conversion left another opset, lost a tensor, or made an invalid file, or it
+            breaks a rule.
     """
     path = Path(path)
     encodings = encodings or {}
     opset = _opset(path, opset, encodings)
-    engine = target_named(target)
+    dialect = target_named(target)
     # Strides of channels-last weights would show in the file, as gathers that put elements in order.
     plain = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     inputs = tuple(x.contiguous() for x in example_inputs)
@@ -121,30 +142,26 @@ def export_onnx(
     read = [encodings[node.name] for node in activations]
     multiplied = [encodings[product.weight] for product in products]
     integers = integers_of_levels(encodings, products)
-    require_products(engine, [integers[product.weight] for product in products if product.read in encodings])
-    whole_in_half = engine.name == "tensorrt" and bool(products) and {e.kind for e in multiplied} == {"float16"}
+    require_products(dialect, [integers[product.weight] for product in products if product.read in encodings])
+    whole_in_half = dialect.half_networks and bool(products) and {e.kind for e in multiplied} == {"float16"}
     marked: dict[str, qdq.Marked] = {}
     if not whole_in_half:
         biases = [(product, _values(graph.tensor(product.bias_node))) for product in products]
-        marked = qdq.marks(engine, encodings, [node.name for node in activations], biases)
+        marked = qdq.marks(dialect, encodings, [node.name for node in activations], biases)
         _mark(graph, activations, products, marked)
     program.simplify(graph)
     converted = _convert(graph, opset, path)
     rewrite.use_global_average_pool(converted.graph)
-    if engine.name.startswith("ort"):
+    if dialect.bit_operators:
         marked = use_bit_operators(converted, marked)
     if marked:
-        qdq.place(converted.graph, marked, past_moves=engine.fuses_sums)
-        use_integer_kernels(
-            converted.graph,
-            x86=engine.name in ("ort-x86", "ort-avx2"),
-            rounds_biases=engine.name.startswith("ort"),
-        )
-        if engine.name.startswith("ort"):
+        qdq.place(converted.graph, marked, past_moves=dialect.fuses_sums)
+        use_integer_kernels(converted.graph, x86=dialect.x86_kernels, rounds_biases=dialect.integer_bias)
+        if dialect.rounds_floats:
             qdq.keep_in_float(converted.graph)
     if whole_in_half:
         converted = in_half(converted)
-    name = scheme_of(multiplied, read) if engine.name.startswith("ort") else None
+    name = scheme_of(multiplied, read) if dialect.engine == ENGINE else None
     notes = [f"{name}: {SCHEMES[name].gain}"] if name is not None and name != "int8" else []
     if converted.functions:
         count = sum(node.domain == bitwise.DOMAIN for node in converted.graph.node)
@@ -165,6 +182,8 @@ def export_onnx(
     serialized = converted.SerializeToString()
     with new_files(path, overwrite=True) as folder:
         (folder / path.name).write_bytes(serialized)
+        if keeps_rules:
+            notes += rules.require(folder / path.name, target, path)
     return Exported(
         path,
         "onnx",

@@ -23,12 +23,14 @@ from compress.outputs import new_files
 
 from .. import rules
 from ..format import Exported, Job, NotConvertible
-from ..onnx.exporter import export as write_onnx
+from ..onnx.exporter import for_conversion as write_onnx
 from ..rules.encodings import require_whole_blocks
 
+TITLE = "OpenVINO"
 SUFFIX = ".xml"
 ENGINE = "openvino"
 TARGETS = ("openvino", "openvino-avx2")
+SIZES_VARY = True
 INSTALL = "pip install openvino"
 
 _XML_NAME = re.compile(r"[A-Za-z_][\w.-]*")

@@ -22,10 +22,11 @@ from compress.outputs import new_files
 
 from .. import rules
 from ..format import Exported, Job
-from ..onnx.exporter import export as write_onnx
+from ..onnx.exporter import for_conversion as write_onnx
 from ..rules.encodings import require_whole_blocks
 from .trtexec import WORKSPACE_MEGABYTES, Profile, command, profiles
 
+TITLE = "TensorRT"
 SUFFIX = ".engine"
 ENGINE = "tensorrt"
 TARGETS = ("tensorrt",)

@@ -25,6 +25,7 @@ from ..errors import InvalidInputs
 from ..runtime import Arrays, ExecutedGraph, Node, Options
 from . import onnxruntime
 
+TITLE = "bitwise"
 PACKAGE = "onnxruntime"
 SUFFIXES = (".bits.onnx",)
 INSTALL = "pip install onnxruntime"

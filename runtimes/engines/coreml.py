@@ -16,11 +16,15 @@ import numpy as np
 from ..errors import InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Options, TensorSpec, check_inputs, one_line
 
+TITLE = "Core ML"
 PACKAGE = "coremltools"
 SUFFIXES = (".mlpackage", ".mlmodel")
 INSTALL = "pip install coremltools"
+SYSTEMS = ("darwin",)
+UNPROVEN = "written against the documentation of coremltools; no test has run it"
+TARGETS = {"coreml": {"integers": {"activation": "int8", "symmetric": True}}}  # the bias in float
 
-if sys.platform != "darwin":
+if sys.platform not in SYSTEMS:
     raise ImportError(f"Core ML runs on Apple's systems alone, and this is {sys.platform}")
 
 ct: Any = import_module("coremltools")

@@ -24,9 +24,13 @@ from ..errors import InvalidInputs, InvalidModel
 from ..flatbuffer import Schema
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 
+TITLE = "ExecuTorch"
 PACKAGE = "executorch"
 SUFFIXES = (".pte",)
 INSTALL = "pip install executorch"
+TARGETS = {
+    "executorch": {"integers": {"activation": "int8"}}
+}  # XNNPACK rounds the bias, which stays in float, by itself
 
 
 @contextlib.contextmanager

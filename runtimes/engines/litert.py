@@ -16,9 +16,23 @@ from ai_edge_litert import interpreter as engine
 from ..errors import InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 
+TITLE = "LiteRT"
 PACKAGE = "ai_edge_litert"
 SUFFIXES = (".tflite",)
 INSTALL = "pip install ai_edge_litert"
+TARGETS = {
+    # LiteRT 8-bit quantization specification: weights in -127..127, 16-bit activations about zero point 0.
+    "litert": {
+        "interfaces": ("float32", "int8", "uint8"),
+        "integers": {
+            "activation": "int8",
+            "wide_activation": "int16",
+            "four_bit_products": True,
+            "pools_in_one_scale": True,
+            "integer_bias": True,
+        },
+    }
+}
 
 DELEGATE = "DELEGATE"
 DELEGATED = "XNNPACK:"

@@ -23,9 +23,24 @@ import numpy as np
 from ..errors import InvalidInputs, InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 
+TITLE = "ncnn"
 PACKAGE = "ncnn"
 SUFFIXES = (".param",)
 INSTALL = "pip install ncnn"
+TARGETS = {
+    # Integers are what convolutions and linear layers read, and their weights; all between them is in float. So are
+    # depthwise convolutions, whose kernels are slower in integers than in float on x86.
+    "ncnn": {
+        "integers": {
+            "activation": "int8",
+            "symmetric": True,
+            "narrow": True,
+            "per_group": True,
+            "products_only": True,
+            "float_depthwise": True,
+        }
+    }
+}
 
 MAGIC = "7767517"
 HALF_TAG = 0x01306B47

@@ -19,9 +19,61 @@ from ..errors import InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 from ..untrusted import Unreadable, require_file
 
+TITLE = "ONNX Runtime"
 PACKAGE = "onnxruntime"
 SUFFIXES = (".onnx", ".ort")
 INSTALL = "pip install onnxruntime"
+FORMER_NAMES = ("ort",)
+TARGETS = {
+    # x86 with VNNI multiplies uint8 activations by int8 weights: the zero point is 0 after a ReLU, which costs nothing.
+    "ort-x86": {
+        "suits": ("x86-vnni",),
+        "needs_vnni": True,
+        "interfaces": ("float32", "uint8"),
+        "integers": {
+            "activation": "uint8",
+            "wide_activation": "uint16",
+            "four_bit_products": True,
+            "integer_bias": True,
+            "casts_weights": True,
+            "rounds_floats": True,
+            "bit_operators": True,
+            "x86_kernels": True,
+        },
+    },
+    # Without VNNI two products are added in 16 bits, which 8-bit weights overflow; 7-bit weights do not.
+    "ort-avx2": {
+        "suits": ("any",),
+        "reason": "7-bit weights, whose sums stay within 16 bits",
+        "interfaces": ("float32", "uint8"),
+        "integers": {
+            "activation": "uint8",
+            "wide_activation": "uint16",
+            "weight_bits": 7,
+            "four_bit_products": True,
+            "integer_bias": True,
+            "casts_weights": True,
+            "rounds_floats": True,
+            "bit_operators": True,
+            "x86_kernels": True,
+        },
+    },
+    # ARM with the dot product instructions prefers int8 for both: after a ReLU the zero point is -128, again the least.
+    "ort-arm": {
+        "suits": ("arm64",),
+        "needs_vnni": True,
+        "interfaces": ("float32", "int8"),
+        "integers": {
+            "activation": "int8",
+            "wide_activation": "uint16",
+            "four_bit_products": True,
+            "integer_bias": True,
+            "casts_weights": True,
+            "rounds_floats": True,
+            "bit_operators": True,
+        },
+    },
+}
 
 _FAILURES = (
     native.EPFail,

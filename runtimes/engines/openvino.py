@@ -18,9 +18,23 @@ import openvino as ov
 from ..errors import InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 
+TITLE = "OpenVINO"
 PACKAGE = "openvino"
 SUFFIXES = (".xml",)
 INSTALL = "pip install openvino"
+TARGETS = {
+    "openvino": {
+        "needs_vnni": True,
+        "by_onednn": True,
+        "interfaces": ("float32", "uint8"),
+        "integers": {"activation": "uint8", "fuses_sums": True},
+    },
+    # 7-bit weights, for processors without VNNI.
+    "openvino-avx2": {
+        "interfaces": ("float32", "uint8"),
+        "integers": {"activation": "uint8", "weight_bits": 7, "fuses_sums": True},
+    },
+}
 
 KEPT_SHAPES = 2
 """So many compiled forms of a file with an open batch are kept."""

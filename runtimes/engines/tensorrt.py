@@ -20,9 +20,17 @@ from ..cuda import Cuda
 from ..errors import InvalidInputs, InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 
+TITLE = "TensorRT"
 PACKAGE = "tensorrt"
 SUFFIXES = (".engine", ".plan")
 INSTALL = "pip install tensorrt, on a device with an NVIDIA GPU (a Jetson has it from JetPack); unproven here"
+UNPROVEN = "no GPU has run it in a test; an imitation of the documented API has"
+TARGETS = {
+    "tensorrt": {
+        "needs_vnni": True,  # where such a file is tried on a CPU
+        "integers": {"activation": "int8", "symmetric": True, "half_networks": True},
+    }
+}
 
 _CUDA = Cuda()  # where there is no GPU, this engine cannot be used at all
 

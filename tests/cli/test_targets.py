@@ -79,11 +79,11 @@ def test_doctor_tells_the_target_and_why(run: Callable[..., tuple[str, str]]) ->
 def test_a_file_that_breaks_a_rule_is_not_kept(
     run: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress.siblings import export
+    from export import rules
 
     run("quantize net.py:build --data data.npz --keep-slower -q -o int8")
-    looked_at = export.rules.check
-    monkeypatch.setattr(export.rules, "check", lambda path, target: looked_at(path, "tensorrt"))
+    looked_at = rules.check
+    monkeypatch.setattr(rules, "check", lambda path, target: looked_at(path, "tensorrt"))
     _, err = run("export int8 --target ort-x86 -o net.onnx", code=1)
     named = err.split("break rules of ort-x86: ")[1].split("; ")
     assert f"{len(named)} tensors break rules" in err, "every one is named"

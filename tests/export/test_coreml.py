@@ -16,7 +16,8 @@ from torch.nn import functional
 from compress.errors import InvalidInput
 from compress.outputs import new_files
 from compress.quantize import Quantize, simulate
-from export.format import Exported, Job, exporter, formats
+from export.facts import formats
+from export.format import Exported, Job, exporter
 from tests.support.small_networks import Joined, made, snr_db
 
 ct = pytest.importorskip("coremltools")

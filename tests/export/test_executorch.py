@@ -16,7 +16,8 @@ from compress.errors import InvalidInput
 from compress.integers.target import target_named
 from compress.quantize import Quantize, simulate
 from export.decomposed import in_integers, operations
-from export.format import Exported, Job, exporter, formats
+from export.facts import formats
+from export.format import Exported, Job, exporter
 from runtimes.runtime import load
 from tests.support.small_networks import Joined, Tokens, context_on, made, snr_db
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from compress.errors import InvalidInput
 from compress.quantize import Quantize, simulate
-from export.format import Job, exporter, format_of, formats
+from export.facts import format_of, formats
+from export.format import Job, exporter
 from export.onnx.exporter import export
 from runtimes.bound import Binding, call
 from runtimes.runtime import load

@@ -17,7 +17,8 @@ ov = pytest.importorskip("openvino")
 from compress.errors import GateFailed, InvalidInput  # noqa: E402
 from compress.quantize import Quantize, simulate  # noqa: E402
 from compress.quantize.detect import suited  # noqa: E402
-from export.format import Exported, Job, exporter, format_of, formats  # noqa: E402
+from export.facts import format_of, formats  # noqa: E402
+from export.format import Exported, Job, exporter  # noqa: E402
 from export.openvino import exporter as openvino  # noqa: E402
 from runtimes.runtime import Options, load  # noqa: E402
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from compress.errors import GateFailed, InvalidInput, PackageMissing
 from compress.quantize import Quantize
-from export.format import Exported, Job, exporter, formats
+from export.facts import formats
+from export.format import Exported, Job, exporter
 from export.tensorrt import trtexec
 from tests.support.imitated_tensorrt import Imitation
 from tests.support.small_networks import context_on

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 
 from runtimes.errors import InvalidInputs, InvalidModel
-from runtimes.runtime import Options, TensorSpec, engine_of, load
+from runtimes.facts import engine_of
+from runtimes.runtime import Options, TensorSpec, load
 from tests.support.litert_files import integer_file, linear_file
 
 

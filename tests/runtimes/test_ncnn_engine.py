@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("ncnn")
 
 from runtimes.errors import InvalidInputs, InvalidModel
-from runtimes.runtime import Options, engine_of, load, size_bytes
+from runtimes.facts import engine_of
+from runtimes.runtime import Options, load, size_bytes
 from tests.support.ncnn_files import FLOAT, HALF, INTEGER, floats, linear, network, weight
 
 RNG = np.random.default_rng(0)

@@ -14,18 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from export.format import Job, exporter, formats
+from export.facts import formats
+from export.format import Job, exporter
 from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
+from runtimes.facts import describe, engine_of, engines
 from runtimes.runtime import (
     Options,
     Runtime,
     TensorSpec,
     available,
     check_inputs,
-    describe,
     engine_named,
-    engine_of,
-    engines,
     load,
     random_inputs,
     size_bytes,
@@ -189,7 +188,7 @@ def test_missing_package_gives_the_install_line(engine: str, monkeypatch: pytest
 
 def test_listing_engines_imports_none_of_them() -> None:
     code = (
-        "import sys; from runtimes.runtime import describe, engines; import runtimes.benchmark, runtimes.check; "
+        "import sys; from runtimes.facts import describe, engines; import runtimes.benchmark, runtimes.check; "
         "packages = [describe(engine).package for engine in engines()]; "
         "print(sorted(set(sys.modules) & {*packages, 'torch', 'compress', 'onnx', 'pydantic'}))"
     )

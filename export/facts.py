@@ -1,0 +1,101 @@
+"""What is known of every format without importing its exporter: literals at the top of the exporter's file.
+
+A format is one file of this folder that states ``SUFFIX``, or a folder in which the file ``exporter.py`` does. It
+states, above its first function or class:
+
+- ``TITLE``: its name as its makers spell it; ``SUFFIX`` of its files;
+- ``INSTALL``: what to do where a package is missing;
+- ``ENGINE``: the file of ``runtimes/engines`` that runs it; ``TARGETS``: what it can be written for, the default first;
+- ``PORTABLE = False``: a file runs only on the device where it was built, so that it is written only when it is asked
+  for by name;
+- ``SIZES_VARY = True``: its files can take images of any size;
+- ``HOLDS_LEVELS = True``: its files can hold weights of few levels; in others these become 8-bit integers or floats.
+
+The rules of targets that only this format is written for are beside it, in ``rules.py``. Only what Python itself comes
+with is imported here, so that a command line can list choices at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.errors import InvalidInput
+from compress.siblings import runtimes
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Format:
+    """What is known of a format without importing its exporter; see above.
+
+    Args:
+        module: of the exporter, from this package on: ".onnx.exporter".
+        rules: likewise, where the format has rules of its own.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    engine: str
+    targets: tuple[str, ...]
+    install: str
+    module: str
+    rules: str | None = None
+    portable: bool = True
+    sizes_vary: bool = False
+    holds_levels: bool = False
+
+
+@functools.cache
+def formats() -> Mapping[str, Format]:
+    """All formats by name, installed or not.
+
+    >>> formats()["onnx"].suffix
+    '.onnx'
+    """
+    files = {file.stem: file for file in _HERE.glob("*.py")} | {
+        file.parent.name: file for file in _HERE.glob("*/exporter.py")
+    }
+    described = (_described(name, file) for name, file in sorted(files.items()))
+    return {each.name: each for each in described if each is not None}
+
+
+def _described(name: str, file: Path) -> Format | None:
+    known = runtimes.facts.literals(file)
+    if "SUFFIX" not in known:
+        return None
+    missing = [fact for fact in ("TITLE", "ENGINE", "TARGETS", "INSTALL") if fact not in known]
+    assert not missing, f"{file}: expected literals {', '.join(missing)} above its first function"
+    alone = file.parent == _HERE
+    return Format(
+        name,
+        known["TITLE"],
+        known["SUFFIX"],
+        known["ENGINE"],
+        tuple(known["TARGETS"]),
+        known["INSTALL"],
+        f".{name}" if alone else f".{name}.exporter",
+        f".{name}.rules" if not alone and file.with_name("rules.py").is_file() else None,
+        known.get("PORTABLE", True),
+        known.get("SIZES_VARY", False),
+        known.get("HOLDS_LEVELS", False),
+    )
+
+
+def format_of(target: str) -> Format:
+    """The format that is written for ``target`` if none is named: the first whose default it is, or that can.
+
+    Raises:
+        InvalidInput: there is none.
+
+    >>> format_of("ort-arm").name
+    'onnx'
+    """
+    able = [each for each in formats().values() if target in each.targets and each.portable]
+    if not able:
+        raise InvalidInput(f"target {target!r}: no format is written for it")
+    return min(able, key=lambda each: each.targets.index(target))

@@ -1,0 +1,186 @@
+"""What is known of every engine, and of every target, without importing an engine: literals at the top of its file.
+
+An engine is one file of the folder ``engines/``. It states, above its first function or class:
+
+- ``TITLE``: its name as its makers spell it; ``PACKAGE``: what is imported; ``INSTALL``: the line that installs it;
+- ``SUFFIXES``: the ends of the names of files that it is taken for when no engine is named;
+- ``TARGETS``: by name, the kinds of processors that it runs on, as far as they want other integers; see `TargetFacts`;
+- ``SYSTEMS``: as ``sys.platform`` has them, where it does not run on all of them;
+- ``UNPROVEN``: what this project's tests could not run, in words;
+- ``FORMER_NAMES``: those that files written by older versions have for it.
+
+Only what Python itself comes with is imported here, so that a command line can list choices at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidInputs, InvalidModel
+
+_FOLDER = Path(__file__).with_name("engines")
+_CODE = re.compile(r"^(?:def|class|async def) \w+|^@\w+", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """An engine on a kind of processor: what its files shall look like, and where they are computed as they are meant.
+
+    Args:
+        name: of the target.
+        engine: its name.
+        integers: the integers that the engine wants there; :class:`compress.integers.target.Target` says which.
+        interfaces: the types that inputs and outputs of files can have, the default first.
+        suits: kinds of processors, as `runtimes.processor.kinds` names them, that this target is chosen for when none
+            is named.
+        reason: what was weighed for that choice, in words.
+        needs_vnni: on x86, sums of products of its integers are clipped where the processor has no VNNI.
+        by_onednn: the engine computes by oneDNN, whose instructions the environment may limit.
+    """
+
+    name: str
+    engine: str
+    integers: Mapping[str, Any]
+    interfaces: tuple[str, ...] = ("float32",)
+    suits: tuple[str, ...] = ()
+    reason: str = ""
+    needs_vnni: bool = False
+    by_onednn: bool = False
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What is known of an engine without importing it; see above."""
+
+    name: str
+    title: str
+    package: str
+    suffixes: tuple[str, ...]
+    install: str
+    targets: Mapping[str, TargetFacts]
+    systems: tuple[str, ...] = ()
+    unproven: str = ""
+    former_names: tuple[str, ...] = ()
+
+
+def literals(file: Path) -> dict[str, Any]:
+    """Return the names in capitals that a Python file assigns a literal to, read without running it.
+
+    What stands below the first function or class is not looked at.
+
+    >>> literals(_FOLDER / "onnxruntime.py")["SUFFIXES"]
+    ('.onnx', '.ort')
+    """
+    text = file.read_text(encoding="utf-8")
+    code = _CODE.search(text)
+    try:
+        source = ast.parse(text[: code.start()] if code else text)
+    except SyntaxError:  # such a line in a text
+        source = ast.parse(text)
+    known: dict[str, Any] = {}
+    for statement in source.body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        for target in targets:
+            if isinstance(target, ast.Name) and re.fullmatch(r"[A-Z][A-Z_]*", target.id):
+                try:
+                    known[target.id] = ast.literal_eval(statement.value)
+                except ValueError:  # computed: no fact
+                    continue
+    return known
+
+
+@functools.cache
+def engines() -> tuple[str, ...]:
+    """Return the names of all engines that have a file in ``engines/``, installed or not.
+
+    >>> "onnxruntime" in engines()
+    True
+    """
+    return tuple(sorted(file.stem for file in _FOLDER.glob("*.py") if not file.stem.startswith("_")))
+
+
+@functools.cache
+def describe(engine: str) -> EngineFacts:
+    """Return what the file of ``engine`` states; nothing is imported.
+
+    Raises:
+        InvalidInputs: there is no such engine.
+
+    >>> describe("onnxruntime").title
+    'ONNX Runtime'
+    """
+    if engine not in engines():
+        raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
+    file = _FOLDER / f"{engine}.py"
+    known = literals(file)
+    missing = [name for name in ("TITLE", "PACKAGE", "SUFFIXES", "INSTALL") if name not in known]
+    assert not missing, f"{file}: expected literals {', '.join(missing)} above its first function"
+    return EngineFacts(
+        engine,
+        known["TITLE"],
+        known["PACKAGE"],
+        tuple(known["SUFFIXES"]),
+        known["INSTALL"],
+        {name: _target(file, name, facts) for name, facts in known.get("TARGETS", {}).items()},
+        tuple(known.get("SYSTEMS", ())),
+        known.get("UNPROVEN", ""),
+        tuple(known.get("FORMER_NAMES", ())),
+    )
+
+
+def _target(file: Path, name: str, facts: Mapping[str, Any]) -> TargetFacts:
+    unknown = sorted(set(facts) - {field.name for field in fields(TargetFacts)} | {"name", "engine"} & set(facts))
+    assert not unknown, f"{file}: target {name}: {unknown[0]!r} is no fact of a target"
+    return TargetFacts(name, file.stem, **facts)
+
+
+@functools.cache
+def targets() -> Mapping[str, TargetFacts]:
+    """Return every target by name.
+
+    >>> targets()["ort-arm"].suits
+    ('arm64',)
+    """
+    return {name: facts for engine in engines() for name, facts in describe(engine).targets.items()}
+
+
+def title_of(engine: str) -> str:
+    """Return an engine's name as its makers spell it, also for a name that older files have; else the name itself.
+
+    >>> title_of("onnxruntime"), title_of("ort"), title_of("another")
+    ('ONNX Runtime', 'ONNX Runtime', 'another')
+    """
+    known = (describe(name) for name in engines())
+    return next((facts.title for facts in known if engine in (facts.name, *facts.former_names)), engine)
+
+
+def engine_of(file: Path) -> str:
+    """Return the engine that runs files with the suffix of ``file``.
+
+    The longest suffix decides.
+
+    >>> engine_of(Path("net.onnx")), engine_of(Path("net.bits.onnx"))
+    ('onnxruntime', 'bitwise')
+    """
+    fitting = {name: [s for s in describe(name).suffixes if file.name.lower().endswith(s)] for name in engines()}
+    longest = max((len(suffix) for ends in fitting.values() for suffix in ends), default=0)
+    names = [name for name, ends in fitting.items() if any(len(suffix) == longest for suffix in ends)]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise InvalidInputs(f"{file}: several engines run {file.suffix}: name one of {', '.join(names)}")
+    expected = ", ".join(sorted(suffixes()))
+    raise InvalidModel(f"{file}: no engine is known for {file.suffix or 'a name without suffix'}: expected {expected}")
+
+
+def suffixes() -> frozenset[str]:
+    """Return what the names of files that engines run can end with."""
+    return frozenset(suffix for name in engines() for suffix in describe(name).suffixes)
