@@ -35,14 +35,14 @@ from torch.nn.functional import cross_entropy
 from torch_pruning_resnet20 import TorchPruning, baseline, multiply_adds, widths
 
 from compress.arithmetic import native_bfloat16
+from compress.batch_norm import reestimate_batch_norm
 from compress.cost import cost
 from compress.data import Data, DataConfig, SampleSplit, load
 from compress.distill import objective_for
 from compress.fold import Fold
 from compress.prune import Prune
 from compress.prune.blocks import RemoveBlocks
-from compress.prune.reconstruct import RIDGES, reconstruct
-from compress.prune.statistics import reestimate_batch_norm
+from compress.prune.repair.reconstruct import RIDGES, reconstruct
 from compress.stage import Context, Edit
 from compress.train import Training, fit, top1
 
@@ -78,7 +78,7 @@ class Ours:
             "l2, scan": self.scanned_widths,
             "l2, scan, at least 1-8": lambda ratio: self.scanned_widths(ratio, least=1 / 8),
             "taylor, scan": lambda ratio: self.scanned_widths(ratio, criterion="taylor"),
-            "l2 with the stream, ridge 0.1": lambda ratio: self.pruned(ratio, (0.1,), scope="global"),
+            "l2 with the stream, ridge 0.1": lambda ratio: self.pruned(ratio, (0.1,), select="global"),
             "without 2 blocks, l2 with the stream, ridge 0.1": lambda ratio: self.shallower(ratio, 2),
             "without 3 blocks, l2 with the stream, ridge 0.1": lambda ratio: self.shallower(ratio, 3),
         }
@@ -97,7 +97,7 @@ class Ours:
         """First whole blocks go, then channels; the refit is to the outputs of the whole network."""
         shorter = RemoveBlocks(count=blocks).apply(self.network, self.context).model
         left = ratio * multiply_adds(shorter, self.example) / multiply_adds(self.network, self.example)
-        result = Prune(macs=left, round_to=1, criterion="l2", scope="global").apply(shorter, self.context)
+        result = Prune(macs=left, round_to=1, criterion="l2", select="global").apply(shorter, self.context)
         return self.repaired(result.model, result.edits, (0.1,))
 
     def scanned_widths(

@@ -106,13 +106,13 @@ def main(
         )
         penalized = {**training, "epochs": epochs, "learning_rate": learning_rate}
         tuned = {**training, "epochs": fine_tune, "learning_rate": fine_tune_rate}
-        prune = {"ratio": ratio, "criterion": "bn_scale", "scope": "global", "round_to": 1, "minimum": minimum}
+        prune = {"ratio": ratio, "criterion": "bn_scale", "select": "global", "round_to": 1, "minimum": minimum}
         slim = result(
             {
                 **common,
                 "stages": [
                     {"regularize": {"method": "slimming", "strength": strength, "training": penalized}},
-                    {"prune": {**prune, "reconstruct": True, "training": tuned}},
+                    {"prune": {**prune, "repair": ["reconstruct"], "training": tuned}},
                 ],
                 "exports": [{"name": "slimmed", "after": "prune"}],
             },

@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
@@ -34,7 +33,7 @@ from compress.stage import Context
 PHASES = {
     "trace": ("compress.graph", "trace"),
     "walk": ("compress.prune.walk", "walk"),
-    "scores": ("compress.prune.scoring", "group_scores"),
+    "scores": ("compress.prune.criteria", "Criterion.score"),
     "copies": ("compress.stage", "evaluation_copy"),
     "surgery": ("compress.edits", "replay"),
     "verification": ("compress.prune.verify", "difference"),
@@ -48,7 +47,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.depth = 0
-        self.replaced: list[tuple[ModuleType, str, Any]] = []
+        self.replaced: list[tuple[Any, str, Any]] = []
 
     def wrapped(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -65,8 +64,14 @@ class Stopwatch:
 
     def __enter__(self) -> Stopwatch:
         for phase, (module_name, name) in PHASES.items():
-            function = getattr(importlib.import_module(module_name), name)
+            owner: Any = importlib.import_module(module_name)
+            *holders, name = name.split(".")
+            for holder in holders:
+                owner = getattr(owner, holder)
+            function = getattr(owner, name)
             timed = self.wrapped(phase, function)
+            self.replaced.append((owner, name, function))
+            setattr(owner, name, timed)
             for module in [m for key, m in sys.modules.items() if key.startswith("compress")]:
                 for attribute in [key for key, value in vars(module).items() if value is function]:
                     self.replaced.append((module, attribute, function))

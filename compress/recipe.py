@@ -239,9 +239,11 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _words(value: Any, *place: str) -> Iterator[tuple[str, str]]:
-    """The texts in settings that may name code, each with its place."""
+    """The texts in settings that may name code, each with its place; a criterion with settings is the key of them."""
     if isinstance(value, (dict, list)):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if place and place[-1] in NAMING_CODE and ":" in str(key):
+                yield ".".join(place), str(key)
             yield from _words(item, *place, str(key))
     elif isinstance(value, str) and place[-1] in NAMING_CODE and (":" in value or value.endswith(".py")):
         yield ".".join(place), value

@@ -181,7 +181,8 @@ def _installed(folder: Path) -> bool:
 def _named_files(settings: object) -> Iterator[Path]:
     """The files and folders that settings name, as ``net.onnx`` or ``criteria.py:own``."""
     if isinstance(settings, Mapping):
-        for value in settings.values():
+        for key, value in settings.items():
+            yield from _named_files(key if ":" in key else "")  # a criterion of the user's, with its settings
             yield from _named_files(value)
     elif isinstance(settings, (list, tuple)):
         for value in settings:

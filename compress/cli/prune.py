@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,8 +26,6 @@ from . import options
 @click.option(
     "--aggregate",
     type=click.Choice(["mean", "max", "sum", "first"]),
-    default="mean",
-    show_default=True,
     help="How the scores of coupled layers become one.",
 )
 @click.option("--members", type=click.Choice(["filters", "consumers", "all"]), help="Whose weights count.")
@@ -37,14 +34,15 @@ from . import options
     type=click.Choice(["mean", "max", "gaussian", "none"]),
     help="Scores within each layer, for scope global.",
 )
+@click.option("--score-batches", type=click.IntRange(1, 2**31 - 1), help="Of 32 samples, for criteria of data.")
 @click.option(
-    "--scope",
-    type=click.Choice(["layer", "global", "sensitivity"]),
+    "--select",
     default="layer",
     show_default=True,
-    help="What layers share: the same part of each, the lowest scores of all, or the accuracy that each alone costs.",
+    help="What layers share: layer, the same part of each; global, the lowest scores of all; sensitivity, the accuracy "
+    "that each alone costs (sensitivity=FILE for what compress sensitivity wrote); knapsack, the least loss.",
 )
-@click.option("--sensitivity", type=options.PATH, help="What compress sensitivity wrote, for that scope.")
+@click.option("--blocks", type=int, default=0, show_default=True, help="Residual blocks that go first, whole.")
 @click.option("--steps", type=int, default=1, show_default=True, help="Prune in so many steps, fine-tuned in between.")
 @click.option(
     "--round-to",
@@ -53,7 +51,7 @@ from . import options
     help="Widths are multiples of this; measured takes those that are fast in the engine.",
 )
 @click.option(
-    "--measured-in",
+    "--latency-precision",
     type=click.Choice(["float", "int8"]),
     default="float",
     show_default=True,
@@ -62,8 +60,11 @@ from . import options
 @click.option("--threads", type=int, default=1, show_default=True, help="Of the engine, where latencies are measured.")
 @options.listed("--limit", "limits", help="The largest share that layers may lose, as layer1.*=0.3.")
 @click.option("--minimum", type=int, default=1, show_default=True, help="Channels that every layer keeps.")
-@click.option("--reconstruct", is_flag=True, help="Refit the layers that lost inputs by least squares; with --data.")
-@click.option("--reestimate", is_flag=True, help="Take batch norm statistics again; with --data.")
+@click.option(
+    "--repair",
+    help="What brings the outputs back, with --data: reconstruct, recalibrate_bn, both with a comma, or none; left "
+    "out, reconstruct where there is no training.",
+)
 @options.exclude
 @options.data
 @options.teacher
@@ -71,10 +72,10 @@ from . import options
 @options.output
 @options.common
 def command(
-    scope: str,
-    sensitivity: Path | None,
+    criterion: str,
+    select: str,
+    repair: str | None,
     round_to: str,
-    measured_in: str,
     limits: tuple[str, ...],
     teacher: str | None,
     **values: Any,
@@ -85,30 +86,35 @@ def command(
     Example:
       compress prune out/base --ratio 0.5 -o out/pruned
       compress prune out/base --macs 4 --data digits --epochs 10 --teacher out/base -o out/pruned
-      compress prune out/base --latency 2 --round-to measured --measured-in int8 -o out/fast
-      compress prune out/base --macs 3 --scope sensitivity --data digits --steps 4 --epochs 20 -o out/pruned
+      compress prune out/base --latency 2 --round-to measured --latency-precision int8 -o out/fast
+      compress prune out/base --macs 3 --select sensitivity --data digits --steps 4 --epochs 20 -o out/pruned
     """
     from ..prune import Prune
     from .session import Options, apply_stage, configured, training_of
 
     training = training_of(values)
     names = (
-        *("ratio", "macs", "parameters", "size", "latency", "criterion", "aggregate", "members", "normalize"),
-        *("steps", "threads", "minimum", "exclude", "reconstruct", "reestimate"),
+        *("ratio", "macs", "parameters", "size", "latency", "latency_precision"),
+        *("blocks", "steps", "threads", "minimum", "exclude"),
     )
-    repaired = values["reconstruct"] or values["reestimate"]
+    of_criterion = {
+        key: value
+        for name in ("aggregate", "members", "normalize", "score_batches")
+        if (value := values.pop(name)) is not None and (key := name.removeprefix("score_"))
+    }
     stage = configured(
         Prune,
-        {"precision": "measured_in"},
+        {},
         **{name: values.pop(name) for name in names},
-        scope=scope,
-        sensitivity=sensitivity,
+        criterion={criterion: of_criterion} if of_criterion else criterion,
+        select=select,
+        repair=() if repair == "none" else repair,
         round_to=int(round_to) if round_to.isascii() and round_to.isdecimal() and len(round_to) < 10 else round_to,
-        precision=measured_in,
         limits=_limits(limits),
         training=training if training.epochs else None,
     )
-    needs_data = training.epochs > 0 or repaired or (scope == "sensitivity" and sensitivity is None)
+    scans = select in ("sensitivity", "knapsack")
+    needs_data = training.epochs > 0 or bool(stage.repair) or scans
     apply_stage(Options(**values), stage, "prune", teacher=teacher, needs_data=needs_data)
 
 

@@ -38,7 +38,7 @@ def command(
     \b
     Example:
       compress regularize out/base --method slimming --data digits --epochs 10 -o out/slim
-      compress prune out/slim --criterion bn_scale --scope global --ratio 0.6 -o out/pruned
+      compress prune out/slim --criterion bn_scale --select global --ratio 0.6 -o out/pruned
       compress regularize out/base --method soft --ratio 0.5 --data digits --epochs 10 -o out/soft
     """
     from ..prune.regularize import Regularize

@@ -52,14 +52,14 @@ def command(
 ) -> None:
     """Prune each group of coupled layers alone, without fine-tuning, and measure validation accuracy.
 
-    Writes sensitivity.json, which prune --scope sensitivity reads, and sensitivity.svg. With --of quantize, each layer
-    alone is stored in fewer bits; quantize --scan reads that, and trade_off.json and .svg tell what accuracy can be had
-    for how many bytes. Such a scan that is interrupted goes on where it was.
+    Writes sensitivity.json, which prune --select sensitivity=FOLDER reads, and sensitivity.svg. With --of quantize,
+    each layer alone is stored in fewer bits; quantize --scan reads that, and trade_off.json and .svg tell what accuracy
+    can be had for how many bytes. Such a scan that is interrupted goes on where it was.
 
     \b
     Example:
       compress sensitivity out/base --data digits -o out/sensitivity
-      compress prune out/base --macs 3 --scope sensitivity --sensitivity out/sensitivity -o out/pruned
+      compress prune out/base --macs 3 --select sensitivity=out/sensitivity -o out/pruned
       compress sensitivity out/base --of quantize --data digits -o out/scan
       compress quantize out/base --size 6 --scan out/scan --data digits -o out/mixed
     """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ..errors import InvalidInput
@@ -16,10 +16,8 @@ from ..stage import Skip
 from .channels import Channels, Group
 from .counts import Kept
 from .criteria import Criterion
-from .scoring import unscorable
+from .select import Plan, Select
 from .target import Curve
-
-Scope = Literal["layer", "global", "sensitivity"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,10 @@ class Range:
 class Rules:
     """What limits every group; the names are those of :class:`compress.prune.Prune`."""
 
-    round_to: int | Literal["measured"]
-    minimum: int
-    limits: Mapping[str, float]
-    exclusions: int
+    round_to: int | Literal["measured"] = 1
+    minimum: int = 1
+    limits: Mapping[str, float] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
 
     def range_of(self, group: Group, first: int) -> Range:
         """The range of a group that had ``first`` units."""
@@ -77,41 +75,27 @@ class Selection:
 
     Args:
         scores: of the units of each group.
-        scope: "layer" takes the same share of each group, "global" the lowest scores of all, "sensitivity" what costs
-            each group the same accuracy by its curve.
-        curves: for that; a group that has none keeps its units.
+        curves: what the selection measured of each group before the first step; a group may have none.
+        cost: of so many units left of each group, what the target divides.
     """
 
     groups: Sequence[Group]
     scores: Sequence[Tensor]
     ranges: Sequence[Range]
-    scope: Scope
+    select: Select
     curves: Sequence[Curve | None]
+    cost: Callable[[Kept], float] = sum
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return self.select.plan(self)
 
     def wanted(self, share: float) -> list[float]:
         """Units to keep of each group, before rounding: fewer the larger ``share``, from all at 0 to none at 1.
 
-        ``share`` is of the units (of those before the first step), and for "sensitivity" of the greatest accuracy
-        that any group can cost.
+        ``share`` is of the units (of those before the first step), or of what the selection measures in their place.
         """
-        if self.scope == "layer":
-            return [bounds.first * (1 - share) for bounds in self.ranges]
-        if self.scope == "sensitivity":
-            most = max(curve.most for curve in self.curves if curve is not None)
-            return [
-                bounds.first * (1 - (0.0 if curve is None else curve.share(share * most)))
-                for bounds, curve in zip(self.ranges, self.curves, strict=True)
-            ]
-        owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(self.scores)])
-        order = owner[torch.argsort(torch.cat(list(self.scores)), stable=True)].tolist()
-        kept = [len(group.units) for group in self.groups]
-        to_remove = round(share * sum(bounds.first for bounds in self.ranges))
-        to_remove -= sum(bounds.first for bounds in self.ranges) - len(order)
-        for index in order:
-            if to_remove > 0 and kept[index] > self.ranges[index].least:
-                kept[index] -= 1
-                to_remove -= 1
-        return [float(keep) for keep in kept]
+        return self._plan(share)
 
     def rounded(self, wanted: Sequence[float]) -> list[int]:
         """The nearest widths that the ranges allow."""
@@ -126,13 +110,13 @@ class Selection:
         return [min(bounds.least, len(g.units)) for bounds, g in zip(self.ranges, self.groups, strict=True)]
 
     def nearest(self, ratio: float) -> list[int]:
-        """The widths nearest to ``ratio`` of the channels gone: of each group where the scope is "layer", or of all.
+        """The widths nearest to ``ratio`` of the channels gone: of each group alike, or of all.
 
         Raises:
             InvalidInput: less than that can go, by more than rounding explains: in every group, or of all.
         """
         sizes = [(bounds, group.per_unit) for bounds, group in zip(self.ranges, self.groups, strict=True)]
-        parts = [[one] for one in sizes] if self.scope == "layer" else [sizes]
+        parts = [[one] for one in sizes] if self.select.alike else [sizes]
         reachable = []
         for part in parts:
             first = sum(bounds.first * size for bounds, size in part)
@@ -237,7 +221,7 @@ def scorable(
     groups: Sequence[Group], skipped: Sequence[Skip], found: Channels, criterion: Criterion
 ) -> tuple[list[Group], list[Skip]]:
     """The groups whose units the criterion can tell apart, and the skipped layers with those of all others."""
-    reasons = [unscorable(group, found, criterion) for group in groups]
+    reasons = [criterion.blind_to(group, found) for group in groups]
     blind = [
         Skip(layer, reason)
         for group, reason in zip(groups, reasons, strict=True)

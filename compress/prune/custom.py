@@ -1,58 +1,68 @@
-"""A criterion of the user's own: found, called on each weight, and held to what a criterion returns."""
+"""A criterion of the user's own: a function of a weight, called on each and held to what a criterion returns."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+from torch import Tensor, nn
 
 from ..errors import InvalidInput
-from .criteria import Criterion, CustomCriterion, criterion_name
+from ..settings import required
+from ..stage import Context
+from .criteria import Criterion
 from .labels import Site
 
-
-def resolve(criterion: Criterion) -> CustomCriterion:
-    """The callable that ``file.py:function`` (or ``package.module:function``) names; a callable is itself.
-
-    Raises:
-        InvalidInput: there is no such file or name, or it cannot be called.
-    """
-    if not isinstance(criterion, str):
-        return criterion
-    from ..load import find
-
-    try:
-        found = find(criterion)
-    except InvalidInput as error:
-        raise InvalidInput(f"prune: criterion {criterion}: {error}") from error
-    if not callable(found):
-        raise InvalidInput(
-            f"prune: criterion {criterion}: expected a function (weight, axis) -> scores, got {type(found).__name__}"
-        )
-    own: CustomCriterion = found
-    return own
+Function = Callable[[Tensor, int], Tensor]
+"""``criterion(weight, axis)``: the scores of the slices of a weight along a dimension, (weight.shape[axis],)."""
 
 
-def scored(criterion: Criterion, function: CustomCriterion, weight: Tensor, site: Site) -> Tensor:
-    """What ``function`` returns for the weight at ``site``, (weight.shape[axis],), as float64.
+class Custom(Criterion):
+    """``function(weight, axis)`` scores the slices of a weight."""
 
-    Raises:
-        InvalidInput: it fails, or does not return one finite score per slice.
-    """
-    name, axis = site
-    place = f"prune: criterion {criterion_name(criterion)} on {name}, dimension {axis}"
-    count = weight.shape[axis]
-    try:
-        with torch.no_grad():
-            scores = function(weight.detach(), axis)
-    except Exception as error:
-        raise InvalidInput(f"{place}: it failed: {type(error).__name__}: {error}") from error
-    expected = f"expected a tensor of {count} scores, one for each index of the dimension"
-    if not isinstance(scores, Tensor):
-        raise InvalidInput(f"{place}: {expected}, got {type(scores).__name__}")
-    if tuple(scores.shape) != (count,) or scores.is_complex():
-        raise InvalidInput(f"{place}: {expected}, got shape {tuple(scores.shape)} of {scores.dtype}")
-    scores = scores.detach().double()
-    if not bool(torch.isfinite(scores).all()):
-        bad = int((~torch.isfinite(scores)).sum())
-        raise InvalidInput(f"{place}: {bad} of {count} scores are not finite (NaN or infinity)")
-    return scores
+    function: Annotated[str | Function, required("A callable, or file.py:function or package.module:function.")]
+
+    @property
+    def name(self) -> str:
+        """What it was named as, or module and name of a callable."""
+        if isinstance(self.function, str):
+            return self.function
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"{getattr(self.function, '__module__', type(self.function).__module__)}:{name}"
+
+    @model_serializer(mode="wrap")
+    def _written(self, _: SerializerFunctionWrapHandler) -> Any:
+        """Its name, or a mapping from it to its other settings."""
+        settings = {name: getattr(self, name) for name in Criterion.model_fields}
+        usual = {name: field.default for name, field in Criterion.model_fields.items()}
+        return self.name if settings == usual else {self.name: settings}
+
+    def site_scores(
+        self, sites: Collection[Site], model: nn.Module, tensors: Mapping[str, Tensor], context: Context
+    ) -> dict[Site, Tensor]:
+        """What the function returns for each weight, checked; a file that is named is run."""
+        function = self.callable()
+        return {site: self.checked(function, tensors[site[0]], site).cpu() for site in sites}
+
+    def callable(self) -> Function:
+        """The function, or what its name is of.
+
+        Raises:
+            InvalidInput: there is no such file or name, or it cannot be called.
+        """
+        if not isinstance(self.function, str):
+            return self.function
+        from ..load import find
+
+        try:
+            found = find(self.function)
+        except InvalidInput as error:
+            raise InvalidInput(f"prune: criterion {self.function}: {error}") from error
+        if not callable(found):
+            raise InvalidInput(
+                f"prune: criterion {self.function}: expected a function (weight, axis) -> scores, got "
+                f"{type(found).__name__}"
+            )
+        own: Function = found
+        return own

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +14,18 @@ from torch import Tensor, nn
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import trace
-from ..outputs import write_text
 from ..stage import Context, Edit, Skip, evaluation_copy
 from . import latency
 from .channels import Channels, Group
 from .choose import Range, Rules, Selection, eligible, require_matches, scorable
 from .counts import Counts, Kept
-from .scoring import group_scores
-from .sensitivity import Scan, Sensitivity
+from .criteria import CRITERIA, Criterion
+from .one_layer import Precision
+from .select import Select
 from .shuffles import families, narrow
-from .target import WORDS, Beginning, Key, Target, count, key_of, units_at_first
+from .target import WORDS, Beginning, Target, count, key_of, units_at_first
 from .verify import ADVICE, difference, readable
 from .widths import SPEED, Latencies, Search, candidates, importance
-
-if TYPE_CHECKING:
-    from .prune import Prune
-    from .target import Curve
 
 ROUNDS = 5
 """Networks that are measured, at most, to meet a latency."""
@@ -54,180 +49,176 @@ class Cut:
     begun: Beginning | None
 
 
-def cut(stage: Prune, model: nn.Module, context: Context, begun: Beginning | None = None, share: float = 1.0) -> Cut:
-    """A smaller copy of ``model``, ``share`` of the way from the network at the beginning to the target of ``stage``.
+@dataclass(frozen=True)
+class Timing:
+    """How latencies are measured: in which precision, with how many threads, and the folder that holds them."""
 
-    Args:
-        begun: the network before the first step; ``model`` itself where it is None.
-
-    Raises:
-        InvalidInput: nothing can be pruned, the target is out of reach, a pattern matches nothing, or the network's
-            code holds channel counts as numbers.
-    """
-    context.progress("prune", 0, 4, "trace")
-    read = Reading.of(stage, model, context)
-    context.progress("prune", 1, 4, "score")
-    if begun is None:
-        begun = read.beginning()
-        narrowed = _narrowed(stage, model, read, context)
-        if narrowed is not None and not narrowed.edits:
-            told = {skip.layer for skip in narrowed.skipped}
-            read.skipped[:] = [*narrowed.skipped, *(skip for skip in read.skipped if skip.layer not in told)]
-        elif narrowed is not None:
-            done = cut(stage, narrowed.model, context, begun, share)
-            layers = {edit.layer for edit in narrowed.edits}
-            skipped = (skip for skip in done.skipped if skip.layer not in layers)
-            return Cut(done.model, (*narrowed.edits, *done.edits), (*narrowed.skipped, *skipped), begun)
-    surgery = Surgery(read, begun, stage.target.after(share), last=share == 1.0)
-    kept, notes = surgery.widths()
-    removed = read.counts.removed(kept)
-    if not removed and surgery.last and surgery.selection.unchanged(kept):
-        left = "; ".join(f"{skip.layer}: {skip.reason}" for skip in read.skipped[:3])
-        raise InvalidInput(
-            f"prune: nothing is removed: with {surgery.rules} every width rounds to what it was; prune more or set "
-            "round_to lower" + (f" (left alone: {left})" if left else "")
-        )
-    context.progress("prune", 2, 4, "cut")
-    pruned = evaluation_copy(model)
-    changes = read.found.edits(removed)
-    replay(pruned, changes)
-    context.progress("prune", 3, 4, "verify")
-    wrong = difference(pruned, read.found, removed, context) if removed else None
-    if wrong is not None:
-        raise InvalidInput(f"prune: the smaller network {wrong}; {ADVICE}")
-    context.progress("prune", 4, 4)
-    return Cut(pruned, changes, (*read.skipped, *surgery.selection.untouched(kept), *notes), begun)
-
-
-def _narrowed(stage: Prune, model: nn.Module, read: Reading, context: Context) -> Cut | None:
-    """``model`` with its shuffled stages narrower, if it has any: their channels cannot go one by one."""
-    found = families(read.found)
-    if not found:
-        return None
-    target = stage.target
-    ratio = target.value if target.name == "ratio" else 1 - target.factor**-0.5  # inputs and outputs get narrower
-    layers = [layer for family in found for layer in family.layers]
-    limits = [share for pattern, share in stage.limits.items() if any(fnmatch(layer, pattern) for layer in layers)]
-    narrowed, edits, skipped = narrow(
-        model,
-        read.found,
-        min(ratio, *limits) if limits else ratio,
-        context,
-        round_to=8 if stage.round_to == "measured" else stage.round_to,
-        exclude=stage.exclude,
-        criterion="l2" if stage.criterion == "bn_scale" else stage.criterion,
-    )
-    return Cut(narrowed, edits, skipped, None)
+    precision: Precision = "float"
+    threads: int = 1
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
-class Reading:
+class Surgery:
+    """What is cut out of a network: channels that matter least, until the target is reached, within the rules."""
+
+    target: Target
+    criterion: Criterion
+    select: Select
+    rules: Rules = field(default_factory=Rules)
+    timing: Timing = field(default_factory=Timing)
+
+    def apply(self, model: nn.Module, context: Context, begun: Beginning | None = None, share: float = 1.0) -> Cut:
+        """A smaller copy of ``model``, ``share`` of the way from the network at the beginning to the target.
+
+        Args:
+            begun: the network before the first step; ``model`` itself where it is None.
+
+        Raises:
+            InvalidInput: nothing can be pruned, the target is out of reach, a pattern matches nothing, or the network's
+                code holds channel counts as numbers.
+        """
+        context.progress("prune", 0, 4, "trace")
+        report = ChannelReport.of(self, model, context)
+        context.progress("prune", 1, 4, "score")
+        if begun is None:
+            begun = report.beginning()
+            narrowed = self._narrowed(model, report)
+            if narrowed is not None and not narrowed.edits:
+                told = {skip.layer for skip in narrowed.skipped}
+                report.skipped[:] = [*narrowed.skipped, *(skip for skip in report.skipped if skip.layer not in told)]
+            elif narrowed is not None:
+                done = self.apply(narrowed.model, context, begun, share)
+                layers = {edit.layer for edit in narrowed.edits}
+                skipped = (skip for skip in done.skipped if skip.layer not in layers)
+                return Cut(done.model, (*narrowed.edits, *done.edits), (*narrowed.skipped, *skipped), begun)
+        step = Step(report, begun, self.target.after(share), last=share == 1.0)
+        kept, notes = step.widths()
+        removed = report.counts.removed(kept)
+        if not removed and step.last and step.selection.unchanged(kept):
+            left = "; ".join(f"{skip.layer}: {skip.reason}" for skip in report.skipped[:3])
+            raise InvalidInput(
+                f"prune: nothing is removed: with {self.rules} every width rounds to what it was; prune more or set "
+                "round_to lower" + (f" (left alone: {left})" if left else "")
+            )
+        context.progress("prune", 2, 4, "cut")
+        pruned = evaluation_copy(model)
+        changes = report.channels.edits(removed)
+        replay(pruned, changes)
+        context.progress("prune", 3, 4, "verify")
+        wrong = difference(pruned, report.channels, removed, context) if removed else None
+        if wrong is not None:
+            raise InvalidInput(f"prune: the smaller network {wrong}; {ADVICE}")
+        context.progress("prune", 4, 4)
+        return Cut(pruned, changes, (*report.skipped, *step.selection.untouched(kept), *notes), begun)
+
+    def _narrowed(self, model: nn.Module, report: ChannelReport) -> Cut | None:
+        """``model`` with its shuffled stages narrower, if it has any: their channels cannot go one by one."""
+        found = families(report.channels)
+        if not found:
+            return None
+        target, rules = self.target, self.rules
+        ratio = target.value if target.name == "ratio" else 1 - target.factor**-0.5  # inputs and outputs get narrower
+        layers = [layer for family in found for layer in family.layers]
+        limits = [share for pattern, share in rules.limits.items() if any(fnmatch(one, pattern) for one in layers)]
+        stand_in = self.criterion.stand_in
+        narrowed, edits, skipped = narrow(
+            model,
+            report.channels,
+            min(ratio, *limits) if limits else ratio,
+            report.context,
+            round_to=8 if rules.round_to == "measured" else rules.round_to,
+            exclude=rules.exclude,
+            criterion=self.criterion if stand_in is None else CRITERIA.read(stand_in),
+        )
+        return Cut(narrowed, edits, skipped, None)
+
+
+@dataclass(frozen=True)
+class ChannelReport:
     """A network as pruning sees it: its channels, the groups that may be cut, and how much each unit matters."""
 
-    stage: Prune
+    surgery: Surgery
     context: Context
-    found: Channels
+    channels: Channels
     groups: list[Group]
     skipped: list[Skip]
 
     @classmethod
-    def of(cls, stage: Prune, model: nn.Module, context: Context) -> Reading:
+    def of(cls, surgery: Surgery, model: nn.Module, context: Context) -> ChannelReport:
         """Read ``model``, which is left as it was."""
         found = readable(trace(evaluation_copy(model), context.example_inputs), context)
-        require_matches(found, tuple(stage.limits), "limits")
-        groups, skipped = scorable(*eligible(found, stage.exclude), found, stage.criterion)
+        require_matches(found, tuple(surgery.rules.limits), "limits")
+        groups, skipped = scorable(*eligible(found, surgery.rules.exclude), found, surgery.criterion)
         if not groups:
             reasons = "; ".join(dict.fromkeys(f"{s.layer}: {s.reason}" for s in skipped)) or "it has no channels"
             raise InvalidInput(f"prune: nothing in {type(model).__name__} can be pruned: {reasons}")
-        return cls(stage, context, found, groups, skipped)
+        return cls(surgery, context, found, groups, skipped)
 
     @cached_property
     def scores(self) -> list[Tensor]:
         """Of the units of each group."""
-        stage = self.stage
-        return group_scores(
-            self.groups,
-            self.found,
-            stage.criterion,
-            self.context,
-            aggregate=stage.aggregate,
-            members=stage.members,
-            normalize=stage.normalize,
-            batches=stage.score_batches,
-        )
+        return self.surgery.criterion.score(self.groups, self.channels, self.context)
 
     @cached_property
     def counts(self) -> Counts:
         """The network with the least important units gone."""
         orders = [torch.argsort(score, stable=True).tolist() for score in self.scores]
-        return Counts(self.found, self.groups, orders)
+        return Counts(self.channels, self.groups, orders)
 
     @cached_property
     def latencies(self) -> Latencies:
         """The network's layers in the latency table of this machine."""
-        clock = latency.EngineClock(self.stage.precision, self.stage.threads)
-        folder = self.stage.cache or latency.cache_folder()
+        timing = self.surgery.timing
+        clock = latency.EngineClock(timing.precision, timing.threads)
+        folder = timing.cache or latency.cache_folder()
         return Latencies(self.counts, latency.LatencyTable(clock, folder, self.context.progress))
+
+    def cost(self, kept: Kept) -> float:
+        """What the target divides, with so many units of each group left."""
+        name = self.surgery.target.name
+        return self.latencies.ms(kept) if name == "latency" else count(self.counts, name, kept)
 
     def beginning(self) -> Beginning:
         """This network, as the one before the first step."""
-        whole, target = self.counts.whole, self.stage.target
-        total = self.latencies.ms(whole) if target.name == "latency" else count(self.counts, target.name, whole)
         units = {key_of(group): len(group.units) for group in self.groups}
-        return Beginning(self.found.graph.model, units, total, self._curves())
-
-    def _curves(self) -> Mapping[Key, Curve]:
-        if self.stage.scope != "sensitivity":
-            return {}
-        if self.stage.sensitivity is not None:
-            return Sensitivity.read(self.stage.sensitivity).curves(self.found)
-        folder = self.context.checkpoints
-        kept = Path(folder, "prune-sensitivity.json") if folder is not None else None
-        if kept is not None and kept.exists():
-            return Sensitivity.read(kept).curves(self.found)
-        scan = Scan(criterion=self.stage.criterion, exclude=self.stage.exclude)
-        scanned = scan.measure(self.found.graph.model, self.context)
-        if kept is not None:
-            write_text(kept, scanned.model_dump_json(indent=1), overwrite=True)
-        return scanned.curves(self.found)
+        surgery = self.surgery
+        curves = surgery.select.curves(self.channels, surgery.criterion, surgery.rules.exclude, self.context)
+        return Beginning(self.channels.graph.model, units, self.cost(self.counts.whole), curves)
 
 
 @dataclass(frozen=True)
-class Surgery:
+class Step:
     """One step: ``target`` is what it has to reach, relative to the network at the beginning."""
 
-    read: Reading
+    report: ChannelReport
     begun: Beginning
     target: Target
     last: bool
 
-    @cached_property
+    @property
     def rules(self) -> Rules:
-        """What limits every width."""
-        stage = self.read.stage
-        return Rules(stage.round_to, stage.minimum, stage.limits, len(stage.exclude))
+        """Those of the surgery."""
+        return self.report.surgery.rules
 
     @cached_property
     def selection(self) -> Selection:
         """How the groups share what goes."""
-        groups = self.read.groups
+        groups = self.report.groups
         firsts = units_at_first(groups, self.begun)
         ranges: list[Range] = [self.rules.range_of(g, first) for g, first in zip(groups, firsts, strict=True)]
         curves = [self.begun.curves.get(key_of(group)) for group in groups]
-        return Selection(groups, self.read.scores, ranges, self.read.stage.scope, curves)
+        return Selection(groups, self.report.scores, ranges, self.report.surgery.select, curves, self.report.cost)
 
     def widths(self) -> tuple[list[int], list[Skip]]:
         """Units to keep of each group, and what is to be told of them."""
         if self.target.name == "latency":
             return self._latency()
-        measured = self.read.stage.round_to == "measured"
-        if self.target.name == "ratio" and self.selection.scope != "sensitivity" and not measured:
+        measured = self.rules.round_to == "measured"
+        if self.target.name == "ratio" and self.selection.select.of_units and not measured:
             kept = self.selection.nearest(self.target.value)
             return kept, self.selection.held_back(kept, self.selection.wanted(self.target.value))
-
-        def cost(kept: Kept) -> float:
-            return count(self.read.counts, self.target.name, kept)
-
+        cost = self.report.cost
         budget = self.begun.counted / self.target.factor
         if cost(self.selection.least) > budget:
             raise self.selection.out_of_reach(
@@ -237,12 +228,12 @@ class Surgery:
         skipped: list[Skip] = []
         if measured:
             kept = self._search(wanted).within(cost, budget, kept, speed=SPEED) or kept
-            skipped = self.read.latencies.skipped
+            skipped = self.report.latencies.skipped
         return kept, [*skipped, *self._overshot(self.begun.counted / cost(kept))]
 
     def _search(self, wanted: list[float], *, all_wider: bool = False) -> Search:
         options = candidates(self.selection, wanted, all_wider=all_wider)
-        return Search(self.read.latencies, options, importance(self.selection, self.read.counts))
+        return Search(self.report.latencies, options, importance(self.selection, self.report.counts))
 
     def _overshot(self, reached: float) -> list[Skip]:
         """What to tell where the widths that are allowed lie so far apart that the target is passed by much."""
@@ -254,7 +245,7 @@ class Surgery:
 
     def _within_ms(self, budget_ms: float) -> list[int]:
         """The most important channels whose layers take no longer than this together, or the least widths."""
-        latencies = self.read.latencies
+        latencies = self.report.latencies
         wanted, kept = self.selection.within(latencies.ms, budget_ms)
         # A width that is as slow as a wider one makes ``wanted`` narrower than it has to be.
         return self._search(wanted, all_wider=True).within(latencies.ms, budget_ms, kept, speed=0.0) or kept
@@ -265,11 +256,11 @@ class Surgery:
         The table's sum meets the target first; then the network itself is measured, and what that says of the sum
         corrects its budget. Steps before the last are not measured.
         """
-        latencies, asked = self.read.latencies, self.target.factor
+        latencies, asked = self.report.latencies, self.target.factor
         whole_ms = self.begun.counted
         if not self.last:
             return self._within_ms(whole_ms / asked), latencies.skipped
-        network_ms = latencies.table.clock.networks_ms([self.begun.model], self.read.context.example_inputs)[0]
+        network_ms = latencies.table.clock.networks_ms([self.begun.model], self.report.context.example_inputs)[0]
         saved_ms = network_ms * (1 - 1 / asked) / SLOPE
         tried: dict[tuple[int, ...], float] = {}
         for _ in range(ROUNDS):
@@ -285,14 +276,14 @@ class Surgery:
         enough = [kept for kept, reached in tried.items() if reached >= asked]
         if not enough:
             raise self.selection.out_of_reach(self.target, max(tried.values()), WORDS["latency"])
-        worth: Callable[[Kept], float] = importance(self.selection, self.read.counts)
+        worth: Callable[[Kept], float] = importance(self.selection, self.report.counts)
         best = max(enough, key=worth)
         return list(best), [*latencies.skipped, *self._overshot(tried[best])]
 
     def _faster(self, kept: Kept) -> float:
         """How many times faster the network is with so many units left than at the beginning."""
-        pruned = evaluation_copy(self.read.found.graph.model)
-        replay(pruned, self.read.found.edits(self.read.counts.removed(kept)))
-        clock = self.read.latencies.table.clock
-        before, after = clock.networks_ms([self.begun.model, pruned], self.read.context.example_inputs)
+        pruned = evaluation_copy(self.report.channels.graph.model)
+        replay(pruned, self.report.channels.edits(self.report.counts.removed(kept)))
+        clock = self.report.latencies.table.clock
+        before, after = clock.networks_ms([self.begun.model, pruned], self.report.context.example_inputs)
         return before / after

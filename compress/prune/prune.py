@@ -14,15 +14,18 @@ from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
 from ..manifest import EditRecord
 from ..outputs import write_text
-from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Threads, Times, evaluation_copy
+from ..parts import Listed
+from ..settings import setting
+from ..stage import Config, Context, Edit, Measured, Result, Skip, Threads, Times, evaluation_copy
 from ..train import Training, fit
 from ..untrusted import read_json
-from . import criteria
-from .choose import Scope
-from .cut import Cut, Reading, cut
+from .blocks import RemoveBlocks
+from .choose import Rules
+from .criteria import CRITERIA, AnyCriterion
+from .cut import ChannelReport, Cut, Surgery, Timing
 from .one_layer import Precision
-from .repair import repair
-from .scoring import Members
+from .repair import REPAIRS, AnyRepair, repair
+from .select import SELECTIONS, AnySelect
 from .target import Beginning, Target, TargetName
 
 
@@ -30,66 +33,110 @@ class Prune(Config):
     """Remove the least important channels, until one target is reached: exactly one of the first five is given.
 
     Channels that depend on each other (residual sums, depthwise convolutions, shuffles, ...) go together; the network
-    that is left equals the given one with the removed channels masked to zero, which is checked on every use, and is
-    then fine-tuned if ``training`` says so.
-
-    Args:
-        ratio: share of the channels that goes, rounded to the nearest widths: of each group (scope "layer") or of all.
-        macs: divide the multiply-adds of convolutions and matrix products by at least this.
-        parameters: divide the number of parameters by at least this.
-        size: divide the bytes of the stored weights (parameters and buffers, in their types) by at least this.
-        latency: divide the latency by at least this, of the network's file in ONNX Runtime on this machine: what
-            matters least for its time goes (Shen et al., "HALP", 2022), and the network is measured until it fits.
-        criterion: what makes a channel important: a name of :data:`compress.prune.criteria.CriterionName`, a callable
-            ``(weight, axis) -> scores``, or where one is: "file.py:function".
-        aggregate: how the scores of coupled layers become one.
-        members: whose weights count: the ``filters`` that produce a channel, its ``consumers``, or ``all``; by default
-            what suits the criterion.
-        normalize: scores within each layer, for scope "global"; by default what suits the criterion.
-        score_batches: of 32 samples, that criteria look at which need data.
-        scope: what groups of channels share: the same part of each ("layer"), the lowest scores of all ("global"), or
-            what costs each the same accuracy when it alone is pruned ("sensitivity").
-        sensitivity: what ``compress sensitivity`` wrote; without it that scope scans the validation split itself.
-        steps: prune in so many steps, each a similar share of what is left, and score anew after each. One is
-            one-shot; several with training are iterative pruning, and many small ones gradual. Half of the training's
-            epochs are spread over the steps before the last, which has the rest.
-        round_to: widths are rounded to the nearest multiple of this and are at least this, where there are that many;
-            "measured" takes widths near the wanted ones that are fast in the engine instead.
-        precision: of the files that latencies are measured on: the widths that are fast in int8 are others.
-        threads: that one operator of the engine may use while latencies are measured.
-        cache: the folder that holds measured latencies, by default the user's folder for caches.
-        limits: the largest share that a layer may lose, by patterns ({"layer1.*": 0.3}); the least one that matches.
-        exclude: patterns ("layer1.*") of names of layers that keep all their output channels.
-        minimum: channels that every layer keeps.
-        reconstruct: refit the layers that lost inputs by least squares, so that their outputs are those of the network
-            before the cut (He et al., "Channel Pruning", 2017, section 3.1.1), on the calibration split.
-        reestimate: take the statistics of batch normalizations again, on the calibration split.
-        training: fine-tuning after the surgery, on the context's data, distilling from the context's teacher if any.
+    that is left equals the given one with the removed channels masked to zero, which is checked on every use. It is
+    then repaired, and fine-tuned if ``training`` says so.
     """
 
-    ratio: float | None = Field(None, gt=0, lt=1)
-    macs: Times | None = None
-    parameters: Times | None = None
-    size: Times | None = None
-    latency: Times | None = None
-    criterion: criteria.Criterion = "l1"
-    aggregate: criteria.Aggregate = "mean"
-    members: Members | None = None
-    normalize: criteria.Normalization | None = None
-    score_batches: Samples = 16
-    scope: Scope = "layer"
-    sensitivity: Path | None = None
-    steps: int = Field(1, ge=1, le=1000)
-    round_to: Annotated[int, Field(ge=1, le=2**20)] | Literal["measured"] = 8
-    precision: Precision = "float"
-    threads: Threads = 1
-    cache: Path | None = None
-    limits: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
-    exclude: tuple[str, ...] = ()
-    minimum: int = Field(1, ge=1, le=2**20)
-    reconstruct: bool = False
-    reestimate: bool = False
-    training: Training | None = None
+    ratio: float | None = setting(
+        None,
+        "Share of the channels to remove, as 0.5, rounded to the nearest widths: of each group, or of all where the "
+        "selection compares them.",
+        group="target",
+        common=True,
+        gt=0,
+        lt=1,
+    )
+    macs: Times | None = setting(
+        None,
+        "Divide the multiply-adds of convolutions and matrix products by at least this, as 4.",
+        group="target",
+        unit="times",
+        common=True,
+    )
+    parameters: Times | None = setting(
+        None, "Divide the number of parameters by at least this.", group="target", unit="times", common=True
+    )
+    size: Times | None = setting(
+        None,
+        "Divide the bytes of the stored weights (parameters and buffers, in their types) by at least this.",
+        group="target",
+        unit="times",
+        common=True,
+    )
+    latency: Times | None = setting(
+        None,
+        "Divide the latency by at least this, of the network's file in ONNX Runtime on this machine. What matters "
+        "least for its time goes (Shen et al., HALP, 2022), and the network is measured until it fits.",
+        group="target",
+        unit="times",
+        common=True,
+    )
+    criterion: AnyCriterion = setting(
+        CRITERIA.read("l1"), "What makes a channel important.", group="channels", common=True, metavar="NAME"
+    )
+    select: AnySelect = setting(
+        SELECTIONS.read("layer"),
+        "What groups of channels share: the same part of each (layer), the lowest scores of all (global), what costs "
+        "each the same accuracy when it alone is pruned (sensitivity), or the widths with the least loss within the "
+        "target (knapsack).",
+        group="channels",
+        common=True,
+        metavar="NAME",
+    )
+    repair: Annotated[tuple[AnyRepair, ...] | None, Listed] = setting(
+        None,
+        "What is done without training to bring the outputs back, on calibration samples. Left out, reconstruct where "
+        "there are such samples and no training.",
+        group="after the cut",
+        common=True,
+        metavar="NAMES",
+    )
+    blocks: int = setting(
+        0,
+        "Residual blocks that go as a whole before channels do, those that matter least; the target counts them.",
+        group="channels",
+        ge=0,
+        le=2**20,
+    )
+    steps: int = setting(
+        1,
+        "Prune in so many steps, each a similar share of what is left, and score anew after each. Several with "
+        "training are iterative pruning. Half of the training's epochs are spread over the steps before the last.",
+        group="channels",
+        ge=1,
+        le=1000,
+    )
+    round_to: Annotated[int, Field(ge=1, le=2**20)] | Literal["measured"] = setting(
+        8,
+        "Widths are rounded to the nearest multiple of this and are at least this, where there are that many; measured "
+        "takes widths near the wanted ones that are fast in the engine instead.",
+        group="widths",
+        common=True,
+    )
+    minimum: int = setting(1, "Channels that every layer keeps.", group="widths", ge=1, le=2**20)
+    limits: dict[str, Annotated[float, Field(ge=0, lt=1)]] = setting(
+        {},
+        "The largest share that layers may lose, by patterns, as layer1.*=0.3; the least one that matches.",
+        group="widths",
+        flag="--limit",
+    )
+    exclude: tuple[str, ...] = setting(
+        (), "Patterns of names of layers that keep all their output channels, as layer1.*.", group="widths", common=True
+    )
+    latency_precision: Precision = setting(
+        "float",
+        "Of the files that latencies are measured on: the widths that are fast in int8 are others.",
+        group="latencies",
+    )
+    threads: Threads = setting(
+        1, "That one operator of the engine may use while latencies are measured.", group="latencies"
+    )
+    cache: Path | None = setting(
+        None, "The folder that holds measured latencies, by default the user's folder for caches.", hidden=True
+    )
+    training: Training | None = setting(
+        None, "Fine-tuning after the surgery, on the data, distilling from the teacher if there is one."
+    )
 
     @field_validator("round_to", mode="before")
     @classmethod
@@ -106,8 +153,6 @@ class Prune(Config):
             *first, last = (f"`{name}`" for name in names)
             got = ", ".join(f"`{name}`" for name in given) or "none"
             raise ValueError(f"give exactly one of {', '.join(first)} and {last}, got {got}")
-        if self.sensitivity is not None and self.scope != "sensitivity":
-            raise ValueError(f"`sensitivity` is for `scope` sensitivity, and the scope is {self.scope}")
         return self
 
     @property
@@ -118,6 +163,13 @@ class Prune(Config):
             for name in TargetName.__args__  # type: ignore[attr-defined]
             if (value := getattr(self, name)) is not None
         )
+
+    @property
+    def surgery(self) -> Surgery:
+        """What is cut, and by which rules."""
+        rules = Rules(self.round_to, self.minimum, self.limits, self.exclude)
+        timing = Timing(self.latency_precision, self.threads, self.cache)
+        return Surgery(self.target, self.criterion, self.select, rules, timing)
 
     def apply(self, model: nn.Module, context: Context) -> Result:
         """The smaller network, of the same class and in evaluation mode, with what was cut and what was left alone.
@@ -139,9 +191,9 @@ class Prune(Config):
             before = pruned
             done = self._resumed(pruned, context, step)
             if done is None:
-                if begun is None and step > 1:
-                    begun = Reading.of(self, model, context).beginning()
-                done = cut(self, pruned, context, begun, step / self.steps)
+                if begun is None and (step > 1 or self.blocks):
+                    begun = ChannelReport.of(self.surgery, model, context).beginning()
+                done = self._cut(pruned, context, begun, step)
                 self._remember(done, context, step)
             pruned, skipped, begun = done.model, done.skipped, done.begun or begun
             mended, left = self._repair(before, pruned, done.edits, context)
@@ -152,11 +204,20 @@ class Prune(Config):
                 history += trained
         return Result(pruned, edits, skipped, history=tuple(history), measured=self._measured())
 
+    def _cut(self, model: nn.Module, context: Context, begun: Beginning | None, step: int) -> Cut:
+        """The surgery of a step: in the first one whole blocks go first."""
+        share = step / self.steps
+        if step > 1 or not self.blocks:
+            return self.surgery.apply(model, context, begun, share)
+        shorter = RemoveBlocks(count=self.blocks).apply(model, context)
+        done = self.surgery.apply(shorter.model, context, begun, share)
+        return Cut(done.model, (*shorter.edits, *done.edits), (*shorter.skipped, *done.skipped), done.begun)
+
     def _measured(self) -> tuple[Measured, ...]:
         """The account of widths that were chosen by what they take in ONNX Runtime on this machine."""
         from ..quantize.detect import measured_here
 
-        told = {"float": "in float", "int8": "in int8"}[self.precision]
+        told = {"float": "in float", "int8": "in int8"}[self.latency_precision]
         if self.target.name == "latency":
             told = f"widths: {told}, at least {self.target.factor:.3g} times faster than before"
         elif self.round_to == "measured":
@@ -169,18 +230,12 @@ class Prune(Config):
         self, before: nn.Module, pruned: nn.Module, edits: tuple[Edit, ...], context: Context
     ) -> tuple[Sequence[Edit], Sequence[Skip]]:
         """Bring the outputs of ``pruned``, in place, closer to those of the network ``before`` the cut."""
-        if not (self.reconstruct or self.reestimate):
-            return (), ()
+        repairs = self.repair
+        if repairs is None:
+            samples = context.data is not None and "calibration" in context.data.splits
+            repairs = (REPAIRS.read("reconstruct"),) if samples and self.training is None else ()
         augment = self.training.augment if self.training is not None else ()
-        return repair(
-            evaluation_copy(before),
-            pruned,
-            edits,
-            context,
-            refit=self.reconstruct,
-            reestimate=self.reestimate,
-            augment=augment,
-        )
+        return repair(evaluation_copy(before), pruned, edits, context, repairs, augment=augment)
 
     def epochs(self, step: int) -> int:
         """Epochs of fine-tuning after ``step`` (from 1).

@@ -16,13 +16,12 @@ from ..data import Split
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import trace
-from ..stage import Config, Context, Findings, Samples, evaluation_copy
+from ..stage import Config, Context, Edit, Findings, Samples, evaluation_copy
 from ..train import top1
 from ..untrusted import read_json
-from . import criteria
 from .channels import Channels, Group
 from .choose import eligible, scorable
-from .scoring import group_scores
+from .criteria import CRITERIA, AnyCriterion
 from .target import Curve, Key, key_of
 from .verify import readable
 
@@ -130,7 +129,7 @@ class Scan(Config):
         exclude: patterns of names of layers to leave out.
     """
 
-    criterion: criteria.Criterion = "l2"
+    criterion: AnyCriterion = CRITERIA.read("l2")
     ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.9)
     samples: Samples = 1024
     exclude: tuple[str, ...] = ()
@@ -155,19 +154,14 @@ class Scan(Config):
         groups, skipped = scorable(*eligible(found, self.exclude), found, self.criterion)
         if not groups:
             raise InvalidInput(f"sensitivity: nothing in {type(model).__name__} can be pruned")
-        scores = group_scores(groups, found, self.criterion, context)
+        scores = self.criterion.score(groups, found, context)
         names = {id(group): number for group, number in numbered(found.groups)}
-        total = len(groups) * len(self.ratios)
-        records = []
-        for place, (group, score) in enumerate(zip(groups, scores, strict=True)):
-            order = torch.argsort(score, stable=True).tolist()
-            wanted = {min(len(order) - 1, max(1, round(ratio * len(order)))) for ratio in self.ratios}
-            accuracies = {}
-            for step, gone in enumerate(sorted(wanted)):
-                context.progress("sensitivity", place * len(self.ratios) + step, total, group.layers[0])
-                trial = evaluation_copy(found.graph.model)
-                replay(trial, found.edits([group.units[i] for i in order[:gone]]))
-                accuracies[gone / len(order)] = top1(trial, split)
+        records: list[GroupSensitivity] = []
+        for group, score in zip(groups, scores, strict=True):
+            context.progress("sensitivity", len(records), len(groups), group.layers[0])
+            accuracies = {
+                trial.removed: top1(trial.network, split) for trial in trials(found, group, score, self.ratios)
+            }
             records.append(
                 GroupSensitivity(
                     layers=group.layers,
@@ -177,15 +171,34 @@ class Scan(Config):
                     top1=tuple(accuracies.values()),
                 )
             )
-        context.progress("sensitivity", total, total)
+        context.progress("sensitivity", len(groups), len(groups))
         return Sensitivity(
-            criterion=criteria.criterion_name(self.criterion),
+            criterion=self.criterion.name,
             ratios=self.ratios,
             top1=top1(evaluation_copy(model), split),
             samples=len(split),
             groups=tuple(records),
             skipped=tuple((skip.layer, skip.reason) for skip in skipped),
         )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A copy of a network with the share ``removed`` of one group gone, and the edits that made it."""
+
+    removed: float
+    network: nn.Module
+    edits: tuple[Edit, ...]
+
+
+def trials(found: Channels, group: Group, scores: Tensor, shares: Sequence[float]) -> Iterator[Trial]:
+    """The network with each of ``shares`` of the group gone, ascending, rounded to whole units and to one at least."""
+    order = torch.argsort(scores, stable=True).tolist()
+    for gone in sorted({min(len(order) - 1, max(1, round(share * len(order)))) for share in shares}):
+        network = evaluation_copy(found.graph.model)
+        edits = found.edits([group.units[i] for i in order[:gone]])
+        replay(network, edits)
+        yield Trial(gone / len(order), network, edits)
 
 
 @dataclass(frozen=True)

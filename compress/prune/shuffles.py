@@ -23,10 +23,9 @@ from torch.overrides import TorchFunctionMode
 from ..edits import replay
 from ..graph import trace
 from ..stage import Context, Edit, Skip, evaluation_copy
-from . import criteria
 from .channels import Channels, Unit, tensor_edits
+from .criteria import CRITERIA, Criterion
 from .labels import Site
-from .scoring import group_scores
 from .verify import difference
 from .walk import walk
 
@@ -68,13 +67,15 @@ def narrow(
     *,
     round_to: int = 1,
     exclude: Sequence[str] = (),
-    criterion: criteria.Criterion = "l2",
+    criterion: Criterion | None = None,
 ) -> tuple[nn.Module, tuple[Edit, ...], tuple[Skip, ...]]:
     """A copy of ``model`` whose shuffled stages lost about ``ratio`` of their channels; its edits; what stays, and why.
 
     Args:
         found: the channels of ``model``.
+        criterion: which channels go first; by default l2.
     """
+    criterion = criterion or CRITERIA.read("l2")
     edits: list[Edit] = []
     skipped: list[Skip] = []
     narrowed = evaluation_copy(model)
@@ -95,7 +96,7 @@ def narrow(
 
 
 def _narrow_one(
-    model: nn.Module, family: Family, ratio: float, context: Context, round_to: int, criterion: criteria.Criterion
+    model: nn.Module, family: Family, ratio: float, context: Context, round_to: int, criterion: Criterion
 ) -> tuple[Edit, ...] | None:
     graph = trace(evaluation_copy(model), context.example_inputs)
     exact = Channels(graph, walk(graph, exact=True), {})
@@ -216,9 +217,9 @@ def _lives(channels: Channels) -> dict[int, Life]:
     return {root: frozenset(sites.items()) for root, sites in counts.items()}
 
 
-def _scores(exact: Channels, context: Context, criterion: criteria.Criterion) -> dict[int, float]:
+def _scores(exact: Channels, context: Context, criterion: Criterion) -> dict[int, float]:
     """The importance of each channel that has others with the same life."""
-    scores = group_scores(exact.groups, exact, criterion, context)
+    scores = criterion.score(exact.groups, exact, context)
     return {
         label: score
         for group, values in zip(exact.groups, scores, strict=True)

@@ -74,6 +74,18 @@ class Curve:
         """The loss at the largest share."""
         return self.rising[1][-1]
 
+    def loss(self, share: float) -> float:
+        """What it costs to remove ``share``, interpolated; beyond the largest that was scanned it rises on as before.
+
+        >>> Curve((0.5,), (2.0,), 0.0).loss(0.25), Curve((0.5,), (2.0,), 0.0).loss(0.75)
+        (1.0, 3.0)
+        """
+        shares, losses = self.rising
+        if share <= shares[-1]:
+            return float(np.interp(share, shares, losses))
+        slope = (losses[-1] - losses[-2]) / (shares[-1] - shares[-2])
+        return losses[-1] + slope * (share - shares[-1])
+
     def share(self, loss: float) -> float:
         """The share that costs ``loss`` points, interpolated; at most the largest that was scanned.
 

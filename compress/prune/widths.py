@@ -282,7 +282,7 @@ def _grid(bounds: Range) -> int:
 
 
 def importance(selection: Selection, counts: Counts) -> Callable[[Kept], float]:
-    """The share of the importance that is left, from 0 to 1: of the sum of all scores where the scope is "global", and
+    """The share of the importance that is left, from 0 to 1: of the sum of all scores where these are compared, and
     else the geometric mean of the groups' shares.
     """
     left = []
@@ -300,4 +300,4 @@ def importance(selection: Selection, counts: Counts) -> Callable[[Kept], float]:
     def each(kept: Kept) -> float:
         return math.exp(sum(of_group[units] for of_group, units in zip(logs, kept, strict=True)) / len(logs))
 
-    return together if selection.scope == "global" else each
+    return together if selection.select.comparable else each

@@ -20,7 +20,7 @@ from ..classification import class_scores
 from ..errors import InvalidInput
 from ..integers.encoding import Encoding
 from ..integers.target import target_named
-from ..prune.gradients import differentiable
+from ..prune.scoring.gradients import differentiable
 from ..stage import Config, Context, Progress, Samples, silent
 from .calibration import calibration_split
 from .precisions import Candidates, Unit

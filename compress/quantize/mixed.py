@@ -16,9 +16,9 @@ from pydantic import Field, model_validator
 
 from ..errors import InvalidInput
 from ..integers.encoding import Encoding
+from ..knapsack import least_loss
 from ..stage import Config, Context, Progress, Samples, Times, silent
 from .hessian import HessianScan
-from .knapsack import least_loss
 from .layer_costs import Costs, EngineLatency, Gauge, StoredBytes
 from .precisions import Candidates, Precision
 from .sensitivity import Around, By, PrecisionScan, PrecisionSensitivity, UnitSensitivity

@@ -15,13 +15,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..batch_norm import reestimate_batch_norm
 from ..data import Split
 from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
 from ..integers.encoding import Encoding
 from ..integers.target import TARGETS, TargetName, require_bits
-from ..prune.statistics import reestimate_batch_norm
 from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Threads, evaluation_copy
 from ..train import Training, gentle
 from ..weights import require_finite

@@ -99,7 +99,7 @@ def test_numbers_that_are_none_are_refused(
 
 
 SETTINGS = {
-    "prune": (Prune, {"precision": "--measured-in"}),
+    "prune": (Prune, {}),
     "quantize": (Quantize, {"momentum": "--range-momentum"}),
     "sparsify": (Sparsify, {}),
     "regularize": (Regularize, {}),

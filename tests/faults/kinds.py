@@ -336,7 +336,7 @@ KINDS = (
         "report report.json -o out", "report report.json --json -o out",
     )),
     Kind("prune-scan", prune_scan, spoil_scan, (
-        f"prune {NET} --macs 1.5 --round-to 1 --scope sensitivity --sensitivity scan -o out",
+        f"prune {NET} --macs 1.5 --round-to 1 --select sensitivity=scan -o out",
     )),
     Kind("precision-scan", precision_scan, spoil_scan, (
         "quantize net.py:build --size 5 --scan scan --data data.npz --keep-slower -o out",

@@ -20,7 +20,8 @@ from compress.prune import Prune
 from compress.prune.channels import channels
 from compress.prune.choose import Range, Selection
 from compress.prune.counts import Counts
-from compress.prune.cut import cut
+from compress.prune.cut import Surgery
+from compress.prune.select import SELECTIONS
 from compress.prune.target import Curve, Target
 from compress.stage import Context, evaluation_copy
 from compress.train import Training
@@ -66,7 +67,7 @@ def counted(model: nn.Module, name: str) -> int:
 @pytest.mark.parametrize("name", ["macs", "parameters", "size"])
 @pytest.mark.parametrize(("factor", "scope"), [(1.3, "layer"), (2.5, "layer"), (2.0, "global")])
 def test_a_factor_is_reached_and_not_passed_by_more_than_rounding(name: str, factor: float, scope: str) -> None:
-    stage = Prune.model_validate({name: factor, "scope": scope, "round_to": 1})
+    stage = Prune.model_validate({name: factor, "select": scope, "round_to": 1})
     result = stage.apply(net(), CONTEXT)
     before, after = counted(net(), name), counted(result.model, name)
     assert before / factor * 0.9 < after <= before / factor
@@ -144,7 +145,7 @@ def test_limits_that_match_nothing_or_are_no_share() -> None:
     ("target", "scope"), [({"macs": 2.0}, "global"), ({"ratio": 0.5}, "layer"), ({"parameters": 2.0}, "layer")]
 )
 def test_edits_of_all_steps_rebuild_the_network_and_reach_the_target(target: dict[str, float], scope: str) -> None:
-    result = Prune.model_validate({**target, "steps": 3, "round_to": 1, "scope": scope}).apply(net(), CONTEXT)
+    result = Prune.model_validate({**target, "steps": 3, "round_to": 1, "select": scope}).apply(net(), CONTEXT)
     again = copy.deepcopy(net())
     replay(again, [from_json(json.loads(json.dumps(to_json(edit)))) for edit in result.edits])
     assert torch.equal(again(IMAGE), result.model(IMAGE)) and str(again) == str(result.model)
@@ -160,7 +161,7 @@ def test_steps_keep_similar_shares_and_are_relative_to_the_beginning() -> None:
     stage, model, begun = Prune(macs=4.0, round_to=1, steps=2), net(), None
     sizes = [counted(model, "macs")]
     for share in (0.5, 1.0):
-        done = cut(stage, model, CONTEXT, begun, share)
+        done = stage.surgery.apply(model, CONTEXT, begun, share)
         model, begun = done.model, done.begun
         sizes.append(counted(model, "macs"))
     assert sizes[0] / sizes[1] == pytest.approx(2.0, rel=0.15) and sizes[0] / sizes[2] == pytest.approx(4.0, rel=0.15)
@@ -205,13 +206,13 @@ def test_steps_share_the_epochs_and_resume(tmp_path: Path, monkeypatch: pytest.M
         stage.apply(net(), context)
     assert calls == ["fine-tune 1/3", "fine-tune 2/3"]
     chosen: list[float] = []
-    original = module.cut
+    original = Surgery.apply
 
     def watched(*arguments: object) -> object:
         chosen.append(arguments[-1])  # type: ignore[arg-type]
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "cut", watched)
+    monkeypatch.setattr(Surgery, "apply", watched)
     again = stage.apply(net(), context)
     assert chosen == [1.0], "the first two surgeries were made again from what was kept"
     assert again.edits == whole.edits and len(again.history) == 5
@@ -229,7 +230,7 @@ def test_equal_accuracy_lost_takes_more_from_the_group_that_costs_less() -> None
     groups = channels(trace(net(), (IMAGE,))).groups[:2]
     ranges = [Range(len(g.units), 1, 1, "") for g in groups]
     scores = [torch.rand(len(g.units)) for g in groups]
-    selection = Selection(groups, scores, ranges, "sensitivity", [robust, fragile])
+    selection = Selection(groups, scores, ranges, SELECTIONS.read("sensitivity"), [robust, fragile])
     for share in (0.01, 0.1, 0.4):
         kept = selection.wanted(share)
         assert 1 - kept[0] / len(groups[0].units) > 1 - kept[1] / len(groups[1].units)

@@ -15,8 +15,8 @@ from compress.errors import InvalidInput
 from compress.graph import trace
 from compress.prune import Prune
 from compress.prune.channels import channels
-from compress.prune.discrimination import Head, discrimination_scores
-from compress.prune.scoring import group_scores
+from compress.prune.criteria import CRITERIA
+from compress.prune.criteria.discrimination import Head, discrimination_scores
 from compress.stage import Context
 
 TOLD = (1, 4)
@@ -64,14 +64,14 @@ def test_channels_that_carry_the_classes_have_the_highest_scores(seed: int) -> N
     model, context = network(seed), planted(seed=seed)
     found = channels(trace(model, context.example_inputs))
     first = next(i for i, group in enumerate(found.groups) if group.layers == ("0",))
-    scores = group_scores(found.groups, found, "discrimination", context)[first]
+    scores = CRITERIA.read("discrimination").score(found.groups, found, context)[first]
     assert set(scores.argsort(descending=True)[:2].tolist()) == set(TOLD)
     noise = [i for i in range(6) if i not in TOLD]
     assert float(scores[list(TOLD)].min()) > 3 * float(scores[noise].max())
-    l1 = group_scores(found.groups, found, "l1", context)[first]
+    l1 = CRITERIA.read("l1").score(found.groups, found, context)[first]
     assert float(l1.max() - l1.min()) < 1e-6, "the weights do not tell them apart"
     if seed == 0:
-        assert torch.equal(scores, group_scores(found.groups, found, "discrimination", context)[first])
+        assert torch.equal(scores, CRITERIA.read("discrimination").score(found.groups, found, context)[first])
 
 
 def test_the_stage_keeps_them() -> None:

@@ -67,7 +67,7 @@ def counted_macs(model: nn.Module) -> int:
 @pytest.mark.parametrize("round_to", [1, 8])
 def test_macs_target_is_met_and_not_overshot(scope: str, factor: float, round_to: int) -> None:
     model = resnet(32)
-    pruned = Prune(macs=factor, scope=scope, round_to=round_to).apply(model, CONTEXT).model  # type: ignore[arg-type]
+    pruned = Prune(macs=factor, select=scope, round_to=round_to).apply(model, CONTEXT).model  # type: ignore[arg-type]
     before, after = counted_macs(model), counted_macs(pruned)
     assert after <= before / factor
     assert after >= before / factor * (0.9 if round_to == 1 else 0.6)
@@ -126,7 +126,7 @@ def test_global_scope_takes_more_from_the_layer_with_unimportant_filters() -> No
     model = chain(16, 16)
     with torch.no_grad():
         model[0].weight[2:] *= 1e-3  # type: ignore[index]
-    pruned = Prune(ratio=0.4, scope="global", round_to=1).apply(model, CONTEXT).model
+    pruned = Prune(ratio=0.4, select="global", round_to=1).apply(model, CONTEXT).model
     assert pruned.get_parameter("0.weight").shape[0] < 6 < 12 < pruned.get_parameter("2.weight").shape[0]
 
 

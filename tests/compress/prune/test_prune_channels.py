@@ -304,7 +304,7 @@ BODIES: tuple[Callable[[], nn.Module], ...] = (
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_network_equals_its_masked_self(build: Callable[[], nn.Module], scope: str) -> None:
     torch.manual_seed(0)
-    prune_and_compare(build(), (2, 3, 8, 8), scope=scope)
+    prune_and_compare(build(), (2, 3, 8, 8), select=scope)
 
 
 def test_functional_network_equals_its_masked_self() -> None:

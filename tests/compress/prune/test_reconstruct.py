@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
+from compress.batch_norm import reestimate_batch_norm
 from compress.data import Data, SampleSplit
 from compress.edits import replay
 from compress.errors import InvalidInput
 from compress.graph import trace
 from compress.prune.channels import channels
-from compress.prune.reconstruct import LeastSquares, patches, reconstruct
-from compress.prune.repair import repair
-from compress.prune.statistics import reestimate_batch_norm
+from compress.prune.repair import REPAIRS, repair
+from compress.prune.repair.reconstruct import LeastSquares, patches, reconstruct
 from compress.stage import Context, Edit
+
+BOTH = (REPAIRS.read("recalibrate_bn"), REPAIRS.read("reconstruct"))
+RECALIBRATED = BOTH[:1]
 
 
 def samples(*shape: int, seed: int = 0) -> Tensor:
@@ -227,7 +230,7 @@ def test_repair_brings_a_pruned_resnet_nearer() -> None:
         before = float((pruned(fresh) - model(fresh)).norm())
         modes = [module.training for module in pruned.modules()]
         done, skipped = repair(
-            model, pruned, changes, Context((x[:1],), Data("noise", {"calibration": SampleSplit(x, None)}))
+            model, pruned, changes, Context((x[:1],), Data("noise", {"calibration": SampleSplit(x, None)})), BOTH
         )
         after = float((pruned(fresh) - model(fresh)).norm())
     assert after < 0.75 * before
@@ -247,7 +250,7 @@ def test_statistics_that_lead_away_from_the_original_are_not_taken() -> None:
     pruned, changes = cut(model, x[:1], {"0": [1]})
     before = copy.deepcopy(pruned.state_dict())
     context = Context((x[:1],), Data("other", {"calibration": SampleSplit(x, None)}))
-    done, skipped = repair(model, pruned, changes, context, refit=False)
+    done, skipped = repair(model, pruned, changes, context, RECALIBRATED)
     assert not done and "away from" in skipped[-1].reason
     assert all(torch.equal(a, b) for a, b in zip(pruned.state_dict().values(), before.values(), strict=True))
 
@@ -255,11 +258,11 @@ def test_statistics_that_lead_away_from_the_original_are_not_taken() -> None:
 def test_repair_needs_calibration_samples(small_net: nn.Module) -> None:
     context = Context((samples(1, 1, 8, 8),))
     with pytest.raises(InvalidInput, match="calibration"):
-        repair(small_net, copy.deepcopy(small_net), (), context)
+        repair(small_net, copy.deepcopy(small_net), (), context, BOTH)
     only_test = Data("d", {"test": SampleSplit(samples(4, 1, 8, 8), None)})
     with pytest.raises(InvalidInput, match="no calibration samples"):
-        repair(small_net, copy.deepcopy(small_net), (), Context(context.example_inputs, only_test))
-    assert repair(small_net, small_net, (), context, refit=False, reestimate=False) == ((), ())
+        repair(small_net, copy.deepcopy(small_net), (), Context(context.example_inputs, only_test), BOTH)
+    assert repair(small_net, small_net, (), context, ()) == ((), ())
 
 
 def test_batch_norm_statistics_are_the_averages_of_the_batches() -> None:

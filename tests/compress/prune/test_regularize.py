@@ -264,7 +264,7 @@ def test_channels_become_unimportant_on_digits(
         without = copy.deepcopy(model)
         fit(without, digits, training)
         assert near_zero(result.model) > near_zero(without) + 3
-    cut = Prune(ratio=0.5 * share, criterion=criterion, scope="global", round_to=1)  # type: ignore[arg-type]
+    cut = Prune(ratio=0.5 * share, criterion=criterion, select="global", round_to=1)  # type: ignore[arg-type]
     pruned = cut.apply(result.model, context).model
     x = digits.example(64)
     with torch.no_grad():

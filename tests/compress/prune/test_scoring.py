@@ -16,15 +16,26 @@ from torch.nn.functional import cross_entropy, relu
 from compress.data import Data, LoaderSplit, SampleSplit
 from compress.errors import InvalidInput
 from compress.graph import trace
-from compress.prune import Prune, criteria
-from compress.prune.activations import activation_scores
-from compress.prune.channels import Channels, channels
-from compress.prune.gradients import loss_scores
-from compress.prune.scoring import group_scores, unscorable
+from compress.prune import Prune
+from compress.prune.channels import Channels, Group, channels
+from compress.prune.criteria import CRITERIA
+from compress.prune.criteria.activation_mean import ActivationMean
+from compress.prune.criteria.fpgm import fpgm
+from compress.prune.criteria.obd import Obd, obd
+from compress.prune.scoring.scores import filter_norms
 from compress.stage import Context
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 DATA_DRIVEN = ("taylor", "obd", "apoz", "activation_mean")
+
+
+def group_scores(
+    groups: list[Group], found: Channels, criterion: Any, context: Context, **settings: Any
+) -> list[Tensor]:
+    """The scores of a criterion, given as in a recipe, with settings."""
+    name = criterion if isinstance(criterion, str) else None
+    made = CRITERIA.read({name: settings}) if name else CRITERIA.of_user(criterion, settings)  # type: ignore[misc]
+    return made.score(groups, found, context)
 
 
 class Block(nn.Module):
@@ -139,7 +150,7 @@ def test_obd_of_two_even_classes_is_exact() -> None:
     context = context_of(1, (5,), 2)
     ((x, _),) = samples(context, 1)
     weight = model.weight.detach()
-    scores = loss_scores(model, {"weight": model.weight}, [("weight", 0), ("weight", 1)], "obd", context, 1)
+    scores = Obd(batches=1).site_scores([("weight", 0), ("weight", 1)], model, {"weight": model.weight}, context)
     terms = 0.5 * (x.square() / 4) * weight.square()
     np.testing.assert_allclose(scores["weight", 0].numpy(), terms.sum(1).numpy(), rtol=1e-5)
     np.testing.assert_allclose(scores["weight", 1].numpy(), terms.sum(0).numpy(), rtol=1e-5)
@@ -147,11 +158,11 @@ def test_obd_of_two_even_classes_is_exact() -> None:
 
 def test_obd_estimates_the_diagonal_of_the_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a linear softmax classifier it is the mean of p (1 - p) x^2, known in closed form; 2000 draws of labels."""
-    monkeypatch.setattr("compress.prune.gradients.GRADIENT_BATCH", 2)
+    monkeypatch.setattr("compress.prune.scoring.gradients.GRADIENT_BATCH", 2)
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
     context = context_of(4000, (6,), 3)
-    scores = loss_scores(model, {"weight": model.weight}, [("weight", 0), ("weight", 1)], "obd", context, 125)
+    scores = Obd(batches=125).site_scores([("weight", 0), ("weight", 1)], model, {"weight": model.weight}, context)
     x = torch.cat([x for x, _ in samples(context, 32)])
     p = model(x).softmax(1).detach()
     diagonal = torch.einsum("nc,ni->ci", p * (1 - p), x.square()) / len(x)
@@ -161,7 +172,7 @@ def test_obd_estimates_the_diagonal_of_the_hessian(monkeypatch: pytest.MonkeyPat
     )
     torch.testing.assert_close(diagonal, torch.einsum("cici->ci", exact), rtol=1e-4, atol=1e-6)
     for axis in (0, 1):
-        expected = criteria.obd(model.weight, diagonal, axis)
+        expected = obd(model.weight, diagonal, axis)
         np.testing.assert_allclose(scores["weight", axis].numpy(), expected.numpy(), rtol=0.12)
 
 
@@ -245,7 +256,7 @@ def test_activations_of_transposed_convolutions_and_layers_called_twice() -> Non
     model, context = Up().eval(), context_of(32, (4, 4, 4))
     parameters = dict(model.named_parameters())
     sites = [("grouped.weight", 1), ("depthwise.weight", 0), ("twice.weight", 0)]
-    scores = activation_scores(model, parameters, sites, "activation_mean", context, 1)
+    scores = ActivationMean(batches=1).site_scores(sites, model, parameters, context)
     ((x, _),) = samples(context, 32)
     with torch.no_grad():
         first = model.grouped(x)
@@ -284,7 +295,7 @@ def test_planted_dead_channels_go_and_no_others(criterion: Any) -> None:
             live = [i for i in range(8) if i not in gone]
             model[place + 1].bias[live] = torch.linspace(0.2, 0.5, 5)  # type: ignore[operator]
     context = context_of(64)
-    result = Prune(ratio=3 / 8, criterion=criterion, scope="global", round_to=1).apply(model.eval(), context)
+    result = Prune(ratio=3 / 8, criterion=criterion, select="global", round_to=1).apply(model.eval(), context)
     kept = {int(e.layer): e.kept for e in result.edits if e.what == "weight" and e.axis == 0 and e.layer in "03"}
     assert kept == {place: tuple(i for i in range(8) if i not in gone) for place, gone in dead.items()}
     (x, _), *_ = samples(context, 32)
@@ -319,7 +330,7 @@ def test_all_members_are_those_of_depgraph() -> None:
     model, found, residual = coupled()
 
     def squares(weight: Tensor, axis: int) -> Tensor:
-        return criteria.filter_norms(weight, axis, 2).square()
+        return filter_norms(weight, axis, 2).square()
 
     scores = group_scores(found.groups, found, squares, Context((IMAGE,)), aggregate="sum", members="all")
     expected = []
@@ -341,8 +352,7 @@ def test_lamp_orders_a_group_by_its_squared_norms() -> None:
     shares = sum(
         (norms / norms.mean())[torch.tensor([u.cuts[site] for u in group.units])].mean(1)
         for site, norms in (
-            (site, criteria.filter_norms(found.graph.model.get_parameter(site[0]), 0, 2).square())
-            for site in group.filters
+            (site, filter_norms(found.graph.model.get_parameter(site[0]), 0, 2).square()) for site in group.filters
         )
     )
     assert isinstance(shares, Tensor)
@@ -374,7 +384,7 @@ def test_scores_from_data_follow_the_seed_and_see_a_bounded_number_of_batches(cr
     assert isinstance(split, SampleSplit)
     counted = Context((IMAGE,), Data("made", {"train": Counted(split.inputs, split.labels)}))
     found = found_in_block()
-    groups = [group for group in found.groups if unscorable(group, found, criterion) is None]
+    groups = [group for group in found.groups if CRITERIA.read(criterion).blind_to(group, found) is None]
     first = group_scores(groups, found, criterion, counted, batches=2)
     assert 64 <= sum(count for count, _ in asked) <= 96 and {augment for _, augment in asked} == {None}
     again = group_scores(groups, found, criterion, context, batches=2)
@@ -456,7 +466,7 @@ def test_scores_below_zero_have_no_mean_to_divide_by() -> None:
     found = found_in_block()
 
     def negative(weight: Tensor, axis: int) -> Tensor:
-        return -criteria.fpgm(weight, axis)
+        return -fpgm(weight, axis)
 
     with pytest.raises(InvalidInput, match=r"scores below zero on stem\.weight.*normalize by gaussian or none"):
         group_scores(found.groups, found, negative, Context((IMAGE,)), normalize="mean")
@@ -507,7 +517,9 @@ def test_what_a_criterion_cannot_tell_apart() -> None:
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(128, 4)
     ).eval()
     found = found_in(model)
-    reasons = [[unscorable(group, found, name) for group in found.groups] for name in ("bn_scale", "apoz", "l2")]
+    reasons = [
+        [CRITERIA.read(name).blind_to(group, found) for group in found.groups] for name in ("bn_scale", "apoz", "l2")
+    ]
     assert reasons == [
         [None, "bn_scale: no batch normalization follows"],
         [None, "apoz: no activation with zeros (ReLU) follows"],

@@ -86,7 +86,7 @@ def test_the_group_that_costs_nothing_goes_first(data: Data) -> None:
     scanned = Scan(ratios=(0.5, 0.75), exclude=()).measure(model, context(data))
     names = [group.layers for group in scanned.groups]
     assert ("idle",) in names or len(names) >= 1
-    pruned = Prune(macs=1.3, scope="sensitivity", round_to=1).apply(model, context(data))
+    pruned = Prune(macs=1.3, select="sensitivity", round_to=1).apply(model, context(data))
     kept = {edit.layer: edit.after for edit in pruned.edits if edit.what == "out_channels"}
     assert kept.get("idle", 8) <= kept.get("copies", 8)
 
@@ -94,8 +94,9 @@ def test_the_group_that_costs_nothing_goes_first(data: Data) -> None:
 def test_a_file_is_what_the_stage_scans_itself(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
     file = tmp_path / "sensitivity.json"
     file.write_text(Scan(criterion="l2").measure(small_net, context(data)).model_dump_json())
-    options = {"macs": 2.0, "criterion": "l2", "scope": "sensitivity", "round_to": 1}
-    by_file = Prune.model_validate({**options, "sensitivity": tmp_path}).apply(small_net, Context((data.example(),)))
+    options = {"macs": 2.0, "criterion": "l2", "select": "sensitivity", "round_to": 1, "repair": ()}
+    filed = Prune.model_validate({**options, "select": {"sensitivity": tmp_path}})
+    by_file = filed.apply(small_net, Context((data.example(),)))
     assert by_file.edits == Prune.model_validate(options).apply(small_net, context(data)).edits
     kept = tmp_path / "checkpoints"
     kept.mkdir()
@@ -105,7 +106,7 @@ def test_a_file_is_what_the_stage_scans_itself(data: Data, small_net: nn.Module,
 
 
 def test_files_that_do_not_fit(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
-    stage = Prune(macs=2.0, scope="sensitivity", sensitivity=tmp_path / "s.json")
+    stage = Prune(macs=2.0, select={"sensitivity": {"file": tmp_path / "s.json"}})
     with pytest.raises(InvalidInput, match=r"s\.json: no such file.*compress sensitivity"):
         stage.apply(small_net, context(data))
     (tmp_path / "s.json").write_text('{"top1": 3}')
@@ -119,8 +120,8 @@ def test_files_that_do_not_fit(data: Data, small_net: nn.Module, tmp_path: Path)
     (tmp_path / "s.json").write_text(scanned.model_copy(update={"groups": ()}).model_dump_json())
     with pytest.raises(InvalidInput, match="the scan has no layer of this network"):
         stage.apply(small_net, context(data))
-    with pytest.raises(ValidationError, match="`sensitivity` is for `scope` sensitivity"):
-        Prune(macs=2.0, sensitivity=tmp_path)
+    with pytest.raises(ValidationError, match=r"layer\.file: no such key"):
+        Prune(macs=2.0, select={"layer": {"file": tmp_path}})
     for ratios in ((), (0.5, 0.25), (0.5, 1.0), (0.0, 0.5)):
         with pytest.raises(ValidationError, match=r"expected ascending shares between 0 and 1|than [01]"):
             Scan(ratios=ratios)
@@ -145,7 +146,7 @@ def test_the_command_writes_both_files(
     assert again.exit_code != 0 and isinstance(again.exception, InvalidInput)
     bad = CliRunner().invoke(cli, [*words[:-2], "-o", "t", "--ratios", "half"])
     assert "expected shares with commas" in str(bad.exception)
-    words = "prune net.py:build --input-shape 1,8,8 --macs 1.5 --scope sensitivity --sensitivity s --round-to 1 -o p"
+    words = "prune net.py:build --input-shape 1,8,8 --macs 1.5 --select sensitivity=s --round-to 1 -o p"
     pruned = CliRunner().invoke(cli, [*words.split(), "--limit", "conv=0.9"])
     assert pruned.exit_code == 0, pruned.output
     for limit in ("conv", "conv=much"):

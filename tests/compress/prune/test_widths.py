@@ -24,6 +24,7 @@ from compress.prune.choose import Rules, Selection
 from compress.prune.counts import Counts
 from compress.prune.latency import EngineClock, LatencyTable
 from compress.prune.one_layer import LayerShape, Precision, layer_file
+from compress.prune.select import SELECTIONS
 from compress.prune.widths import Latencies, Search, candidates, importance, timed_layers
 from compress.stage import Context, evaluation_copy
 from runtimes import cache
@@ -192,9 +193,9 @@ def search_of(model: nn.Module, clock: FakeClock, scope: str = "layer") -> tuple
     generator = torch.Generator().manual_seed(0)
     scores = [torch.rand(len(g.units), generator=generator, dtype=torch.float64) for g in groups]
     counts = Counts(found, groups, [torch.argsort(s).tolist() for s in scores])
-    rules = Rules("measured", 1, {}, 0)
+    rules = Rules("measured")
     ranges = [rules.range_of(g, len(g.units)) for g in groups]
-    selection = Selection(groups, scores, ranges, scope, [None] * len(groups))  # type: ignore[arg-type]
+    selection = Selection(groups, scores, ranges, SELECTIONS.read(scope), [None] * len(groups))  # type: ignore[arg-type]
     return selection, counts, Latencies(counts, LatencyTable(clock, None))
 
 

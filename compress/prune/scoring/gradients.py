@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..errors import InvalidInput
-from ..stage import Context
-from . import criteria
-from .labels import Site
+from ...errors import InvalidInput
+from ...stage import Context
+from ..labels import Site
 from .samples import BATCH, sample_batches
 
 GRADIENT_BATCH = 8
@@ -26,21 +24,22 @@ def loss_scores(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     sites: Collection[Site],
-    criterion: Literal["taylor", "obd"],
     context: Context,
     batches: int,
+    *,
+    criterion: str,
+    of_batch: Callable[[Tensor, Tensor, int], Tensor],
+    drawn: bool = False,
 ) -> dict[Site, Tensor]:
     """The scores of the slices at each site, float64 on the CPU, averaged over samples; ``model`` in evaluation mode.
 
-    ``taylor`` takes the gradient of the cross entropy against the labels, batch by batch.
-
-    ``obd`` takes the diagonal of the Gauss-Newton matrix of the cross entropy, which is never negative, for that of the
-    Hessian (the Levenberg-Marquardt approximation of LeCun et al., 1989, section 2.2). With labels drawn from the
-    network's own prediction, the squared gradient of a batch, times its size, is an unbiased estimate of that diagonal:
-    Martens, "New Insights and Perspectives on the Natural Gradient Method" (2020), section 9; so it needs no labels.
-
     Args:
         tensors: the parameters and buffers of ``model`` that ``sites`` name.
+        batches: of 32 samples, whose gradients are taken in smaller ones.
+        criterion: what messages call it.
+        of_batch: of a weight, the gradient of the cross entropy of a batch and a dimension: (weight.shape[axis],).
+        drawn: take the labels from the network's own prediction, and in place of the gradient its square times the
+            batch's size, which estimates the diagonal of the Gauss-Newton matrix.
 
     Raises:
         InvalidInput: no data, no labels, or a network that does not return logits (N, classes, ...).
@@ -52,7 +51,7 @@ def loss_scores(
     with differentiable([tensors[name] for name in names]):
         for inputs, labels in sample_batches(context, criterion, batches * BATCH // GRADIENT_BATCH, GRADIENT_BATCH):
             logits = _logits(model, inputs, criterion)
-            if criterion == "obd":
+            if drawn:
                 labels = _drawn(logits, draws)
             elif labels is None:
                 raise InvalidInput(
@@ -65,10 +64,9 @@ def loss_scores(
             for name, gradient in zip(names, found, strict=True):
                 if gradient is None:
                     continue
-                curvature = gradient.double().square() * labels.numel() if criterion == "obd" else gradient
+                taken = gradient.double().square() * labels.numel() if drawn else gradient
                 for site in (site for site in totals if site[0] == name):
-                    of_batch = criteria.obd if criterion == "obd" else criteria.taylor
-                    totals[site] += count * of_batch(tensors[name], curvature, site[1]).cpu()
+                    totals[site] += count * of_batch(tensors[name], taken, site[1]).cpu()
             seen += count
     return {site: total / seen for site, total in totals.items()}
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data import Split
-from ..errors import InvalidInput
-from ..stage import Context
+from ...data import Split
+from ...errors import InvalidInput
+from ...stage import Context
 
 BATCH = 32
 

@@ -1,72 +1,43 @@
-"""The repair of a network after its channels were cut, without training."""
+"""The statistics of batch norms, taken again on calibration samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..data import Split
-from ..errors import InvalidInput
-from ..stage import Context, Edit, Skip
-from .reconstruct import reconstruct
-from .statistics import inputs_for, reestimate_batch_norm
+from ...batch_norm import inputs_for, reestimate_batch_norm
+from ...data import Split
+from ...stage import Skip
+from . import Account, Augmentations, Damage, Repair
 
 BATCHES, BATCH = 16, 32
 
 
-def repair(
-    original: nn.Module,
-    pruned: nn.Module,
-    edits: Iterable[Edit],
-    context: Context,
-    *,
-    refit: bool = True,
-    reestimate: bool = True,
-    augment: Sequence[Literal["flip", "crop", "cutout"]] = (),
-) -> tuple[tuple[Edit, ...], tuple[Skip, ...]]:
-    """What was repaired in ``pruned``, in place, and what was not: first the weights that read cut channels are refit
-    (:func:`reconstruct`), then batch norms are measured again (:func:`reestimate_batch_norm`), on calibration samples.
+class RecalibrateBn(Repair):
+    """Take the statistics of batch norms again (:func:`compress.batch_norm.reestimate_batch_norm`).
 
     Statistics that lead the outputs away from the original's are not taken, as where the calibration samples are
     other pictures than those of the training.
-
-    Args:
-        edits: those that made ``pruned`` out of ``original``.
-        augment: what the network was trained with, for the statistics.
-
-    Raises:
-        InvalidInput: there are no calibration samples.
     """
-    if not (refit or reestimate):
-        return (), ()
-    if context.data is None:
-        raise InvalidInput("prune: repairing the network needs calibration samples; give --data or leave it out")
-    split = context.data.split("calibration")
-    done: list[Edit] = []
-    left: list[Skip] = []
-    if refit:
-        refitted, kept = reconstruct(original, pruned, edits, split, seed=context.seed, progress=context.progress)
-        done += refitted
-        left += kept
-    if reestimate:
-        measured, unmeasured = _measured_again(original, pruned, split, augment, context.seed)
-        done += measured
-        left += unmeasured
-    return tuple(done), tuple(left)
+
+    place: ClassVar[int] = 20
+
+    def apply(self, damage: Damage) -> Account:
+        """The batch norms that were measured again, none where that makes the outputs worse."""
+        return _measured_again(damage.original, damage.pruned, damage.samples, damage.augment, damage.context.seed)
 
 
 def _measured_again(
     original: nn.Module,
     pruned: nn.Module,
     split: Split,
-    augment: Sequence[Literal["flip", "crop", "cutout"]],
+    augment: Augmentations,
     seed: int,
-) -> tuple[tuple[Edit, ...], tuple[Skip, ...]]:
+) -> Account:
     """:func:`reestimate_batch_norm`, undone where it makes the outputs worse."""
     before = {name: value.clone() for name, value in pruned.named_buffers()}
     error_before = output_error(original, pruned, split, seed)

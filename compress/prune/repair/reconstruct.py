@@ -11,15 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ..data import Split
-from ..stage import Edit, Progress, Skip, silent
-from .statistics import inputs_for
+from ...batch_norm import inputs_for
+from ...data import Split
+from ...settings import setting
+from ...stage import Edit, Progress, Samples, Skip, silent
+from . import Account, Damage, Repair
 
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
 """Tried, relative to the mean square of a layer's inputs: what a few samples cannot tell stays as it was."""
@@ -36,6 +40,38 @@ MOST_INPUTS = 8192
 
 SAMPLES = 512
 BATCH = 32
+
+Ridge = Annotated[float, Field(ge=0, le=1e9)]
+
+
+class Reconstruct(Repair):
+    """Refit the layers that lost inputs by least squares, so that their outputs are those of the network before the
+    cut: He et al., "Channel Pruning" (2017), section 3.1.1.
+    """
+
+    ridges: tuple[Ridge, ...] = setting(
+        RIDGES,
+        "Strengths of the pull towards the weights that a layer has, relative to its inputs; the best of them on "
+        "held-out samples is taken.",
+        hidden=True,
+        min_length=1,
+    )
+    samples: Samples = setting(SAMPLES, "Calibration samples of the fit, drawn at random.", unit="samples", hidden=True)
+
+    place: ClassVar[int] = 10
+
+    def apply(self, damage: Damage) -> Account:
+        """The layers that were refit, and those that were not."""
+        return reconstruct(
+            damage.original,
+            damage.pruned,
+            damage.edits,
+            damage.samples,
+            samples=self.samples,
+            ridges=self.ridges,
+            seed=damage.context.seed,
+            progress=damage.context.progress,
+        )
 
 
 def reconstruct(

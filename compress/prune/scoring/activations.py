@@ -6,22 +6,22 @@ Functions count as modules do, because what is watched are nodes of the graph.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
-from ..errors import InvalidInput
-from ..graph import Graph, argument, shape_of, trace
-from ..stage import Context
-from . import criteria
-from .labels import Site
+from ...errors import InvalidInput
+from ...graph import Graph, argument, shape_of, trace
+from ...stage import Context
+from ..labels import Site
 from .samples import BATCH, sample_batches
 
-ActivationCriterion = Literal["apoz", "activation_mean"]
+Statistic = Callable[[Tensor, int], Tensor]
+"""Of a value and the dimension of its channels: (channels,)."""
 
 _KEEPING = (
     *("batch_norm", "instance_norm", "dropout", "feature_dropout", "alpha_dropout", "pad", "constant_pad_nd"),
@@ -43,54 +43,57 @@ class Place:
     indices: Tensor
 
 
-def places(
-    graph: Graph, tensors: Mapping[str, Tensor], sites: Collection[Site], criterion: ActivationCriterion
+def outputs(
+    graph: Graph, tensors: Mapping[str, Tensor], sites: Collection[Site], *, rectifiers: bool = False
 ) -> dict[Site, list[Place]]:
-    """Where to look for each site, none where there is nothing to see: the outputs of its layer (``activation_mean``)
-    or of the rectifier that follows each (``apoz``). A layer that is called several times has as many places.
+    """Where to look for each site, none where there is nothing to see: the outputs of its layer, or of the rectifier
+    that follows each (``rectifiers``). A layer that is called several times has as many places.
     """
-    readers = _readers(graph, {id(tensors[name]): name for name, _ in sites})
+    readers = readers_of(graph, {id(tensors[name]): name for name, _ in sites})
     found: dict[Site, list[Place]] = {}
     for site in sites:
-        outputs = [_output(node, tensors[site[0]], site[1]) for node in readers.get(site[0], ())]
-        made = [place for place in outputs if place is not None]
-        if criterion == "apoz":
+        of_layer = [_output(node, tensors[site[0]], site[1]) for node in readers.get(site[0], ())]
+        made = [place for place in of_layer if place is not None]
+        if rectifiers:
             made = [after for after in (rectified(graph, place) for place in made) if after is not None]
         found[site] = made
     return found
 
 
-def activation_scores(
+def activation_means(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     sites: Collection[Site],
-    criterion: ActivationCriterion,
     context: Context,
     batches: int,
+    *,
+    criterion: str,
+    statistic: Statistic,
+    rectifiers: bool = False,
 ) -> dict[Site, Tensor]:
-    """The scores of the slices at each site that has a place to look at, float64 on the CPU, averaged over samples.
-
-    ``apoz``: one minus the average percentage of zeros after the rectifier that follows; ``activation_mean``: the mean
-    absolute output of the layer.
+    """The mean ``statistic`` of the slices at each site that has a place to look at, float64 on the CPU, averaged over
+    samples.
 
     Args:
         tensors: the parameters and buffers of ``model`` that ``sites`` name.
+        batches: of 32 samples.
+        criterion: what messages call it.
+        rectifiers: look after the rectifier that follows a layer, and not at its outputs.
 
     Raises:
         InvalidInput: no data, or a network that cannot be traced on it.
     """
     next(sample_batches(context, criterion, 1, 1))  # samples that do not fit are refused before the trace
     graph = trace(model, context.example_inputs, dynamic_batch=True)
-    fixed = _fixed_batch(graph)  # before the shapes are read as numbers, which fixes them
-    where = places(graph, tensors, sites, criterion)
+    fixed = fixed_batch(graph)  # before the shapes are read as numbers, which fixes them
+    where = outputs(graph, tensors, sites, rectifiers=rectifiers)
     watched = {(place.node, place.dim) for found in where.values() for place in found}
-    means = _means(graph, watched, criterion, context, batches, fixed)
-    scores: dict[Site, Tensor] = {}
-    for site, found in where.items():
-        if found:
-            seen = torch.stack([means[place.node, place.dim][place.indices].mean(1) for place in found])
-            scores[site] = 1 - seen.mean(0) if criterion == "apoz" else seen.mean(0)
-    return scores
+    means = _means(graph, watched, criterion, statistic, context, batches, fixed)
+    return {
+        site: torch.stack([means[place.node, place.dim][place.indices].mean(1) for place in found]).mean(0)
+        for site, found in where.items()
+        if found
+    }
 
 
 def rectified(graph: Graph, place: Place) -> Place | None:
@@ -142,7 +145,7 @@ def _operation(node: Node) -> str:
     return str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
 
 
-def _readers(graph: Graph, names: Mapping[int, str]) -> dict[str, list[Node]]:
+def readers_of(graph: Graph, names: Mapping[int, str]) -> dict[str, list[Node]]:
     """For each parameter (by its identity), the nodes in which it meets values that depend on the inputs."""
     origins: dict[Node, frozenset[str]] = {}
     found: dict[str, list[Node]] = {}
@@ -177,12 +180,12 @@ def _output(node: Node, weight: Tensor, axis: int) -> Place | None:
 class _Watching(Interpreter):
     """Runs a traced graph and adds up the means of the watched nodes, by channel and weighted by samples."""
 
-    def __init__(self, graph: Graph, watched: Collection[tuple[Node, int]], criterion: ActivationCriterion) -> None:
+    def __init__(self, graph: Graph, watched: Collection[tuple[Node, int]], statistic: Statistic) -> None:
         super().__init__(graph.program.graph_module)
         self.dims: dict[Node, list[int]] = {}
         for node, dim in watched:
             self.dims.setdefault(node, []).append(dim)
-        self.statistic = criteria.apoz if criterion == "apoz" else criteria.activation_mean
+        self.statistic = statistic
         self.totals: dict[tuple[Node, int], Tensor] = {}
         self.samples = 1
 
@@ -199,12 +202,13 @@ class _Watching(Interpreter):
 def _means(
     graph: Graph,
     watched: Collection[tuple[Node, int]],
-    criterion: ActivationCriterion,
+    criterion: str,
+    statistic: Statistic,
     context: Context,
     batches: int,
     fixed: int | None,
 ) -> dict[tuple[Node, int], Tensor]:
-    running = _Watching(graph, watched, criterion)
+    running = _Watching(graph, watched, statistic)
     seen = 0
     with torch.no_grad():
         for inputs in _inputs(context, criterion, batches, fixed):
@@ -228,7 +232,7 @@ def _inputs(context: Context, criterion: str, batches: int, fixed: int | None) -
             yield tuple(x.repeat(times, *(1 for _ in x.shape[1:]))[:fixed] for x in inputs)
 
 
-def _fixed_batch(graph: Graph) -> int | None:
+def fixed_batch(graph: Graph) -> int | None:
     """The batch size, where the trace holds for that one only."""
     size = graph.inputs[0].meta["val"].shape[0]
     number: int | None = size.node.maybe_as_int() if isinstance(size, torch.SymInt) else int(size)

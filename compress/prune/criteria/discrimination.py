@@ -7,25 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 from torch.nn.functional import cross_entropy
 
-from ..errors import InvalidInput
-from ..graph import Graph, shape_of, trace
-from ..stage import Context
-from .activations import _fixed_batch, _readers
-from .labels import Site
-from .samples import BATCH, sample_batches
+from ...errors import InvalidInput
+from ...graph import Graph, shape_of, trace
+from ...settings import setting
+from ...stage import Context, Samples
+from ..labels import Site
+from ..scoring.activations import fixed_batch, readers_of
+from ..scoring.samples import BATCH, sample_batches
+from ..scoring.scores import Members, Normalization
+from . import Criterion
 
 PASSES = 4
 """Times that the auxiliary classifiers see the samples: their features are fixed, so that little is to be learnt."""
 
 LEARNING_RATE = 0.01
 NAME = "discrimination"
+
+
+class Discrimination(Criterion):
+    """What a channel gives the layers that read it, to keep their outputs and to tell classes apart: Zhuang et al.,
+    "Discrimination-aware Channel Pruning for Deep Neural Networks" (2018). It needs data with labels.
+    """
+
+    batches: Samples = setting(16, "Batches of 32 samples that are looked at.", flag="--score-batches", unit="batches")
+    balance: float = setting(
+        1.0, "Of the loss of the classes over that of the outputs, the paper's lambda.", hidden=True, ge=0, le=1e9
+    )
+
+    usual_members: ClassVar[Members] = "consumers"
+    usual_normalization: ClassVar[Normalization] = "mean"
+
+    def site_scores(
+        self, sites: Collection[Site], model: nn.Module, tensors: Mapping[str, Tensor], context: Context
+    ) -> dict[Site, Tensor]:
+        """:func:`discrimination_scores`."""
+        return discrimination_scores(model, tensors, sites, context, self.batches, self.balance)
 
 
 def discrimination_scores(
@@ -63,7 +86,7 @@ def discrimination_scores(
             "criterion obd or activation_mean"
         )
     graph = trace(model, context.example_inputs, dynamic_batch=True)
-    fixed = _fixed_batch(graph)  # before the shapes are read as numbers, which fixes them
+    fixed = fixed_batch(graph)  # before the shapes are read as numbers, which fixes them
     classes = _classes(graph)
     names = list(dict.fromkeys(name for name, _ in sites))
     watched = _watched(graph, tensors, names, classes)
@@ -118,7 +141,7 @@ class _Layer:
 
 def _watched(graph: Graph, tensors: Mapping[str, Tensor], names: Collection[str], classes: int) -> dict[Node, _Layer]:
     found: dict[Node, _Layer] = {}
-    for name, nodes in _readers(graph, {id(tensors[name]): name for name in names}).items():
+    for name, nodes in readers_of(graph, {id(tensors[name]): name for name in names}).items():
         weight = tensors[name]
         for node in nodes:
             direct = [i for i, given in enumerate(node.args) if graph.tensor(given) is weight]

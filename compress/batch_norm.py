@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..data import Split
-from ..errors import InvalidInput
-from ..stage import Edit, Skip
-from ..train import augmentation
+from .data import Split
+from .errors import InvalidInput
+from .stage import Edit, Skip
+from .train import augmentation
 
 
 def reestimate_batch_norm(

@@ -1,0 +1,52 @@
+"""How the groups of channels of a network share what goes: one selection a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from ...parts import Kind, Part
+
+if TYPE_CHECKING:
+    from ...stage import Context
+    from ..channels import Channels
+    from ..choose import Selection
+    from ..criteria import Criterion
+    from ..target import Curve, Key
+
+Plan = Callable[[float], list[float]]
+"""Units to keep of each group, before rounding, by a share from 0 (all are kept) to 1 (none): never more the larger the
+share is.
+"""
+
+
+class Select(Part):
+    """How groups of channels share what goes."""
+
+    alike: ClassVar[bool] = False
+    """Every group loses the same share: a ratio is out of reach only where it is in every group."""
+
+    comparable: ClassVar[bool] = False
+    """Scores are compared between groups, so that what is left of importance is their sum over the network."""
+
+    of_units: ClassVar[bool] = True
+    """The share of :data:`Plan` is of the units of all groups, so that a ratio needs no search."""
+
+    def curves(
+        self, channels: Channels, criterion: Criterion, exclude: tuple[str, ...], context: Context
+    ) -> Mapping[Key, Curve]:
+        """What it measures of each group before the first step, by what the group is cut on.
+
+        Raises:
+            InvalidInput: the data that it measures on is not there.
+        """
+        return {}
+
+    def plan(self, choice: Selection) -> Plan:
+        """How much of each group stays, by the share of all that goes."""
+        raise NotImplementedError
+
+
+SELECTIONS = Kind("selection", __name__, Select)
+AnySelect = Annotated[Select, SELECTIONS]
+"""A field's type: a selection's name, a mapping from it to its settings, or an object."""

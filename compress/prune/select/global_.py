@@ -1,0 +1,35 @@
+"""The lowest scores of the whole network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from . import Plan, Select
+
+if TYPE_CHECKING:
+    from ..choose import Selection
+
+
+class Global(Select):
+    """The channels with the lowest scores of the whole network go, wherever they are."""
+
+    comparable: ClassVar[bool] = True
+
+    def plan(self, choice: Selection) -> Plan:
+        """The share of the units that all groups had before the first step, the lowest scores first."""
+        owner = torch.cat([torch.full((len(score),), index) for index, score in enumerate(choice.scores)])
+        order = owner[torch.argsort(torch.cat(list(choice.scores)), stable=True)].tolist()
+        first = sum(bounds.first for bounds in choice.ranges)
+
+        def wanted(share: float) -> list[float]:
+            kept = [len(group.units) for group in choice.groups]
+            to_remove = round(share * first) - (first - len(order))
+            for index in order:
+                if to_remove > 0 and kept[index] > choice.ranges[index].least:
+                    kept[index] -= 1
+                    to_remove -= 1
+            return [float(keep) for keep in kept]
+
+        return wanted

@@ -1,0 +1,131 @@
+"""A part is one file: examples are put into a copy of the packages, and appear everywhere with no other edit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress.parts import Kind
+from compress.prune.criteria import CRITERIA, Criterion
+from compress.prune.criteria.taylor import Taylor
+from compress.prune.repair import REPAIRS
+from compress.prune.select import SELECTIONS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KINDS = (CRITERIA, SELECTIONS, REPAIRS)
+PLACES = {
+    "criterion": "prune/criteria/spread.py",
+    "selection": "prune/select/late.py",
+    "repair": "prune/repair/rescale.py",
+}
+"""Each example, and where its first line says that it is put."""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages with the examples among them, and a network and data beside them."""
+    folder = tmp_path_factory.mktemp("packages")
+    for package in ("compress", "export", "runtimes", "models"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for example, place in PLACES.items():
+        source = ROOT / "examples" / f"{example}.py"
+        assert f"``compress/{place.rpartition('/')[0]}/``" in source.read_text(encoding="utf-8").partition("\n")[0]
+        shutil.copy(source, folder / "compress" / place)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (60, 3, 8, 8), dtype=np.uint8)
+    np.savez(folder / "data.npz", x_train=images, y_train=np.arange(60) % 10, x_test=images, y_test=np.arange(60) % 10)
+    return folder
+
+
+def run(folder: Path, code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PRUNING = """
+import json, torch, models
+from click.testing import CliRunner
+from compress.cli import cli
+from compress.data import DataConfig, load
+from compress.prune import Prune
+from compress.recipe import Recipe, schema
+from compress.stage import Context
+
+settings = {"ratio": 0.5, "round_to": 1, "criterion": {"spread": {"power": 2}}, "select": "late", "repair": ["rescale"]}
+recipe = Recipe.model_validate({"model": "resnet20", "stages": [{"prune": settings}]})
+stage = recipe.stages[0].stage
+assert stage == Prune(**settings), stage
+torch.manual_seed(0)
+model = models.build("resnet20", width=8).eval()
+data = load(DataConfig(source="data.npz"), 0)
+result = stage.apply(model, Context((torch.zeros(1, 3, 8, 8),), data))
+line = "prune resnet20:width=8 --data data.npz --ratio 0.5 --criterion spread --select late --repair rescale -o out"
+done = CliRunner().invoke(cli, line.split())
+print(json.dumps({
+    "rescaled": [edit.layer for edit in result.edits if "times" in str(edit.after)],
+    "widths": [model_.conv1.out_channels for model_ in (model, result.model)],
+    "schema": [name in json.dumps(schema()) for name in ("spread", "late", "rescale", "power")],
+    "cli": [done.exit_code, done.output[-300:]],
+}))
+"""
+
+
+def test_parts_of_pruning_are_one_file_each(copy: Path) -> None:
+    told = json.loads(run(copy, PRUNING).splitlines()[-1])
+    assert told["rescaled"] == ["fc"] and told["widths"][1] < told["widths"][0]
+    assert all(told["schema"]) and told["cli"][0] == 0, told["cli"][1]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.word)
+def test_every_part_is_read_back_from_what_is_written(kind: Kind[Criterion]) -> None:
+    assert kind.names == tuple(sorted(kind.names)) and len(kind.names) > 1
+    for name in kind.names:
+        part = kind.read(name)
+        assert part.name == name and part.model_dump() == name and kind.read({name: None}) == part
+        assert (type(part).__doc__ or "").strip(), f"{name} says what it does"
+
+
+def test_shorthands_and_settings() -> None:
+    made = CRITERIA.read({"taylor": {"batches": 3}})
+    assert made == Taylor(batches=3) == CRITERIA.read("{taylor: {batches: 3}}") == CRITERIA.read(made)
+    assert CRITERIA.read(made.model_dump()) == made
+    assert SELECTIONS.read("sensitivity=out/scan") == SELECTIONS.read({"sensitivity": "out/scan"})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("l3", "expected one of .*or file.py:function of your own, got 'l3'"),
+        ({"l1": {}, "l2": {}}, "expected one criterion with its settings, as {name: {...}}, got 2"),
+        ({"taylor": {"batches": 0}}, "taylor.batches: Input should be greater than or equal to 1, got 0"),
+        ({"taylor": {"many": 1}}, "taylor.many: no such key"),
+        ("{taylor: [", "criterion: .*not YAML"),
+        ("__init__", "expected one of"),
+    ],
+)
+def test_what_is_no_part_is_told(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("{", r"\{").replace("...", r"\.\.\.")):
+        CRITERIA.read(value)
+
+
+def test_another_folder_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compress.prune import criteria
+
+    monkeypatch.setattr(criteria, "__path__", [*criteria.__path__])
+    shutil.copy(ROOT / "examples" / "criterion.py", tmp_path / "spread.py")
+    CRITERIA.search(str(tmp_path))
+    assert "spread" in CRITERIA.names and CRITERIA.read("spread").name == "spread"
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(ValueError, match=r"empty\.py: expected one subclass of Criterion, got 0"):
+        CRITERIA.read("empty")
