@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import Node
 
 from .graph import Graph, argument
+from .integers.placement import PRODUCTS, source_of
 from .rounding.inputs import ResidualSigns, Sign, Signs, Steps
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ BYTE_BITS = 8
 
 def operand_bits(graph: Graph, node: Node, encodings: Mapping[str, Encoding]) -> tuple[int, int]:
     """The bits of the weight and of the values that ``node`` multiplies; 32 of floats."""
-    from .quantize.sites import PRODUCTS, source_of  # quantization counts costs too
-
     if node.target not in PRODUCTS:
         return FLOAT_BITS, FLOAT_BITS
     weight = encodings.get(graph.tensor_name(argument(node, "weight")) or "")

@@ -17,10 +17,10 @@ from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, shape_of, trace
+from compress.integers.placement import encoded_parts
 from compress.integers.target import require_products
 from compress.interface import Names, names_of
 from compress.outputs import new_files
-from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
 from .decomposed import in_integers

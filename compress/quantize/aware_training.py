@@ -19,13 +19,13 @@ from torch.fx import GraphModule, Node
 from ..errors import InvalidInput
 from ..graph import trace
 from ..integers.encoding import Encoding, IntegerParameters
+from ..integers.grids import encoding_of, settled, weight_grids
+from ..integers.placement import MOVES, NOTHING, IntegerLayer, clip_bounds, encoded_parts, placement_of
 from ..integers.target import Target, target_named
 from ..rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from ..stage import Context, Objective, evaluation_copy
 from ..train import Training, classification, fit
-from .scales import encoding_of, settled, weight_grids
 from .simulate import simulate
-from .sites import MOVES, NOTHING, Product, clip_bounds, encoded_parts, find_sites
 
 aten = torch.ops.aten
 
@@ -152,7 +152,7 @@ def learnable(
     engine = target_named(target)
     graph = trace(network, example_inputs, dynamic_batch=True)
     activations, products = encoded_parts(graph, encodings)
-    measured = find_sites(graph).measured
+    measured = placement_of(graph).measured
     module = simulate(network, encodings, example_inputs, target=target)
     nodes = {node.name: node for node in module.graph.nodes}
     traced = {node.name: node for node in graph.nodes}
@@ -185,7 +185,7 @@ def _activation_quantizer(grid: IntegerParameters, node: Node, learned: Learned)
 
 def _replace_weights(
     module: GraphModule,
-    products: tuple[Product, ...],
+    products: tuple[IntegerLayer, ...],
     nodes: Mapping[str, Node],
     weights: Mapping[str, WeightQuantizer],
 ) -> None:

@@ -21,6 +21,7 @@ from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
 from ..integers.encoding import Encoding
+from ..integers.placement import PRODUCTS, IntegerLayer, placement_of
 from ..rounding.inputs import Rounding, rounding_layers, rounds_inputs
 from ..rounding.weights import (
     Bases,
@@ -36,7 +37,6 @@ from ..rounding.weights import (
 from ..stage import Context, Edit, Skip
 from ..train import Training, fit
 from .scheme import Schedule, Scheme
-from .sites import PRODUCTS, Product, find_sites
 
 SHARES = (0.5, 0.75, 0.875)
 """Of the weights that are fixed before each part of an incremental training (INQ, section 3.1); then all are."""
@@ -110,7 +110,7 @@ def choose_layers(
 ) -> tuple[list[str], list[Skip]]:
     """The names of the layers to round, in the order in which they run, and those that are left alone."""
     graph = trace(network, context.example_inputs)
-    sites = find_sites(graph, exclude)
+    sites = placement_of(graph, exclude)
     skipped = [skip for skip in sites.skipped if skip.reason.startswith("kept in float")]
     products = list({(product.layer, product.weight): product for product in sites.products}.values())
     if not ends:
@@ -133,7 +133,7 @@ def choose_layers(
     return layers, skipped
 
 
-def _obstacle(graph: Graph, product: Product, module: nn.Module, *, inputs: bool) -> str | None:
+def _obstacle(graph: Graph, product: IntegerLayer, module: nn.Module, *, inputs: bool) -> str | None:
     weight = graph.tensor(product.node.args[1])
     sharing = [layer for layer in graph.readers(weight) if layer != product.layer] if weight is not None else []
     if sharing:

@@ -17,8 +17,8 @@ from torch.fx import Node
 from ..edits import replay
 from ..fold import affine
 from ..graph import argument, trace
+from ..integers.placement import CLIPS, JOINS, MOVES, POOLS, PRODUCTS, source_of
 from ..stage import Edit
-from .sites import CLIPS, JOINS, MOVES, POOLS, PRODUCTS, source_of
 
 aten = torch.ops.aten
 

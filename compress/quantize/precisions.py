@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..errors import InvalidInput
 from ..graph import Graph, one_sample, trace
 from ..integers.encoding import Encoding
+from ..integers.placement import IntegerLayer, encoded_parts
 from .observe import WeightCalibration
 from .revert import without
 from .scheme import SCHEMES, Scheme
-from .sites import Product, encoded_parts
 
 Precision = Literal["int4", "int8", "float"]
 IntegerPrecision = Literal["int4", "int8"]
@@ -34,7 +34,7 @@ class Unit:
 
     layers: tuple[str, ...]
     weights: tuple[str, ...]
-    products: tuple[Product, ...]
+    products: tuple[IntegerLayer, ...]
     tensor: Tensor
 
     @property
@@ -120,9 +120,9 @@ class Candidates:
         return {unit.name: precision for unit in self.units}
 
 
-def units_of(graph: Graph, products: Sequence[Product]) -> tuple[Unit, ...]:
+def units_of(graph: Graph, products: Sequence[IntegerLayer]) -> tuple[Unit, ...]:
     """The products that share a weight, together, in the order in which the first of them runs."""
-    together: dict[int, list[Product]] = {}
+    together: dict[int, list[IntegerLayer]] = {}
     tensors: dict[int, Tensor] = {}
     for product in products:
         tensor = graph.tensor(product.node.args[1])

@@ -21,6 +21,7 @@ from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
 from ..integers.encoding import Encoding
+from ..integers.placement import Placement, placement_of
 from ..integers.target import TARGETS, TargetName, require_bits
 from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Threads, evaluation_copy
 from ..train import Training, gentle
@@ -41,7 +42,6 @@ from .recover.rounding import LearnedRounding, adaround
 from .recover.smooth import smooth
 from .revert import revert_slower
 from .scheme import SCHEMES, Scheme, SchemeName
-from .sites import Sites, find_sites
 
 _LOG = logging.getLogger(__name__)
 
@@ -223,16 +223,16 @@ class Quantize(Config):
     def _reestimate(self, work: _Work) -> None:
         work.account(*reestimate_batch_norm(work.network, work.samples, seed=work.context.seed))
 
-    def _trace(self, scheme: Scheme, work: _Work) -> tuple[Graph, Sites]:
+    def _trace(self, scheme: Scheme, work: _Work) -> tuple[Graph, Placement]:
         """The graph and what becomes integers, with a bias in every layer where biases will change."""
         graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
-        sites = find_sites(graph, self.exclude, results=self.results)
+        sites = placement_of(graph, self.exclude, results=self.results)
         if scheme.kind == "integer" and (self.absorb or self.bias_correction != "none"):
             given = give_biases(graph, sites.products)
             if given:
                 work.account(given)
                 graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
-                sites = find_sites(graph, self.exclude, results=self.results)
+                sites = placement_of(graph, self.exclude, results=self.results)
         return graph, sites
 
     def _even_out(self, graph: Graph, scheme: Scheme, work: _Work) -> None:
@@ -253,7 +253,7 @@ class Quantize(Config):
             bits = scheme.weight_bits
             work.account(*smooth(graph, self.smooth, work.samples, self.samples, work.context, bits=bits))
 
-    def _encode(self, graph: Graph, sites: Sites, scheme: Scheme, work: _Work) -> dict[str, Encoding]:
+    def _encode(self, graph: Graph, sites: Placement, scheme: Scheme, work: _Work) -> dict[str, Encoding]:
         encodings: dict[str, Encoding] = {}
         for product in sites.products:
             weight = graph.tensor(product.node.args[1])

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from ..graph import one_sample, trace
 from ..integers.encoding import Encoding
+from ..integers.placement import placement_of
 from ..siblings import export, runtimes
 from ..stage import Progress, Skip, silent
 from .detect import detected
-from .sites import find_sites
 
 ROUNDS = 6
 """The most regions that are tried."""
@@ -145,7 +145,7 @@ def without(
 ) -> dict[str, Encoding]:
     """``encodings`` with these layers in float: of what is still read or made in integers."""
     known = {name for name, _ in model.named_modules()}  # an operation in a forward may be named after itself
-    sites = find_sites(trace(model, example_inputs, dynamic_batch=True), layers & known)
+    sites = placement_of(trace(model, example_inputs, dynamic_batch=True), layers & known)
     wanted = {*sites.measured, *(product.weight for product in sites.products)}
     return {name: encoding for name, encoding in encodings.items() if name in wanted}
 

@@ -22,12 +22,12 @@ from torch import Tensor
 from ..data import Split
 from ..errors import InvalidInput
 from ..integers.encoding import Encoding
+from ..integers.placement import IntegerLayer, placement_of
 from ..integers.target import target_named
 from ..outputs import write_text
 from ..stage import Config, Context, Findings, Samples
 from ..untrusted import read_json
 from .precisions import Candidates, Precision, Unit
-from .sites import Product, find_sites
 from .variants import Program, Rounder, Variant
 
 By = Literal["snr", "top1", "hessian"]
@@ -363,13 +363,13 @@ def _right(outputs: Sequence[Tensor], labels: Tensor | None) -> int:
     return int((outputs[0].argmax(1) == labels).sum())
 
 
-def _products(candidates: Candidates) -> list[Product]:
+def _products(candidates: Candidates) -> list[IntegerLayer]:
     return [product for unit in candidates.units for product in unit.products]
 
 
 def _without(candidates: Candidates, encodings: Mapping[str, Encoding], unit: Unit) -> dict[str, Encoding]:
     """``encodings`` with one unit in float, and what is then no longer read or made in integers."""
     known = {name for name, _ in candidates.model.named_modules()}
-    sites = find_sites(candidates.graph, known & set(unit.layers))
+    sites = placement_of(candidates.graph, known & set(unit.layers))
     wanted = {*sites.measured, *(product.weight for product in sites.products)} - set(unit.weights)
     return {name: encoding for name, encoding in encodings.items() if name in wanted}

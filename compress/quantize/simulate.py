@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from ..graph import Graph, argument, trace
 from ..integers.encoding import Encoding, Integer, IntegerParameters
+from ..integers.placement import SUMS, IntegerLayer, encoded_parts, integers_of_levels, pools_in_one_scale
 from ..integers.target import Target, bias_parameters, target_named
-from .one_scale import pools_in_one_scale
-from .sites import SUMS, Product, encoded_parts, integers_of_levels
 
 aten = torch.ops.aten
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -120,7 +119,7 @@ def multiplies_integers(node: Node) -> bool:
     return rank == 4 if planes else node.target is aten.linear.default and rank == 2
 
 
-def in_integers(product: Product, encodings: Mapping[str, Encoding], engine: Target) -> bool:
+def in_integers(product: IntegerLayer, encodings: Mapping[str, Encoding], engine: Target) -> bool:
     """Whether ``engine``, which has integers for products only, multiplies integers in ``product``."""
     kept = engine.float_depthwise and is_depthwise(product.node)
     return product.read in encodings and multiplies_integers(product.node) and not kept
@@ -131,7 +130,7 @@ def is_depthwise(node: Node) -> bool:
     return bool(1 < groups_of(node) == node.all_input_nodes[0].meta["val"].shape[1])
 
 
-def _fused_into_sums(graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding]) -> set[str]:
+def _fused_into_sums(graph: Graph, products: Iterable[IntegerLayer], encodings: Mapping[str, Encoding]) -> set[str]:
     """The convolutions whose results are summed up before they are rounded: the first that each sum alone reads."""
     alone = {p.node.name for p in products if p.read in encodings and len(p.node.users) == 1}
     found = (next((x.name for x in node.all_input_nodes if x.name in alone), None) for node in graph.calls(*SUMS))

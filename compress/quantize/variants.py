@@ -14,9 +14,9 @@ from torch.fx.node import map_arg
 
 from ..graph import Graph
 from ..integers.encoding import Encoding, IntegerParameters
+from ..integers.placement import IntegerLayer
 from ..integers.target import Target, bias_parameters
 from .simulate import round_blocks
-from .sites import Product
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Rounder:
     What is rounded, and how, is what :func:`compress.quantize.simulate` does with the same encodings.
     """
 
-    def __init__(self, graph: Graph, products: Sequence[Product], engine: Target) -> None:
+    def __init__(self, graph: Graph, products: Sequence[IntegerLayer], engine: Target) -> None:
         self.graph = graph
         self.products = products
         self.engine = engine
@@ -64,7 +64,7 @@ class Rounder:
             self._values[key] = self.engine.activation_parameters(encodings[node.name])
         return self._values[key]
 
-    def _rounded(self, product: Product, encodings: Mapping[str, Encoding]) -> dict[str, Tensor]:
+    def _rounded(self, product: IntegerLayer, encodings: Mapping[str, Encoding]) -> dict[str, Tensor]:
         encoding, read = encodings[product.weight], encodings.get(product.read)
         key = (product.node.name, product.weight, encoding, read)
         if key not in self._tensors:
@@ -73,7 +73,7 @@ class Rounder:
 
 
 def rounded_tensors(
-    graph: Graph, product: Product, encoding: Encoding, read: Encoding | None, engine: Target
+    graph: Graph, product: IntegerLayer, encoding: Encoding, read: Encoding | None, engine: Target
 ) -> dict[str, Tensor]:
     """What ``product`` computes with in place of its weight and its bias, by the nodes of these arguments.
 

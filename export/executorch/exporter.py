@@ -26,9 +26,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.integers.placement import encoded_parts
 from compress.integers.target import require_products
 from compress.outputs import new_files
-from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
 from ..decomposed import in_integers

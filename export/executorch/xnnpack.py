@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from compress.quantize.sites import clip_bounds
+from compress.integers.placement import clip_bounds
 
 from ..decomposed import operations
 

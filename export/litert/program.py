@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
+from compress.integers.decompose import is_scaling
 from compress.integers.encoding import Encoding, Integer, IntegerParameters
+from compress.integers.placement import CLIPS, MOVES, NOTHING, PRODUCTS
 from compress.integers.target import Target
-from compress.quantize.decompose import is_scaling
 from compress.quantize.simulate import constant, rounded
-from compress.quantize.sites import CLIPS, MOVES, NOTHING, PRODUCTS
 
 from ..decomposed import DTYPES, operations
 

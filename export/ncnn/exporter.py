@@ -13,10 +13,10 @@ from torch.fx import GraphModule
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.integers.placement import encoded_parts
 from compress.integers.target import require_products
 from compress.interface import Names, names_of, told_by
 from compress.outputs import new_files
-from compress.quantize.sites import encoded_parts
 from compress.stage import evaluation_copy
 
 from ..format import Exported, Job

@@ -13,9 +13,9 @@ import numpy as np
 
 from compress.errors import InvalidInput
 from compress.integers.encoding import Encoding
+from compress.integers.placement import IntegerLayer
 from compress.integers.target import Target
 from compress.quantize.simulate import groups_of, in_integers
-from compress.quantize.sites import Product
 
 from . import param
 from .param import Layer
@@ -26,7 +26,7 @@ CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
 
 def decide(
     weights: Sequence[Weight],
-    products: Sequence[Product],
+    products: Sequence[IntegerLayer],
     encodings: Mapping[str, Encoding],
     target: Target,
 ) -> tuple[str, ...]:

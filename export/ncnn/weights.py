@@ -18,8 +18,8 @@ from torch.fx import GraphModule, Node
 from compress.errors import GateFailed
 from compress.graph import Graph
 from compress.integers.encoding import IntegerParameters
+from compress.integers.placement import PRODUCTS
 from compress.quantize.simulate import constant, multiplies_integers
-from compress.quantize.sites import PRODUCTS
 
 from .convert import Converted
 from .param import Layer

@@ -23,11 +23,11 @@ from torch.fx import Node
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph, trace, without_collection
 from compress.integers.encoding import Encoding
+from compress.integers.placement import IntegerLayer, encoded_parts, integers_of_levels
 from compress.integers.target import require_products, target_named
 from compress.interface import Names, names_of
 from compress.outputs import new_files
 from compress.quantize.scheme import SCHEMES, scheme_of
-from compress.quantize.sites import Product, encoded_parts, integers_of_levels
 from compress.stage import evaluation_copy
 
 from .. import rules
@@ -209,7 +209,7 @@ def _opset(path: Path, asked: int | None, encodings: Mapping[str, Encoding]) -> 
 
 
 def _mark(
-    graph: Graph, activations: Iterable[Node], products: Iterable[Product], marked: Mapping[str, qdq.Marked]
+    graph: Graph, activations: Iterable[Node], products: Iterable[IntegerLayer], marked: Mapping[str, qdq.Marked]
 ) -> None:
     for product in products:
         weight, bias = product.node.all_input_nodes[1], product.bias_node

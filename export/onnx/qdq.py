@@ -17,8 +17,8 @@ from onnx import GraphProto, NodeProto, numpy_helper
 
 from compress.errors import GateFailed
 from compress.integers.encoding import Encoding, Integer, IntegerParameters
+from compress.integers.placement import IntegerLayer, integers_of_levels
 from compress.integers.target import Target, bias_parameters
-from compress.quantize.sites import Product, integers_of_levels
 
 from . import rewrite
 from .bits import packed
@@ -62,12 +62,12 @@ def activation_mark(name: str) -> str:
     return f"activation {name}"
 
 
-def weight_mark(product: Product) -> str:
+def weight_mark(product: IntegerLayer) -> str:
     """The mark of the weight that ``product`` reads."""
     return f"weight {product.node.name}"
 
 
-def bias_mark(product: Product) -> str:
+def bias_mark(product: IntegerLayer) -> str:
     """The mark of the bias that ``product`` reads."""
     return f"bias {product.node.name}"
 
@@ -76,7 +76,7 @@ def marks(
     target: Target,
     encodings: Mapping[str, Encoding],
     activations: Iterable[str],
-    products: Iterable[tuple[Product, NDArray[np.float32] | None]],
+    products: Iterable[tuple[IntegerLayer, NDArray[np.float32] | None]],
 ) -> dict[str, Marked]:
     """The parameters of every mark, in ``target``.
 
@@ -115,7 +115,7 @@ def marks(
 
 
 def _weight(
-    target: Target, product: Product, encoding: Encoding, parameters: IntegerParameters, *, alone: bool
+    target: Target, product: IntegerLayer, encoding: Encoding, parameters: IntegerParameters, *, alone: bool
 ) -> Marked:
     """How a weight in integers is written; ``alone`` where what it is multiplied by stays in float."""
     dtype: Integer = "int4" if encoding.bits <= 4 else "int8"

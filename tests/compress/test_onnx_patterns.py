@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from compress.graph import trace
+from compress.integers.placement import placement_of
 from compress.onnx_import import OnnxNetwork, load_onnx
-from compress.quantize.sites import find_sites
 from compress.train import classification, logits_of
 
 NUMBERS = "float three = {3}, float six = {6}, float zero = {0}, float sixth = {0.16666667}, float five = {5}"
@@ -118,7 +118,7 @@ def test_squeeze_and_excitation_as_paddle_writes_it_is_all_in_integers(tmp_path:
         h = HardSigmoid<alpha: float = 0.2, beta: float = 0.5>(t) z = Mul(a, h) y = Conv(z, w)
     """
     network = compared(saved(tmp_path / "a.onnx", body, w=WEIGHT, b=SHIFT.reshape(1, 4, 1, 1)))
-    assert find_sites(trace(network, (torch.zeros(2, 4, 5, 5),))).skipped == ()
+    assert placement_of(trace(network, (torch.zeros(2, 4, 5, 5),))).skipped == ()
 
 
 def test_the_loss_of_a_network_that_ends_in_a_softmax_is_that_of_its_logits() -> None:

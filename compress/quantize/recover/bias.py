@@ -17,11 +17,11 @@ from ...edits import replay
 from ...fold import uses
 from ...graph import Graph, argument, trace
 from ...integers.encoding import Encoding
+from ...integers.placement import IntegerLayer, encoded_parts
 from ...integers.target import TargetName
 from ...stage import Context, Edit, Skip
 from ..calibration import calibration_batches, observe
 from ..simulate import simulate
-from ..sites import Product, encoded_parts
 from .lockstep import Walk, bytes_per_sample
 from .moments import ChannelStatistics, Moments, derived
 
@@ -33,7 +33,7 @@ MEMORY_BYTES = 2**30
 Account = tuple[tuple[Edit, ...], tuple[Skip, ...]]
 
 
-def give_biases(graph: Graph, products: Iterable[Product]) -> tuple[Edit, ...]:
+def give_biases(graph: Graph, products: Iterable[IntegerLayer]) -> tuple[Edit, ...]:
     """Give a bias of zeros to each of ``products`` that has none, in place, where its module has a place for one.
 
     The network has to be traced again after.
@@ -138,10 +138,10 @@ def correct_biases_analytically(
     return tuple(edits), (*skipped, *unknown)
 
 
-def _correctable(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[Product, ...], tuple[Skip, ...]]:
+def _correctable(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[IntegerLayer, ...], tuple[Skip, ...]]:
     """The layers in integers that have a bias of their own, in the order in which they run."""
     _, products = encoded_parts(graph, encodings)
-    layers: list[Product] = []
+    layers: list[IntegerLayer] = []
     skipped: list[Skip] = []
     for product in products:
         bias = graph.tensor(product.bias_node)
@@ -159,7 +159,7 @@ def _dim(node: Node) -> int:
     return -1 if node.target is aten.linear.default else 1
 
 
-def _add(network: nn.Module, product: Product, change: Tensor) -> Edit:
+def _add(network: nn.Module, product: IntegerLayer, change: Tensor) -> Edit:
     assert product.bias is not None
     owner, _, attribute = product.bias.rpartition(".")
     bias: Tensor = getattr(network.get_submodule(owner), attribute)

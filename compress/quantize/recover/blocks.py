@@ -20,11 +20,11 @@ from ...data import Split
 from ...errors import InvalidInput
 from ...graph import Graph
 from ...integers.encoding import Encoding
+from ...integers.grids import encoding_of
+from ...integers.placement import NOTHING, IntegerLayer
 from ...integers.target import Target, target_named
 from ...rounding.learned_scales import gradient_factor, lsq
 from ...stage import Context
-from ..scales import encoding_of
-from ..sites import NOTHING, Product
 from .lockstep import Lockstep, Rounded, Values, Walk, traced_shape
 from .rounding import ACTIVATIONS, LearnedRounding, Rounding, fit_layer, learn, with_activation
 
@@ -45,10 +45,10 @@ class Block:
 
     input: str
     output: str
-    products: tuple[Product, ...]
+    products: tuple[IntegerLayer, ...]
 
 
-def find_blocks(graph: Graph, products: Iterable[Product]) -> tuple[Block, ...]:
+def find_blocks(graph: Graph, products: Iterable[IntegerLayer]) -> tuple[Block, ...]:
     """The smallest parts of ``graph`` that hold ``products`` between two cuts, in order; activations close a part.
 
     A cut is a place where one value is all that later operations read of earlier ones. Parts with more than

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from ...fold import CONVOLUTIONS, COPIES, DROPOUTS, pads_nothing, uses
 from ...graph import Graph, argument
-from ..sites import clip_bounds
+from ...integers.placement import clip_bounds
 
 aten = torch.ops.aten
 

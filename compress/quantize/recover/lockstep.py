@@ -17,12 +17,12 @@ from torch.fx import GraphModule, Interpreter, Node
 from ...data import Split
 from ...graph import Graph, trace
 from ...integers.encoding import Encoding, IntegerParameters
+from ...integers.grids import settled, weight_grids
+from ...integers.placement import IntegerLayer, encoded_parts, placement_of
 from ...integers.target import target_named
 from ...stage import Context, evaluation_copy
 from ..calibration import calibration_batches
-from ..scales import settled, weight_grids
 from ..simulate import simulate
-from ..sites import Product, encoded_parts, find_sites
 
 Values = dict[Node, object]
 
@@ -178,7 +178,7 @@ class Lockstep:
     rounded: nn.Module
     encodings: dict[str, Encoding]
     grids: dict[str, IntegerParameters]
-    products: tuple[Product, ...]
+    products: tuple[IntegerLayer, ...]
     batches: list[tuple[Tensor, ...]]
     groups: Mapping[str, str]
     simulated: GraphModule
@@ -226,7 +226,7 @@ class Lockstep:
             grids,
             tuple(product for product in products if first.get(product.weight) is product),
             found,
-            find_sites(graph, encodings=encodings).measured,
+            placement_of(graph, encodings=encodings).measured,
             simulate(rounded, fixed, context.example_inputs, target=target),
         )
 
@@ -237,7 +237,7 @@ class Lockstep:
         self.float_walk = Walk(program, self.batches, held)
         self.rounded_walk = Walk(self.simulated, self.batches)
 
-    def inputs_and_targets(self, product: Product, output: str) -> tuple[list[Tensor], list[Tensor]]:
+    def inputs_and_targets(self, product: IntegerLayer, output: str) -> tuple[list[Tensor], list[Tensor]]:
         """What the rounded network gives ``product``, and what the float one yields at ``output``, by batch."""
         self.float_walk.through(output)
         self.rounded_walk.before(product.node.name)
@@ -245,13 +245,13 @@ class Lockstep:
         assert isinstance(source, Node)
         return self.rounded_walk.values(source), self.float_walk.take(output)
 
-    def rounded_weight(self, product: Product) -> Node:
+    def rounded_weight(self, product: IntegerLayer) -> Node:
         """The node of the rounded program that rounds the weight of ``product``."""
         node = self.rounded_walk.nodes[product.node.name].args[1]
         assert isinstance(node, Node)
         return node
 
-    def refresh(self, product: Product) -> None:
+    def refresh(self, product: IntegerLayer) -> None:
         """Take up the new weight of ``product``."""
         self.rounded_walk.again(self.rounded_weight(product))
 

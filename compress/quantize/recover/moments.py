@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...fold import CONVOLUTIONS, COPIES, DROPOUTS
 from ...graph import Graph, argument, trace
+from ...integers.placement import clip_bounds
 from ...stage import Context, Edit
-from ..sites import clip_bounds
 
 aten = torch.ops.aten
 

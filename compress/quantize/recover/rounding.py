@@ -18,9 +18,9 @@ from torch.fx import Node
 
 from ...data import Split
 from ...integers.encoding import Encoding, IntegerParameters
+from ...integers.grids import scale_for
+from ...integers.placement import CLIPS, NOTHING, IntegerLayer
 from ...stage import Config, Context, Samples
-from ..scales import scale_for
-from ..sites import CLIPS, NOTHING, Product
 from .lockstep import Lockstep, Rounded
 from .rows import Rows, sampled_rows
 
@@ -159,7 +159,11 @@ def adaround(
 
 
 def fit_layer(
-    lockstep: Lockstep, product: Product, chain: tuple[Node, ...], config: LearnedRounding, generator: torch.Generator
+    lockstep: Lockstep,
+    product: IntegerLayer,
+    chain: tuple[Node, ...],
+    config: LearnedRounding,
+    generator: torch.Generator,
 ) -> tuple[float, float]:
     """Set the weight of one layer; returns the error of nearest rounding and its own.
 

@@ -12,13 +12,13 @@ import models
 from compress import Context
 from compress.errors import InvalidInput
 from compress.graph import trace
+from compress.integers.grids import scale_for, weight_grids
+from compress.integers.placement import placement_of
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.recover.blocks import brecq, find_blocks
 from compress.quantize.recover.lockstep import Lockstep
 from compress.quantize.recover.rounding import LearnedRounding
-from compress.quantize.scales import scale_for, weight_grids
-from compress.quantize.sites import find_sites
 from tests.support.small_classifier import SmallNet
 from tests.support.small_networks import SHAPES, Joined, TwoInputs, context_on, made
 
@@ -27,7 +27,7 @@ QUICK = LearnedRounding(iterations=60, batch=16)
 
 def blocks_of(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[tuple[str, ...]]:
     graph = trace(model, inputs, dynamic_batch=True)
-    return [tuple(p.weight for p in block.products) for block in find_blocks(graph, find_sites(graph).products)]
+    return [tuple(p.weight for p in block.products) for block in find_blocks(graph, placement_of(graph).products)]
 
 
 def test_blocks_are_the_residual_blocks() -> None:
@@ -65,7 +65,7 @@ def test_every_weight_is_on_its_grid(kind: type[nn.Module]) -> None:
     config = QUICK.model_copy(update={"learn_activations": True})
     rounded = brecq(model, encodings, context, context.data.split("calibration"), config)  # type: ignore[union-attr]
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    for name, grid in weight_grids(graph, find_sites(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
+    for name, grid in weight_grids(graph, placement_of(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
         weight = rounded.model.get_parameter(name).detach()
         integers = torch.from_numpy(grid.quantize(weight.numpy(), 0))
         assert torch.equal(weight, scale_for(grid, weight) * integers), name
@@ -121,7 +121,7 @@ def test_activation_scales_are_learnt_within_blocks() -> None:
     rounded = brecq(result.model, encodings, context, context.data.split("calibration"), config)  # type: ignore[union-attr]
     changed = {name for name, e in encodings.items() if rounded.encodings[name] != e}
     graph = trace(result.model, (inputs,), dynamic_batch=True)
-    edges = {name for block in find_blocks(graph, find_sites(graph).products) for name in (block.input, block.output)}
+    edges = {name for block in find_blocks(graph, placement_of(graph).products) for name in (block.input, block.output)}
     assert changed
     assert not changed & edges, "what lies between blocks keeps its scale"
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from compress import Context
 from compress.errors import InvalidInput
 from compress.graph import trace
+from compress.integers.grids import encoding_of, scale_for, weight_grids
+from compress.integers.placement import placement_of
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.recover.rounding import LearnedRounding, Rounding, adaround
 from compress.quantize.recover.rows import sampled_rows
-from compress.quantize.scales import encoding_of, scale_for, weight_grids
-from compress.quantize.sites import find_sites
 from export.onnx.exporter import export_onnx
 from tests.support.small_networks import SHAPES, Joined, Tokens, context_on, made
 
@@ -45,7 +45,7 @@ def test_rows_times_weight_are_the_layers_outputs(kind: str) -> None:
     layer, shape = LAYERS[kind]
     x = torch.randn(shape)
     graph = trace(layer.eval(), (x,))
-    (product,) = find_sites(graph).products
+    (product,) = placement_of(graph).products
     with torch.no_grad():
         y = layer(x)
         rows = sampled_rows(product.node, [x, x], [y, y], torch.Generator(), count=30)
@@ -87,7 +87,7 @@ def test_a_tiny_layer_comes_near_the_best_of_all_roundings() -> None:
     read = TARGETS["ort-x86"].activation_parameters(encodings["x"])
     seen = torch.from_numpy(read.dequantize(read.quantize(x.numpy())))
     graph = trace(model, (x,))
-    grid = weight_grids(graph, find_sites(graph).products, encodings, TARGETS["ort-x86"])["fc.weight"]
+    grid = weight_grids(graph, placement_of(graph).products, encodings, TARGETS["ort-x86"])["fc.weight"]
     weight, scale = model.fc.weight.detach(), scale_for(grid, model.fc.weight)
 
     def errors(candidate: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def test_weights_are_the_grid_points_that_nearest_rounding_gives(kind: type[nn.M
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad for p in rounded.model.parameters())
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    grids = weight_grids(graph, find_sites(graph).products, rounded.encodings, TARGETS["ort-x86"])
+    grids = weight_grids(graph, placement_of(graph).products, rounded.encodings, TARGETS["ort-x86"])
     moved = 0
     for name, grid in grids.items():
         weight, source = rounded.model.get_parameter(name).detach(), before[name]
@@ -137,7 +137,7 @@ def test_the_file_holds_the_integers_that_were_chosen(tmp_path: Path) -> None:
     export_onnx(rounded.model, context.example_inputs, path, encodings=dict(rounded.encodings))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    for name, grid in weight_grids(graph, find_sites(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
+    for name, grid in weight_grids(graph, placement_of(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
         weight = rounded.model.get_parameter(name).detach()
         integers = torch.round(weight / scale_for(grid, weight)).numpy()
         held = stored[name]

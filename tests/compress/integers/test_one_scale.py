@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from compress.graph import trace
 from compress.integers.encoding import Encoding
+from compress.integers.placement import pools_in_one_scale
 from compress.integers.target import target_named
 from compress.quantize import simulate
-from compress.quantize.one_scale import pools_in_one_scale
 
 
 class Pooled(nn.Module):

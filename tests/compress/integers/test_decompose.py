@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from compress import Context, Result
 from compress.edits import replay
 from compress.graph import trace
+from compress.integers.decompose import decompose, gate
+from compress.integers.placement import placement_of
 from compress.quantize import Quantize, simulate
-from compress.quantize.decompose import decompose, gate
-from compress.quantize.sites import find_sites
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 from tests.support.small_networks import EXACT_TARGET, context_on, snr_db
@@ -119,7 +119,7 @@ def test_an_excluded_activation_is_left_whole() -> None:
 def test_what_a_dense_block_joins_has_one_encoding() -> None:
     model, images, context = made(Dense)
     network = Quantize().apply(model, context).model
-    sites = find_sites(trace(network, (images[:2],), dynamic_batch=True))
+    sites = placement_of(trace(network, (images[:2],), dynamic_batch=True))
     joined = [name for name in sites.measured if name.startswith("cat")]
     assert len(joined) >= 2
     assert {sites.measured[name] for name in joined} == {joined[-1]}

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph
-from ..integers.encoding import Encoding, IntegerParameters
-from ..integers.target import Target
-from .sites import Product
+from .encoding import Encoding, IntegerParameters
+from .placement import IntegerLayer
+from .target import Target
 
 
 def weight_grids(
-    graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding], engine: Target
+    graph: Graph, products: Iterable[IntegerLayer], encodings: Mapping[str, Encoding], engine: Target
 ) -> dict[str, IntegerParameters]:
     """The integers and scales that ``engine`` deploys for each weight in integers, by name.
 
@@ -67,7 +67,7 @@ def encoding_of(grid: IntegerParameters, like: Encoding, derive: Callable[[Encod
 
 
 def settled(
-    graph: Graph, products: Iterable[Product], encodings: Mapping[str, Encoding], engine: Target
+    graph: Graph, products: Iterable[IntegerLayer], encodings: Mapping[str, Encoding], engine: Target
 ) -> dict[str, Encoding]:
     """``encodings`` where the range of a weight alone gives the scales that ``engine`` deploys, be they raised."""
     found = dict(encodings)

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.integers.placement import Placement, placement_of
 from compress.quantize import Quantize
-from compress.quantize.sites import Sites, find_sites
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
 from tests.support.small_networks import Joined, PoolFirst, Tokens, Unfolded, made
 
 
-def decided(kind: type[nn.Module], *exclude: str) -> tuple[Graph, Sites]:
+def decided(kind: type[nn.Module], *exclude: str) -> tuple[Graph, Placement]:
     model, inputs, _ = made(kind)
     graph = trace(model, inputs, dynamic_batch=True)
-    return graph, find_sites(graph, exclude)
+    return graph, placement_of(graph, exclude)
 
 
 def test_an_activation_is_encoded_behind_the_relu_that_clips_it() -> None:
@@ -55,7 +55,7 @@ def test_parts_that_start_at_zero_do_not_share_with_parts_that_do_not() -> None:
             y: Tensor = self.d(torch.cat([torch.relu(self.a(x)), self.b(x)], 1))
             return y
 
-    sites = find_sites(trace(Mixed(), (torch.randn(2, 3, 4, 4),)))
+    sites = placement_of(trace(Mixed(), (torch.randn(2, 3, 4, 4),)))
     assert sites.measured["relu"] == "relu"
     assert sites.measured["conv2d_1"] == sites.measured["cat"] == "cat"
 
@@ -98,7 +98,7 @@ def test_weights_that_are_computed_stay_in_float() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias)
 
-    sites = find_sites(trace(nn.Sequential(Standardized(3, 4, 1)), (torch.randn(2, 3, 4, 4),)))
+    sites = placement_of(trace(nn.Sequential(Standardized(3, 4, 1)), (torch.randn(2, 3, 4, 4),)))
     assert sites.products == ()
     assert any("computed" in skip.reason and skip.layer == "0" for skip in sites.skipped)
     assert sites.measured == {}

@@ -20,9 +20,9 @@ from torch.fx import Node
 
 from ..errors import InvalidInput
 from ..graph import Graph, named_tensors
-from ..integers.encoding import Encoding
 from ..stage import Skip
 from .decompose import decompose, gate, is_scaling, is_shift
+from .encoding import Encoding
 
 aten = torch.ops.aten
 
@@ -89,7 +89,7 @@ CLIPS = frozenset(
 
 
 @dataclass(frozen=True)
-class Product:
+class IntegerLayer:
     """A convolution or linear layer that can run in integers: its node, what it reads, its weight and its bias.
 
     ``read`` names the node whose encoded values the layer reads, or nothing where its weight is restored to floats;
@@ -109,13 +109,13 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Sites:
+class Placement:
     """What becomes integers.
 
     ``measured`` names, for each activation to encode, the node whose values give its range: mostly itself.
     """
 
-    products: tuple[Product, ...]
+    products: tuple[IntegerLayer, ...]
     measured: Mapping[str, str]
     skipped: tuple[Skip, ...] = ()
 
@@ -136,13 +136,13 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
     return 0.0, math.inf if high is None else float(high)
 
 
-def find_sites(
+def placement_of(
     graph: Graph,
     exclude: Iterable[str] = (),
     *,
     encodings: Mapping[str, Encoding] | None = None,
     results: bool = False,
-) -> Sites:
+) -> Placement:
     """Decide which tensors of ``graph`` become integers; activation functions are decomposed in it where that helps.
 
     Args:
@@ -174,7 +174,7 @@ class _Decision:
         self.returned = frozenset(node.name for node in graph.outputs)
         self.used: set[Node] = set()
 
-    def sites(self, *, results: bool = False) -> Sites:
+    def sites(self, *, results: bool = False) -> Placement:
         unmatched = set(self.exclude)
         for name in (name for names in self.names.values() for name in names):
             unmatched -= {pattern for pattern in unmatched if fnmatch.fnmatchcase(name, pattern)}
@@ -209,9 +209,9 @@ class _Decision:
                 at = self.measured[at]
             self.measured[name] = at
         self._account_for_the_rest()
-        return Sites(products, self.measured, tuple(self.skips.values()))
+        return Placement(products, self.measured, tuple(self.skips.values()))
 
-    def _product(self, node: Node) -> Product | None:
+    def _product(self, node: Node) -> IntegerLayer | None:
         weight = self.graph.tensor_name(node.args[1])
         bias = self.graph.tensor_name(_bias_node(node))
         source = _source(node)
@@ -231,7 +231,7 @@ class _Decision:
         if source is None or not self._is_float(source) or not self._is_float(node):
             self._skip(layer, f"kept in float: it computes in {node.meta['val'].dtype}, expected float32")
             return None
-        return Product(node, layer, source.name, weight, bias)
+        return IntegerLayer(node, layer, source.name, weight, bias)
 
     def _skip(self, layer: str, reason: str) -> None:
         self.skips.setdefault((layer, reason), Skip(layer, reason))
@@ -380,7 +380,7 @@ def _used(graph: Graph) -> set[Node]:
     return used
 
 
-def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[Node, ...], tuple[Product, ...]]:
+def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[Node, ...], tuple[IntegerLayer, ...]]:
     """The nodes whose values ``encodings`` encode, and the products whose weights they encode, in the graph's order.
 
     Activation functions that they encode the parts of are decomposed in ``graph``.
@@ -391,7 +391,7 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
     Raises:
         InvalidInput: an encoding is of no tensor of this graph, or that of a weight has another number of channels.
     """
-    sites = find_sites(graph, encodings=encodings)
+    sites = placement_of(graph, encodings=encodings)
     nodes = {node.name for node in graph.nodes}
     tensors = {name for name, _ in named_tensors(graph.model)}
     unknown = [name for name in encodings if name not in nodes and name not in tensors]
@@ -414,7 +414,7 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
     return tuple(node for node in graph.nodes if node.name in encodings), products
 
 
-def integers_of_levels(encodings: Mapping[str, Encoding], products: Iterable[Product]) -> dict[str, Encoding]:
+def integers_of_levels(encodings: Mapping[str, Encoding], products: Iterable[IntegerLayer]) -> dict[str, Encoding]:
     """``encodings`` in which weights of few levels that are multiplied by integers are integers themselves.
 
     Raises:
@@ -431,6 +431,26 @@ def integers_of_levels(encodings: Mapping[str, Encoding], products: Iterable[Pro
                     f"integers; quantize weights alone, or with another scheme"
                 )
             found[product.weight] = integers
+    return found
+
+
+def pools_in_one_scale(graph: Graph, encodings: Mapping[str, Encoding]) -> dict[str, Encoding]:
+    """``encodings`` in which the average of windows has the range of what it averages, and the other way round.
+
+    Both get the smallest range that holds both, and so does every tensor that shares the encoding of either, such as
+    the parts of a concatenation: nothing is rounded once more. LiteRT's specification of 8-bit integers wants that of
+    AVERAGE_POOL_2D ("input and outputs must all have same scale/zero_point").
+    """
+    found = dict(encodings)
+    activations = [node.name for node in graph.nodes if node.name in found]
+    for node in graph.calls(aten.avg_pool2d.default):
+        source = source_of(node.args[0])
+        read, made = found.get(source.name) if source is not None else None, found.get(node.name)
+        if read is None or made is None or read == made or read.bits != made.bits:
+            continue
+        low, high = min(*read.low, *made.low), max(*read.high, *made.high)
+        both = replace(read, low=(low,), high=(high,))
+        found.update({name: both for name in activations if found[name] in (read, made)})
     return found
 
 
