@@ -15,11 +15,10 @@ import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cloudpickle
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
@@ -31,6 +30,9 @@ from .classification import class_scores
 from .data import Data, Split
 from .errors import InvalidInput
 from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every training
 
@@ -403,6 +405,8 @@ def _saved(fabric: Fabric, checkpoint: Path | None) -> dict[str, Any] | None:
 
 
 def _fabric(training: Training) -> Fabric:
+    from lightning_fabric import Fabric  # it brings all of torch._dynamo, a second for commands that train nothing
+
     return Fabric(
         accelerator=training.accelerator,
         devices=training.devices,

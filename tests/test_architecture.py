@@ -85,3 +85,15 @@ def test_help_imports_neither_torch_nor_onnx(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_only_training_brings_the_compiler_of_torch() -> None:
+    """It takes as long to import as torch itself."""
+    code = (
+        "import sys, compress.train, compress.pipeline, compress.cli.session\n"
+        "assert not {'torch._dynamo', 'lightning_fabric'} & set(sys.modules)\n"
+        "compress.train._fabric(compress.train.Training(accelerator='cpu'))\n"
+        "assert 'lightning_fabric' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr

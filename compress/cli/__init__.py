@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -98,6 +99,7 @@ def main() -> None:
     """Entry point of ``compress``: errors become one line and an exit code."""
     from ..siblings import runtimes
 
+    gc.set_threshold(5_000, 10, 10)  # Python's 700 look through all that torch defines while it is imported
     runtimes.ending.prepare()
     for package in ("compress", "export", "runtimes"):
         logging.getLogger(package).handlers = [_Notes(runtimes.ending.say)]

@@ -50,7 +50,27 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 
 @functools.cache
 def _read(read: Any, **options: int) -> Any:
-    return read(**options)
+    """What ``read`` returns. Only the domain of each function is asked for there, which needs none of its source."""
+    traced = _found("onnxscript.values", "TracedOnnxFunction")
+    whole = vars(traced).get("function_ir") if traced else None
+    if not isinstance(whole, property):
+        return read(**options)
+    with _replaced(traced, "function_ir", property(lambda function: _Outline(function, whole))):
+        return read(**options)
+
+
+class _Outline:
+    """What onnxscript reads from a function's source: its domain is known without, all else is parsed if asked for."""
+
+    def __init__(self, function: Any, whole: property) -> None:
+        self._function, self._whole = function, whole
+
+    @property
+    def domain(self) -> str:
+        return str(self._function.opset.domain)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole.__get__(self._function), name)
 
 
 def _copied(read: Any, **options: int) -> Any:

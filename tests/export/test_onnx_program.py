@@ -161,6 +161,30 @@ def test_translations_are_read_once_and_shared_with_no_other_export(
     }
 
 
+def test_no_translation_is_parsed_to_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source of each of hundreds is parsed when it is asked for alone, and then says what it always did."""
+    from onnxscript.values import TracedOnnxFunction
+
+    whole = TracedOnnxFunction.function_ir
+    parsed: list[str] = []
+
+    def parse(function: TracedOnnxFunction) -> object:
+        parsed.append(function.name)
+        return whole.__get__(function)
+
+    monkeypatch.setattr(TracedOnnxFunction, "function_ir", property(parse))
+    torchlib._read.cache_clear()
+    with torchlib.read_once():
+        kept = ONNXRegistry.from_torchlib(opset_version=18)
+    assert not parsed
+    assert len(kept.functions) > 100
+    translations = (each.onnx_function for found in kept.functions.values() for each in found)
+    function = next(each for each in translations if isinstance(each, TracedOnnxFunction))
+    outline = torchlib._Outline(function, whole)
+    assert outline.domain == whole.__get__(function).domain
+    assert [value.name for value in outline.inputs] == [value.name for value in whole.__get__(function).inputs]
+
+
 CHANGING = (ReadAfterwards, ReadBeforeAndAfter, ChangedView, ReadView, DroppedOut, ChangedInput)
 
 
