@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ..siblings import models
-from . import generated
+from . import engine_pages, generated
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def files() -> Mapping[Path, str]:
     """What each file is to hold."""
-    return {generated.FILE: _json(options_table())}
+    return {generated.FILE: _json(options_table()), ROOT / "docs" / "reference" / "engines.md": engine_pages.page()}
 
 
 def options_table() -> dict[str, Any]:
