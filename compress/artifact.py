@@ -24,9 +24,10 @@ from . import edits as edit_records
 from .errors import InvalidInput
 from .graph import first_names
 from .integers.encoding import Encoding
-from .load import Network, Source, build, name_code, require_named, tensors_in
+from .load import Network, build, name_code, require_named, tensors_in
 from .manifest import Manifest, require_encodings
 from .outputs import new_folder
+from .specification import Source
 from .untrusted import read_arrays, read_json
 
 SCHEMA_VERSION = 1

@@ -22,7 +22,7 @@ class _Record(BaseModel):
 
 
 class SourceRecord(_Record):
-    """Where the network comes from, as :class:`compress.load.Source`."""
+    """Where the network comes from, as :class:`compress.specification.Source`."""
 
     kind: Literal["zoo", "file", "module", "onnx"]
     name: Name

@@ -24,7 +24,7 @@ from .data import Data
 from .data import load as load_data
 from .errors import GateFailed, InvalidInput
 from .fold import Fold
-from .load import Network, build, check_runs, fitting_inputs, parse, require_named
+from .load import Network, build, check_runs, fitting_inputs, random_inputs, require_named
 from .outputs import resumable_folder
 from .parametrized import bake
 from .quantize import simulate
@@ -46,7 +46,8 @@ from .report.schema import (
     Summary,
 )
 from .resume import ORIGIN, Origin, fingerprint, origin
-from .siblings import runtimes
+from .siblings import models, runtimes
+from .specification import parse
 from .stage import Context, Progress, Stage, silent
 from .train import Training, top1
 from .weights import load_weights, require_finite
@@ -68,12 +69,14 @@ def open_network(
     source: str | None = None,
     seed: int = 0,
 ) -> Network:
-    """The network that a user's words name: an artifact folder, or a source as :func:`compress.load.parse` reads it.
+    """The network that a user's words name: an artifact folder, or what :func:`compress.specification.parse` reads.
+
+    Without shapes and data it is tried on inputs that it knows itself: an artifact's, an ONNX file's, those of the zoo.
 
     Args:
         input_shapes: of the inputs, each with its batch.
         other_shapes: what they may mean instead, where the network does not run on those; see
-            :func:`compress.load.readings`.
+            :func:`compress.specification.readings`.
         trust: run code that the artifact or a pickle of weights names, though the user did not name it.
         source: the code that builds the network of an artifact, in place of what the artifact names.
 
@@ -118,6 +121,8 @@ def open_network(
         from .onnx_import import example_inputs_of
 
         inputs = example_inputs_of(Path(network.source.name))
+    elif network.source.kind == "zoo":
+        inputs = random_inputs(((1, *models.input_shape(network.source.name, **network.source.options)),), seed)
     else:
         raise InvalidInput(f"model {specification}: give --input-shape (as 3,224,224) or --data, to know what it takes")
     check_runs(network.model, inputs, specification)

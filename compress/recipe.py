@@ -16,13 +16,13 @@ from .data import DataConfig
 from .distill import Distill
 from .errors import InvalidInput
 from .fold import Fold
-from .load import Source, parse
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import Quantize, TargetName
 from .share import Share
 from .siblings import export as exporters
 from .sparsify import Sparsify
+from .specification import Source, parse
 from .stage import Config, Seed, Stage, Threads
 from .train import Training
 from .untrusted import read_text

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from torch import nn
 
+SMALL, LARGE = 32, 224
+"""Sides of the images of the two forms."""
+
 Builder = Callable[..., nn.Module]
 _BUILDERS: dict[str, Builder] = {}
 
@@ -41,6 +44,22 @@ def options(name: str) -> frozenset[str]:
     """The keywords that the builder of ``name`` takes; raises KeyError where there is none."""
     _import_architectures()
     return frozenset(inspect.signature(_BUILDERS[name]).parameters)
+
+
+def input_shape(name: str, **chosen: object) -> tuple[int, int, int]:
+    """The channels, height and width of the images that a network takes which is built with these options.
+
+    >>> input_shape("resnet20"), input_shape("resnet50", small_images=False, in_channels=1)
+    ((3, 32, 32), (1, 224, 224))
+
+    Raises:
+        KeyError: no such name.
+    """
+    _import_architectures()
+    taken = inspect.signature(_BUILDERS[name]).parameters
+    settings = {option: parameter.default for option, parameter in taken.items()} | chosen
+    side = settings.get("image_size") or (SMALL if settings.get("small_images", True) else LARGE)
+    return settings["in_channels"], side, side
 
 
 def build(name: str, **options: object) -> nn.Module:

@@ -87,6 +87,12 @@ def test_help_imports_neither_torch_nor_onnx(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_words_for_a_network_are_read_without_torch() -> None:
+    code = "import sys, compress.specification, compress.outputs; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_only_training_brings_the_compiler_of_torch() -> None:
     """It takes as long to import as torch itself."""
     code = (

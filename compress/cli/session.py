@@ -28,11 +28,12 @@ from ..artifact import save
 from ..data import Data, DataConfig
 from ..data import load as load_data
 from ..errors import InvalidInput
-from ..load import Network, name_code, parse_shape, readings
+from ..load import Network, name_code
 from ..outputs import claim, write_text
 from ..pipeline import advance, open_network
 from ..recipe import explain
 from ..report.schema import Cost, StageRecord
+from ..specification import parse_shape, readings
 from ..stage import Context, Stage, silent
 from ..stage import Progress as ProgressReport
 from ..train import Training

@@ -14,8 +14,9 @@ from compress import artifact, outputs
 from compress.edits import replay
 from compress.errors import InvalidInput
 from compress.integers.encoding import Encoding
-from compress.load import Network, Source, build
+from compress.load import Network, build
 from compress.pipeline import open_network
+from compress.specification import Source
 from compress.stage import Edit
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from compress.errors import InvalidInput
 from compress.graph import one_sample
-from compress.load import check_runs, fitting_inputs, readings
+from compress.load import check_runs, fitting_inputs
 from compress.pipeline import open_network
+from compress.specification import readings
 
 
 class Sound(nn.Module):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.load import build, parse, parse_shape, zoo_names
+from compress.load import build
+from compress.pipeline import open_network
 from compress.siblings import ROOT, sibling
+from compress.specification import parse, parse_shape, zoo_names
 
 
 def test_the_zoo_is_known_by_name() -> None:
@@ -108,7 +110,8 @@ def test_a_script_in_a_project_with_its_own_models_and_export(users_project: Pat
         import torch
         from pathlib import Path
         from compress import Context, Fold, Prune
-        from compress.load import Network, Source, build, parse
+        from compress.load import Network, build
+        from compress.specification import Source, parse
         from compress import deploy
         from net import build as mine
 
@@ -167,3 +170,20 @@ def test_our_packages_are_reached_beside_those_of_the_user(users_project: Path) 
         check=False,
     )
     assert done.stdout == "good\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "shape"),
+    [
+        ("resnet20", (1, 3, 32, 32)),
+        ("resnet18:width=4,small_images=False", (1, 3, 224, 224)),
+        ("vit_tiny:width=0.3,in_channels=1,image_size=16", (1, 1, 16, 16)),
+    ],
+)
+def test_a_zoo_network_knows_what_it_takes(words: str, shape: tuple[int, ...]) -> None:
+    assert [tuple(x.shape) for x in open_network(words).example_inputs] == [shape]
+
+
+def test_a_given_shape_comes_before_the_one_that_is_known() -> None:
+    network = open_network("resnet20:width=4", input_shapes=((2, 3, 24, 24),))
+    assert [tuple(x.shape) for x in network.example_inputs] == [(2, 3, 24, 24)]

@@ -14,11 +14,12 @@ from compress.data import Data, SampleSplit
 from compress.deploy import export
 from compress.edits import replay
 from compress.graph import first_names, trace
-from compress.load import Network, Source
+from compress.load import Network
 from compress.pipeline import measure
 from compress.quantize import simulate
 from compress.share import Share
 from compress.sparsify import Sparsify
+from compress.specification import Source
 from compress.stage import Stage
 from compress.train import Training
 from tests.support.small_networks import snr_db
@@ -237,7 +238,8 @@ def test_an_artifact_holds_a_tied_tensor_once(tmp_path: Path, monkeypatch: pytes
         "from torch import nn\n\n\ndef build():\n    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))\n"
         "    net[2].weight = net[0].weight\n    return net\n"
     )
-    from compress.load import build, parse
+    from compress.load import build
+    from compress.specification import parse
 
     model, source = build(parse(f"{tmp_path}/net.py:build"))
     network = Network(model, source, example_inputs=(torch.randn(2, 6),))

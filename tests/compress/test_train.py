@@ -12,7 +12,8 @@ from torch._inductor import config as inductor_config
 
 from compress.data import Data
 from compress.errors import InvalidInput
-from compress.load import build, parse
+from compress.load import build
+from compress.specification import parse
 from compress.stage import Context
 from compress.train import Training, augmentation, fit, learning_rate_factor, top1
 

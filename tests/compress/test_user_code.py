@@ -12,9 +12,10 @@ import torch
 
 from compress import artifact, pipeline, user_code
 from compress.errors import InvalidInput
-from compress.load import Network, Source, build, call, parse, require_named
+from compress.load import Network, build, call, require_named
 from compress.recipe import Recipe
 from compress.recipe import read as read_recipe
+from compress.specification import Source, parse
 
 CODE = """
 import os

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from compress import deploy
-from compress.load import Network, Source
+from compress.load import Network
 from compress.quantize import Quantize, simulate
+from compress.specification import Source
 from export.onnx.bits import packed
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from compress import deploy
 from compress.errors import CompressError
-from compress.load import Network, Source
+from compress.load import Network
+from compress.specification import Source
 from export.format import Job, exporter
 from runtimes.runtime import load
 

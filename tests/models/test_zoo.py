@@ -42,8 +42,9 @@ def test_builders_take_the_same_options(name: str) -> None:
 
 @pytest.mark.parametrize("name", models.names())
 def test_gives_one_score_per_class_for_any_channels_of_input(name: str) -> None:
-    sizes = {32: {}} if name in CIFAR_ONLY else {32: {}, 224: {"small_images": False}}
+    sizes = {32: {}} if name in CIFAR_ONLY else {32: {"small_images": True}, 224: {"small_images": False}}
     for size, form in sizes.items():
+        assert models.input_shape(name, in_channels=1, **form) == (1, size, size)
         network = small(name, num_classes=7, in_channels=1, **form).eval()
         with torch.no_grad():
             scores = network(torch.randn(2, 1, size, size))

@@ -10,8 +10,9 @@ import torch
 
 import runtimes.gate
 from compress import deploy
-from compress.load import Network, Source
+from compress.load import Network
 from compress.quantize import TARGETS, Quantize
+from compress.specification import Source
 from runtimes import processor
 from runtimes.gate import check_folder, notes
 from tests.support.small_networks import Joined, made

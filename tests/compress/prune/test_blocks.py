@@ -22,10 +22,11 @@ from compress.data import Data, SampleSplit
 from compress.edits import from_json, replay, to_json
 from compress.errors import InvalidInput
 from compress.graph import trace
-from compress.load import Network, parse
+from compress.load import Network
 from compress.prune import Prune, RemoveBlocks
 from compress.prune.influence import First, block_influence, influences, relative_change
 from compress.prune.residual import blocks
+from compress.specification import parse
 from compress.stage import Context, Result
 from compress.train import Training, top1
 

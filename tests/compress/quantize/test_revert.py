@@ -12,13 +12,14 @@ import pytest
 
 from compress import deploy
 from compress.errors import InvalidInput
-from compress.load import Network, Source
+from compress.load import Network
 from compress.pipeline import advance
 from compress.quantize import Quantize, TargetName, revert, simulate
 from compress.quantize.detect import detected, suited
 from compress.quantize.mixed import Mixed
 from compress.quantize.revert import revert_slower, slowest, without
 from compress.quantize.scheme import SchemeName
+from compress.specification import Source
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 from tests.support.small_networks import Joined, file_outputs, made

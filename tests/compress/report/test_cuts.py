@@ -9,12 +9,13 @@ import torch
 
 import models
 from compress.cost import cost
-from compress.load import Network, Source
+from compress.load import Network
 from compress.pipeline import layers as layer_records
 from compress.prune import Prune, RemoveBlocks
 from compress.report import EditRecord, Report, SkipRecord, StageRecord, render
 from compress.report.cuts import LayerCut, folded, shares, stage_cuts, title
 from compress.report.findings import skip_groups
+from compress.specification import Source
 from compress.stage import Context, Edit
 from tests.support.report_text import outline, printed, spaces
 
