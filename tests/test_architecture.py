@@ -23,6 +23,7 @@ SEES_EVERYTHING = (
     "compress/cli/",
     "compress/pipeline.py",
     "compress/load.py",
+    "compress/specification.py",
     "compress/siblings.py",
     "compress/recipe.py",
     *MEASURES,
