@@ -64,6 +64,21 @@ def kinds(architecture: str, flags_: Collection[str] | None) -> tuple[str, ...]:
     return ("x86-vnni", "x86", "any") if any(name in (flags_ or ()) for name in VNNI) else ("x86", "any")
 
 
+def described(architecture: str, flags_: Collection[str] | None) -> str:
+    """Return in words what `kinds` went by.
+
+    >>> described("AMD64", None)
+    'amd64, and the system does not tell whether with VNNI'
+    """
+    name = architecture.lower()
+    if name not in X86:
+        return name or "unknown processor"
+    if flags_ is None:
+        return f"{name}, and the system does not tell whether with VNNI"
+    present = [each for each in VNNI if each in flags_]
+    return f"{name} with {present[0]}" if present else f"{name} without VNNI"
+
+
 def is_exact(target: str, architecture: str | None = None, flags_: Collection[str] | None = None) -> bool:
     """Return whether a processor computes the integers of files for ``target`` as the target's own device does.
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from compress.siblings import export, runtimes
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("compress", "export", "runtimes", "models")
 # Each package, and what its files may import; the runner, the command line and what measures see everything.
@@ -104,3 +106,67 @@ def test_only_training_brings_the_compiler_of_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def names_of_engines() -> set[str]:
+    """What engines, formats and targets are called, and how the names of several begin."""
+    names = {*runtimes.facts.engines(), *runtimes.facts.targets(), *export.facts.formats()}
+    return names | {name.partition("-")[0] for name in names}
+
+
+def engine_tests(source: str) -> set[str]:
+    """The names of engines, formats and targets that code compares with, or has a table by.
+
+    The kind of a network's source, which "onnx" is too, is not meant.
+    """
+    constants: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if not any(isinstance(side, ast.Attribute) and side.attr == "kind" for side in sides):
+                parts = sides
+        elif isinstance(node, ast.Dict):
+            parts = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.MatchValue):
+            parts = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            parts = node.args if node.func.attr in ("startswith", "endswith", "index", "get") else []
+        for part in parts:
+            inner = part.elts if isinstance(part, ast.Tuple | ast.List | ast.Set) else [part]
+            constants |= {
+                each.value for each in inner if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            }
+    return constants & names_of_engines()
+
+
+def is_shared(path: Path) -> bool:
+    """Whether a file belongs to no engine and no format."""
+    engine = path.parts[:2] == ("runtimes", "engines") and path.stem in runtimes.facts.engines()
+    form = path.parts[0] == "export" and path.parts[1].removesuffix(".py") in export.facts.formats()
+    return not engine and not form
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if is_shared(path)], ids=str)
+def test_shared_code_asks_for_no_engine_by_name(path: Path) -> None:
+    asked = engine_tests((ROOT / path).read_text(encoding="utf-8"))
+    assert not asked, f"{path} asks for {asked}: make it a fact or a method that the engine or format states"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'name == "onnx"',
+        'engine in ("onnxruntime", "bitwise")',
+        'target.name.startswith("ort")',
+        '{"tensorrt": 1}',
+        'match name:\n  case "litert": pass',
+    ],
+)
+def test_an_engine_that_is_asked_for_is_seen(line: str) -> None:
+    assert engine_tests(line)
+
+
+@pytest.mark.parametrize("line", ['source.kind == "onnx"', 'import onnx\nonnx.load("a")', '"""Of openvino."""'])
+def test_other_words_are_none(line: str) -> None:
+    assert not engine_tests(line)

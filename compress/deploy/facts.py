@@ -26,9 +26,4 @@ def versions() -> dict[str, str]:
     import onnx
     import onnxruntime
 
-    return {
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": np.__version__,
-    }
+    return {module.__name__: module.__version__ for module in (torch, onnx, onnxruntime, np)}

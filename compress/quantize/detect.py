@@ -21,7 +21,9 @@ class Detected:
 
 
 def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
-    """The target for a processor; TensorRT, LiteRT, OpenVINO and ncnn are never chosen, only asked for.
+    """The target for a processor: the one that an engine states for the narrowest kind that this processor is of.
+
+    Targets that state no kind are never chosen, only asked for.
 
     Args:
         architecture: as ``platform.machine()`` tells it.
@@ -32,18 +34,11 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
     >>> target_for("x86_64", ["avx2"])
     Detected(target='ort-avx2', reason='x86_64 without VNNI: 7-bit weights, whose sums stay within 16 bits')
     """
-    architecture = architecture.lower()
-    if architecture in ("aarch64", "arm64"):
-        return Detected("ort-arm", architecture)
-    safe = "7-bit weights, whose sums stay within 16 bits"
-    if architecture not in runtimes.processor.X86:
-        return Detected("ort-avx2", f"{architecture or 'unknown processor'}: {safe}, right on any")
-    if flags is None:
-        return Detected("ort-avx2", f"{architecture}, and the system does not tell whether with VNNI: {safe}")
-    found = [name for name in runtimes.processor.VNNI if name in flags]
-    if found:
-        return Detected("ort-x86", f"{architecture} with {found[0]}")
-    return Detected("ort-avx2", f"{architecture} without VNNI: {safe}")
+    kinds = runtimes.processor.kinds(architecture, flags)
+    known = runtimes.facts.targets().values()
+    chosen = next(facts for kind in kinds for facts in known if kind in facts.suits)
+    told = runtimes.processor.described(architecture, flags)
+    return Detected(chosen.name, f"{told}: {chosen.reason}" if chosen.reason else told)
 
 
 def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:
