@@ -28,6 +28,7 @@ import torch
 from peers import macs, make_importable, parameters, torch_pruning, torchvision_network
 from torch import Tensor, nn
 
+from compress.deploy.clock import MachineClock
 from compress.errors import InvalidInput
 from compress.fold import Fold
 from compress.prune import Prune
@@ -57,7 +58,7 @@ def ours(options: dict[str, Any]) -> Make:
     """The network with ``factor`` times fewer multiply-adds, by the stage."""
 
     def make(model: nn.Module, inputs: tuple[Tensor, ...], factor: float) -> nn.Module:
-        return Prune(macs=factor, **options).apply(model, Context(inputs)).model
+        return Prune(macs=factor, **options).apply(model, Context(inputs, clock=MachineClock())).model
 
     return make
 

@@ -70,7 +70,7 @@ def row(name: str, folder: Path, preset: PresetName, revert: bool) -> dict[str, 
     samples = torch.randn(SAMPLES, *inputs[0].shape[1:], generator=torch.Generator().manual_seed(2))
     calibration = folder / "calibration.npz"
     np.savez(calibration, x_calib=samples.numpy())
-    context = Context(inputs, data=compress.data.load(str(calibration)))
+    context = Context(inputs, data=compress.data.load(str(calibration)), clock=compress.MachineClock())
     plain, ours = folder / "float.onnx", folder / "ours.onnx"
     export_onnx(Fold().apply(model, context).model, inputs, plain)
     result = Quantize(samples=SAMPLES, revert_slower=revert).apply(model, context)

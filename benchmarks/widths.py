@@ -22,7 +22,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from compress import Context, Fold, Prune, Quantize, deploy  # noqa: E402
+from compress import Context, Fold, MachineClock, Prune, Quantize, deploy  # noqa: E402
 from compress.cost import cost  # noqa: E402
 from compress.data import Data, SampleSplit  # noqa: E402
 from compress.load import Network  # noqa: E402
@@ -65,7 +65,7 @@ def main() -> None:
     for rule in RULES:
         options = {"round_to": rule, "precision": given.precision, "threads": given.threads}
         stage = Prune.model_validate({"macs": given.macs, "criterion": "l2", **options})
-        pruned = stage.apply(base.model, Context(base.example_inputs)).model
+        pruned = stage.apply(base.model, Context(base.example_inputs, clock=MachineClock())).model
         networks[f"round_to: {rule}"] = replace(base, model=pruned)
     with tempfile.TemporaryDirectory() as folder:
         files = [

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .deploy.clock import MachineClock as MachineClock
     from .distill import Distill as Distill
     from .fold import Fold as Fold
     from .pipeline import run as run
@@ -31,6 +32,7 @@ _PUBLIC = {
     "Distill": "distill",
     "Edit": "stage",
     "Fold": "fold",
+    "MachineClock": "deploy.clock",
     "Prune": "prune",
     "Quantize": "quantize",
     "Recipe": "recipe",

@@ -431,7 +431,7 @@ def _context(
     checkpoints: Path,
     progress: Progress,
 ) -> Context:
-    return Context(example_inputs, data, teacher, recipe.seed, progress, str(checkpoints))
+    return Context(example_inputs, data, teacher, recipe.seed, progress, str(checkpoints), deploy.MachineClock())
 
 
 def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) -> tuple[Network, StageRecord | None]:

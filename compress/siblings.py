@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     import export.facts
     import export.format
     import export.onnx.exporter
-    import export.onnx.rewrite
+    import export.onnx.parts
     import export.rules
     import models as models
     import runtimes as runtimes

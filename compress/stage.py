@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, r
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from .clock import Clock
+from .errors import InvalidInput
 from .parametrized import bake, keep_no_graph
 
 if TYPE_CHECKING:
@@ -106,6 +108,11 @@ class Measured:
     cpu: str
     threads: int
 
+    @classmethod
+    def by(cls, clock: Clock, choice: str, told: str) -> Measured:
+        """A choice by the latencies of ``clock``."""
+        return cls(choice, told, clock.target, clock.engine, clock.processor, clock.threads)
+
     def __str__(self) -> str:
         where = f"{self.engine} on {self.cpu}, {self.threads} {'thread' if self.threads == 1 else 'threads'}"
         return f"{self.told}; measured for {self.target} in {where}"
@@ -148,6 +155,7 @@ class Context:
         seed: of everything random.
         progress: told how far a stage is.
         checkpoints: a folder for the states of interrupted trainings, or None.
+        clock: tells how long networks take, to stages that choose by latency or by the size of files.
     """
 
     example_inputs: tuple[Tensor, ...]
@@ -156,6 +164,22 @@ class Context:
     seed: int = 0
     progress: Progress = silent
     checkpoints: str | None = None
+    clock: Clock | None = None
+
+    def require_clock(self, why: str) -> Clock:
+        """The clock.
+
+        Args:
+            why: it is needed, as "quantize: what is slower in integers is measured".
+
+        Raises:
+            InvalidInput: there is none; says how to give one.
+        """
+        if self.clock is None:
+            raise InvalidInput(
+                f"{why}, and the context has no clock; give one: Context(..., clock=compress.MachineClock())"
+            )
+        return self.clock
 
 
 @runtime_checkable

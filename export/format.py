@@ -111,7 +111,12 @@ class Exported:
 
 
 class Exporter(Protocol):
-    """What each format's file defines, besides the facts about it that `export.facts` reads."""
+    """What each format's file defines, besides the facts about it that `export.facts` reads.
+
+    Two functions may be there for :class:`compress.deploy.clock.MachineClock`: ``write_layer(layer, precision, target,
+    path)`` writes one layer without a conversion, and ``name_parts(file, named)`` writes a file again with its nodes
+    named after the layers that they compute, and returns the layers of each part.
+    """
 
     def export(self, job: Job, path: Path) -> Exported:
         """The account of the file that was written to ``path``: all of it, or nothing.

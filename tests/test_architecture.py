@@ -13,23 +13,29 @@ from compress.siblings import export, runtimes
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("compress", "export", "runtimes", "models")
-# Each package, and what its files may import; the runner, the command line and what measures see everything.
+# Each package, and what its files may import.
 ALLOWED = {"models": set(), "runtimes": set(), "export": {"compress", "runtimes"}, "compress": {"runtimes"}}
-MEASURES = (
-    "compress/deploy/",
-    "compress/prune/latency.py",
-    "compress/quantize/layer_costs.py",
-    "compress/quantize/revert.py",
-)
+# The command line, the runner, what writes files and what opens networks see everything.
 SEES_EVERYTHING = (
     "compress/cli/",
-    "compress/pipeline.py",
+    "compress/deploy/",
+    "compress/pipeline",
     "compress/load.py",
     "compress/specification.py",
     "compress/siblings.py",
     "compress/recipe.py",
-    *MEASURES,
 )
+STAGES = (
+    "compress/distill/",
+    "compress/fold.py",
+    "compress/prune/",
+    "compress/quantize/",
+    "compress/share.py",
+    "compress/sparsify/",
+    "compress/train.py",
+)
+FACTS = {"cache", "facts", "processor"}
+"""Of ``runtimes``, what stages may look at: where things are kept, what is known of engines and of this machine."""
 
 
 def imported(path: Path) -> set[str]:
@@ -67,6 +73,23 @@ def test_packages_beside_compress_are_imported_in_one_way(path: Path) -> None:
         if name.partition(".")[0] in ("export", "models", "runtimes")
     }
     assert not plain or path == Path("compress/siblings.py"), f"{path} imports {plain}; take it from .siblings"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.as_posix().startswith(STAGES)], ids=str)
+def test_stages_know_no_engine(path: Path) -> None:
+    """They ask the clock of their context."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert "export" not in imported(ROOT / path)
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "runtimes"
+    }
+    assert used <= FACTS, f"{path} uses {used - FACTS} of runtimes"
+
+
+def test_every_stage_is_seen_by_the_walk() -> None:
+    assert all(any(path.as_posix().startswith(stage) for path in FILES) for stage in STAGES)
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "runtimes"], ids=str)

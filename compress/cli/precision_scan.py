@@ -16,11 +16,12 @@ By = Literal["snr", "top1", "hessian"]
 
 def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclude: tuple[str, ...]) -> None:
     """Quantize, scan each layer's precisions, write the scan and the trade-off with their figures, and tell them."""
+    from ..deploy.clock import MachineClock
     from ..errors import InvalidInput
     from ..outputs import write_folder
     from ..quantize import Quantize
     from ..quantize.hessian import HessianScan
-    from ..quantize.layer_costs import StoredBytes
+    from ..quantize.layer_costs import FileBytes
     from ..quantize.mixed import ORDER
     from ..quantize.precisions import Candidates
     from ..quantize.sensitivity import PrecisionScan
@@ -45,7 +46,7 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
         else:
             record = output.with_name(f".{output.name}.scan.json")
             found = scan.measure(candidates, context, record=record)
-        costs = StoredBytes().costs(candidates, ORDER)
+        costs = FileBytes(MachineClock()).costs(candidates, ORDER)
         wanted: By = "hessian" if by == "hessian" else "top1" if by == "top1" else "snr"
         curve = trade_off(candidates, found, costs, context, by=wanted)
     write_folder(

@@ -27,6 +27,7 @@ from rich.text import Text
 from ..artifact import save
 from ..data import Data, DataConfig
 from ..data import load as load_data
+from ..deploy.clock import MachineClock
 from ..errors import InvalidInput
 from ..load import Network, name_code
 from ..outputs import claim, write_text
@@ -247,9 +248,8 @@ def apply_stage(
     if starts_random and network.lineage:
         options.console.print(f"{options.specification()} is trained already: training goes on from its weights")
     with progress_bars(options) as progress:
-        context = Context(
-            network.example_inputs, data, opened_teacher.model if opened_teacher else None, options.seed, progress
-        )
+        model = opened_teacher.model if opened_teacher else None
+        context = Context(network.example_inputs, data, model, options.seed, progress, clock=MachineClock())
         after, record = advance(network, stage, context, name=name)
     save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})
     options.console.print(stage_table(record))

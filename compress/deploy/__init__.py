@@ -1,5 +1,6 @@
 """Deployed files: written from a network, run in their engine, held against the network, timed."""
 
+from .clock import MachineClock
 from .deployed import Deployed
 from .facts import machine, versions
 from .measure import measure
@@ -8,6 +9,7 @@ from .write import Wanted, export, suffix_of, write_folder
 
 __all__ = [
     "Deployed",
+    "MachineClock",
     "Wanted",
     "accuracy",
     "export",

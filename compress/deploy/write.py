@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..artifact import outputs_of
 from ..data import Data
@@ -109,7 +109,7 @@ def export(
         network.model,
         _one_sample(network),
         target,
-        network.encodings if known.holds_levels else _without_levels(network),
+        encodings_for(known, network.model, network.encodings),
         dynamic_batch=wanted.dynamic_batch,
         dynamic_size=wanted.dynamic_size,
         interface=wanted.interface,
@@ -175,16 +175,23 @@ def export(
     return record, replace(deployed, beside=written.beside)
 
 
-def _without_levels(network: Network) -> dict[str, Encoding]:
-    """The encodings for formats that know no weights of few levels: 8-bit integers, or the floats that they are."""
-    tensors = {name for name, _ in network.model.named_parameters()}
-    multiplies_integers = any(name not in tensors for name in network.encodings)
-    found = {}
-    for name, encoding in network.encodings.items():
-        kept = encoding if encoding.kind != "levels" else encoding.in_integers(8) if multiplies_integers else None
-        if kept is not None:
-            found[name] = kept
-    return found
+def encodings_for(
+    form: exporters.facts.Format, model: nn.Module, encodings: Mapping[str, Encoding]
+) -> dict[str, Encoding]:
+    """The encodings as a format can hold them.
+
+    Where it knows no weights of few levels, these are 8-bit integers, or the floats that they are.
+    """
+    if form.holds_levels:
+        return dict(encodings)
+    tensors = {name for name, _ in model.named_parameters()}
+    multiplies_integers = any(name not in tensors for name in encodings)
+    held = {}
+    for name, encoding in encodings.items():
+        written = encoding if encoding.kind != "levels" else encoding.in_integers(8) if multiplies_integers else None
+        if written is not None:
+            held[name] = written
+    return held
 
 
 def _measured_elsewhere(network: Network, target: TargetName) -> Iterator[str]:

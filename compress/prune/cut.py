@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..clock import Clock, Precision, Timed
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import trace
@@ -20,7 +21,6 @@ from .channels import Channels, Group
 from .choose import Range, Rules, Selection, eligible, require_matches, scorable
 from .counts import Counts, Kept
 from .criteria import CRITERIA, Criterion
-from .one_layer import Precision
 from .select import Select
 from .shuffles import families, narrow
 from .target import WORDS, Beginning, Target, count, key_of, units_at_first
@@ -56,6 +56,14 @@ class Timing:
     precision: Precision = "float"
     threads: int = 1
     cache: Path | None = None
+
+    def clock(self, context: Context) -> Clock:
+        """What tells latencies.
+
+        Raises:
+            InvalidInput: the context has no clock, or it cannot time what this asks for.
+        """
+        return context.require_clock("prune: latencies are measured").on(None, self.threads)
 
 
 @dataclass(frozen=True)
@@ -168,11 +176,11 @@ class ChannelReport:
 
     @cached_property
     def latencies(self) -> Latencies:
-        """The network's layers in the latency table of this machine."""
+        """The network's layers in the table of latencies that the context's clock tells."""
         timing = self.surgery.timing
-        clock = latency.EngineClock(timing.precision, timing.threads)
-        folder = timing.cache or latency.cache_folder()
-        return Latencies(self.counts, latency.LatencyTable(clock, folder, self.context.progress))
+        clock, folder = timing.clock(self.context), timing.cache or latency.cache_folder()
+        table = latency.LatencyTable(clock, folder, self.context.progress, precision=timing.precision)
+        return Latencies(self.counts, table)
 
     def cost(self, kept: Kept) -> float:
         """What the target divides, with so many units of each group left."""
@@ -260,7 +268,7 @@ class Step:
         whole_ms = self.begun.counted
         if not self.last:
             return self._within_ms(whole_ms / asked), latencies.skipped
-        network_ms = latencies.table.clock.networks_ms([self.begun.model], self.report.context.example_inputs)[0]
+        network_ms = latencies.table.clock.ms(self._unpruned)
         saved_ms = network_ms * (1 - 1 / asked) / SLOPE
         tried: dict[tuple[int, ...], float] = {}
         for _ in range(ROUNDS):
@@ -284,6 +292,14 @@ class Step:
         """How many times faster the network is with so many units left than at the beginning."""
         pruned = evaluation_copy(self.report.channels.graph.model)
         replay(pruned, self.report.channels.edits(self.report.counts.removed(kept)))
-        clock = self.report.latencies.table.clock
-        before, after = clock.networks_ms([self.begun.model, pruned], self.report.context.example_inputs)
-        return before / after
+        before_ms, after_ms = self.report.latencies.table.clock.ms_of([self._unpruned, self._timed(pruned)])
+        return before_ms / after_ms
+
+    @cached_property
+    def _unpruned(self) -> Timed:
+        """The network at the beginning, as it is deployed."""
+        return self._timed(self.begun.model)
+
+    def _timed(self, network: nn.Module) -> Timed:
+        context, timing = self.report.context, self.report.surgery.timing
+        return latency.deployable(network, context.example_inputs, timing.precision)

@@ -1,4 +1,4 @@
-"""Latencies of layers and networks in the engine on this machine; those of layers are kept in a file for the next time.
+"""Latencies of layers and networks, as a clock tells; those of layers are kept in a file for the next time.
 
 The table holds single layers at the widths that were asked for. Their sum is no network's latency: each has the cost of
 one session, and a network has other operations too. Differences of sums follow the differences of networks, up to a
@@ -7,34 +7,26 @@ factor that is found by measuring the network.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
 import math
 import os
-import platform
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-import onnx
 from torch import Tensor, nn
 
+from ..clock import Clock, LayerShape, Precision, Timed
 from ..data import Data
 from ..errors import InvalidInput
+from ..fold import Fold
 from ..graph import one_sample
-from ..siblings import export, runtimes
+from ..quantize import Quantize
+from ..siblings import runtimes
 from ..stage import Context, Progress, evaluation_copy, silent
 from ..untrusted import read_json
-from .one_layer import LayerShape, Precision, layer_file, target_here
-
-ENGINE = "onnxruntime"
-Rows = tuple[tuple[float, ...], ...]
 
 BATCH = 32
 """Layers that are timed in one interleaved loop."""
@@ -45,110 +37,19 @@ VERSION = 1
 _LOG = logging.getLogger(__name__)
 
 
-class Clock(Protocol):
-    """What measures. ``conditions`` are what a latency depends on besides the layer."""
+def deployable(network: nn.Module, inputs: tuple[Tensor, ...], precision: Precision) -> Timed:
+    """The network as it is deployed: its batch norms folded, in int8 where ``precision`` says so.
 
-    @property
-    def conditions(self) -> Mapping[str, str | int]: ...
-
-    def layers_ms(self, layers: Sequence[LayerShape]) -> list[float]:
-        """The latency of each layer alone, in ms."""
-        ...
-
-    def networks_ms(self, networks: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> list[float]:
-        """The latency of each network as a deployed file on one sample, in ms, timed interleaved."""
-        ...
-
-
-@dataclass(frozen=True)
-class EngineClock:
-    """ONNX Runtime on this machine: medians of interleaved runs, by the runtimes package.
-
-    Args:
-        precision: of the files: float32, or int8 weights and activations.
-        threads: that one operator may use.
+    The int8 network is calibrated on the example inputs: its accuracy is nobody's, its latency is that of the file that
+    will be deployed.
     """
-
-    precision: Precision = "float"
-    threads: int = 1
-
-    @property
-    def conditions(self) -> Mapping[str, str | int]:
-        found = runtimes.devices.local.conditions()
-        return {
-            "engine": ENGINE,
-            "engine version": runtimes.runtime.engine_named(ENGINE).version(),
-            "cpu": found.cpu or platform.processor() or found.architecture,
-            "instructions": " ".join(found.isa or ()),
-            "threads": self.threads,
-            "precision": self.precision,
-        }
-
-    def layers_ms(self, layers: Sequence[LayerShape]) -> list[float]:
-        """The lower quartile of 30 runs of each, after 5 to warm up: in so short a time other work on the machine can
-        slow half of them, and it slows only.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            files = []
-            for number, layer in enumerate(layers):
-                files.append(Path(folder, f"{number}.onnx"))
-                onnx.save(layer_file(layer, self.precision), files[-1])
-            rows = self._files_ms(files, warmup_runs=5, runs=30, seconds=0.0)
-        return [float(np.percentile(row, 25)) for row in rows]
-
-    def networks_ms(self, networks: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> list[float]:
-        """The median of at least 60 runs and a second of each, in files with their batch norms folded.
-
-        The int8 files are calibrated on the example inputs: their accuracy is nobody's, their latency is that of the
-        file that will be deployed.
-        """
-        one = one_sample(inputs)
-        with tempfile.TemporaryDirectory() as folder:
-            files = [Path(folder, f"{number}.onnx") for number in range(len(networks))]
-            for network, file in zip(networks, files, strict=True):
-                self._export(network, one, file)
-            rows = self._files_ms(files, warmup_runs=10, runs=60, seconds=1.0)
-        return [float(np.median(row)) for row in rows]
-
-    def _export(self, network: nn.Module, inputs: tuple[Tensor, ...], file: Path) -> None:
-        from ..fold import Fold
-        from ..quantize import Quantize
-
-        exporter: Any = export.onnx.exporter
-        context = Context(inputs, Data("example inputs", {"calibration": _Examples(inputs)}))  # type: ignore[dict-item]
-        model, encodings = Fold().apply(evaluation_copy(network), context).model, None
-        if self.precision == "int8":
-            quantized = Quantize().apply(model, context)
-            model, encodings = quantized.model, dict(quantized.encodings)
-        exporter.export_onnx(model, inputs, file, encodings=encodings, target=target_here())
-
-    def _files_ms(self, files: Sequence[Path], *, warmup_runs: int, runs: int, seconds: float) -> Rows:
-        preset = runtimes.benchmark.Preset("quick", warmup_runs, 0.0, runs, seconds)
-        engine, options = runtimes.runtime.engine_named(ENGINE), runtimes.runtime.Options(threads=self.threads)
-        with ExitStack() as opened:
-            works = []
-            for file in files:
-                loaded = engine.load(file, options)
-                opened.callback(loaded.close)
-                feed = runtimes.runtime.random_inputs(loaded.inputs)
-                works.append(lambda run=loaded.run, feed=feed: run(feed))
-            with _resting():
-                return runtimes.benchmark.interleave(works, preset, lambda: None).rows_ms
-
-
-@contextmanager
-def _resting() -> Iterator[None]:
-    """Python's garbage collector leaves what is there alone: going through a network's objects takes longer than the
-    measuring.
-    """
-    ours = gc.get_freeze_count() == 0
-    if ours:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if ours:
-            gc.unfreeze()
+    one = one_sample(inputs)
+    context = Context(one, Data("example inputs", {"calibration": _Examples(one)}))  # type: ignore[dict-item]
+    folded = Fold().apply(evaluation_copy(network), context).model
+    if precision == "float":
+        return Timed(folded, one)
+    quantized = Quantize().apply(folded, context)
+    return Timed(quantized.model, one, quantized.encodings)
 
 
 @dataclass(frozen=True)
@@ -168,13 +69,17 @@ class LatencyTable:
     """Latencies of layers in ms, measured once and kept in a file.
 
     Args:
+        precision: of the layers: float32, or int8 weights and activations.
         folder: of the file; None keeps nothing. A file that cannot be read, or is of other conditions, is measured
             again and replaced.
     """
 
-    def __init__(self, clock: Clock, folder: Path | None, progress: Progress = silent) -> None:
+    def __init__(
+        self, clock: Clock, folder: Path | None, progress: Progress = silent, *, precision: Precision = "float"
+    ) -> None:
         self.clock = clock
-        self.conditions = dict(clock.conditions)
+        self.precision = precision
+        self.conditions = {**clock.conditions, "precision": precision}
         self.progress = progress
         told = json.dumps(self.conditions, sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -193,7 +98,7 @@ class LatencyTable:
         for start in range(0, len(missing), BATCH):
             self.progress("measure layers", start, len(missing), str(missing[start]))
             batch = missing[start : start + BATCH]
-            for layer, latency_ms in zip(batch, self.clock.layers_ms(batch), strict=True):
+            for layer, latency_ms in zip(batch, self.clock.layers_ms(batch, self.precision), strict=True):
                 self._ms[str(layer)] = latency_ms
         if missing:
             self.progress("measure layers", len(missing), len(missing))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from ..clock import Precision
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
 from ..manifest import EditRecord
@@ -23,7 +24,6 @@ from .blocks import RemoveBlocks
 from .choose import Rules
 from .criteria import CRITERIA, AnyCriterion
 from .cut import ChannelReport, Cut, Surgery, Timing
-from .one_layer import Precision
 from .repair import REPAIRS, AnyRepair, repair
 from .select import SELECTIONS, AnySelect
 from .target import Beginning, Target, TargetName
@@ -65,7 +65,7 @@ class Prune(Config):
     )
     latency: Times | None = setting(
         None,
-        "Divide the latency by at least this, of the network's file in ONNX Runtime on this machine. What matters "
+        "Divide the latency by at least this, of the network's file in its engine on this machine. What matters "
         "least for its time goes (Shen et al., HALP, 2022), and the network is measured until it fits.",
         group="target",
         unit="times",
@@ -180,6 +180,8 @@ class Prune(Config):
             InvalidInput: nothing can be pruned, the target is out of reach, a pattern matches nothing, the network's
                 code holds channel counts as numbers, or there is no data to fine-tune on or to measure accuracy on.
         """
+        if self.target.name == "latency" or self.round_to == "measured":
+            self.surgery.timing.clock(context)  # what cannot be measured is refused before the work
         if self.training is not None and context.data is None:
             raise InvalidInput("prune: training is set, and there is no data to train on; give data or leave it out")
         pruned = model
@@ -202,7 +204,7 @@ class Prune(Config):
             if trained:
                 edits = (*edits, Edit("", "weights", None, f"{len(trained)} epochs", "weights"))
                 history += trained
-        return Result(pruned, edits, skipped, history=tuple(history), measured=self._measured())
+        return Result(pruned, edits, skipped, history=tuple(history), measured=self._measured(context))
 
     def _cut(self, model: nn.Module, context: Context, begun: Beginning | None, step: int) -> Cut:
         """The surgery of a step: in the first one whole blocks go first."""
@@ -213,10 +215,8 @@ class Prune(Config):
         done = self.surgery.apply(shorter.model, context, begun, share)
         return Cut(done.model, (*shorter.edits, *done.edits), (*shorter.skipped, *done.skipped), done.begun)
 
-    def _measured(self) -> tuple[Measured, ...]:
-        """The account of widths that were chosen by what they take in ONNX Runtime on this machine."""
-        from ..quantize.detect import measured_here
-
+    def _measured(self, context: Context) -> tuple[Measured, ...]:
+        """The account of widths that were chosen by latency."""
         told = {"float": "in float", "int8": "in int8"}[self.latency_precision]
         if self.target.name == "latency":
             told = f"widths: {told}, at least {self.target.factor:.3g} times faster than before"
@@ -224,7 +224,7 @@ class Prune(Config):
             told = f"widths: those that pay {told}"
         else:
             return ()
-        return (measured_here("the widths of layers", told, self.threads),)
+        return (Measured.by(self.surgery.timing.clock(context), "the widths of layers", told),)
 
     def _repair(
         self, before: nn.Module, pruned: nn.Module, edits: tuple[Edit, ...], context: Context

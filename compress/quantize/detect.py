@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..integers.target import TargetName
 from ..siblings import runtimes
-from ..stage import Measured
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,6 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
 def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:
     """The target for this machine."""
     return target_for(platform.machine(), runtimes.processor.flags(cpuinfo))
-
-
-def measured_here(choice: str, told: str, threads: int) -> Measured:
-    """The account of a choice by latencies in ONNX Runtime on this machine, of files for its target."""
-    here = runtimes.devices.local.conditions()
-    return Measured(choice, told, detected().target, "ONNX Runtime", here.cpu or here.architecture, threads)
 
 
 def suited(targets: Collection[TargetName]) -> TargetName:

@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from ..classification import class_scores
 from ..errors import InvalidInput
+from ..gradients import differentiable
 from ..integers.encoding import Encoding
 from ..integers.target import target_named
-from ..prune.scoring.gradients import differentiable
 from ..stage import Config, Context, Progress, Samples, silent
 from .calibration import calibration_split
 from .precisions import Candidates, Unit

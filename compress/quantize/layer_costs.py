@@ -1,27 +1,20 @@
-"""What each layer takes in each precision, read from files that are written and run: stored bytes, or milliseconds.
+"""What each layer takes in each precision, as a clock tells of networks as they are deployed: stored bytes, or ms.
 
-One file is written for every precision. What belongs to one layer alone in it is that layer's cost; the rest is shared.
-A sum of costs is near the file of a mixed choice, not the same (neighbours share constants and conversions), so that a
-choice is measured as a whole before it is taken.
+Networks in one precision throughout are looked at. What belongs to one layer alone is that layer's cost; the rest is
+shared. A sum of costs is near what a mixed choice takes, not the same (neighbours share constants and conversions), so
+that a choice is measured as a whole before it is taken.
 """
 
 from __future__ import annotations
 
-import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import onnx
-
+from ..clock import Clock, Part, Timed
 from ..graph import one_sample
 from ..integers.encoding import Encoding
-from ..siblings import export
-from .detect import detected
 from .precisions import BITS, Candidates, Precision, Unit
-from .revert import _Files
 
 
 @dataclass(frozen=True)
@@ -52,17 +45,19 @@ class Gauge(Protocol):
         ...
 
     def costs(self, candidates: Candidates, precisions: Iterable[Precision]) -> Costs:
-        """Those of each layer, from a file in each precision."""
+        """Those of each layer, from a network in each precision."""
         ...
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
-        """That of a whole network, from its file."""
+        """That of a whole network."""
         ...
 
 
-class StoredBytes:
+@dataclass(frozen=True)
+class FileBytes:
     """The bytes of all tensors that the ONNX file for this machine stores: weights, biases, scales, zero points."""
 
+    clock: Clock
     unit = "bytes"
 
     def costs(self, candidates: Candidates, precisions: Iterable[Precision]) -> Costs:
@@ -70,98 +65,75 @@ class StoredBytes:
         found: dict[Precision, dict[str, int]] = {}
         rests: dict[Precision, int] = {}
         for precision in dict.fromkeys(("float", *precisions)):
-            model = self._model(candidates, candidates.encodings_of(candidates.uniform(precision)))
-            alone = bytes_by_layer(model.graph)
-            found[precision] = {unit.name: _bytes(unit, precision, alone) for unit in candidates.units}
-            rests[precision] = stored_bytes(model.graph) - sum(found[precision].values())
+            stored = self.clock.stored_bytes(_timed(candidates, candidates.encodings_of(candidates.uniform(precision))))
+            found[precision] = {unit.name: _bytes(unit, precision, stored.layers) for unit in candidates.units}
+            rests[precision] = stored.total - sum(found[precision].values())
         units = {unit.name: {p: float(found[p][unit.name]) for p in found} for unit in candidates.units}
         return Costs(units, max(rests.values()), rests["float"] + sum(found["float"].values()))
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
         """That of a whole network, from its file."""
-        return stored_bytes(self._model(candidates, encodings).graph)
-
-    def _model(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> onnx.ModelProto:
-        one = one_sample(candidates.inputs)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "network.onnx")
-            target = detected().target
-            export.onnx.exporter.export_onnx(
-                candidates.model, one, path, encodings=dict(encodings) or None, target=target
-            )
-            return onnx.load(str(path))
+        return self.clock.stored_bytes(_timed(candidates, encodings)).total
 
 
 @dataclass(frozen=True)
-class EngineLatency:
-    """Latency in ONNX Runtime on this machine, batch 1, in ms; of layers as profiled, scaled to the whole file's.
+class Latency:
+    """Latency in ms; of layers as profiled, scaled to the whole network's.
 
-    4-bit weights are unpacked to 8 bits when a file is loaded: they take what int8 takes.
-
-    Args:
-        threads: that one operator may use.
+    Where the engine tells no parts, a layer's costs are 0 in int8, and what the network takes longer with that layer
+    alone in float. 4-bit weights are unpacked to 8 bits when a file is loaded: they take what int8 takes.
     """
 
-    threads: int = 1
+    clock: Clock
     unit = "ms"
 
     def costs(self, candidates: Candidates, precisions: Iterable[Precision]) -> Costs:
-        """Those of each layer, from a file in float and one in int8."""
-        one = one_sample(candidates.inputs)
-        with tempfile.TemporaryDirectory() as folder:
-            files = _Files(candidates.model, one, Path(folder), self.threads)
-            written = (files.write({}), files.write(candidates.encodings_of(candidates.uniform("int8"))))
-            whole = files.time(written)
-            profiles = [files.profile(file) for file in written]
-        heads = {part for profile in profiles for part in profile}
-        owners = {unit.name: heads & set(unit.layers) for unit in candidates.units}
-        taken: list[dict[str, float]] = []
-        for profile, total_ms in zip(profiles, whole, strict=True):
-            scale = total_ms / max(sum(profile.values()), 1e-9)
-            taken.append(
-                {name: scale * sum(profile.get(part, 0.0) for part in parts) for name, parts in owners.items()}
-            )
+        """Those of each layer, from the network in float and in int8."""
+        networks = [_timed(candidates, {}), _timed(candidates, candidates.encodings_of(candidates.uniform("int8")))]
+        profiles = [self.clock.profile(network) for network in networks]
+        if any(profile is None for profile in profiles):
+            return self._differences(candidates, networks)
+        whole_ms = self.clock.ms_of(networks)
+        floats, integers = (
+            _of_units(candidates.units, profile or (), total_ms)
+            for profile, total_ms in zip(profiles, whole_ms, strict=True)
+        )
         units: dict[str, Mapping[Precision, float]] = {
-            name: {"float": taken[0][name], "int8": taken[1][name], "int4": taken[1][name]} for name in owners
+            name: {"float": floats[name], "int8": integers[name], "int4": integers[name]} for name in floats
         }
-        return Costs(units, whole[1] - sum(taken[1].values()), whole[0])
+        return Costs(units, whole_ms[1] - sum(integers.values()), whole_ms[0])
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
-        """That of a whole network, from its file."""
-        one = one_sample(candidates.inputs)
-        with tempfile.TemporaryDirectory() as folder:
-            files = _Files(candidates.model, one, Path(folder), self.threads)
-            return files.time((files.write(encodings),))[0]
+        """That of a whole network."""
+        return self.clock.ms(_timed(candidates, encodings))
+
+    def _differences(self, candidates: Candidates, networks: list[Timed]) -> Costs:
+        """From the network in float and in int8, and with each unit alone in float."""
+        all_int8 = candidates.uniform("int8")
+        changed = [
+            _timed(candidates, candidates.encodings_of({**all_int8, unit.name: "float"})) for unit in candidates.units
+        ]
+        float_ms, integer_ms, *changed_ms = self.clock.ms_of([*networks, *changed])
+        units: dict[str, Mapping[Precision, float]] = {
+            unit.name: {"float": ms - integer_ms, "int8": 0.0, "int4": 0.0}
+            for unit, ms in zip(candidates.units, changed_ms, strict=True)
+        }
+        return Costs(units, integer_ms, float_ms)
 
 
-def stored_bytes(graph: onnx.GraphProto) -> int:
-    """Of all tensors that are stored."""
-    return sum(_size(tensor) for tensor in graph.initializer)
+def _timed(candidates: Candidates, encodings: Mapping[str, Encoding]) -> Timed:
+    return Timed(candidates.model, one_sample(candidates.inputs), encodings)
 
 
-def bytes_by_layer(graph: onnx.GraphProto) -> dict[str, int]:
-    """Bytes of the stored tensors that the nodes of one layer alone read, be it through nodes that belong to none."""
-    owners: dict[str, set[str]] = {}
-    for node in reversed(graph.node):
-        layer = re.sub(r"/[A-Z]\w*$", "", node.name)
-        own = {layer} if layer else set().union(*(owners.get(name, set()) for name in node.output))
-        for name in node.input:
-            owners.setdefault(name, set()).update(own)
-    found: dict[str, int] = {}
-    for tensor in graph.initializer:
-        readers = owners.get(tensor.name, set())
-        if len(readers) == 1:
-            layer = next(iter(readers))
-            found[layer] = found.get(layer, 0) + _size(tensor)
-    return found
+def _of_units(units: Iterable[Unit], profile: Iterable[Part], total_ms: float) -> dict[str, float]:
+    """The ms of each unit, the parts of a profile scaled so that they sum to ``total_ms``."""
+    taken = {part.name: part.ms for part in profile}
+    scale = total_ms / max(sum(taken.values()), 1e-9)
+    return {unit.name: scale * sum(taken.get(layer, 0.0) for layer in dict.fromkeys(unit.layers)) for unit in units}
 
 
 def _bytes(unit: Unit, precision: Precision, alone: Mapping[str, int]) -> int:
     """What a file told of the layers of ``unit``, or at least what its weight takes, where nodes are not named so."""
-    told = sum(alone.get(layer, 0) for layer in unit.layers)
+    named = sum(alone.get(layer, 0) for layer in unit.layers)
     bits = 32 if precision == "float" else BITS[precision]
-    return max(told, -(-unit.tensor.numel() * bits // 8))
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    return len(tensor.raw_data) or int(onnx.numpy_helper.to_array(tensor).nbytes)
+    return max(named, -(-unit.tensor.numel() * bits // 8))

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from ..clock import Clock
 from ..errors import InvalidInput
 from ..integers.encoding import Encoding
 from ..knapsack import least_loss
 from ..stage import Config, Context, Progress, Samples, Times, silent
 from .hessian import HessianScan
-from .layer_costs import Costs, EngineLatency, Gauge, StoredBytes
+from .layer_costs import Costs, FileBytes, Gauge, Latency
 from .precisions import Candidates, Precision
 from .sensitivity import Around, By, PrecisionScan, PrecisionSensitivity, UnitSensitivity
 
@@ -37,8 +38,8 @@ class Mixed(Config):
 
     Args:
         size: how many times fewer bytes the ONNX file stores (weights, biases, scales, zero points) than in float.
-        latency: how many times faster than in float the file is, in ONNX Runtime on this machine. 4 bits are no faster
-            than 8 there, and are not chosen.
+        latency: how many times faster than in float the network is, as the context's clock tells for the target. 4 bits
+            are no faster than 8 in any engine, and are not chosen.
         by: what is summed over layers: noise at the network's output (``snr``), points of top-1, or the mean curvature
             of the loss times the squared error of rounding (``hessian``).
         precisions: that a layer may have.
@@ -77,14 +78,17 @@ class Mixed(Config):
             return HessianScan(samples=self.samples).measure(candidates, context)
         return PrecisionScan(around=self.around, samples=self.samples).measure(candidates, context)
 
-    def start(self, candidates: Candidates, context: Context, *, threads: int = 1) -> Mixing:
+    def start(self, candidates: Candidates, context: Context, clock: Clock) -> Mixing:
         """All that choosing needs: sensitivities and costs, measured.
+
+        Args:
+            clock: that tells latencies for the target, and bytes.
 
         Raises:
             InvalidInput: there are no samples, no labels where they are needed, or the scan is of another network.
         """
         units = self.sensitivity(candidates, context).of_units(candidates.units)
-        gauge: Gauge = StoredBytes() if self.size is not None else EngineLatency(threads)
+        gauge: Gauge = FileBytes(clock) if self.size is not None else Latency(clock)
         context.progress("measure layers", 0, 1, gauge.unit)
         costs = gauge.costs(candidates, self.options)
         context.progress("measure layers", 1, 1)

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..batch_norm import reestimate_batch_norm
+from ..clock import Clock
 from ..data import Split
 from ..errors import InvalidInput
 from ..fold import Fold
@@ -28,7 +29,7 @@ from ..train import Training, gentle
 from ..weights import require_finite
 from .aware_training import Learned, train_quantized
 from .calibration import Watcher, calibration_split, observe
-from .detect import detected, measured_here
+from .detect import detected
 from .few_levels import to_few_levels
 from .mixed import Mixed
 from .normalization import use_depthwise
@@ -83,8 +84,9 @@ class Quantize(Config):
         mixed: choose the bits of each layer's weights under a budget of bytes or latency, by what each costs when it
             alone is rounded; the scheme's own then only tells the bits of activations.
         target: the engine and processor that the result is for; left out, it is for any of them.
-        revert_slower: compute in float what is slower in integers in ONNX Runtime on this machine, as measured; see
-            :mod:`compress.quantize.revert`. Left out, this is done where ``target`` is this machine's.
+        revert_slower: compute in float what is slower in integers for the target (left out, for this machine), as the
+            context's clock tells; see :mod:`compress.quantize.revert`. Left out, this is done where ``target`` is this
+            machine's.
         fastest: as ``revert_slower``, and leave nothing in integers where the network is faster so.
         threads: that latencies are measured with.
     """
@@ -136,8 +138,11 @@ class Quantize(Config):
                 activations that are not finite.
         """
         scheme = SCHEMES[self.scheme]
-        self._reverts()
         self._require_target(scheme)
+        if self.mixed is not None:
+            self._clock_for_budget(self.mixed, context)
+        if self._reverts(scheme):
+            self._clock_for_reverting(context)
         work = _Work(evaluation_copy(model), context, self._split(scheme, context))
         require_finite(work.network, "quantize")
         if scheme.kind == "integer" and self.reestimate:
@@ -169,31 +174,44 @@ class Quantize(Config):
         edits = (*work.edits, *rounded)
         return Result(work.network, edits, skipped, encodings, work.history, tuple(work.measured))
 
-    def _reverts(self) -> bool:
-        """Whether layers go back to float by what this machine takes for them.
+    def _reverts(self, scheme: Scheme) -> bool:
+        """Whether layers go back to float by what the clock tells of them."""
+        asked = self.revert_slower or self.fastest
+        asked = asked or (self.revert_slower is None and self.target == detected().target)
+        return asked and scheme.activation_bits == 8
+
+    def _clock_for_budget(self, mixed: Mixed, context: Context) -> Clock:
+        """What tells the bytes of files, or latencies for the target; raises as :meth:`_clock`."""
+        if mixed.latency is None:
+            return context.require_clock("quantize: a budget of bytes is kept by the file")
+        return self._clock(
+            context, "--latency is measured on this machine ({})", "give --size, which holds on any machine"
+        )
+
+    def _clock_for_reverting(self, context: Context) -> Clock:
+        """What tells which layers are slower in integers; raises as :meth:`_clock`."""
+        flag = "--fastest" if self.fastest else "--revert-slower"
+        return self._clock(context, "what is slower can be measured on this machine ({}) only", f"leave {flag} out")
+
+    def _clock(self, context: Context, measured: str, remedy: str) -> Clock:
+        """The clock for the target.
 
         Raises:
-            InvalidInput: this is asked for, and the target is another machine.
+            InvalidInput: the context has none, or it cannot time files for the target.
         """
-        here = detected().target
-        asked = self.revert_slower or self.fastest
-        if asked and self.target not in (None, here):
+        clock = context.require_clock("quantize: latencies are measured")
+        try:
+            return clock.on(self.target, self.threads)
+        except InvalidInput as error:
             raise InvalidInput(
-                f"quantize: what is slower can be measured on this machine ({here}) only, and the target is "
-                f"{self.target}; leave {'--fastest' if self.fastest else '--revert-slower'} out, or quantize there"
-            )
-        return asked or (self.revert_slower is None and self.target == here)
+                f"quantize: {measured.format(clock.target)}, and the target is {self.target}; {remedy}, or quantize "
+                f"there ({error})"
+            ) from error
 
     def _require_target(self, scheme: Scheme) -> None:
-        """Refuse what the target's engine cannot have, or what is measured on this machine, for another target."""
+        """Refuse what the target's engine cannot have."""
         if self.target is None:
             return
-        here = detected().target
-        if self.mixed is not None and self.mixed.latency is not None and self.target != here:
-            raise InvalidInput(
-                f"quantize: --latency is measured on this machine ({here}), and the target is {self.target}; give "
-                "--size, which holds on any machine, or quantize there"
-            )
         target = TARGETS[self.target]
         if scheme.kind == "integer" and scheme.activation_bits is not None:
             require_bits(target, 8 if self.mixed is not None else scheme.weight_bits, scheme.activation_bits)
@@ -319,17 +337,18 @@ class Quantize(Config):
                 calibration=self.weight_calibration,
                 per_channel=self.per_channel,
             )
-            mix = mixed.start(candidates, work.context, threads=self.threads).choose()
+            clock = self._clock_for_budget(mixed, work.context)
+            mix = mixed.start(candidates, work.context, clock).choose()
             encodings = dict(mix.encodings)
             if mix.unit == "ms":
-                work.measured.append(measured_here("the precisions of layers", mix.told(), self.threads))
-        if self._reverts() and scheme.activation_bits == 8:
-            inputs, progress = work.context.example_inputs, work.context.progress
+                work.measured.append(Measured.by(clock, "the precisions of layers", mix.told()))
+        if self._reverts(scheme):
+            clock, context = self._clock_for_reverting(work.context), work.context
             kept = revert_slower(
-                work.network, encodings, inputs, fastest=self.fastest, threads=self.threads, progress=progress
+                work.network, encodings, context.example_inputs, clock, fastest=self.fastest, progress=context.progress
             )
             work.account((), kept.skipped)
-            work.measured.append(measured_here("the layers that compute in float", kept.told(), self.threads))
+            work.measured.append(Measured.by(clock, "the layers that compute in float", kept.told()))
             encodings = dict(kept.encodings)
         if mix is not None:
             work.account([Edit("", "weights", "float32", mix.told(), "weights")])

@@ -1,38 +1,29 @@
-"""Layers that are slower in integers than in float compute in float, as measured in the engine on this machine.
+"""Layers that are slower in integers than in float compute in float, as a clock tells for the target.
 
-The float and the integer file are profiled node by node. The run of consecutive layers in which floats gain most is
-taken out of the integers, the file is written again, and timed against the one before in one interleaved loop; it is
-kept if it is faster. This repeats until nothing more is gained, and leaves something in integers, unless the fastest is
-asked for: then nothing stays in integers where the float file is still the faster one. Weights of layers that compute
-in float stay stored in integers, a quarter of the bytes, and are restored when the file is loaded. What the boundaries
-cost (conversions, changes of layout) counts for the layer that they lead to.
+The float and the integer network are profiled part by part; where the engine tells no parts, the network is timed with
+each layer alone in float. The run of consecutive layers in which floats gain most is taken out of the integers, and the
+network is timed against the one before in one interleaved loop; the change stays if it is faster. This repeats until
+nothing more is gained, and leaves something in integers, unless the fastest is asked for: then nothing stays in
+integers where the float network is still the faster one. Weights of layers that compute in float stay stored in
+integers, a quarter of the bytes, and are restored when the file is loaded. What the boundaries cost (conversions,
+changes of layout) counts for the layer that they lead to.
 """
 
 from __future__ import annotations
 
-import re
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import numpy as np
-import onnx
 from torch import Tensor, nn
 
+from ..clock import Clock, Part, Timed
 from ..graph import one_sample, trace
 from ..integers.encoding import Encoding
-from ..integers.placement import placement_of
-from ..siblings import export, runtimes
+from ..integers.placement import encoded_parts, placement_of
 from ..stage import Progress, Skip, silent
-from .detect import detected
 
 ROUNDS = 6
 """The most regions that are tried."""
-
-PROFILED_RUNS = 30
-FOLLOWERS = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Add", "Mul"})
-"""Operations that engines fuse into what comes before, or that have no weights: part of it."""
 
 GAIN = 0.01
 """What a change must gain, of the latency, to be told from noise."""
@@ -48,7 +39,7 @@ class Kept:
     Args:
         encodings: those that are left; of layers that compute in float, those of their weights, to be restored.
         skipped: the layers that went back, with what they took in integers and in float.
-        float_ms: the latency of the file in float.
+        float_ms: the latency of the network in float.
         integer_ms: with all in integers.
         kept_ms: with what is left.
     """
@@ -89,55 +80,132 @@ def revert_slower(
     model: nn.Module,
     encodings: Mapping[str, Encoding],
     example_inputs: tuple[Tensor, ...],
+    clock: Clock,
     *,
     fastest: bool = False,
-    threads: int = 1,
     progress: Progress = silent,
 ) -> Kept:
-    """The encodings without those of layers that are slower in integers, in ONNX Runtime on this machine, batch 1.
+    """The encodings without those of layers that are slower in integers, as ``clock`` tells of single samples.
 
     Args:
         model: the network as the stage Quantize leaves it.
         fastest: leave nothing in integers where all in float is faster still.
-        threads: that one operator may use.
     """
-    one = one_sample(example_inputs)
-    with tempfile.TemporaryDirectory() as folder:
-        files = _Files(model, one, Path(folder), threads)
-        plain, best = files.write({}), files.write(encodings)
-        float_ms, best_ms = files.time((plain, best))
-        integer_ms, kept, skipped = best_ms, dict(encodings), list[Skip]()
-        weights = [name for name, _ in model.named_parameters() if name in encodings]
-        floats, integers = files.profile(plain), files.profile(best)
-        reverted: set[str] = set()
-        tried: set[str] = set()
-        for number in range(ROUNDS):
-            progress("revert what is slower", number, ROUNDS, f"{best_ms:.3f} ms, float {float_ms:.3f} ms")
-            region = slowest(integers, floats, tried)
-            if region is None or region.integer_ms - region.float_ms < GAIN * best_ms:
-                break
-            tried |= set(region.parts)
-            layers = {layer for part in region.parts for layer in files.parts[part]}
-            candidate = without(model, encodings, one, reverted | layers)
-            if not fastest and not any(name in candidate for name in weights):
-                continue
-            candidate |= {name: replace(encodings[name], restored=True) for name in weights if name not in candidate}
-            file = files.write(candidate)
-            float_ms, best_ms, candidate_ms = files.time((plain, best, file))
-            if candidate_ms > (1 - GAIN) * best_ms:
-                continue
-            best, best_ms, kept = file, candidate_ms, candidate
-            integers = files.profile(best)
-            reverted |= layers
-            told = f"{region.integer_ms:.3f} ms in integers, {region.float_ms:.3f} ms in float"
-            skipped += [Skip(layer, f"kept in float: its region takes {told}") for layer in sorted(layers)]
-        progress("revert what is slower", ROUNDS, ROUNDS)
-        if fastest and best_ms > float_ms:
-            told = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
-            restored = {name: replace(encodings[name], restored=True) for name in weights}
-            skip = Skip("", f"kept in float: the network takes {told}")
-            return Kept(restored, (skip,), float_ms, integer_ms, float_ms)
-        return Kept(kept, tuple(skipped), float_ms, integer_ms, best_ms)
+    network = _Network(model, dict(encodings), one_sample(example_inputs))
+    plain, best = network.timed({}), network.timed(encodings)
+    float_ms, best_ms = clock.ms_of((plain, best))
+    integer_ms, kept, skipped = best_ms, dict(encodings), list[Skip]()
+    profiles = _Profiles.of(network, clock, plain, best)
+    reverted: set[str] = set()
+    tried: set[str] = set()
+    for number in range(ROUNDS):
+        progress("revert what is slower", number, ROUNDS, f"{best_ms:.3f} ms, float {float_ms:.3f} ms")
+        region = slowest(profiles.integers, profiles.floats, tried)
+        if region is None or region.integer_ms - region.float_ms < GAIN * best_ms:
+            break
+        tried |= set(region.parts)
+        layers = {layer for part in region.parts for layer in profiles.layers[part]}
+        candidate = network.with_floats(reverted | layers)
+        if not fastest and all(candidate[name].restored for name in network.weights):
+            continue
+        changed = network.timed(candidate)
+        float_ms, best_ms, changed_ms = clock.ms_of((plain, best, changed))
+        if changed_ms > (1 - GAIN) * best_ms:
+            continue
+        best, best_ms, kept = changed, changed_ms, candidate
+        profiles.renew(clock, best)
+        reverted |= layers
+        skipped += [Skip(layer, f"kept in float: {profiles.told(region)}") for layer in sorted(layers)]
+    progress("revert what is slower", ROUNDS, ROUNDS)
+    if fastest and best_ms > float_ms:
+        told = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
+        skip = Skip("", f"kept in float: the network takes {told}")
+        return Kept(network.all_floats(), (skip,), float_ms, integer_ms, float_ms)
+    return Kept(kept, tuple(skipped), float_ms, integer_ms, best_ms)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A quantized network, and its forms with layers in float; ``inputs`` are one sample."""
+
+    model: nn.Module
+    encodings: Mapping[str, Encoding]
+    inputs: tuple[Tensor, ...]
+
+    @property
+    def weights(self) -> list[str]:
+        """The names of the weights in integers."""
+        return [name for name, _ in self.model.named_parameters() if name in self.encodings]
+
+    def timed(self, encodings: Mapping[str, Encoding]) -> Timed:
+        return Timed(self.model, self.inputs, encodings)
+
+    def with_floats(self, layers: set[str]) -> dict[str, Encoding]:
+        """The encodings with these layers in float, their weights stored in integers all the same."""
+        left = without(self.model, self.encodings, self.inputs, layers)
+        return left | {name: self._restored(name) for name in self.weights if name not in left}
+
+    def all_floats(self) -> dict[str, Encoding]:
+        """Those of the weights alone, to be restored."""
+        return {name: self._restored(name) for name in self.weights}
+
+    def layers(self) -> list[str]:
+        """Those with weights in integers, in the order in which they run."""
+        _, products = encoded_parts(trace(self.model, self.inputs, dynamic_batch=True), self.encodings)
+        return list(dict.fromkeys(product.layer for product in products))
+
+    def _restored(self, name: str) -> Encoding:
+        return replace(self.encodings[name], restored=True)
+
+
+@dataclass
+class _Profiles:
+    """What each part of a network takes in integers and in float, in ms.
+
+    Where the engine does not tell, ``integers`` and ``floats`` differ by what the whole network gains with that part in
+    float, and one of them is zero.
+    """
+
+    integers: dict[str, float]
+    floats: dict[str, float]
+    layers: dict[str, set[str]] = field(default_factory=dict)
+    told_by_engine: bool = True
+
+    @classmethod
+    def of(cls, network: _Network, clock: Clock, plain: Timed, integers: Timed) -> _Profiles:
+        profiles = [clock.profile(each) for each in (plain, integers)]
+        found = cls({}, {})
+        if all(profile is not None for profile in profiles):
+            found.floats, found.integers = (found._noted(profile or ()) for profile in profiles)
+            return found
+        names = network.layers()
+        changed = [network.timed(network.with_floats({name})) for name in names]
+        whole_ms, *changed_ms = clock.ms_of((integers, *changed))
+        gains = {name: whole_ms - ms for name, ms in zip(names, changed_ms, strict=True)}
+        return cls(
+            {name: max(gain, 0.0) for name, gain in gains.items()},
+            {name: max(-gain, 0.0) for name, gain in gains.items()},
+            {name: {name} for name in names},
+            told_by_engine=False,
+        )
+
+    def renew(self, clock: Clock, integers: Timed) -> None:
+        """Profile the network in integers again, where the engine tells its parts."""
+        profile = clock.profile(integers) if self.told_by_engine else None
+        if profile is not None:
+            self.integers = self._noted(profile)
+
+    def told(self, region: Region) -> str:
+        """In words, why a region is in float."""
+        if self.told_by_engine:
+            return f"its region takes {region.integer_ms:.3f} ms in integers, {region.float_ms:.3f} ms in float"
+        return f"the network is {region.integer_ms - region.float_ms:.3f} ms faster with its region in float"
+
+    def _noted(self, profile: Iterable[Part]) -> dict[str, float]:
+        """What a profile tells of each part; its layers are remembered."""
+        for part in profile:
+            self.layers.setdefault(part.name, set()).update(part.layers)
+        return {part.name: part.ms for part in profile}
 
 
 def without(
@@ -175,97 +243,3 @@ def slowest(integers: Mapping[str, float], floats: Mapping[str, float], tried: s
         if best is None or found.gained_ms > best.gained_ms:
             best = found
     return best
-
-
-@dataclass
-class _Files:
-    """Files of one network in a folder, what they take, and the layers of their parts."""
-
-    model: nn.Module
-    inputs: tuple[Tensor, ...]
-    folder: Path
-    threads: int
-    count: int = 0
-    parts: dict[str, set[str]] = field(default_factory=dict)
-
-    def write(self, encodings: Mapping[str, Encoding]) -> Path:
-        self.count += 1
-        path = self.folder / f"{self.count}.onnx"
-        target = detected().target
-        export.onnx.exporter.export_onnx(
-            self.model, self.inputs, path, encodings=dict(encodings) or None, target=target
-        )
-        return path
-
-    def time(self, files: Sequence[Path]) -> list[float]:
-        """The latency of each in ms: the lower quartile of at least 50 interleaved runs and a second of each."""
-        options = runtimes.runtime.Options(threads=self.threads)
-        loaded = [runtimes.runtime.load(file, options=options) for file in files]
-        try:
-            works = [_work(each, self._feed(each)) for each in loaded]
-            preset = runtimes.benchmark.Preset("quick", warmup_runs=5, warmup_s=0.1, runs=50, seconds=1.0)
-            samples = runtimes.benchmark.interleave(works, preset, runtimes.benchmark.sentinel())
-        finally:
-            for each in loaded:
-                each.close()
-        return [float(np.percentile(row, 25)) for row in samples.rows_ms]
-
-    def profile(self, file: Path) -> dict[str, float]:
-        """What each part takes in ms, in the order in which they run: a layer with what follows it at once."""
-        named = file.with_suffix(".named.onnx")
-        if not named.exists():
-            model = onnx.load(str(file))
-            for part, layers in name_parts(model.graph).items():
-                self.parts.setdefault(part, set()).update(layers)
-            onnx.save(model, str(named))
-        engine = runtimes.runtime.load(named, options=runtimes.runtime.Options(threads=self.threads))
-        try:
-            executed = engine.executed_graph(self._feed(engine), runs=PROFILED_RUNS)
-        finally:
-            engine.close()
-        assert executed is not None, "ONNX Runtime tells its nodes"
-        found: dict[str, float] = {}
-        waiting = 0.0
-        for node in executed.nodes:
-            named_part = re.match(r"layer:(.*):\d+", node.name)
-            if node.kind == "other" or named_part is None:
-                waiting += node.duration_ms
-                continue
-            found[named_part[1]] = found.get(named_part[1], 0.0) + node.duration_ms + waiting
-            waiting = 0.0
-        return found
-
-    def _feed(self, engine: runtimes.runtime.Runtime) -> runtimes.runtime.Arrays:
-        return {spec.name: x.numpy() for spec, x in zip(engine.inputs, self.inputs, strict=True)}
-
-
-def name_parts(graph: onnx.GraphProto) -> dict[str, set[str]]:
-    """The layers of each part of a file: of an operation with weights and of what follows it, which engines fuse.
-
-    Nodes and values are named ``layer:<part>:<number>``, a name that survives whatever the engine does to them.
-    """
-    kept = {value.name for value in (*graph.input, *graph.output)}
-    order = {node.output[0]: number for number, node in enumerate(graph.node)}
-    heads: dict[str, str] = {}
-    parts: dict[str, set[str]] = {}
-    names: dict[str, str] = {}
-    for number, node in enumerate(graph.node):
-        layer = re.sub(r"/[A-Z]\w*$", "", node.name)
-        read = [name for name in node.input if name in heads]
-        follows = node.op_type in FOLLOWERS or not layer
-        head = heads[max(read, key=order.__getitem__)] if follows and read else layer
-        if not head:
-            continue
-        heads[node.output[0]] = head
-        if not layer:
-            continue
-        parts.setdefault(head, set()).add(layer)
-        node.name = f"layer:{head}:{number}"
-        if node.output[0] not in kept:
-            names[node.output[0]] = node.name
-    export.onnx.rewrite.rename(graph, names)
-    return parts
-
-
-def _work(engine: runtimes.runtime.Runtime, feed: runtimes.runtime.Arrays) -> Callable[[], object]:
-    return lambda: engine.run(feed)

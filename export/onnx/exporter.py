@@ -20,6 +20,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from torch.fx import Node
 
+from compress.clock import LayerShape, Precision
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph, trace, without_collection
 from compress.integers.encoding import Encoding
@@ -32,13 +33,14 @@ from compress.stage import evaluation_copy
 
 from .. import rules
 from ..format import Exported, Interface, Job, Layout, NotConvertible
-from . import program, qdq, rewrite, site, torchlib
+from . import parts, program, qdq, rewrite, site, torchlib
 from .bits import bitwise
 from .bits.bit_operators import use_bit_operators
 from .contents import contents_of
 from .half import in_half
 from .interface import exchange_integers, take_channels_last
 from .kernels import use_integer_kernels
+from .one_layer import layer_file
 
 OPSET = 18
 LARGEST_FILE_BYTES = 2**31
@@ -89,6 +91,19 @@ def _export(job: Job, path: Path, *, keeps_rules: bool) -> Exported:
         layout=job.layout,
         keeps_rules=keeps_rules,
     )
+
+
+def write_layer(layer: LayerShape, precision: Precision, target: str, path: Path) -> None:
+    """Write one layer with random weights, from float to float, without a trace: what latencies are measured on."""
+    onnx.save(layer_file(layer, precision, target), path)
+
+
+def name_parts(file: Path, named: Path) -> dict[str, set[str]]:
+    """Write ``file`` again to ``named``, its nodes named after the parts of the network; the layers of each part."""
+    model = onnx.load(str(file))
+    layers = parts.name_parts(model.graph)
+    onnx.save(model, str(named))
+    return layers
 
 
 def export_onnx(

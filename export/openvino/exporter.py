@@ -18,12 +18,14 @@ import openvino as ov
 from openvino._offline_transformations import apply_moc_transformations
 from openvino.preprocess import PrePostProcessor
 
+from compress.clock import LayerShape, Precision
 from compress.errors import GateFailed, InvalidInput
 from compress.outputs import new_files
 
 from .. import rules
 from ..format import Exported, Job, NotConvertible
 from ..onnx.exporter import for_conversion as write_onnx
+from ..onnx.one_layer import layer_file
 from ..rules.encodings import require_whole_blocks
 
 TITLE = "OpenVINO"
@@ -83,6 +85,16 @@ def export(job: Job, path: Path) -> Exported:
         outputs=written.outputs,
         notes=tuple(notes),
     )
+
+
+def write_layer(layer: LayerShape, precision: Precision, target: str, path: Path) -> None:
+    """Write one layer with random weights, from float to float, without a trace: what latencies are measured on."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "layer.onnx"
+        onnx.save(layer_file(layer, precision, target), source)
+        model = _read(source, path)
+    apply_moc_transformations(model, cf=False)
+    ov.save_model(model, path, compress_to_fp16=False)
 
 
 def _require_names(metadata: Mapping[str, str], path: Path) -> None:

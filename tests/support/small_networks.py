@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from compress import Context
 from compress.data import Data, SampleSplit
+from compress.deploy.clock import MachineClock
 from compress.quantize.detect import suited
 from runtimes.processor import is_exact
 from runtimes.runtime import Options, load
@@ -141,7 +142,8 @@ def made(kind: type[nn.Module], seed: int = 0, samples: int = 40) -> tuple[nn.Mo
 def context_on(inputs: tuple[Tensor, ...]) -> Context:
     """A context whose calibration samples are ``inputs``."""
     split = SampleSplit(inputs[0], None) if len(inputs) == 1 else SeveralInputs(inputs)
-    return Context(tuple(x[:1] for x in inputs), Data("made", {"calibration": split}))  # type: ignore[dict-item]
+    data = Data("made", {"calibration": split})  # type: ignore[dict-item]
+    return Context(tuple(x[:1] for x in inputs), data, clock=MachineClock())
 
 
 def snr_db(reference: Tensor, other: Tensor) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...errors import InvalidInput
+from ...gradients import differentiable
 from ...stage import Context
 from ..labels import Site
 from .samples import BATCH, sample_batches
@@ -69,20 +69,6 @@ def loss_scores(
                     totals[site] += count * of_batch(tensors[name], taken, site[1]).cpu()
             seen += count
     return {site: total / seen for site, total in totals.items()}
-
-
-@contextmanager
-def differentiable(tensors: Collection[Tensor]) -> Iterator[None]:
-    """Within: gradients are computed, for ``tensors`` too where they are frozen."""
-    before = [tensor.requires_grad for tensor in tensors]
-    try:
-        for tensor in tensors:
-            tensor.requires_grad_(True)
-        with torch.enable_grad():
-            yield
-    finally:
-        for tensor, flag in zip(tensors, before, strict=True):
-            tensor.requires_grad_(flag)
 
 
 def _logits(model: nn.Module, inputs: tuple[Tensor, ...], criterion: str) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +12,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.clock import LayerShape, Precision, Timed
+from compress.deploy.clock import MachineClock
 from compress.edits import replay
 from compress.errors import InvalidInput
 from compress.graph import trace
 from compress.prune import Prune
-from compress.prune import latency as latency_module
 from compress.prune.channels import channels
 from compress.prune.choose import Rules, Selection
 from compress.prune.counts import Counts
-from compress.prune.latency import EngineClock, LatencyTable
-from compress.prune.one_layer import LayerShape, Precision, layer_file
+from compress.prune.latency import LatencyTable, deployable
 from compress.prune.select import SELECTIONS
 from compress.prune.widths import Latencies, Search, candidates, importance, timed_layers
+from compress.quantize.detect import detected
 from compress.stage import Context, evaluation_copy
+from export.onnx.one_layer import layer_file
 from runtimes import cache
 from runtimes.runtime import load
+from tests.support.invented_clock import InventedClock
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-CONTEXT = Context((IMAGE,))
 
 
 class Net(nn.Module):
@@ -59,25 +59,13 @@ def staircase_ms(layer: LayerShape) -> float:
     return 1e-5 * layer.inputs * blocks * (1.5 if layer.outputs % 2 else 1.0) * layer.size[0] / layer.groups
 
 
-@dataclass
-class FakeClock:
+def invented(**options: object) -> InventedClock:
     """Latencies from a formula; the network's is the sum of its layers and a constant."""
+    return InventedClock(_timed_ms, layer_ms=staircase_ms, **options)  # type: ignore[arg-type]
 
-    precision: Precision = "float"
-    threads: int = 1
-    version: str = "1"
-    measured: list[LayerShape] = field(default_factory=list)
 
-    @property
-    def conditions(self) -> Mapping[str, str | int]:
-        return {"engine": "fake", "engine version": self.version, "precision": self.precision, "threads": self.threads}
-
-    def layers_ms(self, layers: Sequence[LayerShape]) -> list[float]:
-        self.measured += layers
-        return [staircase_ms(layer) for layer in layers]
-
-    def networks_ms(self, networks: Sequence[nn.Module], inputs: tuple[Tensor, ...]) -> list[float]:
-        return [network_ms(network) for network in networks]
+def _timed_ms(network: Timed) -> float:
+    return network_ms(network.model)
 
 
 def network_ms(network: nn.Module) -> float:
@@ -90,29 +78,29 @@ def layers_of(*outputs: int) -> list[LayerShape]:
 
 
 def test_a_table_measures_once_and_keeps_it_in_a_file(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = invented()
     table = LatencyTable(clock, tmp_path / "new" / "folder")
     table.measure([*layers_of(8, 16), *layers_of(8)])
-    assert [layer.outputs for layer in clock.measured] == [8, 16]
-    assert table.ms(layers_of(24)[0]) == staircase_ms(layers_of(24)[0]) and len(clock.measured) == 3
-    again = FakeClock()
+    assert [layer.outputs for layer in clock.layers] == [8, 16]
+    assert table.ms(layers_of(24)[0]) == staircase_ms(layers_of(24)[0]) and len(clock.layers) == 3
+    again = invented()
     reread = LatencyTable(again, tmp_path / "new" / "folder")
     assert [reread.ms(layer) for layer in layers_of(8, 16, 24)] == [
         staircase_ms(layer) for layer in layers_of(8, 16, 24)
     ]
-    assert not again.measured and len(reread) == 3
+    assert not again.layers and len(reread) == 3
 
 
 def test_other_conditions_have_another_file(tmp_path: Path) -> None:
-    kinds = [{}, {"precision": "int8"}, {"threads": 2}, {"version": "2"}]
-    for options in kinds:
-        clock = FakeClock(**options)  # type: ignore[arg-type]
-        LatencyTable(clock, tmp_path).measure(layers_of(8))
-        assert len(clock.measured) == 1
+    clocks = [invented(), invented(threads=2), invented(version="2"), invented(target="litert")]
+    kinds: list[tuple[InventedClock, Precision]] = [*((clock, "float") for clock in clocks), (invented(), "int8")]
+    for clock, precision in kinds:
+        LatencyTable(clock, tmp_path, precision=precision).measure(layers_of(8))
+        assert len(clock.layers) == 1
     assert len(list(tmp_path.iterdir())) == len(kinds)
-    without = FakeClock()
+    without = invented()
     LatencyTable(without, None).measure(layers_of(8))
-    assert len(without.measured) == 1 and len(list(tmp_path.iterdir())) == len(kinds)
+    assert len(without.layers) == 1 and len(list(tmp_path.iterdir())) == len(kinds)
 
 
 @pytest.mark.parametrize(
@@ -125,28 +113,28 @@ def test_other_conditions_have_another_file(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_corrupted_file_is_measured_again_and_replaced(tmp_path: Path, content: str) -> None:
     (layer,) = layers_of(8)
-    first = LatencyTable(FakeClock(), tmp_path)
+    first = LatencyTable(invented(), tmp_path)
     first.measure([layer])
     assert first.file is not None
-    conditions = json.dumps(dict(FakeClock().conditions))
+    conditions = json.dumps({**invented().conditions, "precision": "float"})
     first.file.write_text(content.replace("CONDITIONS", conditions).replace("LAYER", str(layer)), encoding="latin-1")
-    clock = FakeClock()
-    assert LatencyTable(clock, tmp_path).ms(layer) == staircase_ms(layer) and clock.measured == [layer]
+    clock = invented()
+    assert LatencyTable(clock, tmp_path).ms(layer) == staircase_ms(layer) and clock.layers == [layer]
     assert json.loads(first.file.read_text())["ms"] == {str(layer): staircase_ms(layer)}
 
 
 def test_what_another_process_stored_stays(tmp_path: Path) -> None:
-    one, two = LatencyTable(FakeClock(), tmp_path), LatencyTable(FakeClock(), tmp_path)
+    one, two = LatencyTable(invented(), tmp_path), LatencyTable(invented(), tmp_path)
     one.measure(layers_of(8))
     two.measure(layers_of(16))
-    clock = FakeClock()
+    clock = invented()
     LatencyTable(clock, tmp_path).measure(layers_of(8, 16))
-    assert not clock.measured
+    assert not clock.layers
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    LatencyTable(FakeClock(), tmp_path / "file" / "folder").measure(layers_of(8))
+    LatencyTable(invented(), tmp_path / "file" / "folder").measure(layers_of(8))
     assert "cannot be written" in caplog.text
 
 
@@ -162,14 +150,17 @@ LAYERS = [
 def test_a_layer_file_runs_as_its_shape_and_precision_say(
     layer: LayerShape, precision: Precision, tmp_path: Path
 ) -> None:
-    model = layer_file(layer, precision)
+    model = layer_file(layer, precision, detected().target)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, tmp_path / "layer.onnx")
     engine = load(tmp_path / "layer.onnx")
     shape = (1, layer.inputs, *layer.size) if layer.kind == "conv" else (layer.size[1], layer.inputs)
     x = np.random.default_rng(0).random(shape, dtype=np.float32)
     (y,) = engine.run({"x": x}).values()
-    real = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in layer_file(layer, "float").graph.initializer}
+    real = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in layer_file(layer, "float", detected().target).graph.initializer
+    }
     weight, given = torch.from_numpy(real["weight"].copy()), torch.from_numpy(x)
     if layer.kind == "conv":
         expected = nn.functional.conv2d(
@@ -182,12 +173,27 @@ def test_a_layer_file_runs_as_its_shape_and_precision_say(
 
 
 def test_the_engine_measures_layers_and_networks() -> None:
-    clock = EngineClock("float")
-    assert all(ms > 0 for ms in clock.layers_ms(LAYERS))
-    assert clock.conditions["precision"] == "float" and clock.conditions["engine"] == "onnxruntime"
+    clock = MachineClock()
+    assert all(ms > 0 for ms in clock.layers_ms(LAYERS, "float"))
+    assert clock.conditions["target"] == detected().target and clock.conditions["engine"] == "onnxruntime"
+    networks = [deployable(net(), (IMAGE,), precision) for precision in ("float", "int8")]
+    assert not networks[0].encodings and networks[1].encodings
+    assert all(ms > 0 for ms in clock.ms_of(networks))
 
 
-def search_of(model: nn.Module, clock: FakeClock, scope: str = "layer") -> tuple[Selection, Counts, Latencies]:
+@pytest.mark.parametrize("target", ["litert", "ncnn", "openvino"])
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_layers_are_timed_in_the_engine_of_another_target(target: str, precision: Precision) -> None:
+    try:
+        clock = MachineClock(target)
+    except InvalidInput as error:
+        pytest.skip(str(error))
+    layers = [LayerShape("conv", 4, 8, (6, 6), (3, 3), (1, 1), (1, 1)), LayerShape("linear", 8, 6, (1, 1))]
+    assert all(ms > 0 for ms in clock.layers_ms(layers, precision))
+    assert clock.conditions["target"] == target
+
+
+def search_of(model: nn.Module, clock: InventedClock, scope: str = "layer") -> tuple[Selection, Counts, Latencies]:
     found = channels(trace(evaluation_copy(model), (IMAGE,)))
     groups = found.groups
     generator = torch.Generator().manual_seed(0)
@@ -200,7 +206,7 @@ def search_of(model: nn.Module, clock: FakeClock, scope: str = "layer") -> tuple
 
 
 def test_layers_are_timed_at_the_shapes_of_the_network_that_is_cut() -> None:
-    _, counts, latencies = search_of(net(), FakeClock())
+    _, counts, latencies = search_of(net(), invented())
     assert [layer.shape.kind for layer in latencies.layers] == ["conv", "conv", "conv", "linear"]
     for kept in ([16, 32], [5, 9], [1, 32]):
         pruned = evaluation_copy(net())
@@ -211,7 +217,7 @@ def test_layers_are_timed_at_the_shapes_of_the_network_that_is_cut() -> None:
 
 
 def test_the_search_is_as_good_as_trying_all() -> None:
-    selection, counts, latencies = search_of(net(), FakeClock())
+    selection, counts, latencies = search_of(net(), invented())
     worth = importance(selection, counts)
     options = [list(range(1, 17)), list(range(2, 33, 2))]
     search = Search(latencies, options, worth)
@@ -229,25 +235,24 @@ def test_the_search_is_as_good_as_trying_all() -> None:
 
 
 def test_candidates_are_near_what_is_wanted_and_within_the_range() -> None:
-    selection, _, _ = search_of(net(), FakeClock())
+    selection, _, _ = search_of(net(), invented())
     assert candidates(selection, [8.0, 10.0]) == [[*range(4, 17)], [*range(6, 21, 2)]]
     assert candidates(selection, [8.0, 10.0], all_wider=True)[1] == [*range(6, 33, 2)]
     assert candidates(selection, [0.0, 0.0]) == [[1], [1]]
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeClock:
-    clock = FakeClock()
-    monkeypatch.setattr(latency_module, "EngineClock", lambda precision, threads: clock)
+def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Context:
+    """A context with an invented clock."""
     monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
-    return clock
+    return Context((IMAGE,), clock=invented())
 
 
 @pytest.mark.parametrize("target", [{"macs": 2.0}, {"ratio": 0.4}])
-def test_measured_widths_meet_the_target_and_are_fast_ones(fake: FakeClock, target: dict[str, float]) -> None:
-    nearest = Prune.model_validate({**target, "round_to": 1}).apply(net(), CONTEXT).model
-    assert not fake.measured
-    measured = Prune.model_validate({**target, "round_to": "measured"}).apply(net(), CONTEXT).model
+def test_measured_widths_meet_the_target_and_are_fast_ones(timed: Context, target: dict[str, float]) -> None:
+    nearest = Prune.model_validate({**target, "round_to": 1}).apply(net(), timed).model
+    assert isinstance(timed.clock, InventedClock) and not timed.clock.layers
+    measured = Prune.model_validate({**target, "round_to": "measured"}).apply(net(), timed).model
     widths = [measured.get_submodule(name).out_channels for name in ("first", "second")]
     assert all(width % 2 == 0 for width in widths), "odd ones take half as long again"
     macs = [channels(trace(evaluation_copy(m), (IMAGE,))).macs() for m in (net(), nearest, measured)]
@@ -260,8 +265,8 @@ def test_measured_widths_meet_the_target_and_are_fast_ones(fake: FakeClock, targ
 
 @pytest.mark.parametrize("factor", [1.3, 2.0])
 @pytest.mark.parametrize("round_to", [4, "measured"])
-def test_a_latency_is_reached_by_measuring_the_network(fake: FakeClock, factor: float, round_to: int | str) -> None:
-    result = Prune.model_validate({"latency": factor, "round_to": round_to}).apply(net(), CONTEXT)
+def test_a_latency_is_reached_by_measuring_the_network(timed: Context, factor: float, round_to: int | str) -> None:
+    result = Prune.model_validate({"latency": factor, "round_to": round_to}).apply(net(), timed)
     reached = network_ms(net()) / network_ms(result.model)
     assert factor <= reached <= 1.45 * factor
     if reached > 1.1 * factor:
@@ -270,19 +275,31 @@ def test_a_latency_is_reached_by_measuring_the_network(fake: FakeClock, factor: 
         )
 
 
-def test_a_latency_out_of_reach_tells_what_is_reachable(fake: FakeClock) -> None:
+def test_a_latency_out_of_reach_tells_what_is_reachable(timed: Context) -> None:
     with pytest.raises(InvalidInput, match=r"latency=100 is out of reach: at most \d+\.\d\d times faster"):
-        Prune(latency=100, round_to="measured", minimum=4).apply(net(), CONTEXT)
+        Prune(latency=100, round_to="measured", minimum=4).apply(net(), timed)
 
 
-def test_a_latency_in_steps(fake: FakeClock) -> None:
-    result = Prune(latency=2.0, steps=2, round_to=1).apply(net(), CONTEXT)
+def test_a_latency_in_steps(timed: Context) -> None:
+    result = Prune(latency=2.0, steps=2, round_to=1).apply(net(), timed)
     assert network_ms(net()) / network_ms(result.model) >= 2.0
 
 
-def test_layers_that_the_table_does_not_know_are_told(fake: FakeClock) -> None:
+def test_layers_that_the_table_does_not_know_are_told(timed: Context) -> None:
     model = nn.Sequential(
         nn.ConvTranspose2d(3, 16, 2), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(784, 5)
     )
-    result = Prune(macs=1.5, round_to="measured").apply(model, CONTEXT)
+    result = Prune(macs=1.5, round_to="measured").apply(model, timed)
     assert any(s.layer == "0" and "its latency is taken as fixed" in s.reason for s in result.skipped)
+
+
+def test_the_clock_times_for_the_threads_that_are_asked_for(timed: Context) -> None:
+    result = Prune(latency=1.3, round_to=1, threads=3).apply(net(), timed)
+    assert isinstance(timed.clock, InventedClock) and f"on {detected().target}, 3" in timed.clock.asked
+    assert result.measured[0].engine == "Invented"
+
+
+@pytest.mark.parametrize("settings", [{"latency": 1.3}, {"macs": 2.0, "round_to": "measured"}])
+def test_a_context_without_a_clock_is_told_how_to_get_one(settings: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match=r"prune: latencies are measured, and the context has no clock; give one"):
+        Prune.model_validate(settings).apply(net(), Context((IMAGE,)))

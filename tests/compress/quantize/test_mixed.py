@@ -11,12 +11,14 @@ import pytest
 from pydantic import ValidationError
 from torch import nn
 
+from compress.clock import Timed
 from compress.data import Data
+from compress.deploy.clock import MachineClock
 from compress.errors import InvalidInput
 from compress.integers.encoding import Encoding
 from compress.quantize import Quantize, mixed
 from compress.quantize.detect import detected
-from compress.quantize.layer_costs import Costs, EngineLatency, bytes_by_layer
+from compress.quantize.layer_costs import Costs, Latency
 from compress.quantize.mixed import ORDER, Mixed, Mixing
 from compress.quantize.precisions import Candidates
 from compress.quantize.revert import Kept, without
@@ -24,6 +26,8 @@ from compress.quantize.sensitivity import PrecisionScan, UnitSensitivity
 from compress.quantize.trade_off import trade_off
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
+from export.onnx.parts import bytes_by_layer
+from tests.support.invented_clock import InventedClock
 from tests.support.small_networks import Joined, made
 
 
@@ -34,7 +38,7 @@ def stored(path: Path) -> int:
 
 
 def test_a_budget_of_bytes_is_kept_by_the_file(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
-    context = Context((data.example(),), data)
+    context = Context((data.example(),), data, clock=MachineClock())
     mix = Mixed(size=3.2, samples=20, precisions=("int4", "int8"))
     stage = Quantize(mixed=mix, rounding="adaround", rounding_iterations=5)
     result = stage.apply(small_net, context)
@@ -108,7 +112,7 @@ def test_latencies_choose_between_integers_and_float(monkeypatch: pytest.MonkeyP
         "classify": (1.0, 1.0),
     }
 
-    class Timed(EngineLatency):
+    class Timed(Latency):
         def costs(self, candidates: Candidates, precisions: object) -> Costs:
             known = {f"{name}.weight": {"float": a, "int8": b} for name, (a, b) in times.items()}
             return Costs(known, 0.5, 10.5)  # type: ignore[arg-type]
@@ -118,17 +122,36 @@ def test_latencies_choose_between_integers_and_float(monkeypatch: pytest.MonkeyP
             chosen = {name: "int8" if name in encodings else "float" for name in names}
             return self.costs(candidates, ()).of(chosen)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mixed, "EngineLatency", Timed)
-    mix = Mixed(latency=1.5, samples=20).start(candidates, context).choose()
+    monkeypatch.setattr(mixed, "Latency", Timed)
+    mix = Mixed(latency=1.5, samples=20).start(candidates, context, MachineClock()).choose()
     integers = {name for name, precision in mix.precisions.items() if precision == "int8"}
     assert "stem.weight" in integers and len(integers) == 2 and integers & {"left.weight", "right.weight"}
     assert mix.told() == "2 int8, 3 float: 6.500 of at most 7.000 ms"
 
 
+def test_latencies_of_an_engine_that_tells_no_parts_are_differences_of_whole_networks() -> None:
+    candidates, context = of_joined()
+    slower = {"stem": 3.0, "depthwise": -1.0, "left": 1.0, "right": 1.0, "classify": 0.25}  # ms, in float
+
+    def ms(network: Timed) -> float:
+        return 5.0 + sum(more for name, more in slower.items() if f"{name}.weight" not in network.encodings)
+
+    clock = InventedClock(ms)
+    costs = Latency(clock).costs(candidates, ORDER)
+    assert costs.whole == 9.25 and costs.rest == 5.0
+    assert {name: costs.units[f"{name}.weight"]["float"] for name in slower} == pytest.approx(slower)
+    assert clock.asked == ["profile", "profile", "time 7"]  # two whole networks and five with a layer in float
+    mix = Mixed(latency=1.5, samples=20).start(candidates, context, clock).choose()
+    assert mix.cost <= 9.25 / 1.5 and mix.precisions["depthwise.weight"] == "float"
+    assert mix.precisions["stem.weight"] == "int8"
+
+
 def test_layers_that_go_back_to_float_stay_stored_in_the_bits_that_were_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, context = made(Joined)
 
-    def reverted(network: nn.Module, encodings: dict[str, Encoding], inputs: tuple[object, ...], **_: object) -> Kept:
+    def reverted(
+        network: nn.Module, encodings: dict[str, Encoding], inputs: tuple[object, ...], clock: object, **_: object
+    ) -> Kept:
         left = without(network, encodings, inputs, {"left"})  # type: ignore[arg-type]
         return Kept(left | {"left.weight": replace(encodings["left.weight"], restored=True)}, (), 2.0, 3.0, 1.0)
 
@@ -136,7 +159,7 @@ def test_layers_that_go_back_to_float_stay_stored_in_the_bits_that_were_chosen(m
     numbers = {"stem": 216, "depthwise": 72, "left": 32, "right": 288, "classify": 40}
     known = {f"{name}.weight": {"int4": n / 2, "int8": n, "float": 4 * n} for name, n in numbers.items()}
     gauge = Sums(Costs(known, 0.0, 2592.0), 0.0)  # type: ignore[arg-type]
-    monkeypatch.setattr(mixed, "StoredBytes", lambda: gauge)
+    monkeypatch.setattr(mixed, "FileBytes", lambda clock: gauge)
     chosen = Quantize(mixed=Mixed(size=4, samples=20)).apply(model, context)
     result = Quantize(mixed=Mixed(size=4, samples=20), revert_slower=True).apply(model, context)
     bits = {name: result.encodings[name].bits for name in known}

@@ -11,6 +11,8 @@ import onnx
 import pytest
 
 from compress import deploy
+from compress.clock import Clock, Part, Timed
+from compress.deploy.clock import MachineClock
 from compress.errors import InvalidInput
 from compress.load import Network
 from compress.pipeline import advance
@@ -20,8 +22,10 @@ from compress.quantize.mixed import Mixed
 from compress.quantize.revert import revert_slower, slowest, without
 from compress.quantize.scheme import SchemeName
 from compress.specification import Source
+from compress.stage import Result
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
+from tests.support.invented_clock import InventedClock
 from tests.support.small_networks import Joined, file_outputs, made
 
 
@@ -46,23 +50,24 @@ def test_without_a_layer_its_neighbours_stay_in_integers() -> None:
     assert "right.weight" in left and "left.weight" not in left
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, times: Sequence[Sequence[float]], integers: dict[str, float]) -> Quantize:
+def measured(times: Sequence[Sequence[float]], integers: dict[str, float]) -> InventedClock:
     """The engine tells these times for its files, one row after the other, and these for layers in integers."""
-    rows = iter(times)
-    monkeypatch.setattr(revert._Files, "time", lambda self, files: list(next(rows))[: len(files)])
 
-    def profile(self: revert._Files, file: Path) -> dict[str, float]:
-        self.parts.update({name: {name} for name in integers})
-        return dict.fromkeys(integers, 1.0) if file.stem == "1" else integers
+    def profile(network: Timed) -> tuple[Part, ...]:
+        return tuple(Part((name,), ms if network.encodings else 1.0) for name, ms in integers.items())
 
-    monkeypatch.setattr(revert._Files, "profile", profile)
-    return Quantize(revert_slower=True)
+    return InventedClock(iter(times), profile)
 
 
-def test_a_region_goes_back_if_the_file_is_faster_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def reverted(clock: Clock, **options: object) -> Result:
+    """Joined as the stage leaves it, with what is slower in float."""
     model, _, context = made(Joined)
-    stage = measured(monkeypatch, [(9.0, 5.0), (9.0, 5.0, 4.0)], {"stem": 2.0, "left": 0.5, "right": 0.5})
-    result = stage.apply(model, context)
+    settings = options or {"revert_slower": True}
+    return Quantize.model_validate(settings).apply(model, replace(context, clock=clock))
+
+
+def test_a_region_goes_back_if_the_file_is_faster_without_it() -> None:
+    result = reverted(measured([(9.0, 5.0), (9.0, 5.0, 4.0)], {"stem": 2.0, "left": 0.5, "right": 0.5}))
     assert result.encodings["stem.weight"].restored and not result.encodings["right.weight"].restored
     told = {skip.layer: skip.reason for skip in result.skipped}
     assert told["stem"] == "kept in float: its region takes 2.000 ms in integers, 1.000 ms in float"
@@ -75,49 +80,96 @@ def test_a_region_goes_back_if_the_file_is_faster_without_it(monkeypatch: pytest
     )
 
 
-def test_a_region_stays_if_the_file_is_not_faster_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _, context = made(Joined)
-    stage = measured(monkeypatch, [(9.0, 5.0), (9.0, 5.0, 4.99)], {"stem": 2.0, "left": 0.5})
-    assert "stem.weight" in stage.apply(model, context).encodings
+def test_a_region_stays_if_the_file_is_not_faster_without_it() -> None:
+    result = reverted(measured([(9.0, 5.0), (9.0, 5.0, 4.99)], {"stem": 2.0, "left": 0.5}))
+    assert "stem.weight" in result.encodings and not result.encodings["stem.weight"].restored
 
 
-def test_a_network_that_is_faster_in_float_stays_in_integers_unless_the_fastest_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, _, context = made(Joined)
-    stage = measured(monkeypatch, [(4.0, 5.0)], {"stem": 1.0})
-    result = stage.apply(model, context)
+def test_a_network_that_is_faster_in_float_stays_in_integers_unless_the_fastest_is_asked_for() -> None:
+    result = reverted(measured([(4.0, 5.0)], {"stem": 1.0}))
     assert not any(encoding.restored for encoding in result.encodings.values())
     assert result.measured[0].told.endswith("5.000 ms, 4.000 ms all in float (fastest would keep that)")
-    measured(monkeypatch, [(4.0, 5.0)], {"stem": 1.0})
-    result = Quantize(fastest=True).apply(model, context)
+    result = reverted(measured([(4.0, 5.0)], {"stem": 1.0}), fastest=True)
     assert len(result.encodings) == 5 and all(encoding.restored for encoding in result.encodings.values())
     assert "the network takes 5.000 ms in integers, 4.000 ms in float" in result.skipped[0].reason
 
 
-def test_something_stays_in_integers_region_by_region_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _, context = made(Joined)
+def test_something_stays_in_integers_region_by_region_too() -> None:
     every = dict.fromkeys(("stem", "depthwise", "left", "right", "classify"), 2.0)
-    result = measured(monkeypatch, [(4.0, 9.0), (4.0, 9.0, 1.0)], every).apply(model, context)
+    result = reverted(measured([(4.0, 9.0), (4.0, 9.0, 1.0)], every))
     assert not any(encoding.restored for encoding in result.encodings.values())
 
 
-def test_only_this_machine_decides_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_parts_the_network_is_timed_with_each_layer_in_float() -> None:
+    """An engine that tells no parts: "stem" and "left" each make the network faster in float, the others do not."""
+    gains = {"stem.weight": 2.0, "left.weight": 1.0, "right.weight": -1.0, "depthwise.weight": -5.0}
+
+    def ms(network: Timed) -> float:
+        floats = [n for n in gains if n not in network.encodings or network.encodings[n].restored]
+        return 10.0 - sum(gains[name] for name in floats)
+
+    clock = InventedClock(ms)
+    result = reverted(clock, revert_slower=True, target="litert", threads=2)
+    assert {n for n, encoding in result.encodings.items() if encoding.restored} == {"stem.weight", "left.weight"}
+    told = {skip.layer: skip.reason for skip in result.skipped}
+    assert told["stem"] == "kept in float: the network is 2.000 ms faster with its region in float"
+    assert "on litert, 2" in clock.asked and "time 6" in clock.asked  # all in integers, and each of five layers
+    assert result.measured[0].engine == "Invented"
+    assert "7.000 ms instead of 10.000 ms all in integers" in result.measured[0].told
+
+
+def test_only_a_target_that_runs_here_decides() -> None:
     model, _, context = made(Joined)
     here = detected().target
     times = [(9.0, 5.0), (9.0, 5.0, 4.0)]
-    measured(monkeypatch, times, {"stem": 2.0, "left": 0.5})
-    assert Quantize(target=here).apply(model, context).encodings["stem.weight"].restored
-    monkeypatch.setattr(revert, "_Files", None)  # nothing is measured any more
-    for stage in (Quantize(), Quantize(target="litert"), Quantize(target=here, revert_slower=False)):
-        result = stage.apply(model, context)
+    assert reverted(measured(times, {"stem": 2.0, "left": 0.5}), target=here).encodings["stem.weight"].restored
+    nothing = InventedClock()  # nothing is measured any more
+    for settings in ({"samples": 40}, {"target": "litert"}, {"target": here, "revert_slower": False}):
+        result = reverted(nothing, **settings)
         assert not result.measured and not result.encodings["stem.weight"].restored
-    for asked in ("revert_slower", "fastest"):
-        told = rf"on this machine \({here}\) only, and the target is litert; leave --{asked.replace('_', '-')} out"
-        with pytest.raises(InvalidInput, match=told):
-            Quantize(target="litert", **{asked: True}).apply(model, context)
-    with pytest.raises(InvalidInput, match=rf"--latency is measured on this machine \({here}\), and .* litert"):
-        Quantize(target="litert", mixed=Mixed(latency=1.1)).apply(model, context)
+    other: TargetName = "ort-avx2" if here != "ort-avx2" else "ort-arm"
+    for target in ("tensorrt", other):
+        for asked in ("revert_slower", "fastest"):
+            told = (
+                rf"on this machine \({here}\) only, and the target is {target}; leave --{asked.replace('_', '-')} out"
+            )
+            with pytest.raises(InvalidInput, match=told):
+                Quantize(target=target, **{asked: True}).apply(model, context)
+        with pytest.raises(InvalidInput, match=rf"--latency is measured on this machine \({here}\), and .* {target}"):
+            Quantize(target=target, mixed=Mixed(latency=1.1)).apply(model, context)
+
+
+@pytest.mark.parametrize("settings", [{"revert_slower": True}, {"mixed": {"latency": 1.1}}, {"mixed": {"size": 3.0}}])
+def test_a_context_without_a_clock_is_told_how_to_get_one(settings: dict[str, object]) -> None:
+    model, _, context = made(Joined)
+    with pytest.raises(InvalidInput, match=r"no clock; give one: Context\(\.\.\., clock=compress\.MachineClock\(\)\)"):
+        Quantize.model_validate(settings).apply(model, replace(context, clock=None))
+
+
+@pytest.mark.parametrize("target", ["litert", "ncnn", "openvino"])
+def test_what_is_slower_goes_back_in_the_engine_of_another_target(target: TargetName, tmp_path: Path) -> None:
+    """End to end: files of the target are written, and run in its engine."""
+    if not _runs(target):
+        pytest.skip(f"{target} does not run here")
+    model, inputs, context = made(Joined)
+    result = Quantize(target=target, revert_slower=True).apply(model, context)
+    (choice,) = result.measured
+    assert choice.target == target and choice.choice == "the layers that compute in float"
+    floats = [name for name, encoding in result.encodings.items() if encoding.restored]
+    assert f"{len(floats)} of 5 weights" in choice.told or (not floats and "none" in choice.told)
+    source = Source("module", "tests.support.small_networks", "Joined")
+    network = Network(result.model, source, example_inputs=inputs, encodings=result.encodings)
+    wanted = deploy.Wanted(target=target)
+    exported, _ = deploy.export(network, "m", tmp_path / f"m{deploy.suffix_of(wanted)}", wanted)
+    assert exported.parity is not None and not any("chosen by latencies" in note for note in exported.notes)
+
+
+def _runs(target: str) -> bool:
+    try:
+        MachineClock(target)
+    except InvalidInput:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(("scheme", "says"), [("w4a8", "4-bit weights"), ("w8a16", "no 16-bit activations")])
@@ -161,11 +213,10 @@ def test_restored_layers_compute_in_float_from_integers_in_the_file(layers: set[
     assert sum(executed.ops[op] for op in computing) >= len(layers)
 
 
-def test_an_export_for_another_target_tells_what_was_measured_here(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_export_for_another_target_tells_what_was_measured_here(tmp_path: Path) -> None:
     model, inputs, context = made(Joined)
-    stage = measured(monkeypatch, [(9.0, 5.0), (9.0, 5.0, 4.0)], {"stem": 2.0, "left": 0.5})
+    clock = measured([(9.0, 5.0), (9.0, 5.0, 4.0)], {"stem": 2.0, "left": 0.5})
+    stage, context = Quantize(revert_slower=True), replace(context, clock=clock)
     network = Network(model, Source("module", "tests.support.small_networks", "Joined"), example_inputs=inputs)
     network, record = advance(network, stage, context, name="quantize")
     (line,) = record.measured
@@ -176,18 +227,22 @@ def test_an_export_for_another_target_tells_what_was_measured_here(
         exported, _ = deploy.export(network, "m", tmp_path / f"{target}.onnx", deploy.Wanted(target=target))
         notes = [note for note in exported.notes if "chosen by latencies" in note]
         assert len(notes) == told
-    assert f"quantize: the layers that compute in float were chosen by latencies for {here} (ONNX Runtime" in notes[0]
+    assert f"quantize: the layers that compute in float were chosen by latencies for {here} (Invented" in notes[0]
 
 
-def test_real_files_are_measured_and_named_by_their_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_files_are_measured_and_named_by_their_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revert, "ROUNDS", 1)
     model, inputs, context = made(Joined)
-    result = Quantize().apply(model, context)
-    files = revert._Files(result.model, (inputs[0][:1],), tmp_path, threads=1)
-    plain, integers = files.write({}), files.write(result.encodings)
+    result, clock = Quantize().apply(model, context), MachineClock()
+    one = (inputs[0][:1],)
+    profiles = [clock.profile(Timed(result.model, one, encodings)) for encodings in ({}, result.encodings)]
     parts = {"stem", "depthwise", "left", "right", "classify"}
-    assert parts <= set(files.profile(plain)) and parts <= set(files.profile(integers))
-    assert files.parts["left"] == {"left", "act"}
-    kept = revert_slower(result.model, result.encodings, (inputs[0][:1],))
+    left: set[str] = set()
+    for profile in profiles:
+        assert profile is not None and parts <= {part.name for part in profile}
+        assert all(part.ms > 0 for part in profile if part.name in parts)
+        left |= next(set(part.layers) for part in profile if part.name == "left")
+    assert left == {"left", "act"}
+    kept = revert_slower(result.model, result.encodings, one, clock)
     assert set(kept.encodings) <= set(result.encodings)
     assert min(kept.float_ms, kept.integer_ms, kept.kept_ms) > 0

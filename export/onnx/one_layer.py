@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..integers.target import Target, TargetName, target_named
-from ..quantize.detect import detected
+from compress.clock import LayerShape, Precision
+from compress.integers.target import Target, target_named
 
-Precision = Literal["float", "int8"]
 OPSET, IR_VERSION = 18, 10
 SCALE = 6 / 255
 """Of activations; no latency depends on it."""
@@ -20,55 +18,11 @@ SCALE = 6 / 255
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class LayerShape:
-    """What decides the latency of a convolution or linear layer.
+def layer_file(layer: LayerShape, precision: Precision, target: str) -> ModelProto:
+    """The layer with random weights and a ReLU behind it, from float to float, in the integers of ``target``.
 
-    Args:
-        inputs: channels or features.
-        outputs: likewise.
-        size: (H, W) of a convolution's input; (1, rows) of a linear layer's.
-        kernel: and stride, padding, dilation as (vertical, horizontal).
-    """
-
-    kind: Literal["conv", "linear"]
-    inputs: int
-    outputs: int
-    size: tuple[int, int]
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-    def __str__(self) -> str:
-        """One line that tells it from all others.
-
-        >>> str(LayerShape("conv", 16, 32, (32, 32), (3, 3), (2, 2), (1, 1)))
-        'conv 16>32 at 32x32 kernel 3x3 stride 2x2 padding 1x1 dilation 1x1 groups 1'
-        """
-        text = f"{self.kind} {self.inputs}>{self.outputs} at {self.size[0]}x{self.size[1]}"
-        if self.kind == "linear":
-            return text
-        pairs = (
-            ("kernel", self.kernel),
-            ("stride", self.stride),
-            ("padding", self.padding),
-            ("dilation", self.dilation),
-        )
-        return " ".join((text, *(f"{name} {a}x{b}" for name, (a, b) in pairs), f"groups {self.groups}"))
-
-
-def target_here() -> TargetName:
-    """The integers that the engine wants on this machine."""
-    return detected().target
-
-
-def layer_file(layer: LayerShape, precision: Precision) -> ModelProto:
-    """The layer with random weights and a ReLU behind it, from float to float.
-
-    In int8 it stands between QuantizeLinear and DequantizeLinear, as export/qdq.py places them, and the ReLU is what
-    rounding does. What a file has besides its layer is nearly the same at all widths.
+    In int8 it stands between QuantizeLinear and DequantizeLinear, as :mod:`export.onnx.qdq` places them, and the
+    ReLU is what rounding does. What a file has besides its layer is nearly the same at all widths.
     """
     rng = np.random.default_rng(0)
     conv = layer.kind == "conv"
@@ -76,7 +30,7 @@ def layer_file(layer: LayerShape, precision: Precision) -> ModelProto:
     given = (1, layer.inputs, *layer.size) if conv else (layer.size[1], layer.inputs)
     weight = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
     bias = np.zeros(layer.outputs, np.float32)
-    made = _File(target_named(target_here()))
+    made = _File(target_named(target))
     x, w, b = "x", "", ""
     if precision == "int8":
         scale = np.full(layer.outputs, float(np.abs(weight).max()) / 127, np.float32)
@@ -98,8 +52,8 @@ def layer_file(layer: LayerShape, precision: Precision) -> ModelProto:
 class _File:
     """Nodes and stored tensors as they come."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, dialect: Target) -> None:
+        self.dialect = dialect
         self.nodes: list[NodeProto] = []
         self.tensors: list[TensorProto] = []
 
@@ -114,7 +68,7 @@ class _File:
 
     def rounded(self, x: str) -> str:
         """An activation, rounded to integers whose least stands for 0."""
-        dtype = np.dtype(self.target.activation)
+        dtype = np.dtype(self.dialect.activation)
         scale = self.stored(f"{x}_scale", np.full((), SCALE, np.float32))
         zero = self.stored(f"{x}_zero", np.full((), np.iinfo(dtype).min, dtype))
         return self.node("DequantizeLinear", (self.node("QuantizeLinear", (x, scale, zero)), scale, zero))
