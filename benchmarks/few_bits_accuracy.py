@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "benchmarks" / "checkpoints" / "resnet20_cifar10.safetensors"
 COMMON: dict[str, Any] = {
     "optimizer": "adamw",
+    "precision": "auto",
     "batch_size": 128,
     "weight_decay": 0.0,
     "warmup_epochs": 0.2,

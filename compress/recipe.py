@@ -268,8 +268,18 @@ def explain(error: ValidationError, called: Callable[[str], str] | None = None) 
     message = _NAMED.sub(lambda found: called(found[1]), message)
     if not first["loc"]:
         return f"{message}{more}"
-    inner = [str(part) for part in first["loc"][1:] if isinstance(part, int) or first["type"] != "extra_forbidden"]
-    return f"{called(str(first['loc'][0]))}: {message}{more}" + (f" (at {'.'.join(inner)})" if inner else "")
+    place, inner = _called(first["loc"], called)
+    inner = [part for part in inner if isinstance(part, int) or first["type"] != "extra_forbidden"]
+    return f"{place}: {message}{more}" + (f" (at {'.'.join(map(str, inner))})" if inner else "")
+
+
+def _called(place: tuple[int | str, ...], called: Callable[[str], str]) -> tuple[str, list[int | str]]:
+    """What the user calls the setting at ``place``, or the configuration that it is in, and what of it is meant."""
+    for length in range(len(place), 0, -1):
+        name = ".".join(map(str, place[:length]))
+        if called(name) != name:
+            return called(name), list(place[length:])
+    return str(place[0]), list(place[1:])
 
 
 def _shown(value: str | float) -> str:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 T = TypeVar("T")
+TRAINING, DATA, OUTPUT = "Training", "Data", "Output"
+"""Headings of ``--help`` that several commands have."""
+
 KEY = "setting"
 """Where a field's JSON schema has what the command line needs; it is taken out of the schema of recipes."""
 
@@ -35,7 +38,7 @@ class Setting:
     """What a field tells beside its type, default and description.
 
     Args:
-        group: the heading of its options in ``--help``; by default that of the command.
+        group: the heading of its option in ``--help``; by default ``HEADING`` of its configuration.
         flag: the option, where it is not ``--`` and the field's name with dashes: a configuration inside another one
             has its options beside all others, so that ``Ranges.method`` may be ``--calibration``.
         off: the option that sets a truth value to false, where ``--no-NAME`` says it badly (``--per-tensor``).
@@ -88,6 +91,11 @@ def setting(
     told = Setting(group, flag, off, short, unit, common, metavar, choices, switch, hidden)
     field: T = Field(default, description=description, json_schema_extra={KEY: asdict(told)}, **bounds)
     return field
+
+
+def exclude(description: str = "Layers to leave alone, by name or pattern (layer1.*).") -> tuple[str, ...]:
+    """The field of patterns of layers that a stage leaves as they are."""
+    return setting((), description, common=True)
 
 
 def required(description: str, **told: Any) -> Any:

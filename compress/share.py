@@ -13,41 +13,43 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
 from .errors import InvalidInput
 from .integers.encoding import Encoding
 from .quantize.few_levels import Parts, choose_layers, encode, fold, round_weights, settle
 from .rounding.weights import Centroids
+from .settings import exclude, setting
 from .stage import Config, Context, Edit, Result, Skip, evaluation_copy
 from .train import Training, gentle
 
-Start = Literal["linear", "density", "random"]
+Init = Literal["linear", "density", "random"]
 ITERATIONS = 50
 """Of k-means at most; few are needed in one dimension."""
 
 
 class Share(Config):
-    """Weights from codebooks of ``2^bits`` values; zero is one of them where a layer has zeros.
+    """Weights from codebooks of ``2^bits`` values; zero is one of them where a layer has zeros."""
 
-    Args:
-        bits: of a code in convolutions.
-        linear_bits: of a code in linear layers; as ``bits`` where it is left out. The paper has 8 and 5.
-        scope: a codebook for each layer, or for each of its output channels.
-        start: of k-means: values evenly ``linear`` between the least and the largest, evenly many weights between them
-            (``density``), or ``random`` weights. The paper finds linear best, since large weights matter most.
-        exclude: patterns of layers to leave alone.
-        training: of the values in the codebooks and of everything that is not shared, on the context's data, distilling
-            from the context's teacher if any; a recipe that leaves the steps out gets AdamW at 1e-3.
-    """
-
-    bits: int = Field(5, ge=1, le=8)
-    linear_bits: int | None = Field(None, ge=1, le=8)
-    scope: Literal["layer", "channel"] = "layer"
-    start: Start = "linear"
-    exclude: tuple[str, ...] = ()
-    training: Annotated[Training | None, gentle(optimizer="adamw", learning_rate=1e-3, weight_decay=0.0)] = None
+    bits: int = setting(
+        5, "Of a code: a codebook has 2^bits values. The paper has 8 in convolutions.", common=True, ge=1, le=8
+    )
+    linear_bits: int | None = setting(
+        None, "Of a code in linear layers, where they differ. The paper has 5.", common=True, ge=1, le=8
+    )
+    scope: Literal["layer", "channel"] = setting(
+        "layer", "A codebook for each layer, or for each of its output channels.", common=True
+    )
+    init: Init = setting(
+        "linear",
+        "Where k-means starts: at values evenly between the least and the largest, at values with evenly many weights "
+        "between them (density), or at random weights. The paper finds linear best, since large weights matter most.",
+    )
+    exclude: tuple[str, ...] = exclude()
+    training: Annotated[Training | None, gentle(optimizer="adamw", learning_rate=1e-3, weight_decay=0.0)] = setting(
+        None,
+        "Of the values in the codebooks and of everything that is not shared, distilling from a teacher if any.",
+    )
 
     def apply(self, model: nn.Module, context: Context) -> Result:
         """The network with batch norms folded, weights that take few values, and encodings that tell them.
@@ -90,7 +92,7 @@ class Share(Config):
     def _rounding(self, weight: Tensor, bits: int, generator: np.random.Generator) -> Centroids:
         values = weight.numpy()
         rows = values.reshape(len(values), -1) if self.scope == "channel" else values.reshape(1, -1)
-        books, codes, frozen = zip(*(cluster(row, 2**bits, self.start, generator) for row in rows), strict=True)
+        books, codes, frozen = zip(*(cluster(row, 2**bits, self.init, generator) for row in rows), strict=True)
         return Centroids(
             torch.from_numpy(np.concatenate(codes).reshape(values.shape)),
             torch.from_numpy(np.stack(books)),
@@ -99,7 +101,7 @@ class Share(Config):
 
 
 def cluster(
-    values: NDArray[np.float32], count: int, start: Start, generator: np.random.Generator
+    values: NDArray[np.float32], count: int, init: Init, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
     """A codebook (count,), the code of each value, and which entries must not change: the zero that zeros have.
 
@@ -110,7 +112,7 @@ def cluster(
     rest = np.sort(values[~zero].astype(np.float64))
     room = count - int(bool(zero.any()))
     distinct = np.unique(rest)
-    centers = distinct if len(distinct) <= room else _lloyd(rest, _starts(rest, room, start, generator))
+    centers = distinct if len(distinct) <= room else _lloyd(rest, _starts(rest, room, init, generator))
     book = np.zeros(count, np.float32)
     first = count - room
     book[first : first + len(centers)] = centers
@@ -123,12 +125,10 @@ def cluster(
     return book, codes, frozen
 
 
-def _starts(
-    values: NDArray[np.float64], count: int, start: Start, generator: np.random.Generator
-) -> NDArray[np.float64]:
-    if start == "linear":
+def _starts(values: NDArray[np.float64], count: int, init: Init, generator: np.random.Generator) -> NDArray[np.float64]:
+    if init == "linear":
         return np.linspace(values[0], values[-1], count)
-    if start == "density":
+    if init == "density":
         return np.quantile(values, (np.arange(count) + 0.5) / count)
     return np.sort(generator.choice(np.unique(values), count, replace=False))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ class Config(BaseModel):
     Every number has its least and its largest value, and is finite. Messages about several settings have their names in
     backquotes, so that a command can tell them as its options.
     """
+
+    HEADING: ClassVar[str] = "Options"
+    """Above its options in ``--help``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

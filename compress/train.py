@@ -15,12 +15,12 @@ import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import cloudpickle
 import torch
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -29,6 +29,7 @@ from .arithmetic import arrange, arranged, memory_format_of, native_bfloat16, pr
 from .classification import class_scores
 from .data import Data, Split
 from .errors import InvalidInput
+from .settings import TRAINING, setting
 from .stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
 
 if TYPE_CHECKING:
@@ -43,41 +44,75 @@ FEW_DEVICES = 8
 
 
 class Training(Config):
-    """How weights are fitted.
+    """How weights are fitted. A stage may have other defaults than these: see :func:`gentle`."""
 
-    Args:
-        learning_rate: the highest, reached after ``warmup_epochs`` from near zero; then cosine to zero (Loshchilov and
-            Hutter, "SGDR", 2016, equation 5, without restarts) or constant.
-        ema: decay of an exponential moving average of the weights, which is then the result; None for none.
-        augment: random horizontal ``flip``, ``crop`` after padding by an eighth of the image, ``cutout`` of a quarter
-            of the side (DeVries and Taylor, 2017).
-        precision: bf16 runs the forward pass in bfloat16 where it is safe, with float32 weights; auto is bf16 where
-            the processor or GPU has instructions for it, and fp32 elsewhere, where bf16 would be far slower.
-        compiled: run the passes through ``torch.compile``, which fuses what lies between convolutions: a minute to
-            begin with, then faster where inputs are rounded to few bits, and not elsewhere. On a CPU it needs a C++
-            compiler.
-        devices: processes (CPU) or GPUs, each with its share of every batch.
-        temperature: of the soft targets, where there is a teacher (Hinton et al., 2015).
-        teacher_weight: share of the teacher's loss in the sum, the labels' being the rest.
-    """
+    HEADING: ClassVar[str] = TRAINING
 
-    epochs: int = Field(10, ge=0, le=10**6)
-    batch_size: int = Field(128, ge=1, le=2**20)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(0.1, gt=0, le=1e4)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0, le=1e4)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = Field(1.0, ge=0, le=10**6)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    ema: float | None = Field(None, gt=0, lt=1)
-    augment: tuple[Literal["flip", "crop", "cutout"], ...] = ()
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compiled: bool = False
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1, le=64)
-    temperature: float = Field(4.0, ge=1e-3, le=1e4)
-    teacher_weight: float = Field(0.9, ge=0, le=1)
+    epochs: int = setting(
+        10,
+        "How often every sample is seen. 0 leaves the weights as they are.",
+        common=True,
+        switch=True,
+        ge=0,
+        le=10**6,
+    )
+    batch_size: int = setting(128, "Samples of a step.", ge=1, le=2**20)
+    optimizer: Literal["sgd", "adamw"] = setting(
+        "sgd", "What steps follow from gradients: SGD with Nesterov momentum, or AdamW."
+    )
+    learning_rate: float = setting(
+        0.1,
+        "The highest learning rate, which is reached after the warm-up.",
+        short="--lr",
+        common=True,
+        gt=0,
+        le=1e4,
+    )
+    momentum: float = setting(0.9, "Of SGD.", ge=0, lt=1)
+    weight_decay: float = setting(
+        5e-4,
+        "How much weights shrink in each step. Biases and the scales of norms are left free.",
+        ge=0,
+        le=1e4,
+    )
+    lr_schedule: Literal["cosine", "constant"] = setting(
+        "cosine",
+        "The learning rate after the warm-up: along a cosine to zero (Loshchilov and Hutter, SGDR, 2016, equation 5, "
+        "without restarts), or constant.",
+    )
+    warmup_epochs: float = setting(
+        1.0, "Over which the learning rate rises from near zero.", unit="epochs", ge=0, le=10**6
+    )
+    label_smoothing: float = setting(0.0, "The share of each label that is spread over all classes.", ge=0, lt=1)
+    ema: float | None = setting(
+        None,
+        "The decay of an exponential moving average of the weights, as 0.999; the average is then the result.",
+        gt=0,
+        lt=1,
+    )
+    augment: tuple[Literal["flip", "crop", "cutout"], ...] = setting(
+        (),
+        "Random changes of images. Horizontal flips, crops after padding by an eighth of the image, and cutouts of a "
+        "quarter of the side (DeVries and Taylor, 2017).",
+        common=True,
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "Of the forward pass; auto is bf16 where the processor or GPU has instructions for it. Weights stay in "
+        "float32; where there are no such instructions bf16 would be far slower.",
+    )
+    compiled: bool = setting(
+        False,
+        "Run the passes through torch.compile, which pays for few bits. It fuses what lies between convolutions: a "
+        "minute to begin with, then faster where inputs are rounded to few bits, and not elsewhere. On a CPU it needs "
+        "a C++ compiler.",
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = setting("auto", "Where it runs.")
+    devices: int = setting(1, "Processes (CPU) or GPUs, each with its share of every batch.", ge=1, le=64)
+    temperature: float = setting(4.0, "Of the teacher's soft targets (Hinton et al., 2015).", ge=1e-3, le=1e4)
+    teacher_weight: float = setting(
+        0.9, "The share of the teacher's loss in the sum; that of the labels is the rest.", ge=0, le=1
+    )
 
     def apply(self, model: nn.Module, context: Context) -> Result:
         """A copy of ``model`` trained on labels alone: the stage that makes a baseline.
@@ -94,8 +129,23 @@ class Training(Config):
 
 
 def gentle(**defaults: Any) -> BeforeValidator:
-    """Other defaults of a :class:`Training` given as a mapping, as in recipes, where the usual ones would diverge."""
-    return BeforeValidator(lambda given: {**defaults, **given} if isinstance(given, dict) else given)
+    """Other defaults of a stage's :class:`Training`, where the usual ones would do harm, for all that is not set.
+
+    It is the same for a mapping, as in recipes, and for a ``Training`` made in Python.
+
+    >>> from typing import Annotated
+    >>> from pydantic import TypeAdapter
+    >>> few = TypeAdapter(Annotated[Training, gentle(learning_rate=1e-3)])
+    >>> few.validate_python({"epochs": 2}).learning_rate, few.validate_python(Training(learning_rate=0.2)).learning_rate
+    (0.001, 0.2)
+    """
+
+    def filled(value: object) -> object:
+        if isinstance(value, Training):
+            value = {name: getattr(value, name) for name in value.model_fields_set}
+        return {**defaults, **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(filled)
 
 
 class Callback(Protocol):
@@ -272,7 +322,7 @@ def _fit_on(
     arrange(model.train(), order)
     optimizer = _optimizer(model, training)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, total, warmup, training.schedule)
+        optimizer, lambda step: learning_rate_factor(step, total, warmup, training.lr_schedule)
     )
     average: AveragedModel | None = None
     if training.ema is not None:

@@ -5,9 +5,35 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 FILE = Path(__file__).with_name("generated.json")
+
+
+class Entry(TypedDict):
+    """One option: what ``compress.cli.generate`` writes of a setting; what is empty is left out.
+
+    ``name`` is the setting's place, as ``training.epochs``, and ``switch`` that of a setting without which this one is
+    refused. ``choices`` are words, or the name of a list that engines make.
+    """
+
+    name: str
+    flags: list[str]
+    type: str
+    help: str
+    off: NotRequired[str]
+    choices: NotRequired[list[str] | str]
+    default: NotRequired[str]
+    group: NotRequired[str]
+    common: NotRequired[bool]
+    metavar: NotRequired[str]
+    switch: NotRequired[str]
+
+
+def settings(name: str) -> list[Entry]:
+    """The options of a configuration."""
+    entries: list[Entry] = table()["settings"][name]
+    return entries
 
 
 @cache

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from ..siblings import export, runtimes
+from . import generated
 from .completion import data_sources, networks
-from .parameters import DATA, NETWORK, OUTPUT, TELLING, Command, ListOption, Option
+from .parameters import DATA, NETWORK, OUTPUT, TELLING, TRAINING, Command, ListOption, Option
 
 SCHEMES = (
     *("int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16"),
@@ -32,6 +33,13 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is no finite number.", param, ctx)
         return number
+
+
+class Words(click.Choice[str]):
+    """Some of several words; the configuration refuses others, which it names with their place in the list."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value
 
 
 def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -155,41 +163,41 @@ common = _all(
 )
 
 
-def training(
-    epochs: int,
-    learning_rate: float = 0.1,
-    optimizer: str = "sgd",
-    weight_decay: float = 5e-4,
-    precision: str = "auto",
-) -> Callable[[F], F]:
-    """The options of a training, with the defaults of how long it lasts and how it learns."""
-    return _all(
-        option("--epochs", type=int, default=epochs, show_default=True, help="0 leaves the weights as they are."),
-        option("--batch-size", type=int, default=128, show_default=True),
-        option(
-            "--lr", "learning_rate", type=float, default=learning_rate, show_default=True, help="Highest learning rate."
-        ),
-        option("--optimizer", type=click.Choice(["sgd", "adamw"]), default=optimizer, show_default=True),
-        option("--weight-decay", type=float, default=weight_decay, show_default=True),
-        option("--label-smoothing", type=float, default=0.0, show_default=True),
-        option("--ema", type=float, help="Decay of a moving average of the weights, as 0.999."),
-        option("--augment", help="flip, crop and cutout, with commas."),
-        option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "bf16"]),
-            default=precision,
-            show_default=True,
-            help="Of training; auto is bf16 where the processor or GPU has it.",
-        ),
-        option("--compiled", is_flag=True, help="By torch.compile: pays for few bits."),
-        option("--accelerator", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-        option("--devices", type=int, default=1, show_default=True, help="Processes or GPUs."),
+TYPES = {"int": click.INT, "float": click.FLOAT, "path": PATH}
+
+
+def settings(name: str) -> Callable[[F], F]:
+    """The options of a configuration, as :mod:`compress.cli.generate` found them; what is not typed is None."""
+    return _all(*map(_of_setting, generated.settings(name)))
+
+
+def _of_setting(entry: generated.Entry) -> Callable[[F], F]:
+    shape = entry["type"]
+    told: dict[str, Any] = {"default": None, "help": entry["help"], "metavar": entry.get("metavar")}
+    flags = list(entry["flags"])
+    if shape == "flag":
+        told["is_flag"] = True
+        flags[-1] += f"/{entry['off']}" if "off" in entry else ""
+    elif "choices" in entry:
+        told["type"] = Words(entry["choices"]) if shape.startswith("list") else click.Choice(entry["choices"])
+    else:
+        told["type"] = TYPES.get(shape)
+    return click.option(
+        *flags,
+        cls=ListOption if shape.startswith("list") or shape == "mapping" else Option,
+        setting=entry["name"],
+        group=entry.get("group", ""),
+        common=entry.get("common", False),
+        default_told=entry.get("default", ""),
+        **told,
     )
 
 
-teacher = _all(
-    option("--teacher", help="A network to distil from, as --model takes it."),
-    option("--temperature", type=float, default=4.0, show_default=True, help="Of the teacher's soft targets."),
-    option("--teacher-weight", type=float, default=0.9, show_default=True, help="Of the soft targets in the loss."),
+teacher = option(
+    "--teacher",
+    group=TRAINING,
+    common=True,
+    shell_complete=networks,
+    help="A network to distil from, as --model takes it.",
 )
 exclude = listed("--exclude", help="Layers to leave alone, by name or pattern (layer1.*).")

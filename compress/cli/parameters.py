@@ -30,13 +30,21 @@ class Option(click.Option):
         group: the heading.
         common: it is among the dozen that ``--help`` shows; ``--help-all`` shows all.
         default_told: the default, in words, where the command does not have it as a value.
+        setting: the place of the setting that it is, as ``training.epochs``.
     """
 
     def __init__(
-        self, *declarations: Any, group: str = "", common: bool = False, default_told: str = "", **told: Any
+        self,
+        *declarations: Any,
+        group: str = "",
+        common: bool = False,
+        default_told: str = "",
+        setting: str | None = None,
+        **told: Any,
     ) -> None:
         super().__init__(*declarations, **told)
         self.group, self.common, self.default_told = group, common, default_told
+        self.name = setting or self.name
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """How it is typed, and what it is: in one sentence, where not all is asked for."""

@@ -68,7 +68,7 @@ from . import options
 @options.exclude
 @options.data
 @options.teacher
-@options.training(epochs=0)
+@options.settings("prune")
 @options.output
 @options.common
 def command(
@@ -77,7 +77,6 @@ def command(
     repair: str | None,
     round_to: str,
     limits: tuple[str, ...],
-    teacher: str | None,
     **values: Any,
 ) -> None:
     """Remove whole channels: the network gets smaller layers, and stays what it was otherwise. Give one target.
@@ -90,9 +89,9 @@ def command(
       compress prune out/base --macs 3 --select sensitivity --data digits --steps 4 --epochs 20 -o out/pruned
     """
     from ..prune import Prune
-    from .session import Options, apply_stage, configured, training_of
+    from .session import Options, apply_stage, configured, settings_of
 
-    training = training_of(values)
+    training = settings_of("prune", values).get("training")
     names = (
         *("ratio", "macs", "parameters", "size", "latency", "latency_precision"),
         *("blocks", "steps", "threads", "minimum", "exclude"),
@@ -111,11 +110,11 @@ def command(
         repair=() if repair == "none" else repair,
         round_to=int(round_to) if round_to.isascii() and round_to.isdecimal() and len(round_to) < 10 else round_to,
         limits=_limits(limits),
-        training=training if training.epochs else None,
+        training=training,
     )
     scans = select in ("sensitivity", "knapsack")
-    needs_data = training.epochs > 0 or bool(stage.repair) or scans
-    apply_stage(Options(**values), stage, "prune", teacher=teacher, needs_data=needs_data)
+    needs_data = training is not None or bool(stage.repair) or scans
+    apply_stage(Options(**values), stage, "prune", needs_data=needs_data)
 
 
 def _limits(given: tuple[str, ...]) -> dict[str, float]:

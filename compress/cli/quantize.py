@@ -105,12 +105,10 @@ if TYPE_CHECKING:
 @options.exclude
 @click.option("--results", is_flag=True, help="Round results too, for files that give integers (export --interface).")
 @options.teacher
-@options.training(epochs=0, learning_rate=5e-5, optimizer="adamw", weight_decay=0.0, precision="fp32")
+@options.settings("quantize")
 @options.output
 @options.common
-def command(
-    exclude: tuple[str, ...], smooth: str | None, range_momentum: float, teacher: str | None, **values: Any
-) -> None:
+def command(exclude: tuple[str, ...], smooth: str | None, range_momentum: float, **values: Any) -> None:
     """Quantize to 8-bit integers after training: batch norms are folded, ranges observed on the calibration split.
 
     \b
@@ -124,9 +122,9 @@ def command(
     """
     from ..quantize import Quantize
     from ..quantize.scheme import SCHEMES
-    from .session import Options, apply_stage, configured, training_of
+    from .session import Options, apply_stage, configured, settings_of
 
-    training = training_of(values)
+    training = settings_of("quantize", values).get("training")
     mixed = _mixed(values)
     names = [name for name in Quantize.model_fields if name in values]
     taken = {name: values.pop(name) for name in names}
@@ -136,13 +134,13 @@ def command(
         exclude=exclude,
         momentum=range_momentum,
         smooth=_alpha(smooth),
-        training=training if training.epochs else None,
+        training=training,
         mixed=mixed,
         **taken,
     )
     scored = mixed is not None and mixed.scan is None
-    needs_data = SCHEMES[stage.scheme].activation_bits is not None or training.epochs > 0 or scored
-    apply_stage(Options(**values), stage, "quantize", teacher=teacher, needs_data=needs_data)
+    needs_data = SCHEMES[stage.scheme].activation_bits is not None or training is not None or scored
+    apply_stage(Options(**values), stage, "quantize", needs_data=needs_data)
 
 
 def _mixed(values: dict[str, Any]) -> Mixed | None:

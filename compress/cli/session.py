@@ -35,9 +35,10 @@ from ..pipeline import advance, open_network
 from ..recipe import explain
 from ..report.schema import Cost, StageRecord
 from ..specification import parse_shape, readings
-from ..stage import Context, Stage, silent
+from ..stage import Config, Context, Stage, silent
 from ..stage import Progress as ProgressReport
 from ..train import Training
+from . import generated
 from .terminal import Terminal
 
 C = TypeVar("C", bound=BaseModel)
@@ -56,10 +57,56 @@ def configured(kind: type[C], parameters: Mapping[str, str] | None = None, /, **
 
 
 def typed(parameter: str) -> str:
-    """How a parameter of the command that runs is typed: "--lr" for "learning_rate"; its name where there is none."""
+    """How a parameter of the command that runs is typed: "--lr" for "learning_rate"; its name where there is none.
+
+    A setting of a configuration inside another one is named alone ("epochs") or with its place ("training.epochs").
+    """
     context = click.get_current_context(silent=True)
     known = context.command.params if context is not None else ()
-    return next((max(each.opts, key=len) for each in known if each.name == parameter), parameter)
+    named = [each for each in known if each.name == parameter]
+    named += [each for each in known if (each.name or "").rpartition(".")[2] == parameter]
+    # A configuration that is made where one of its settings is given: that one.
+    named += [each for each in known if (each.name or "").startswith(f"{parameter}.")]
+    return next((flag for each in named for flag in each.opts if flag.startswith("--")), parameter)
+
+
+def settings_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What was typed of the settings of a configuration, as mappings like those of a recipe.
+
+    They are taken out of ``values``; what was not typed is left to the configuration's own defaults.
+
+    Raises:
+        InvalidInput: a setting is given of a part that is not asked for.
+    """
+    given: dict[str, Any] = {}
+    for entry in generated.settings(name):
+        value = values.pop(entry["name"])
+        if value not in (None, ()):
+            given[entry["name"]] = _pairs(entry["flags"][-1], value) if entry["type"] == "mapping" else value
+    switches = {entry["name"]: entry.get("switch") for entry in generated.settings(name)}
+    for place, switch in switches.items():
+        if place in given and switch is not None and switch not in given:
+            raise InvalidInput(f"{typed(place)}: it is of a part that is not asked for; give {typed(switch)} too")
+    off = {switch for switch in switches.values() if switch is not None and not given.get(switch)}
+    nested: dict[str, Any] = {}
+    for place, value in given.items():
+        if switches[place] not in off:
+            *parents, last = place.split(".")
+            inner = nested
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[last] = value
+    return nested
+
+
+def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        pattern, separator, value = text.rpartition("=")
+        if not separator:
+            raise InvalidInput(f"{flag} {text}: expected pattern=value, as layer1.*=0.3")
+        pairs[pattern] = value
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -73,6 +120,7 @@ class Options:
     source: str | None = None
     input_shapes: tuple[str, ...] = ()
     data: str | None = None
+    teacher: str | None = None
     mean: str | None = None
     std: str | None = None
     output: Path | None = None
@@ -183,14 +231,6 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise InvalidInput(f"{option} {text}: expected numbers with commas, one per channel") from error
 
 
-def training_of(values: dict[str, Any]) -> Training:
-    """The training that the options ask for; they are taken out of ``values``."""
-    names = [name for name in Training.model_fields if name != "augment"]
-    taken = {name: values.pop(name) for name in names if name in values}
-    augment = values.pop("augment", None)
-    return configured(Training, **taken, augment=tuple(augment.split(",")) if augment else ())
-
-
 @contextmanager
 def progress_bars(options: Options) -> Iterator[ProgressReport]:
     """A progress that draws one bar per task on stderr, with the time left; plain lines where it is no terminal."""
@@ -228,14 +268,20 @@ def _lines(console: Console) -> ProgressReport:
     return report
 
 
+def run_stage(kind: type[Config], name: str, values: dict[str, Any]) -> None:
+    """What a command does that is a stage: make the configuration that was typed, and apply it."""
+    stage = configured(kind, **settings_of(name, values))
+    assert isinstance(stage, Stage), f"{kind.__name__} is a stage"
+    apply_stage(Options(**values), stage, name, needs_data=_needs_data(stage), starts_random=kind is Training)
+
+
+def _needs_data(stage: Stage) -> bool:
+    own = getattr(stage, "needs_data", None)
+    return own if isinstance(own, bool) else getattr(stage, "training", None) is not None
+
+
 def apply_stage(
-    options: Options,
-    stage: Stage,
-    name: str,
-    *,
-    teacher: str | None = None,
-    needs_data: bool = False,
-    starts_random: bool = False,
+    options: Options, stage: Stage, name: str, *, needs_data: bool = False, starts_random: bool = False
 ) -> None:
     """Open the network, apply one stage, write the artifact, tell what happened."""
     assert options.output is not None, "commands that write have --output"
@@ -244,11 +290,11 @@ def apply_stage(
         raise InvalidInput(f"{name}: it needs data; give --data digits, an image folder, an .npz or file.py:callable")
     data = options.load_data()
     network = options.open(data)
-    opened_teacher = options.open_other(teacher, data) if teacher else None
+    teacher = options.open_other(options.teacher, data) if options.teacher else None
     if starts_random and network.lineage:
         options.console.print(f"{options.specification()} is trained already: training goes on from its weights")
     with progress_bars(options) as progress:
-        model = opened_teacher.model if opened_teacher else None
+        model = teacher.model if teacher else None
         context = Context(network.example_inputs, data, model, options.seed, progress, clock=MachineClock())
         after, record = advance(network, stage, context, name=name)
     save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})

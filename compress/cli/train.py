@@ -9,8 +9,8 @@ from . import options
 
 @options.command("train", short_help="Train a network from its source.")
 @options.network
+@options.settings("train")
 @options.data
-@options.training(epochs=10)
 @options.output
 @options.common
 def command(**values: Any) -> None:
@@ -21,7 +21,7 @@ def command(**values: Any) -> None:
       compress train resnet20:width=32 --data digits --epochs 8 -o out/base
       compress train net.py:build --data photos/ --input-shape 3,64,64 --epochs 90 --augment flip,crop -o out/base
     """
-    from .session import Options, apply_stage, training_of
+    from ..train import Training
+    from .session import run_stage
 
-    training = training_of(values)
-    apply_stage(Options(**values), training, "train", needs_data=True, starts_random=True)
+    run_stage(Training, "train", values)

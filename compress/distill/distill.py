@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ..classification import class_scores
 from ..errors import InvalidInput
+from ..settings import setting
 from ..stage import Config, Context, Edit, Objective, Result, evaluation_copy
 from ..train import Training, compiled, fit, logits_of
 from .losses import soft_target_loss
@@ -52,13 +53,9 @@ def objective_for(teacher: nn.Module | None, training: Training) -> Objective | 
 
 
 class Distill(Config):
-    """Train the network as a student of ``context.teacher``; its architecture stays.
+    """Train the network as a student of ``context.teacher``; its architecture stays."""
 
-    Args:
-        training: how; ``temperature`` and ``teacher_weight`` weigh the teacher.
-    """
-
-    training: Training = Training()
+    training: Training = setting(Training(), "How; its temperature and teacher_weight weigh the teacher.")
 
     def apply(self, model: nn.Module, context: Context) -> Result:
         """A trained copy of ``model``.

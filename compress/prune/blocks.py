@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -16,6 +16,7 @@ from ..cost import cost
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import Graph, trace
+from ..settings import exclude, setting
 from ..stage import Config, Context, Edit, Result, Samples, Skip, Times, evaluation_copy
 from ..train import Training, fit
 from .influence import Influence, influences, left_out
@@ -32,25 +33,20 @@ class RemoveBlocks(Config):
     passes on its shortcut, and what is left still works (Veit et al., "Residual Networks Behave Like Ensembles of
     Relatively Shallow Networks" (2016), section 4.1). ``nn.Identity`` stands in its place. The influence of the blocks
     that remain is measured again after each removal. Blocks whose shortcut has a layer, or that change the shape, stay.
-
-    Args:
-        count: blocks that go.
-        macs: divide the multiply-adds by at least this.
-        criterion: what makes a block important: ``accuracy``, the points of validation accuracy lost without it;
-            ``similarity``, how far its output points away from its input (Men et al., "ShortGPT" (2024), equation 1);
-            ``magnitude``, what it adds relative to its input. By default accuracy, and similarity where there are no
-            labelled validation samples.
-        samples: of the data, that it is measured on.
-        exclude: patterns ("layer1.*") of names of blocks that stay.
-        training: fine-tuning afterwards, on the context's data, distilling from the context's teacher if any.
     """
 
-    count: int | None = Field(None, ge=1, le=2**20)
-    macs: Times | None = None
-    criterion: Influence | None = None
-    samples: Samples = 512
-    exclude: tuple[str, ...] = ()
-    training: Training | None = None
+    count: int | None = setting(None, "Blocks to remove.", common=True, ge=1, le=2**20)
+    macs: Times | None = setting(None, "Divide the multiply-adds by at least this, as 1.5.", unit="times", common=True)
+    criterion: Influence | None = setting(
+        None,
+        "What makes a block important: the validation accuracy lost without it, how far its output points away from "
+        'its input (similarity; Men et al., "ShortGPT", 2024, equation 1), or what it adds relative to its input '
+        "(magnitude). By default accuracy, and similarity where there are no labelled validation samples.",
+        common=True,
+    )
+    samples: Samples = setting(512, "Of the data, that the blocks are measured on.")
+    exclude: tuple[str, ...] = exclude("Blocks that stay, by name or pattern (layer1.*).")
+    training: Training | None = setting(None, "Fine-tuning afterwards, distilling from a teacher if any.")
 
     @model_validator(mode="after")
     def _one_target(self) -> RemoveBlocks:

@@ -16,6 +16,7 @@ from ..data import Split
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import trace
+from ..settings import exclude, setting
 from ..stage import Config, Context, Edit, Findings, Samples, evaluation_copy
 from ..train import top1
 from ..untrusted import read_json
@@ -121,18 +122,14 @@ class Scan(Config):
 
     This is the sensitivity analysis of Li et al., "Pruning Filters for Efficient ConvNets" (2017), section 3.2, on
     groups of channels that depend on each other, without fine-tuning.
-
-    Args:
-        criterion: which channels go first, as Prune has it.
-        ratios: shares of the channels to remove, rounded to whole units.
-        samples: of the validation split that are used, its first ones.
-        exclude: patterns of names of layers to leave out.
     """
 
-    criterion: AnyCriterion = CRITERIA.read("l2")
-    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75, 0.9)
-    samples: Samples = 1024
-    exclude: tuple[str, ...] = ()
+    criterion: AnyCriterion = setting(CRITERIA.read("l1"), "Which channels go first, as prune has it.", common=True)
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = setting(
+        (0.25, 0.5, 0.75, 0.9), "Shares of the channels to remove, rounded to whole units.", common=True
+    )
+    samples: Samples = setting(1024, "Of the validation split, its first ones.", common=True)
+    exclude: tuple[str, ...] = exclude("Layers to leave out, by name or pattern (layer1.*).")
 
     @field_validator("ratios")
     @classmethod

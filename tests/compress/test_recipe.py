@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from compress.cli.generate import in_words
 from compress.errors import InvalidInput
 from compress.pipeline import check_gates
 from compress.prune import Prune
 from compress.recipe import STAGES, Gates, Recipe, Step, read, schema
 from compress.report.schema import Summary
 from compress.stage import Stage
+from compress.train import Training
 
 WITHOUT = "at least 2 (this processor has no dot products of 8-bit integers; at least 4 with them)"
 GOOD = """
@@ -47,9 +49,11 @@ def test_a_training_left_to_itself_is_that_of_the_command(name: str, tmp_path: P
     text = GOOD.replace("quantize:\n", f"{name}: {{training: {{epochs: 2}}}}\n")
     training = read(write(tmp_path, text)).stages[-1].stage.training  # type: ignore[attr-defined]
     command = import_module(f"compress.cli.{name}").command
-    defaults = {option.name: option.default for option in command.params}
+    defaults = {option.name: getattr(option, "default_told", "") for option in command.params}
+    in_python = STAGES[name](training=Training(epochs=2)).training  # type: ignore[attr-defined, call-arg]
     for field in ("optimizer", "learning_rate", "weight_decay", "precision", "batch_size"):
-        assert getattr(training, field) == defaults[field], field
+        assert in_words(getattr(training, field), None) == defaults[f"training.{field}"], field
+        assert getattr(in_python, field) == getattr(training, field), field
     kept = read(write(tmp_path, text.replace("epochs: 2", "epochs: 2, optimizer: sgd, learning_rate: 0.2")))
     assert kept.stages[-1].stage.training.optimizer == "sgd"  # type: ignore[attr-defined]
 

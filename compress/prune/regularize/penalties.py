@@ -92,7 +92,7 @@ class Penalty:
         """
         training = self.training
         warmup = round(training.warmup_epochs * (steps // training.epochs))
-        rate = training.learning_rate * learning_rate_factor(step - 1, steps, warmup, training.schedule)
+        rate = training.learning_rate * learning_rate_factor(step - 1, steps, warmup, training.lr_schedule)
         return rate / (1 - training.momentum) if training.optimizer == "sgd" else rate
 
 

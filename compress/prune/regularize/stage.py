@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import nn
 
 from ...errors import InvalidInput
 from ...graph import trace
+from ...settings import exclude, setting
 from ...stage import Config, Context, Edit, Result, evaluation_copy
 from ...train import Training, fit
 from ..channels import Channels, Group
@@ -26,29 +27,35 @@ STRENGTHS: dict[Method, float] = {"slimming": 1e-4, "group_slimming": 1e-4, "gro
 class Regularize(Config):
     """Train the network so that some of its channels become unimportant; its shape stays, and ``prune`` cuts them.
 
-    Args:
-        method: ``slimming``: l1 on the scales of batch norms, by its subgradient (Liu et al., 2017);
-            ``group_slimming``: the l2 norm of the scales that are cut together, as in a residual stage, by its proximal
-            step; ``group_lasso``: the l2 norm of all that produces a unit (filters, biases, scales and shifts), by its
-            proximal step (Wen et al., 2016; groups as Fang et al., 2023); ``growing``: an l2 penalty that grows, on
-            the ``ratio`` of the units with the lowest filters (Wang et al., 2021); ``soft``: after each epoch the
-            ``ratio`` with the lowest filters is zeroed and may come back (He et al., 2018). Cut by ``bn_scale`` after
-            the first two, else by ``l2``.
-        strength: the factor of the penalty; for ``growing`` its highest value; ``soft`` has none. By default 1e-4 for
-            scales, 1e-3 for filters, 1 for ``growing``. A scale of 1 that no gradient holds reaches 0 only if
-            ``strength`` times the sum of learning rate / (1 - momentum) over all steps is above 1: short trainings
-            need more (``slimming`` on 160 epochs of CIFAR-10 has about 7 with 1e-4).
-        ratio: share of the units of each group, for ``growing`` and ``soft`` alone.
-        exclude: patterns ("layer1.*") of names of layers that are not regularized.
-        training: how it is trained. Its weight decay leaves scales, shifts and biases alone, so that it neither adds
-            to a penalty on scales nor hides one; on filters it adds to the penalty.
+    Cut by ``bn_scale`` after the methods for scales of batch norms, else by ``l2``. The training's weight decay leaves
+    scales, shifts and biases alone, so that it neither adds to a penalty on scales nor hides one; on filters it adds to
+    the penalty.
     """
 
-    method: Method = "slimming"
-    strength: float | None = Field(None, gt=0, le=1e6)
-    ratio: float | None = Field(None, gt=0, lt=1)
-    exclude: tuple[str, ...] = ()
-    training: Training = Training()
+    method: Method = setting(
+        "slimming",
+        "What makes channels unimportant: an l1 penalty on the scales of batch norms, by its subgradient (slimming; "
+        "Liu et al., 2017); the l2 norm of the scales that are cut together, by its proximal step (group_slimming); "
+        "the l2 norm of all that produces a unit, by its proximal step (group_lasso; Wen et al., 2016, groups as Fang "
+        "et al., 2023); an l2 penalty that grows on the units with the lowest filters (growing; Wang et al., 2021); or "
+        "zeroing those after each epoch, from where they may come back (soft; He et al., 2018).",
+        common=True,
+    )
+    strength: float | None = setting(
+        None,
+        "The factor of the penalty, or its highest value for growing; soft has none. By default 1e-4 for scales, 1e-3 "
+        "for filters, 1 for growing. A scale of 1 that no gradient holds reaches 0 only if the strength times the sum "
+        "of learning rate / (1 - momentum) over all steps is above 1: short trainings need more (slimming on 160 "
+        "epochs of CIFAR-10 has about 7 with 1e-4).",
+        common=True,
+        gt=0,
+        le=1e6,
+    )
+    ratio: float | None = setting(
+        None, "The share of the units of each group, for growing and soft alone.", common=True, gt=0, lt=1
+    )
+    exclude: tuple[str, ...] = exclude("Layers that are not regularized, by name or pattern (layer1.*).")
+    training: Training = setting(Training(), "How it is trained.")
 
     @model_validator(mode="after")
     def _what_the_method_takes(self) -> Regularize:

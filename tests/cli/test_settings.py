@@ -1,0 +1,83 @@
+"""A setting is the same on the command line, in a recipe and in Python: its name, its default and what it takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from compress.cli import cli, generated
+from compress.cli.generate import CONFIGURATIONS, LEFT_OUT, configuration_in, in_words, standard
+from compress.cli.parameters import Option
+from compress.cli.session import settings_of
+from compress.errors import InvalidInput
+from compress.settings import setting_of
+
+
+def command_of(name: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), name.replace("_", "-"))
+    assert command is not None
+    return command
+
+
+def leaves(kind: type[BaseModel], place: str = "") -> Iterator[tuple[str, Any, str | None, bool]]:
+    """The place, default and unit of each setting, and whether it is asked of people."""
+    for name, field in kind.model_fields.items():
+        inner = configuration_in(field)
+        if inner is None:
+            own = setting_of(field)
+            yield f"{place}{name}", field.get_default(call_default_factory=True), own.unit, not own.hidden
+            continue
+        made = standard(field)
+        for below, default, unit, shown in leaves(inner, f"{place}{name}."):
+            last = below.removeprefix(f"{place}{name}.")
+            yield below, getattr(made, last) if made is not None and "." not in last else default, unit, shown
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_setting_has_one_option_with_its_default(name: str) -> None:
+    options = {option.name: option for option in command_of(name).params if isinstance(option, Option)}
+    for place, default, unit, shown in leaves(CONFIGURATIONS[name]):
+        if not shown or place in LEFT_OUT.get(name, ()):
+            assert place not in options
+            continue
+        option = options[place]
+        entry = next(each for each in generated.settings(name) if each["name"] == place)
+        if entry.get("switch") != place:  # what is left out as a whole has no default
+            assert option.default_told == in_words(default, unit)
+        assert option.default is None, "the configuration has the default"
+
+
+def words(text: str) -> set[str]:
+    return {word.removesuffix("s") for word in re.split(r"[-_.]+", text) if word}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_an_option_has_the_words_of_its_setting(name: str) -> None:
+    for entry in generated.settings(name):
+        place, flag = entry["name"], entry["flags"][-1]
+        own = words(place.rpartition(".")[2])
+        assert own <= words(flag) or words(flag) <= words(place), f"{place} is typed {flag}"
+
+
+def parsed(name: str, line: str) -> dict[str, Any]:
+    context = command_of(name).make_context(name, [*line.split(), "net", "-o", "out"])
+    with context:
+        return settings_of(name, dict(context.params))
+
+
+def test_what_is_not_typed_is_left_to_the_configuration() -> None:
+    assert parsed("share", "") == {}
+    assert parsed("share", "--bits 4 --exclude a,b --epochs 2 --lr 0.1") == {
+        "bits": 4,
+        "exclude": ("a", "b"),
+        "training": {"epochs": 2, "learning_rate": 0.1},
+    }
+    assert parsed("share", "--epochs 0 --lr 0.1") == {}, "no training is asked for"
+    assert parsed("sparsify", "--block 2,8 --augment flip,crop --epochs 1")["block"] == ("2", "8")
+    with pytest.raises(InvalidInput, match=r"--lr: .* give --epochs too"):
+        parsed("share", "--lr 0.1")
