@@ -68,8 +68,7 @@ def _described(name: str, file: Path) -> Format | None:
     known = runtimes.facts.literals(file)
     if "SUFFIX" not in known:
         return None
-    missing = [fact for fact in ("TITLE", "ENGINE", "TARGETS", "INSTALL") if fact not in known]
-    assert not missing, f"{file}: expected literals {', '.join(missing)} above its first function"
+    runtimes.facts.require_stated(file, known, ("TITLE", "ENGINE", "TARGETS", "INSTALL"))
     alone = file.parent == _HERE
     return Format(
         name,

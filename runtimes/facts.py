@@ -17,7 +17,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,8 @@ def literals(file: Path) -> dict[str, Any]:
     >>> literals(_FOLDER / "onnxruntime.py")["SUFFIXES"]
     ('.onnx', '.ort')
     """
-    text = file.read_text(encoding="utf-8")
-    code = _CODE.search(text)
-    try:
-        source = ast.parse(text[: code.start()] if code else text)
-    except SyntaxError:  # such a line in a text
-        source = ast.parse(text)
     known: dict[str, Any] = {}
-    for statement in source.body:
+    for statement in _head(file.read_text(encoding="utf-8")).body:
         if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
             continue
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
@@ -95,6 +89,23 @@ def literals(file: Path) -> dict[str, Any]:
                 except ValueError:  # computed: no fact
                     continue
     return known
+
+
+def _head(text: str) -> ast.Module:
+    """The code above the first function or class: a tenth of most files, and read in a tenth of the time."""
+    for code in _CODE.finditer(text):
+        try:
+            return ast.parse(text[: code.start()])
+        except SyntaxError:  # this line is part of a text
+            continue
+    return ast.parse(text)
+
+
+def require_stated(file: Path, known: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise ValueError where a file does not state all of ``names``."""
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(f"{file}: expected literals {', '.join(missing)} above its first function or class")
 
 
 @functools.cache
@@ -113,6 +124,7 @@ def describe(engine: str) -> EngineFacts:
 
     Raises:
         InvalidInputs: there is no such engine.
+        ValueError: its file does not state what it must, or states what is no fact.
 
     >>> describe("onnxruntime").title
     'ONNX Runtime'
@@ -121,8 +133,7 @@ def describe(engine: str) -> EngineFacts:
         raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
     file = _FOLDER / f"{engine}.py"
     known = literals(file)
-    missing = [name for name in ("TITLE", "PACKAGE", "SUFFIXES", "INSTALL") if name not in known]
-    assert not missing, f"{file}: expected literals {', '.join(missing)} above its first function"
+    require_stated(file, known, ("TITLE", "PACKAGE", "SUFFIXES", "INSTALL"))
     return EngineFacts(
         engine,
         known["TITLE"],
@@ -137,8 +148,11 @@ def describe(engine: str) -> EngineFacts:
 
 
 def _target(file: Path, name: str, facts: Mapping[str, Any]) -> TargetFacts:
-    unknown = sorted(set(facts) - {field.name for field in fields(TargetFacts)} | {"name", "engine"} & set(facts))
-    assert not unknown, f"{file}: target {name}: {unknown[0]!r} is no fact of a target"
+    possible = [field.name for field in fields(TargetFacts) if field.name not in ("name", "engine")]
+    unknown = sorted(set(facts) - set(possible))
+    if unknown or "integers" not in facts:
+        wrong = f"{unknown[0]!r} is no fact of a target" if unknown else "'integers' is missing"
+        raise ValueError(f"{file}: target {name}: {wrong}: expected {', '.join(possible)}")
     return TargetFacts(name, file.stem, **facts)
 
 

@@ -128,7 +128,8 @@ def test_it_is_two_files() -> None:
 
 
 def test_doctor_knows_it(world: World) -> None:
-    assert world.json("doctor")["engines"]["toy"]["version"]
+    told = world.json("doctor")["engines"]["toy"]
+    assert told["version"] and (told["title"], told["formats"], told["targets"]) == ("Toy", ["toy"], ["toy"])
 
 
 def test_help_and_refusals_name_it(world: World) -> None:

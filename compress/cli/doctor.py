@@ -26,7 +26,7 @@ def command(**values: Any) -> None:
     from .. import deploy
     from ..integers.target import TARGETS
     from ..quantize.detect import detected
-    from ..siblings import runtimes
+    from ..siblings import export, runtimes
     from .session import Options
 
     given = Options(**values)
@@ -34,8 +34,18 @@ def command(**values: Any) -> None:
     table = Table("engine", "version", "state", title="engines", title_justify="left")
     for name in runtimes.facts.engines():
         version, reason = runtimes.runtime.available(name)
-        engines[name] = {"version": version, "reason": reason}
-        table.add_row(name, version or "-", Text("ready" if version else reason or "missing"))
+        known = runtimes.facts.describe(name)
+        formats = [form.name for form in export.facts.formats().values() if form.engine == name]
+        engines[name] = {
+            "title": known.title,
+            "version": version,
+            "reason": reason,
+            "formats": formats,
+            "targets": list(known.targets),
+            "unproven": known.unproven,
+        }
+        state = "ready" if version else reason or "missing"
+        table.add_row(name, version or "-", Text(f"{state}; unproven: {known.unproven}" if known.unproven else state))
     given.console.print(table)
     machine, versions = deploy.machine(), deploy.versions()
     here = detected()

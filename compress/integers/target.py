@@ -149,7 +149,12 @@ def bias_parameters(input_scale: float, weight: IntegerParameters) -> IntegerPar
     return IntegerParameters(scale, np.zeros(scale.shape, np.int64), int(limits.min), int(limits.max))
 
 
-def _targets() -> Mapping[str, Target]:
+def read_targets() -> Mapping[str, Target]:
+    """Every target by name, from what engines state.
+
+    Raises:
+        ValueError: an engine states integers that there are not, or a fact that is none.
+    """
     adapter = TypeAdapter(Target)
     read: dict[str, Target] = {}
     for name, facts in runtimes.facts.targets().items():
@@ -164,7 +169,7 @@ def _targets() -> Mapping[str, Target]:
     return read
 
 
-TARGETS = _targets()
+TARGETS = read_targets()
 """Every target by name, as the engines state them."""
 
 

@@ -23,7 +23,7 @@ from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, c
 TITLE = "TensorRT"
 PACKAGE = "tensorrt"
 SUFFIXES = (".engine", ".plan")
-INSTALL = "pip install tensorrt, on a device with an NVIDIA GPU (a Jetson has it from JetPack); unproven here"
+INSTALL = "pip install tensorrt, on a device with an NVIDIA GPU (a Jetson has it from JetPack)"
 UNPROVEN = "no GPU has run it in a test; an imitation of the documented API has"
 TARGETS = {
     "tensorrt": {

@@ -8,11 +8,14 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
+import runtimes.facts
 from compress.errors import InvalidInput
-from compress.integers.target import require_products
+from compress.integers.target import read_targets, require_products
 from compress.quantize import TARGETS, Encoding, TargetName
 from compress.quantize.detect import detected, target_for
+from runtimes.facts import TargetFacts
 
 SIGNED, FROM_ZERO = Encoding((-1.0,), (3.0,)), Encoding((0.0,), (6.0,))
 WEIGHT = Encoding((-1.0, -0.5), (0.25, 2.0), symmetric=True, axis=0)
@@ -106,3 +109,15 @@ def test_the_target_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file.write_text("flags\t\t: fpu avx2 not_avx512_vnni\n")
     assert detected(file).target == "ort-avx2"
     assert "does not tell" in detected(tmp_path / "none").reason
+
+
+def test_an_engine_that_states_other_integers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for integers, wrong in (({"activation": "int7"}, "activation"), ({"activation": "int8", "fast": True}, "fast")):
+        stated = {"t": TargetFacts("t", "e", integers)}
+        monkeypatch.setattr(runtimes.facts, "targets", lambda stated=stated: stated)
+        with pytest.raises(ValueError, match=f"engine e: target t: {wrong}"):
+            read_targets()
+
+
+def test_a_schema_lists_the_targets() -> None:
+    assert TypeAdapter(TargetName).json_schema()["enum"] == list(TARGETS)
