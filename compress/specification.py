@@ -103,6 +103,14 @@ def zoo_names() -> tuple[str, ...]:
     return names
 
 
+def require_data(source: str) -> None:
+    """Raise InvalidInput unless ``source`` is data that is built in, code, or a file or folder that exists."""
+    if source != "digits" and ":" not in source and not Path(source).exists():
+        raise InvalidInput(
+            f"data {source}: no such file or folder; give 'digits', an image folder, an .npz or file.py:callable"
+        )
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """A shape with its batch: ``3,32,32`` and ``1,3,32,32`` are the same, as most likely meant.
 

@@ -119,6 +119,28 @@ def test_the_words_for_a_network_are_read_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+IN_VAIN = (
+    *("prune nothing --ratio 0.5 -o OUT", "quantize none.onnx -o OUT", "export none.py:build -o OUT"),
+    *("fold resnet20 -o compress", "distill resnet20 --teacher nothing -o OUT", "prune resnet20 --data none -o OUT"),
+    *("train resnet20 --input-shape 3,a -o OUT", "share -o OUT", "run none.yaml -o OUT", "run -o OUT"),
+    *("run recipes/demo.yaml -o compress", "check none", "pack none"),
+)
+
+
+@pytest.mark.parametrize("arguments", IN_VAIN)
+def test_what_is_asked_in_vain_is_told_before_torch_is_imported(arguments: str, tmp_path: Path) -> None:
+    words = [str(tmp_path / "out") if word == "OUT" else word for word in arguments.split()]
+    code = (
+        f"import sys\nfrom compress.cli import main\nsys.argv = {['compress', *words]!r}\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 2, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_training_brings_the_compiler_of_torch() -> None:
     """It takes as long to import as torch itself."""
     code = (

@@ -12,7 +12,7 @@ import click
 from ..siblings import export, runtimes
 from . import generated
 from .completion import data_sources, networks
-from .parameters import DATA, NETWORK, OUTPUT, TELLING, TRAINING, Command, ListOption, Option
+from .parameters import DATA, NETWORK, OUTPUT, TELLING, TRAINING, Command, ListOption, NetworkArgument, Option
 
 SCHEMES = (
     *("int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16"),
@@ -82,7 +82,7 @@ source = option(
     help="The code that builds an artifact's network, where it lies now.",
 )
 network = _all(
-    click.argument("network", required=False, shell_complete=networks),
+    click.argument("network", cls=NetworkArgument, required=False, shell_complete=networks),
     option(
         "--model",
         group=NETWORK,

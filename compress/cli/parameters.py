@@ -78,6 +78,10 @@ class ListOption(Option):
         return items
 
 
+class NetworkArgument(click.Argument):
+    """The network that a command begins with; it is looked for before the command runs."""
+
+
 def first_sentence(text: str) -> str:
     """The first sentence of ``text``, with its full stop.
 
@@ -126,7 +130,11 @@ class Command(click.Command):
             formatter.write_text(f"{left} more options: {ctx.command_path} --help-all")
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it; the place of ``--json-file`` is claimed before any work."""
+        """Run it, unless it is in vain; the place of ``--json-file`` is claimed before any work."""
+        if any(isinstance(param, NetworkArgument) for param in self.params):
+            from .refusals import require_possible
+
+            require_possible(ctx.params)
         place = ctx.params.get("json_file")
         if place is not None:
             _claim(ctx, place)

@@ -42,6 +42,16 @@ def command(
     from rich.text import Text
 
     from ..errors import GateFailed, InvalidInput
+    from ..outputs import require_free
+    from ..untrusted import require_file
+
+    if not schema:
+        if recipe is None:
+            raise InvalidInput("run: no recipe given; name a YAML file, as recipes/demo.yaml")
+        require_file(recipe, "recipe")
+        if values["output"] is None:
+            raise InvalidInput("run: no output folder given; add -o FOLDER")
+        require_free(values["output"], overwrite=values["overwrite"])
     from ..pipeline import run
     from ..recipe import read
     from ..recipe import schema as recipe_schema
@@ -53,10 +63,7 @@ def command(
         click.echo(json.dumps(recipe_schema(), indent=1))
         return
     given = Options(**values)
-    if recipe is None:
-        raise InvalidInput("run: no recipe given; name a YAML file, as recipes/demo.yaml")
-    if given.output is None:
-        raise InvalidInput("run: no output folder given; add -o FOLDER")
+    assert recipe is not None and given.output is not None, "they were asked for"
     changes = [*overrides]
     changes += [f"model={model}"] if model is not None else []
     changes += [f"data.source={data}"] if data is not None else []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import BaseModel, ValidationError
@@ -24,22 +24,19 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..artifact import save
-from ..data import Data, DataConfig
-from ..data import load as load_data
-from ..deploy.clock import MachineClock
 from ..errors import InvalidInput
-from ..load import Network, name_code
 from ..outputs import claim, write_text
-from ..pipeline import advance, open_network
-from ..recipe import explain
-from ..report.schema import Cost, StageRecord
 from ..specification import parse_shape, readings
-from ..stage import Config, Context, Stage, silent
-from ..stage import Progress as ProgressReport
-from ..train import Training
 from . import generated
+from .refusals import one_network
 from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from ..load import Network
+    from ..report.schema import Cost, StageRecord
+    from ..stage import Config, Stage
+    from ..stage import Progress as ProgressReport
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -53,6 +50,8 @@ def configured(kind: type[C], parameters: Mapping[str, str] | None = None, /, **
     try:
         return kind(**values)
     except ValidationError as error:
+        from ..recipe import explain
+
         raise InvalidInput(explain(error, lambda name: typed((parameters or {}).get(name, name)))) from error
 
 
@@ -139,14 +138,7 @@ class Options:
 
     def specification(self) -> str:
         """The network's words, given in one of the two places."""
-        if self.network and self.model:
-            raise InvalidInput(f"network given twice: {self.network} and --model {self.model}; give one")
-        found = self.network or self.model
-        if not found:
-            raise InvalidInput(
-                "no network given; name it first, or with --model (try: resnet20, net.py:build, net.onnx)"
-            )
-        return found
+        return one_network(self.network, self.model)
 
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The input shapes, each with its batch."""
@@ -156,6 +148,8 @@ class Options:
         """The data set, resized to ``--input-shape`` where that is one image."""
         if self.data is None:
             return None
+        from ..data import DataConfig, load
+
         shapes = self.shapes()
         image = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 4 else None
         if image is not None and image[2] != image[3]:
@@ -169,7 +163,7 @@ class Options:
             mean=_numbers("--mean", self.mean),
             std=_numbers("--std", self.std),
         )
-        return load_data(config, self.seed)
+        return load(config, self.seed)
 
     def open(self, data: Data | None) -> Network:
         """The network, filled and tried; built by the code of ``--source``, where it is an artifact that names code."""
@@ -177,11 +171,15 @@ class Options:
 
     def open_other(self, specification: str, data: Data | None, weights: Path | None = None) -> Network:
         """Another network on the same data (a teacher)."""
+        from ..load import name_code
+
         if self.source is not None:
             name_code(self.source)
         return self._opened(specification, data, weights, None)
 
     def _opened(self, specification: str, data: Data | None, weights: Path | None, source: str | None) -> Network:
+        from ..pipeline import open_network
+
         return open_network(
             specification,
             weights=weights,
@@ -234,6 +232,8 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 @contextmanager
 def progress_bars(options: Options) -> Iterator[ProgressReport]:
     """A progress that draws one bar per task on stderr, with the time left; plain lines where it is no terminal."""
+    from ..stage import silent
+
     console = Terminal(stderr=True, quiet=options.quiet)
     if options.quiet:
         yield silent
@@ -270,6 +270,9 @@ def _lines(console: Console) -> ProgressReport:
 
 def run_stage(kind: type[Config], name: str, values: dict[str, Any]) -> None:
     """What a command does that is a stage: make the configuration that was typed, and apply it."""
+    from ..stage import Stage
+    from ..train import Training
+
     stage = configured(kind, **settings_of(name, values))
     assert isinstance(stage, Stage), f"{kind.__name__} is a stage"
     apply_stage(Options(**values), stage, name, needs_data=_needs_data(stage), starts_random=kind is Training)
@@ -284,6 +287,11 @@ def apply_stage(
     options: Options, stage: Stage, name: str, *, needs_data: bool = False, starts_random: bool = False
 ) -> None:
     """Open the network, apply one stage, write the artifact, tell what happened."""
+    from ..artifact import save
+    from ..deploy.clock import MachineClock
+    from ..pipeline import advance
+    from ..stage import Context
+
     assert options.output is not None, "commands that write have --output"
     options.claim_output()
     if needs_data and options.data is None:

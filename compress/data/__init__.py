@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InvalidInput
+from ..specification import require_data
 from .digits import digits
 from .image_folder import image_folder
 from .npz import arrays_file
@@ -43,11 +44,8 @@ def load(config: DataConfig | str, seed: int = 0) -> Data:
         return digits(config, seed)
     if ":" in source and not Path(source).exists():
         return _from_callable(source)
+    require_data(source)
     path = Path(source)
-    if not path.exists():
-        raise InvalidInput(
-            f"data {source}: no such file or folder; give 'digits', an image folder, an .npz or file.py:callable"
-        )
     if path.is_dir():
         return image_folder(path, config, seed)
     if path.suffix == ".npz":

@@ -1,0 +1,42 @@
+"""What a command line asks in vain, told before torch is imported, which takes longer than to find it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidInput
+from ..outputs import require_free
+from ..specification import parse, readings, require_data
+from . import generated
+
+
+def require_possible(given: Mapping[str, Any]) -> None:
+    """Raise InvalidInput where a command that takes a network cannot begin, by its parameters alone.
+
+    The output exists, an input shape is none, data or a network are nowhere, or no network is named.
+    """
+    if given.get("output") is not None:
+        require_free(given["output"], overwrite=bool(given.get("overwrite")))
+    for text in given.get("input_shapes") or ():
+        readings(text)
+    if given.get("data") is not None:
+        require_data(given["data"])
+    for words in (one_network(given.get("network"), given["model"]), given.get("teacher")):
+        if words and not Path(words).is_dir():
+            parse(words, zoo=generated.table()["zoo"])
+
+
+def one_network(argument: str | None, option: str | None) -> str:
+    """The words for the network, which are given in one of two places: first, or with ``--model``.
+
+    Raises:
+        InvalidInput: they are given in both, or in neither.
+    """
+    if argument and option:
+        raise InvalidInput(f"network given twice: {argument} and --model {option}; give one")
+    words = argument or option
+    if not words:
+        raise InvalidInput("no network given; name it first, or with --model (try: resnet20, net.py:build, net.onnx)")
+    return words
