@@ -30,24 +30,24 @@ IN_WORDS = {
 """Options whose text holds numbers."""
 
 ARGUMENTS = {
-    "bench": ["net.py:build", "--data", "digits"],
+    "bench": ["net:build", "--data", "digits"],
     "check": ["folder"],
     "doctor": [],
     "pack": ["model.onnx"],
-    "regularize": ["net.py:build", "--data", "digits", "--ratio", "0.5", "--method", "growing", "-o", "out"],
+    "regularize": ["net:build", "--data", "digits", "--ratio", "0.5", "--method", "growing", "-o", "out"],
     "report": ["folder"],
     "run": ["recipe.yaml", "-o", "out"],
-    "share": ["net.py:build", "--data", "digits", "-o", "out"],
-    "sparsify": ["net.py:build", "--data", "digits", "--granularity", "block", "-o", "out"],
+    "share": ["net:build", "--data", "digits", "-o", "out"],
+    "sparsify": ["net:build", "--data", "digits", "--granularity", "block", "-o", "out"],
     "unpack": ["model.onnx.packed"],
-    "analyze": ["net.py:build", "--data", "digits"],
+    "analyze": ["net:build", "--data", "digits"],
 }
 TARGETS = {"prune": ("--ratio", "0.5"), "remove-blocks": ("--count", "1")}
 
 
 def arguments(command: str, option: str) -> list[str]:
     """A command line to which nothing but the option is missing, as far as options alone are looked at."""
-    given = list(ARGUMENTS.get(command, ["net.py:build", "--data", "digits", "-o", "out"]))
+    given = list(ARGUMENTS.get(command, ["net:build", "--data", "digits", "-o", "out"]))
     if option in given:
         del given[given.index(option) : given.index(option) + 2]
     if option in {named(each) for each in options(command) if (each.name or "").startswith("training.")} - {"--epochs"}:
@@ -131,19 +131,19 @@ def test_settings_are_told_as_they_are_typed(command: str) -> None:
 @pytest.mark.parametrize(
     "line, says",
     [
-        ("prune net.py:build --epochs 1 --lr 0 --ratio 0.5 -o out", "--lr: Input should be greater than 0, got 0.0"),
-        ("prune net.py:build -o out", "one of --ratio, --macs, --parameters, --size and --latency, got none"),
-        ("prune net.py:build --ratio 0.5 --macs 2 -o out", "and --latency, got --ratio, --macs"),
-        ("remove-blocks net.py:build -o out", "give exactly one of --count and --macs"),
-        ("quantize net.py:build --range-momentum 1 -o out", "--range-momentum: Input should be less than 1, got 1.0"),
-        ("quantize net.py:build --size 2 --latency 2 -o out", "give one budget: --size or --latency"),
-        ("quantize net.py:build --scheme ternary --equalize -o out", "--equalize: not with the scheme ternary"),
-        ("sparsify net.py:build --schedule gradual -o out", "set --epochs, or --schedule one_shot"),
-        ("sparsify net.py:build --granularity n:m --n 4 -o out", "leaves --n of --m weights"),
-        ("regularize net.py:build --method growing --data digits -o out", "growing needs a --ratio"),
-        ("regularize net.py:build --epochs 0 --data digits -o out", "--epochs of the training must be at least 1"),
-        ("train net.py:build --augment spin --data digits -o out", "--augment: Input should be 'flip'"),
-        ("fold net.py:build --data digits --input-shape 1,99999,99999 -o out", "--input-shape 1,99999,99999"),
+        ("prune net:build --epochs 1 --lr 0 --ratio 0.5 -o out", "--lr: Input should be greater than 0, got 0.0"),
+        ("prune net:build -o out", "one of --ratio, --macs, --parameters, --size and --latency, got none"),
+        ("prune net:build --ratio 0.5 --macs 2 -o out", "and --latency, got --ratio, --macs"),
+        ("remove-blocks net:build -o out", "give exactly one of --count and --macs"),
+        ("quantize net:build --range-momentum 1 -o out", "--range-momentum: Input should be less than 1, got 1.0"),
+        ("quantize net:build --size 2 --latency 2 -o out", "give one budget: --size or --latency"),
+        ("quantize net:build --scheme ternary --equalize -o out", "--equalize: not with the scheme ternary"),
+        ("sparsify net:build --schedule gradual -o out", "set --epochs, or --schedule one_shot"),
+        ("sparsify net:build --granularity n:m --n 4 -o out", "leaves --n of --m weights"),
+        ("regularize net:build --method growing --data digits -o out", "growing needs a --ratio"),
+        ("regularize net:build --epochs 0 --data digits -o out", "--epochs of the training must be at least 1"),
+        ("train net:build --augment spin --data digits -o out", "--augment: Input should be 'flip'"),
+        ("fold net:build --data digits --input-shape 1,99999,99999 -o out", "--input-shape 1,99999,99999"),
     ],
 )  # fmt: skip
 def test_messages_name_options(
