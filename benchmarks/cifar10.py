@@ -1,80 +1,81 @@
 """ResNet-20 on CIFAR-10: what the whole chain (prune, distil, fold, quantize, export) costs in test accuracy.
 
-    python benchmarks/cifar10.py --data DIR [--seeds 0,1,2] [-o out/cifar10] [--baseline]
+    python -m benchmarks.cifar10 --data DIR [--seeds 0,1,2] [--baseline]
 
 DIR is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*). ``--baseline`` trains the network that
 ``benchmarks/checkpoints`` holds first; without it the shipped one is used. Half an hour per seed on two cores; started
 again after an interruption, it goes on where it stopped. Everything is chosen on the validation split; the test split
-is read once per exported file.
+is read once per exported file. ``--quick`` is one epoch.
 """
 
 from __future__ import annotations
 
-import platform
 import statistics
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from compress.cli.session import Options, progress_bars
-from compress.pipeline import run
-from compress.recipe import read
-from compress.report import Report
-from compress.report import read as read_report
-
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.common.frame import ROOT, Run, benchmark
 
 
-def result(recipe: str, data: Path, output: Path, seed: int, overrides: tuple[str, ...]) -> Report:
-    """The report of one run; a finished one is read again."""
-    if not (output / "report.json").exists():
-        with progress_bars(Options()) as progress:
-            # A gate that fails is a figure to print, not an end.
-            changes = [f"data.source={data.resolve()}", f"seed={seed}", "gates={top1_agreement: null}", *overrides]
-            run(read(ROOT / "recipes" / recipe, changes), output, progress=progress)
-    return read_report(output)
-
-
-@click.command()
+@benchmark("cifar10", __doc__, seeds="0")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--seeds", default="0")
 @click.option("--baseline", is_flag=True)
 @click.option("--set", "overrides", multiple=True, help="Change a setting of recipes/cifar10.yaml.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("out/cifar10"))
-def main(data: Path, seeds: str, baseline: bool, overrides: tuple[str, ...], output: Path) -> None:
-    """Print the figures."""
-    console = Console(width=120)
-    weights = ROOT / "benchmarks" / "checkpoints" / "resnet20_cifar10.safetensors"
+def main(run: Run, data: Path, baseline: bool, overrides: tuple[str, ...]) -> None:
+    from benchmarks.common.cifar10 import CHECKPOINTS
+    from benchmarks.common.recipes import reported
+    from benchmarks.common.results import Column
+    from compress.recipe import read
+
+    # A gate that fails is a figure to print, not an end.
+    always = [f"data.source={data.resolve()}", "gates={top1_agreement: null}"]
+    weights = CHECKPOINTS / "resnet20_cifar10.safetensors"
     if baseline:
-        trained = result("cifar10-baseline.yaml", data, output / "baseline", 0, ())
-        console.print(f"baseline: {trained.benchmarks[0].top1:.2f} % of the test split")
-        weights = output / "baseline" / "0-baseline" / "weights.safetensors"
-    table = Table(
-        "seed", "file", "test top-1 %", "MACs ratio", "bytes", "p50 ms", "agreement %", "integer / float nodes"
-    )
+        recipe = read(ROOT / "recipes" / "cifar10-baseline.yaml", [*always, "seed=0"])
+        trained = reported(recipe, run.work / "baseline")
+        run.note(f"The baseline has {trained.benchmarks[0].top1:.2f} % of the test split.")
+        weights = run.work / "baseline" / "0-baseline" / "weights.safetensors"
+    quick = ["stages.0.prune.training.epochs=1"] if run.quick else []
+    rows: list[dict[str, Any]] = []
     drops = []
-    for seed in (int(part) for part in seeds.split(",")):
-        report = result("cifar10.yaml", data, output / f"seed{seed}", seed, (f"weights={weights}", *overrides))
+    for seed in run.seeds:
+        changes = [*always, f"seed={seed}", f"weights={weights}", *quick, *overrides]
+        report = reported(read(ROOT / "recipes" / "cifar10.yaml", changes), run.work / f"seed{seed}")
         for record, exported in zip(report.benchmarks, report.exports, strict=True):
             nodes = exported.nodes
-            table.add_row(
-                str(seed),
-                record.name,
-                f"{record.top1:.2f}",
-                "" if record.name == "baseline" else f"{report.summary.macs_ratio:.2f}",
-                f"{exported.size_bytes:,}",
-                f"{record.latency_ms.p50:.3f}" + ("" if record.stable else " (unstable)"),
-                f"{record.parity.top1_agreement:.2f}" if record.parity else "",
-                f"{nodes.integer} / {nodes.float}" if nodes else "",
+            rows.append(
+                {
+                    "seed": seed,
+                    "file": record.name,
+                    "top1_percent": record.top1,
+                    "macs_ratio": 1.0 if record.name == "baseline" else report.summary.macs_ratio,
+                    "bytes": exported.size_bytes,
+                    "p50_ms": record.latency_ms.p50,
+                    "stable": record.stable,
+                    "agreement_percent": record.parity.top1_agreement if record.parity else None,
+                    "nodes": f"{nodes.integer} / {nodes.float}" if nodes else None,
+                }
             )
+        assert report.summary.top1_drop is not None, "the data has a test split"
         drops.append(report.summary.top1_drop)
-    console.print(f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {report.machine.get('cpu')}")
-    console.print(table)
+    run.table(
+        (
+            Column(key="seed", title="seed"),
+            Column(key="file", title="file"),
+            Column(key="top1_percent", title="test top-1", unit="%", decimals=2),
+            Column(key="macs_ratio", title="multiply-adds, times fewer", unit="x", decimals=2),
+            Column(key="bytes", title="bytes"),
+            Column(key="p50_ms", title="p50", unit="ms", decimals=3),
+            Column(key="stable", title="stable"),
+            Column(key="agreement_percent", title="agreement with its network", unit="%", decimals=2),
+            Column(key="nodes", title="integer / float nodes"),
+        ),
+        rows,
+    )
     spread = f", standard deviation {statistics.stdev(drops):.2f}" if len(drops) > 1 else ""
-    console.print(f"lost over the chain: mean {statistics.mean(drops):.2f} points over {len(drops)} seed(s){spread}")
+    run.note(f"Lost over the chain: mean {statistics.mean(drops):.2f} points over {len(drops)} seed(s){spread}.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Widths by measured latency against widths by rounding, at the same number of multiply-adds.
 
-    python benchmarks/widths.py                     # int8, 1 thread
-    python benchmarks/widths.py --precision float --macs 4
+    python -m benchmarks.widths                            # int8, 1 thread
+    python -m benchmarks.widths --precision float --macs 4
 
 ResNet-20 (the shipped CIFAR-10 baseline) is pruned to the same target by each rule, without fine-tuning: accuracy is
 not looked at. The files are quantized on random inputs, which latency does not depend on, and timed interleaved.
@@ -9,84 +9,87 @@ not looked at. The files are quantized on random inputs, which latency does not 
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import nn
+import click
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from benchmarks.common.frame import Run, benchmark
 
-from compress import Context, Fold, MachineClock, Prune, Quantize, deploy  # noqa: E402
-from compress.cost import cost  # noqa: E402
-from compress.data import Data, SampleSplit  # noqa: E402
-from compress.load import Network  # noqa: E402
-from compress.pipeline import open_network  # noqa: E402
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compress.load import Network
 
 RULES: tuple[int | str, ...] = (1, 2, 8, "measured")
 
 
-def deployed(network: Network, precision: str, name: str, path: Path) -> deploy.Deployed:
-    """The network as a file, folded and, in int8, quantized on random inputs."""
+def for_deployment(network: Network, precision: str) -> Network:
+    """The network folded and, in int8, quantized on random inputs."""
+    from compress import Context, Fold, Quantize
+    from compress.data import Data, SampleSplit
+
     x = network.example_inputs
     context = Context(x, Data("random", {"calibration": SampleSplit(x[0], None)}))
-    made = replace(network, model=Fold().apply(network.model, context).model)
-    if precision == "int8":
-        quantized = Quantize().apply(made.model, context)
-        made = replace(made, model=quantized.model, encodings=dict(quantized.encodings))
-    deploy.export(made, name, path)
-    return deploy.Deployed(name, path)
+    folded = replace(network, model=Fold().apply(network.model, context).model)
+    if precision != "int8":
+        return folded
+    quantized = Quantize().apply(folded.model, context)
+    return replace(folded, model=quantized.model, encodings=dict(quantized.encodings))
 
 
 def widths(model: nn.Module) -> str:
     """The output channels of the convolutions, in order."""
+    from torch import nn
+
     return " ".join(str(m.out_channels) for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
-def main() -> None:
-    """Prune by every rule, write the files, time them, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", choices=["int8", "float"], default="int8")
-    parser.add_argument("--macs", type=float, default=2.5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--preset", choices=["quick", "standard"], default="standard")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    base = open_network(
-        "resnet20", weights=ROOT / "benchmarks/checkpoints/resnet20_cifar10.safetensors", input_shapes=((1, 3, 32, 32),)
-    )
+@benchmark("widths", __doc__)
+@click.option("--precision", type=click.Choice(["int8", "float"]), default="int8", show_default=True)
+@click.option("--macs", type=float, default=2.5, show_default=True, help="Times fewer multiply-adds.")
+@click.option("--preset", type=click.Choice(["quick", "standard"]), default="standard", show_default=True)
+def main(run: Run, precision: str, macs: float, preset: Literal["quick", "standard"]) -> None:
+    from benchmarks.common.cifar10 import trained
+    from benchmarks.common.results import Column
+    from compress import Context, MachineClock, Prune, deploy
+    from compress.cost import cost
+
+    base = trained()
     networks = {"not pruned": base}
-    for rule in RULES:
-        options = {"round_to": rule, "precision": given.precision, "threads": given.threads}
-        stage = Prune.model_validate({"macs": given.macs, "criterion": "l2", **options})
-        pruned = stage.apply(base.model, Context(base.example_inputs, clock=MachineClock())).model
-        networks[f"round_to: {rule}"] = replace(base, model=pruned)
+    for rule in RULES[:1] if run.quick else RULES:
+        options = {"round_to": rule, "latency_precision": precision, "threads": run.threads}
+        stage = Prune.model_validate({"macs": macs, "criterion": "l2", **options})
+        context = Context(base.example_inputs, clock=MachineClock())
+        networks[f"round_to: {rule}"] = replace(base, model=stage.apply(base.model, context).model)
     with tempfile.TemporaryDirectory() as folder:
-        files = [
-            deployed(network, given.precision, name, Path(folder, f"{number}.onnx"))
-            for number, (name, network) in enumerate(networks.items())
-        ]
-        records = deploy.measure(files, threads=given.threads, preset=given.preset)
+        files = []
+        for number, (name, network) in enumerate(networks.items()):
+            path = Path(folder, f"{number}.onnx")
+            deploy.export(for_deployment(network, precision), name, path)
+            files.append(deploy.Deployed(name, path))
+        records = deploy.measure(files, threads=run.threads, preset="quick" if run.quick else preset)
     whole = cost(base.model, base.example_inputs).macs
-    print(f"ResNet-20, {given.precision}, {given.threads} thread(s), {deploy.machine()['cpu']}")
-    print(f"{'':20} {'MACs':>10} {'fewer':>6} {'p50 ms':>8} {'p90 ms':>8} {'stable':>7}  widths")
     rows = []
     for (name, network), record in zip(networks.items(), records, strict=True):
-        macs = cost(network.model, network.example_inputs).macs
-        latency = record.latency_ms
-        rows.append({"rule": name, "macs": macs, "p50_ms": latency.p50, "p90_ms": latency.p90, "stable": record.stable})
-        print(
-            f"{name:20} {macs / 1e6:8.2f} M {whole / macs:6.2f} {latency.p50:8.3f} {latency.p90:8.3f} "
-            f"{'yes' if record.stable else 'no':>7}  {widths(network.model)}"
-        )
-    if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        left, latency = cost(network.model, network.example_inputs).macs, record.latency_ms
+        timing = {"p50_ms": latency.p50, "p90_ms": latency.p90, "stable": record.stable}
+        rows.append({"rule": name, "macs": left, "ratio": whole / left, **timing, "widths": widths(network.model)})
+    run.table(
+        (
+            Column(key="rule", title="rule"),
+            Column(key="macs", title="multiply-adds"),
+            Column(key="ratio", title="fewer", unit="x", decimals=2),
+            Column(key="p50_ms", title="p50", unit="ms", decimals=3),
+            Column(key="p90_ms", title="p90", unit="ms", decimals=3),
+            Column(key="stable", title="stable"),
+            Column(key="widths", title="widths"),
+        ),
+        rows,
+        title=f"ResNet-20, {precision}",
+    )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _in_words(size_bytes: int) -> str:
     return f"{size:.3g} {units[0]}"
 
 
-class Measured(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Measured(TorchDispatchMode):
     """Within it, an operation of torch that would take more memory or arithmetic than a file may is not begun.
 
     The sizes that an operation yields are computed first, without values. Where they depend on values, it runs.
@@ -142,7 +142,7 @@ def _tensors(values: object) -> Iterator[Tensor]:
 def _element_wise(read: Sequence[Tensor]) -> tuple[list[tuple[int, int]], int]:
     """As :func:`_on_meta`, of an operation that takes element with element."""
     with suppress(RuntimeError):  # they do not fit: the operation says so itself
-        shape = torch.broadcast_shapes(*(t.shape for t in read))  # type: ignore[no-untyped-call]
+        shape = torch.broadcast_shapes(*(t.shape for t in read))
         return [(math.prod(shape), max((t.element_size() for t in read), default=1))], 0
     return [], 0
 

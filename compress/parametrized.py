@@ -81,7 +81,7 @@ def _bake_module(module: nn.Module, layer: str) -> list[tuple[str, str]]:
             found.append((hook.name, type(hook).__name__))
         elif isinstance(hook, prune.BasePruningMethod):
             name = hook._tensor_name
-            prune.remove(module, name)  # type: ignore[no-untyped-call]
+            prune.remove(module, name)
             found.append((name, f"masked by torch.nn.utils.prune.{type(hook).__name__}"))
     return found
 

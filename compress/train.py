@@ -326,7 +326,7 @@ def _fit_on(
     )
     average: AveragedModel | None = None
     if training.ema is not None:
-        average_with = get_ema_multi_avg_fn(training.ema)  # type: ignore[no-untyped-call]
+        average_with = get_ema_multi_avg_fn(training.ema)
         average = AveragedModel(model, multi_avg_fn=average_with, use_buffers=True)
     wrapped, wrapped_optimizer = fabric.setup(compiled(model, training), optimizer)
     if average is not None:

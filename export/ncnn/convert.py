@@ -70,7 +70,7 @@ def _run(module: GraphModule, example_inputs: tuple[Tensor, ...], folder: Path, 
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            scripted = torch.jit.trace(module, example_inputs, check_trace=False)  # type: ignore[no-untyped-call]
+            scripted = torch.jit.trace(module, example_inputs, check_trace=False)
             torch.jit.save(scripted, folder / "network.pt")
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

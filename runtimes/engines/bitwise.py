@@ -4,7 +4,7 @@ A file has a node ``BitConv`` or ``BitGemm`` of the domain ``edgepress`` for eac
 name that says the same in standard operators. ONNX Runtime alone runs those functions, in floats. Here they are left
 out of what it is given, and the nodes go to operators of a library (``runtimes/bitwise``), compiled when first needed.
 A session for each piece between two bit layers would cost 6 us for every cut (the last line that
-``benchmarks/bitwise_kernels.py`` prints), copy what passes it, and optimize and plan the memory of each piece alone.
+``benchmarks.bitwise_kernels`` prints), copy what passes it, and optimize and plan the memory of each piece alone.
 
 Without a compiler, ONNX Runtime runs the functions: `Session.kernels`, the version and a warning say so. The variable
 EDGEPRESS_BITWISE names kernels (avx512, avx2, neon, scalar) or takes none of them (none).

@@ -110,11 +110,11 @@ _SIZE_ARITHMETIC: Mapping[str, Callable[..., Any]] = {
 
 
 def _as_float(number: Any) -> Any:
-    return float(number) if type(number) in (bool, int, float) else torch.sym_float(number)  # type: ignore[no-untyped-call]
+    return float(number) if type(number) in (bool, int, float) else torch.sym_float(number)
 
 
 def _as_integer(number: Any) -> Any:
-    return int(number) if type(number) in (bool, int, float) else torch.sym_int(number)  # type: ignore[no-untyped-call]
+    return int(number) if type(number) in (bool, int, float) else torch.sym_int(number)
 
 
 def _fold(function: Callable[[Any, Any], Any], items: Sequence[Any]) -> Any:

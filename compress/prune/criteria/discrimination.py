@@ -195,7 +195,7 @@ class _Running(Interpreter):
         if layer.optimizer is None or value.numel() == value.shape[layer.dim]:  # one value has no variance
             return
         layer.optimizer.zero_grad()
-        self._loss(layer, value.detach()).backward()  # type: ignore[no-untyped-call]
+        self._loss(layer, value.detach()).backward()
         layer.optimizer.step()
 
     def _score(self, layer: _Layer, zeros: Tensor, without: Tensor, value: Tensor) -> None:

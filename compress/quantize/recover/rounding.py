@@ -247,7 +247,7 @@ def learn(
             for rounding in roundings:
                 total = total + config.strength * rounding.variable.numel() / count * rounding.pull(beta)
         optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         optimizer.step()
 
 

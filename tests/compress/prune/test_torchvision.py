@@ -1,21 +1,18 @@
 """torchvision's classifiers halve, and compute what the originals do without the channels that are gone.
 
-They come from a folder that EDGEPRESS_PEERS names (see benchmarks/peers.py); each runs in a process of its own.
+They come from a folder that EDGEPRESS_PEERS names (make peers); each runs in a process of its own.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 NAMES = """
 alexnet convnext_base convnext_small convnext_tiny densenet121 densenet161 densenet169 densenet201 efficientnet_b0
 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7
@@ -33,17 +30,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def examine() -> Iterator[Callable[[str], dict[str, Any]]]:
+def examine() -> Callable[[str], dict[str, Any]]:
     """Halves the network of a name in a process of its own."""
     folder = os.environ.get("EDGEPRESS_PEERS")
     if not folder or not (Path(folder) / "torchvision").is_dir():
-        pytest.skip("EDGEPRESS_PEERS names no folder with torchvision: see benchmarks/peers.py for the line of pip")
-    sys.path.insert(0, str(BENCHMARKS))  # the new processes import from where this one does
-    try:
-        halving = importlib.import_module("halving")
-        yield partial(halving.examine, halving.processes(folder), "torchvision", engine="ours")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+        pytest.skip("EDGEPRESS_PEERS names no folder with torchvision: make peers")
+    from benchmarks.halving.measure import examine, processes
+
+    return partial(examine, processes(folder), "torchvision", pruner="ours")
 
 
 @pytest.mark.parametrize("name", NAMES)
