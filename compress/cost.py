@@ -14,10 +14,11 @@ Conventions, so that the figures can be compared with others:
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,8 @@ from torch.fx import Node
 
 from .bit_operations import operand_bits
 from .graph import Graph, argument, shape_of, trace
+from .integers.encoding import Encoding
 from .receptive_field import CONVOLUTION, TRANSPOSED, base_name, receptive_fields
-
-if TYPE_CHECKING:
-    from .integers.encoding import Encoding
 
 RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
 MATRIX_PRODUCTS = {"matmul": "self", "mm": "self", "bmm": "self", "mv": "self", "dot": "self"} | {
@@ -71,8 +70,7 @@ class LayerCost:
         activation_bytes: of its output.
         memory_access_bytes: of its inputs, weights and outputs.
         output_shape: (1, C, H, W).
-        receptive_field: (rows, columns) of the input, or (length,); the size of the input where an element of the
-            output sees all of it; None where it cannot be followed.
+        sees: tells the receptive field, which few ask for.
     """
 
     layer: str
@@ -83,7 +81,19 @@ class LayerCost:
     activation_bytes: int
     memory_access_bytes: int
     output_shape: tuple[int, ...]
-    receptive_field: tuple[int, ...] | None
+    sees: Callable[[], tuple[int, ...] | None] = field(default=lambda: None, repr=False, compare=False)
+
+    @property
+    def receptive_field(self) -> tuple[int, ...] | None:
+        """(rows, columns) of the input, or (length,); the size of the input where an element of the output sees all of
+        it; None where it cannot be followed.
+        """
+        return self.sees()
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, as plain values."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "sees"}
+        return _listed(plain | {"receptive_field": self.receptive_field})
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,7 @@ class Cost:
             "size_bytes": self.size_bytes,
             "activation_bytes": self.activation_bytes,
             "memory_access_bytes": self.memory_access_bytes,
-            "layers": [_listed(asdict(layer)) for layer in self.layers],
+            "layers": [layer.to_json() for layer in self.layers],
             "uncounted": [asdict(entry) for entry in self.uncounted],
         }
 
@@ -162,7 +172,7 @@ def cost(
         model = network.model if isinstance(network, Graph) else network
         batched = len({x.shape[0] for x in example_inputs if x.ndim}) == 1
         graph = trace(model, tuple(x[:1] if batched and x.ndim else x for x in example_inputs))
-    fields = receptive_fields(graph)
+    seen_by = functools.cache(lambda: receptive_fields(graph))
     layers: list[LayerCost] = []
     uncounted: dict[tuple[str, str, str], int] = {}
     seen: set[int] = set()
@@ -188,7 +198,7 @@ def cost(
                 activation_bytes=output_bytes,
                 memory_access_bytes=output_bytes + sum(_bytes(source) for source in node.all_input_nodes),
                 output_shape=_first_shape(node),
-                receptive_field=fields.get(node),
+                sees=lambda node=node: seen_by().get(node),  # type: ignore[misc]
             )
         )
     stored = {id(t): t for _, t in _stored(graph.model)}.values()

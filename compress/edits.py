@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .edit import Edit
 from .errors import InvalidInput
 from .graph import first_names, named_tensors
 from .parametrized import bake
-from .rounding.inputs import names_rounding, rounding_inputs, rounds_inputs
-from .stage import Edit
-
-
-def depthwise_like(norm: nn.Module) -> nn.Conv2d:
-    """A depthwise convolution of 1x1 with the channels of a batch norm; its weights are yet to be set."""
-    channels = int(norm.num_features)  # type: ignore[arg-type]
-    return nn.Conv2d(channels, channels, 1, groups=channels)
-
-
-REPLACEMENTS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
-    "Identity": lambda _: nn.Identity(),
-    "Conv2d": depthwise_like,
-}
-"""What a module becomes by an edit of the kind ``module``, by the name of the new class; given the old module."""
-ROUNDING = "rounding "
-"""Before what :func:`compress.rounding.inputs.rounding_of` understands: the layer rounds what it reads."""
+from .replacements import replacement
 
 PLAIN = (bool, int, float, str, tuple, list, torch.Size)
 """What the attributes are that edits change: no methods, classes, tensors or modules."""
@@ -54,23 +39,9 @@ def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
             _require_plain(module, edit)
             setattr(module, edit.what, edit.after)
         elif edit.kind == "module":
-            _replace(model, edit.layer, _replacement(module, str(edit.after)))
+            _replace(model, edit.layer, replacement(module, str(edit.after)))
         else:
             _edit_tensor(module, edit, holders)
-
-
-def _replacement(module: nn.Module, wanted: str) -> nn.Module:
-    kind = type(module).__name__
-    if wanted.startswith(ROUNDING):
-        rounding = wanted.removeprefix(ROUNDING)
-        if not rounds_inputs(module) or not names_rounding(rounding):
-            raise InvalidInput(f"edit of a {kind} to {wanted}: expected a convolution or linear layer and a rounding")
-        return rounding_inputs(module, rounding)
-    if wanted not in REPLACEMENTS:
-        raise InvalidInput(f"edit to {wanted}: expected one of {', '.join(REPLACEMENTS)}; it is no edit of ours")
-    if wanted == "Conv2d" and not isinstance(getattr(module, "num_features", None), int):
-        raise InvalidInput(f"edit of a {kind} to {wanted}: expected a batch norm there; its source has changed")
-    return REPLACEMENTS[wanted](module)
 
 
 def _require_plain(module: nn.Module, edit: Edit) -> None:

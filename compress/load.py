@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .edit import Edit
 from .errors import InvalidInput
 from .integers.encoding import Encoding
 from .siblings import models, users_imports
 from .specification import Source, parse, require_in_zoo
-from .stage import Edit
 from .untrusted import ARRAY_BYTES, require_at_most
 from .user_code import known, remember, require_definition
 

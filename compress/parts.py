@@ -29,8 +29,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from . import strict_yaml
+from .config import Config
 from .errors import InvalidInput
-from .stage import Config
 
 
 class Part(Config):

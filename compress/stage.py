@@ -1,94 +1,41 @@
-"""The nouns that every stage shares: Stage, Result, Edit, Skip and Context."""
+"""The nouns that every stage shares: Stage, Result and Context; those of edits and configurations come with them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from .clock import Clock
+from .config import Config, Findings, Samples, Seed, Threads, Times
+from .data import Data
+from .edit import Edit, EditKind, Skip
 from .errors import InvalidInput
+from .integers.encoding import Encoding
 from .parametrized import bake, keep_no_graph
 
-if TYPE_CHECKING:
-    from .data import Data
-    from .integers.encoding import Encoding
-
-EditKind = Literal["attribute", "tensor", "module", "precision", "weights"]
-
-
-Samples = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""A number of samples, or of anything that each takes a while."""
-Threads = Annotated[int, Field(ge=1, le=1024)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Times = Annotated[float, Field(gt=1, le=1e9)]
-"""How many times less there is to be of something."""
-
-
-class Config(BaseModel):
-    """A frozen, validated configuration: an unknown key is an error, and so is a value out of range.
-
-    Every number has its least and its largest value, and is finite. Messages about several settings have their names in
-    backquotes, so that a command can tell them as its options.
-    """
-
-    HEADING: ClassVar[str] = "Options"
-    """Above its options in ``--help``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, bool) and not _admits_truth(cls.model_fields[info.field_name or ""].annotation):
-            raise ValueError(f"expected another value than {str(value).lower()}")
-        return value
-
-
-def _admits_truth(annotation: Any) -> bool:
-    return annotation is bool or any(_admits_truth(inner) for inner in get_args(annotation))
-
-
-class Findings(BaseModel):
-    """What a measurement found, as its file keeps it: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One thing that a stage changed in a network.
-
-    ``kind`` says how the edit is replayed on a freshly built network:
-
-    - ``attribute``: ``layer.what = after``, as in ``("layer1.0.conv1", "out_channels", 16, 10)``;
-    - ``tensor``: the parameter or buffer ``layer.what`` has the shape ``after``, where ``before`` was; along dimension
-      ``axis`` the indices ``kept`` stay. Where ``before`` is None the tensor is new (a bias from folding), and where
-      ``after`` is None it is gone;
-    - ``module``: the module ``layer`` was a ``before`` and is an ``after`` ("Identity");
-    - ``precision``: the tensor ``layer.what`` is held in ``after`` ("int8") in the exported file, nothing to replay;
-    - ``weights``: values changed, shapes did not, nothing to replay.
-    """
-
-    layer: str
-    what: str
-    before: object
-    after: object
-    kind: EditKind = "attribute"
-    axis: int | None = None
-    kept: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A layer that a stage left alone, and why."""
-
-    layer: str
-    reason: str
+__all__ = [
+    "Config",
+    "Context",
+    "Edit",
+    "EditKind",
+    "Findings",
+    "Measured",
+    "Objective",
+    "Progress",
+    "Result",
+    "Samples",
+    "Seed",
+    "Skip",
+    "Stage",
+    "Threads",
+    "Times",
+    "evaluation_copy",
+    "silent",
+]
 
 
 @dataclass(frozen=True)

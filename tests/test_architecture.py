@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from compress.siblings import export, runtimes
+from tests.support.import_graph import circles, import_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("compress", "export", "runtimes", "models")
@@ -86,6 +87,28 @@ def test_stages_know_no_engine(path: Path) -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "runtimes"
     }
     assert used <= FACTS, f"{path} uses {used - FACTS} of runtimes"
+
+
+def test_no_modules_import_each_other() -> None:
+    """In a circle no part can be read, tested or moved alone. Imports within functions and for annotations count."""
+    graph = import_graph(ROOT, PACKAGES)
+    assert "compress.data" in graph["compress.stage"] and "export.facts" in graph["compress.deploy.write"]
+    assert not circles(graph)
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    package = tmp_path / "ours"
+    (package / "inner").mkdir(parents=True)
+    texts = {
+        "__init__.py": "",
+        "a.py": "def f():\n    from . import b\n",
+        "b.py": "from .inner import leaf\n",
+        "inner/__init__.py": "from ..a import f\n",
+        "inner/leaf.py": "",
+    }
+    for name, text in texts.items():
+        (package / name).write_text(text)
+    assert circles(import_graph(tmp_path, ("ours",))) == [["ours.a", "ours.b", "ours.inner"]]
 
 
 def test_every_stage_is_seen_by_the_walk() -> None:

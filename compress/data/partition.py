@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from ..config import Config
+from ..config import Samples as Count
 from ..errors import InvalidInput
-from ..stage import Config
-from ..stage import Samples as Count
 from .split import Data, Preprocessing, Samples, SampleSplit, Split, SplitName
 
 MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28

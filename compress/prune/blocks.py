@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..cost import cost
+from ..distill import objective_for
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import Graph, trace
@@ -75,8 +76,6 @@ class RemoveBlocks(Config):
             raise InvalidInput(f"remove_blocks: without {names} the network {wrong}; keep one of them with exclude")
         history: list[dict[str, float]] = []
         if self.training is not None and context.data is not None:
-            from ..distill import objective_for
-
             history = fit(
                 shorter,
                 context.data,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -16,7 +16,6 @@ from ..stage import Skip
 from .channels import Channels, Group
 from .counts import Kept
 from .criteria import Criterion
-from .select import Plan, Select
 from .target import Curve
 
 
@@ -69,6 +68,24 @@ class Rules:
         return f"round_to={self.round_to}, minimum={self.minimum}"
 
 
+Plan = Callable[[float], list[float]]
+"""Units to keep of each group, before rounding, by a share from 0 (all are kept) to 1 (none): never more the larger the
+share is.
+"""
+
+
+class Shares(Protocol):
+    """How groups share what goes, as :class:`compress.prune.select.Select` has it."""
+
+    alike: ClassVar[bool]
+    comparable: ClassVar[bool]
+    of_units: ClassVar[bool]
+
+    def plan(self, choice: Selection) -> Plan:
+        """How much of each group stays, by the share of all that goes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Selection:
     """What to choose from, and how groups share what goes.
@@ -82,7 +99,7 @@ class Selection:
     groups: Sequence[Group]
     scores: Sequence[Tensor]
     ranges: Sequence[Range]
-    select: Select
+    select: Shares
     curves: Sequence[Curve | None]
     cost: Callable[[Kept], float] = sum
 

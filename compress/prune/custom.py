@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInput
 from ..settings import required
 from ..stage import Context
-from .criteria import Criterion
+from .criterion import Criterion
 from .labels import Site
 
 Function = Callable[[Tensor, int], Tensor]

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from ..clock import Precision
+from ..distill import objective_for
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
 from ..manifest import EditRecord
@@ -255,8 +256,6 @@ class Prune(Config):
         epochs = self.epochs(step)
         if self.training is None or context.data is None or (self.steps > 1 and not epochs):
             return []
-        from ..distill import objective_for
-
         warmup = self.training.warmup_epochs * epochs / max(1, self.training.epochs)
         training = self.training.model_copy(update={"epochs": epochs, "warmup_epochs": warmup})
         history = fit(

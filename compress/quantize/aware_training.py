@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from ..distill import objective_for
 from ..errors import InvalidInput
 from ..graph import trace
 from ..integers.encoding import Encoding, IntegerParameters
@@ -258,8 +259,6 @@ def train_quantized(
     Raises:
         InvalidInput: there is no data to train on, the encodings are not of this network, or the loss is not finite.
     """
-    from ..distill import objective_for
-
     if context.data is None:
         raise InvalidInput("quantize: training is set, and there is no data to train on; give data or leave it out")
     engine = target_named(target)

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..edits import ROUNDING, replay
+from ..distill import objective_for
+from ..edits import replay
 from ..errors import InvalidInput
 from ..fold import Fold
 from ..graph import Graph, trace
 from ..integers.encoding import Encoding
 from ..integers.placement import PRODUCTS, IntegerLayer, placement_of
+from ..replacements import ROUNDING
 from ..rounding.inputs import Rounding, rounding_layers, rounds_inputs
 from ..rounding.weights import (
     Bases,
@@ -262,8 +264,6 @@ class Parts:
         """Train until this share of all epochs is done."""
         if self.training is None:
             return
-        from ..distill import objective_for
-
         epochs = math.ceil(until * self.training.epochs) - self.done
         if epochs <= 0:
             return

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..distill import objective_for
 from ..errors import InvalidInput
 from ..settings import exclude, setting
 from ..stage import Config, Context, Edit, Result, Samples, Skip, evaluation_copy
@@ -158,8 +159,6 @@ class Sparsify(Config):
         return fisher_diagonal(network, names, context.data, classification(smoothing), self.samples, context.seed)
 
     def _train(self, network: nn.Module, context: Context, callback: MaskedTraining) -> list[dict[str, float]]:
-        from ..distill import objective_for
-
         assert self.training is not None and context.data is not None, "checked before"
         return fit(
             network,

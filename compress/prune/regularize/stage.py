@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import model_validator
 from torch import nn
 
+from ...distill import objective_for
 from ...errors import InvalidInput
 from ...graph import trace
 from ...settings import exclude, setting
@@ -84,8 +85,6 @@ class Regularize(Config):
         """
         if context.data is None:
             raise InvalidInput("regularize: it needs data to train on; give --data")
-        from ...distill import objective_for
-
         trained = evaluation_copy(model)
         found = readable(trace(evaluation_copy(model), context.example_inputs), context)
         groups, skipped = eligible(found, self.exclude, "slimming" in self.method)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from ...parts import Kind, Part
+from ...stage import Context
+from ..channels import Channels
+from ..choose import Plan, Selection
+from ..criteria import Criterion
+from ..target import Curve, Key
 
-if TYPE_CHECKING:
-    from ...stage import Context
-    from ..channels import Channels
-    from ..choose import Selection
-    from ..criteria import Criterion
-    from ..target import Curve, Key
-
-Plan = Callable[[float], list[float]]
-"""Units to keep of each group, before rounding, by a share from 0 (all are kept) to 1 (none): never more the larger the
-share is.
-"""
+__all__ = ["SELECTIONS", "AnySelect", "Plan", "Select"]
 
 
 class Select(Part):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
+from ..choose import Selection
 from . import Plan, Select
-
-if TYPE_CHECKING:
-    from ..choose import Selection
 
 
 class Global(Select):

@@ -9,28 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from ...data import Split
 from ...errors import InvalidInput
 from ...knapsack import least_loss
 from ...outputs import write_text
 from ...settings import setting
-from ...stage import Findings, Samples
+from ...stage import Context, Findings, Samples
 from ...train import classification
 from ...untrusted import read_json
+from ..channels import Channels
+from ..choose import Selection
+from ..criteria import Criterion
+from ..target import Curve, Key
 from . import Plan, Select
-
-if TYPE_CHECKING:
-    from ...data import Split
-    from ...stage import Context
-    from ..channels import Channels
-    from ..choose import Selection
-    from ..criteria import Criterion
-    from ..target import Curve, Key
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 WIDTHS = 64

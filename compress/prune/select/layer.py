@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from ..choose import Selection
 from . import Plan, Select
-
-if TYPE_CHECKING:
-    from ..choose import Selection
 
 
 class Layer(Select):

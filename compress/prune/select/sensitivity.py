@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from ...outputs import write_text
 from ...settings import setting
+from ...stage import Context
+from ..channels import Channels
+from ..choose import Selection
+from ..criteria import Criterion
+from ..target import Curve, Key
 from . import Plan, Select
-
-if TYPE_CHECKING:
-    from ...stage import Context
-    from ..channels import Channels
-    from ..choose import Selection
-    from ..criteria import Criterion
-    from ..target import Curve, Key
 
 
 class Sensitivity(Select):

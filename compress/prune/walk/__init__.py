@@ -14,6 +14,30 @@ What has become equal is removed together. By construction the network without t
 which they are masked: zero wherever a product or a sum consumes them, absent wherever statistics are taken.
 """
 
-from .walker import walk
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...graph import Graph
+from ..labels import Labels
+from . import movement, normalization, pointwise, products  # noqa: F401  (they register their rules)
+from .rules import RULES
+from .walker import Walker
 
 __all__ = ["walk"]
+
+
+def walk(
+    graph: Graph, choices: Mapping[str, int] | None = None, labels: Labels | None = None, *, exact: bool = False
+) -> Labels:
+    """The labels of a graph that was traced with static shapes.
+
+    Args:
+        choices: how to read the places that can be read in several ways, by their keys (the first way).
+        labels: those of another graph of the same network (in training mode), which this one adds to.
+        exact: follow every channel through splits and shuffles on its own, instead of tying those that have to go
+            together for the parts to stay equal.
+    """
+    walker = Walker(graph, RULES, choices or {}, labels or Labels(), exact)
+    walker.run()
+    return walker.labels

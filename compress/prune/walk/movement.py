@@ -8,7 +8,8 @@ from torch.fx import Node
 
 from ...graph import argument, shape_of
 from ..labels import Axes, Value
-from .rules import dim_of, name_of, rule
+from .operations import dim_of, name_of
+from .rules import rule
 from .walker import Walker
 
 _RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "view_as", "reshape_as")

@@ -8,8 +8,9 @@ from torch.fx import Node
 
 from ...graph import argument, shape_of
 from ..labels import Value
+from .operations import has_argument, name_of
 from .pointwise import elementwise
-from .rules import has_argument, name_of, rule
+from .rules import rule
 from .walker import Walker
 
 

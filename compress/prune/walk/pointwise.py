@@ -7,7 +7,8 @@ from torch.fx import Node
 
 from ...graph import shape_of
 from ..labels import Axes, Value
-from .rules import dim_of, dims_of, name_of, rule
+from .operations import dim_of, dims_of, name_of
+from .rules import rule
 from .walker import Walker
 
 

@@ -12,7 +12,8 @@ from torch.fx import Node
 
 from ...graph import argument, shape_of
 from ..labels import Axes, Product, Value
-from .rules import name_of, rule
+from .operations import name_of
+from .rules import rule
 from .walker import Walker
 
 Operand = tuple[Node, str]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,30 +11,20 @@ from torch.fx import Node
 
 from ...graph import Graph, shape_of
 from ..labels import Assumption, Axes, Labels, Site, Sized, Value
-from .rules import RULES, name_of
+from .operations import name_of
 
-
-def walk(
-    graph: Graph, choices: Mapping[str, int] | None = None, labels: Labels | None = None, *, exact: bool = False
-) -> Labels:
-    """The labels of a graph that was traced with static shapes.
-
-    Args:
-        choices: how to read the places that can be read in several ways, by their keys (the first way).
-        labels: those of another graph of the same network (in training mode), which this one adds to.
-        exact: follow every channel through splits and shuffles on its own, instead of tying those that have to go
-            together for the parts to stay equal.
-    """
-    walker = Walker(graph, choices or {}, labels or Labels(), exact)
-    walker.run()
-    return walker.labels
+Rule = Callable[["Walker", Node], Value]
+"""What the labels of an operation's inputs become, those of its output."""
 
 
 class Walker:
     """What the rules see: the labels so far (``values`` per node) and the ways to change them."""
 
-    def __init__(self, graph: Graph, choices: Mapping[str, int], labels: Labels, exact: bool) -> None:
+    def __init__(
+        self, graph: Graph, rules: Mapping[str, Rule], choices: Mapping[str, int], labels: Labels, exact: bool
+    ) -> None:
         self.graph = graph
+        self.rules = rules
         self.choices = choices
         self.labels = labels
         self.exact = exact
@@ -61,9 +51,9 @@ class Walker:
     def call(self, node: Node) -> Value:
         if not any(self.values.get(source) for source in node.all_input_nodes):
             return {}
-        rule = RULES.get(name_of(node))
+        rule = self.rules.get(name_of(node))
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
-            rule = RULES["elementwise"]
+            rule = self.rules["elementwise"]
         return self.unknown(node) if rule is None else rule(self, node)
 
     def unknown(self, node: Node) -> Value:
@@ -181,6 +171,3 @@ class Walker:
 def _within(labels: Tensor, of: Tensor) -> bool:
     """Whether ``labels`` are those of a parameter's dimension, or a part of them (one of three in a fused weight)."""
     return bool(torch.isin(labels, of[of != 0]).all())
-
-
-from . import movement, normalization, pointwise, products  # noqa: E402, F401  (they register their rules)
