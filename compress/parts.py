@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -139,6 +139,20 @@ class Kind(Generic[P]):
         except ValidationError as error:
             raise ValueError(_first_line(named, error)) from error
 
+    def with_settings(self, text: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part that ``text`` says, with settings that were typed apart, as a mapping to be read.
+
+        Raises:
+            ValueError: ``text`` is none, or there is no such part.
+        """
+        value = self._typed(text)
+        if not isinstance(value, Mapping):
+            return {text: settings}
+        ((name, inner),) = value.items()
+        if not isinstance(inner, Mapping):
+            inner = {} if inner is None else {next(iter(self.part(str(name)).model_fields), "value"): inner}
+        return {str(name): {**inner, **settings}}
+
     def schema(self) -> dict[str, Any]:
         """The JSON schema of what may be written."""
         pattern = "[:=]" if self.of_user is not None else "="
@@ -173,10 +187,17 @@ class Kind(Generic[P]):
 
 
 def listed(value: object) -> object:
-    """A list of parts, of what people write for one: a single part, or names with commas."""
+    """A list of parts, of what people write for one: a single part, names with commas, or ``none``."""
+    if value == "none":
+        return []
     if isinstance(value, str) and not value.lstrip().startswith("{"):
         return [text for text in (part.strip() for part in value.split(",")) if text]
     return [value] if isinstance(value, (str, Mapping, Part)) else value
+
+
+def kind_of(metadata: Iterable[Any]) -> Kind[Any] | None:
+    """The kind of parts that a field takes, by what is in its metadata; None for other fields."""
+    return next((each for each in metadata if isinstance(each, Kind)), None)
 
 
 Listed = BeforeValidator(listed)

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ..distill import Distill
+from ..parts import Kind, Part, kind_of
 from ..prune import Prune, RemoveBlocks
 from ..prune.regularize import Regularize
 from ..quantize import Quantize
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGURATIONS: Mapping[str, type[Config]] = {
     "train": Training,
     "regularize": Regularize,
+    "prune": Prune,
     "remove_blocks": RemoveBlocks,
     "sparsify": Sparsify,
     "share": Share,
@@ -55,7 +57,7 @@ def options_table() -> dict[str, Any]:
         name: [each for each in options_of(kind) if each["name"] not in LEFT_OUT.get(name, ())]
         for name, kind in CONFIGURATIONS.items()
     }
-    for name, kind in (("prune", Prune), ("quantize", Quantize)):
+    for name, kind in (("quantize", Quantize),):
         settings[name] = list(options_of(kind, fields=("training",)))
     for name, entries in settings.items():
         flags = [flag for entry in entries for flag in entry["flags"]]
@@ -81,7 +83,11 @@ def options_of(
     """
     for name, field in kind.model_fields.items() if fields is None else ((f, kind.model_fields[f]) for f in fields):
         inner = configuration_in(field)
-        if inner is not None:
+        parts = parts_in(field)
+        if parts is not None:
+            yield _option(kind, name, field, place, field.default, switch)
+            yield from _of_parts(parts, f"{place}{name}.", getattr(kind, "HEADING", ""), setting_of(field).group)
+        elif inner is not None:
             default = standard(field)
             optional = field.default is None
             switches = [f"{place}{name}.{each}" for each, f in inner.model_fields.items() if setting_of(f).switch]
@@ -91,12 +97,24 @@ def options_of(
             yield _option(kind, name, field, place, default, switch)
 
 
+def _of_parts(parts: Kind[Any], place: str, heading: str, group: str) -> Iterator[dict[str, Any]]:
+    """The settings of a field's parts that have options of their own: those that say which."""
+    seen: set[str] = set()
+    for part in (parts.base, *map(parts.part, parts.names)):
+        for name, field in part.model_fields.items():
+            if setting_of(field).flag is not None and name not in seen:
+                seen.add(name)
+                entry = _option(part, name, field, place, None if part is not parts.base else field.default, None)
+                yield {**entry, "group": group or heading, "part": place.rstrip(".")}
+
+
 def _option(
     kind: type[BaseModel], name: str, field: FieldInfo, place: str, default: Any, switch: str | None
 ) -> dict[str, Any]:
     """One option, in plain values; what is empty is left out."""
     own = setting_of(field)
-    shape, choices = _shape(field.annotation)
+    parts = parts_in(field)
+    shape, choices = _shape(field.annotation) if parts is None else ("part", [])
     assert field.description, f"{kind.__name__}.{name}: it has no description"
     flags = [own.short, flag_of(kind, name)]
     is_switch = switch == f"{place}{name}"
@@ -112,8 +130,15 @@ def _option(
         "common": own.common,
         "metavar": own.metavar,
         "switch": switch,
+        "parts": parts.package.partition(".")[2].replace(".", "/") if parts is not None else None,
     }
     return {key: value for key, value in entry.items() if value}
+
+
+def parts_in(field: FieldInfo) -> Kind[Any] | None:
+    """The kind of parts that a field is one of, or a list of."""
+    inner = [item for each in _alternatives(field.annotation) for item in (get_args(each) or ())]
+    return kind_of((*field.metadata, *(note for item in inner for note in getattr(item, "__metadata__", ()))))
 
 
 def configuration_in(field: FieldInfo) -> type[BaseModel] | None:
@@ -153,7 +178,8 @@ def _shape(annotation: Any) -> tuple[str, list[str]]:
     if parts and all(get_origin(part) is Literal for part in parts):
         return "choice", [word for part in parts for word in get_args(part)]
     if len(parts) != 1:
-        return "text", []
+        number = next((word for kind, word in ((int, "int"), (float, "float")) if kind in parts), None)
+        return f"{number} or text" if number else "text", []
     origin, inner = get_origin(parts[0]), get_args(parts[0])
     if origin is tuple:
         shape, choices = _shape(inner[0])
@@ -167,6 +193,8 @@ def in_words(default: Any, unit: str | None) -> str:
     """A default in words; empty where there is none to tell."""
     if default is None or default is PydanticUndefined or isinstance(default, (bool, dict)):
         return ""
+    if isinstance(default, Part):
+        return str(default.model_dump())
     if isinstance(default, tuple):
         return ",".join(in_words(each, None) for each in default)
     text = f"{default:g}" if isinstance(default, float) else str(default)

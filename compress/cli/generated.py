@@ -14,7 +14,8 @@ class Entry(TypedDict):
     """One option: what ``compress.cli.generate`` writes of a setting; what is empty is left out.
 
     ``name`` is the setting's place, as ``training.epochs``, and ``switch`` that of a setting without which this one is
-    refused. ``choices`` are words, or the name of a list that engines make.
+    refused. ``choices`` are words, or the name of a list that engines make. ``parts`` is the folder whose files are
+    what a setting can be, and ``part`` the setting whose part this one is of.
     """
 
     name: str
@@ -28,12 +29,20 @@ class Entry(TypedDict):
     common: NotRequired[bool]
     metavar: NotRequired[str]
     switch: NotRequired[str]
+    part: NotRequired[str]
+    parts: NotRequired[str]
 
 
 def settings(name: str) -> list[Entry]:
     """The options of a configuration."""
     entries: list[Entry] = table()["settings"][name]
     return entries
+
+
+def parts(folder: str) -> list[str]:
+    """The names of the files in a folder of parts, below that of ``compress``; see :mod:`compress.parts`."""
+    files = (FILE.parent.parent / folder).glob("*.py")
+    return sorted(file.stem.removesuffix("_") for file in files if file.stem != "__init__")
 
 
 @cache

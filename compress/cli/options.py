@@ -163,6 +163,9 @@ common = _all(
 )
 
 
+LISTS = {"targets": TARGETS, "formats": FORMATS}
+"""Choices that engines make, by their name in :class:`compress.settings.Setting`."""
+
 TYPES = {"int": click.INT, "float": click.FLOAT, "path": PATH}
 
 
@@ -178,6 +181,11 @@ def _of_setting(entry: generated.Entry) -> Callable[[F], F]:
     if shape == "flag":
         told["is_flag"] = True
         flags[-1] += f"/{entry['off']}" if "off" in entry else ""
+    elif "parts" in entry:
+        told["type"] = Words(names := generated.parts(entry["parts"]))
+        told |= {"names": names, "metavar": entry.get("metavar", "NAME")}
+    elif isinstance(choices := entry.get("choices"), str):
+        told["type"] = click.Choice(LISTS[choices])
     elif "choices" in entry:
         told["type"] = Words(entry["choices"]) if shape.startswith("list") else click.Choice(entry["choices"])
     else:

@@ -31,6 +31,7 @@ class Option(click.Option):
         common: it is among the dozen that ``--help`` shows; ``--help-all`` shows all.
         default_told: the default, in words, where the command does not have it as a value.
         setting: the place of the setting that it is, as ``training.epochs``.
+        names: what it can be, among others.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Option(click.Option):
         common: bool = False,
         default_told: str = "",
         setting: str | None = None,
+        names: Sequence[str] = (),
         **told: Any,
     ) -> None:
         super().__init__(*declarations, **told)
         self.group, self.common, self.default_told = group, common, default_told
+        self.names = names
         self.name = setting or self.name
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
@@ -51,6 +54,7 @@ class Option(click.Option):
         shown = copy.copy(self)
         text = self.help or ""
         shown.help = text if _shows_all(ctx) else first_sentence(text)
+        shown.help += f" One of {', '.join(self.names)}." if self.names else ""
         record = click.Option.get_help_record(shown, ctx)
         if record is None or not self.default_told:
             return record
@@ -123,7 +127,7 @@ class Command(click.Command):
             else:
                 left += 1
         for group in sorted(groups, key=lambda name: LAST.index(name) if name in LAST else -1):
-            with formatter.section(group):
+            with formatter.section(group[:1].upper() + group[1:]):
                 formatter.write_dl(groups[group])
         if left:
             formatter.write_paragraph()

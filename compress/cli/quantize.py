@@ -124,7 +124,7 @@ def command(exclude: tuple[str, ...], smooth: str | None, range_momentum: float,
     from ..quantize.scheme import SCHEMES
     from .session import Options, apply_stage, configured, settings_of
 
-    training = settings_of("quantize", values).get("training")
+    training = settings_of("quantize", values, Quantize).get("training")
     mixed = _mixed(values)
     names = [name for name in Quantize.model_fields if name in values]
     taken = {name: values.pop(name) for name in names}

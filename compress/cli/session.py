@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,7 +69,7 @@ def typed(parameter: str) -> str:
     return next((flag for each in named for flag in each.opts if flag.startswith("--")), parameter)
 
 
-def settings_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
+def settings_of(name: str, values: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
     """What was typed of the settings of a configuration, as mappings like those of a recipe.
 
     They are taken out of ``values``; what was not typed is left to the configuration's own defaults.
@@ -81,7 +81,8 @@ def settings_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
     for entry in generated.settings(name):
         value = values.pop(entry["name"])
         if value not in (None, ()):
-            given[entry["name"]] = _pairs(entry["flags"][-1], value) if entry["type"] == "mapping" else value
+            given[entry["name"]] = _value(entry, value)
+    _join_parts(name, given, kind)
     switches = {entry["name"]: entry.get("switch") for entry in generated.settings(name)}
     for place, switch in switches.items():
         if place in given and switch is not None and switch not in given:
@@ -96,6 +97,39 @@ def settings_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
                 inner = inner.setdefault(parent, {})
             inner[last] = value
     return nested
+
+
+def _value(entry: generated.Entry, value: Any) -> Any:
+    """What was typed, as the configuration takes it; what is wrong is left to the configuration."""
+    shape = entry["type"]
+    if shape == "mapping":
+        return _pairs(entry["flags"][-1], value)
+    if shape == "int or text" and value.isascii() and value.isdecimal() and len(value) < 10:
+        return int(value)
+    if shape == "float or text":
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _join_parts(name: str, given: dict[str, Any], kind: type[BaseModel]) -> None:
+    """Put the settings that were typed of a part into the part, in place."""
+    from ..parts import kind_of
+
+    entries = {entry["name"]: entry for entry in generated.settings(name)}
+    of_parts: dict[str, dict[str, Any]] = {}
+    for place in [place for place in given if "part" in entries[place]]:
+        of_parts.setdefault(entries[place]["part"], {})[place.rpartition(".")[2]] = given.pop(place)
+    for place, inner in of_parts.items():
+        parts = kind_of(kind.model_fields[place].metadata)
+        assert parts is not None, f"{kind.__name__}.{place} is a part"
+        try:
+            given[place] = parts.with_settings(given.get(place, entries[place].get("default", "")), inner)
+            parts.read(given[place])
+        except ValueError as error:
+            setting = str(error).partition(":")[0].rpartition(".")[2]
+            where = f"{place}.{setting}" if setting in inner else place
+            raise InvalidInput(f"{typed(where)}: {error}") from error
 
 
 def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, str]:
@@ -273,7 +307,7 @@ def run_stage(kind: type[Config], name: str, values: dict[str, Any]) -> None:
     from ..stage import Stage
     from ..train import Training
 
-    stage = configured(kind, **settings_of(name, values))
+    stage = configured(kind, **settings_of(name, values, kind))
     assert isinstance(stage, Stage), f"{kind.__name__} is a stage"
     apply_stage(Options(**values), stage, name, needs_data=_needs_data(stage), starts_random=kind is Training)
 

@@ -166,6 +166,11 @@ class Prune(Config):
         )
 
     @property
+    def needs_data(self) -> bool:
+        """Whether it can do nothing without data."""
+        return self.training is not None or bool(self.repair) or self.select.needs_data
+
+    @property
     def surgery(self) -> Surgery:
         """What is cut, and by which rules."""
         rules = Rules(self.round_to, self.minimum, self.limits, self.exclude)

@@ -52,6 +52,7 @@ def arguments(command: str, option: str) -> list[str]:
         del given[given.index(option) : given.index(option) + 2]
     if option in {named(each) for each in options(command) if (each.name or "").startswith("training.")} - {"--epochs"}:
         given += ["--epochs", "1"]
+    given += ["--criterion", "taylor"] if option == "--score-batches" else []
     target = TARGETS.get(command)
     other = {"--macs", "--parameters", "--size", "--latency", "--count", "--ratio"}
     return given + (list(target) if target is not None and option not in other else [])

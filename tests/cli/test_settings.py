@@ -15,6 +15,7 @@ from compress.cli.generate import CONFIGURATIONS, LEFT_OUT, configuration_in, in
 from compress.cli.parameters import Option
 from compress.cli.session import settings_of
 from compress.errors import InvalidInput
+from compress.prune import Prune
 from compress.settings import setting_of
 
 
@@ -67,7 +68,7 @@ def test_an_option_has_the_words_of_its_setting(name: str) -> None:
 def parsed(name: str, line: str) -> dict[str, Any]:
     context = command_of(name).make_context(name, [*line.split(), "net", "-o", "out"])
     with context:
-        return settings_of(name, dict(context.params))
+        return settings_of(name, dict(context.params), CONFIGURATIONS[name])
 
 
 def test_what_is_not_typed_is_left_to_the_configuration() -> None:
@@ -79,5 +80,12 @@ def test_what_is_not_typed_is_left_to_the_configuration() -> None:
     }
     assert parsed("share", "--epochs 0 --lr 0.1") == {}, "no training is asked for"
     assert parsed("sparsify", "--block 2,8 --augment flip,crop --epochs 1")["block"] == ("2", "8")
+    assert parsed("prune", "--criterion taylor --score-batches 4 --aggregate max --repair none --round-to 4") == {
+        "criterion": {"taylor": {"batches": 4, "aggregate": "max"}},
+        "repair": "none",
+        "round_to": 4,
+    }
+    assert Prune(**parsed("prune", "--ratio 0.5 --repair none")).repair == ()
+    assert parsed("prune", "--aggregate max --limit a=0.5,b=0.2")["criterion"] == {"l1": {"aggregate": "max"}}
     with pytest.raises(InvalidInput, match=r"--lr: .* give --epochs too"):
         parsed("share", "--lr 0.1")

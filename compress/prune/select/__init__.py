@@ -27,6 +27,11 @@ class Select(Part):
     of_units: ClassVar[bool] = True
     """The share of :data:`Plan` is of the units of all groups, so that a ratio needs no search."""
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether it measures on data."""
+        return False
+
     def curves(
         self, channels: Channels, criterion: Criterion, exclude: tuple[str, ...], context: Context
     ) -> Mapping[Key, Curve]:

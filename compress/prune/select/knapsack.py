@@ -62,6 +62,11 @@ class Knapsack(Select):
 
     of_units: ClassVar[bool] = False
 
+    @property
+    def needs_data(self) -> bool:
+        """It takes the loss on the validation split."""
+        return True
+
     def curves(
         self, channels: Channels, criterion: Criterion, exclude: tuple[str, ...], context: Context
     ) -> Mapping[Key, Curve]:

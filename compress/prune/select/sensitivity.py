@@ -27,6 +27,11 @@ class Sensitivity(Select):
 
     of_units: ClassVar[bool] = False
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the network is scanned."""
+        return self.file is None
+
     def curves(
         self, channels: Channels, criterion: Criterion, exclude: tuple[str, ...], context: Context
     ) -> Mapping[Key, Curve]:
