@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import artifact, deploy
+from . import artifact, deploy, lost_accuracy
 from .classification import require_classifier
 from .cost import cost
 from .data import Data
@@ -223,6 +223,11 @@ def advance(
     sparse = any(str(made["stage"]).startswith("sparsify") for made in network.lineage)
     if sparse and result.history and _zero_share(result.model) < 0.5 * _zero_share(network.model):
         skipped.append(SkipRecord(layer="", reason="training filled the zeros of the earlier sparsify: sparsify last"))
+    after = measure(advanced, context.data)
+    classes = len(context.data.classes) if context.data is not None else 0
+    lost = lost_accuracy.warning(name, stage, before.top1, after.top1, classes)
+    if lost is not None:
+        _LOG.warning("%s", lost)
     record = StageRecord(
         name=name,
         config=config,
@@ -230,9 +235,10 @@ def advance(
         edits=tuple(EditRecord(**vars(edit)) for edit in result.edits),
         skipped=tuple(skipped),
         before=before,
-        after=measure(advanced, context.data),
+        after=after,
         history=result.history,
         measured=tuple(str(measured) for measured in result.measured),
+        warnings=(lost,) if lost is not None else (),
     )
     return advanced, record
 

@@ -171,6 +171,17 @@ class Prune(Config):
         return self.training is not None or bool(self.repair) or self.select.needs_data
 
     @property
+    def remedy(self) -> str | None:
+        """What to do where it loses most of the accuracy."""
+        if self.training is not None:
+            return "fine-tune for more --epochs, prune in more --steps, or remove less"
+        if self.repair:
+            return "fine-tune (training, --epochs), or remove less"
+        return (
+            "give calibration samples (--data) and leave --repair out, fine-tune (training, --epochs), or remove less"
+        )
+
+    @property
     def surgery(self) -> Surgery:
         """What is cut, and by which rules."""
         rules = Rules(self.round_to, self.minimum, self.limits, self.exclude)

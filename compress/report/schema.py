@@ -69,7 +69,7 @@ class StageRecord(Record):
     """What a stage was asked, what it did and what the network cost before and after.
 
     ``history`` has a record per epoch with ``epoch``, ``loss`` and, where there are labels, ``validation_top1``;
-    ``measured`` a line for each choice by latency, with where that was measured.
+    ``measured`` a line for each choice by latency, with where that was measured; ``warnings`` what the user is to know.
     """
 
     name: str
@@ -81,6 +81,7 @@ class StageRecord(Record):
     after: Cost = Cost()
     history: tuple[Mapping[str, float | None], ...] = ()
     measured: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class NodeCounts(Record):

@@ -71,6 +71,16 @@ class Regularize(Config):
             raise ValueError("`epochs` of the training must be at least 1: regularizing is a training")
         return self
 
+    @property
+    def remedy(self) -> str | None:
+        """What to do where it loses most of the accuracy."""
+        if self.method not in ("soft", "growing"):
+            return "train longer (--epochs), or with a lower --strength"
+        return (
+            f"its channels are near zero already, and learn again only in longer trainings: give more --epochs or a "
+            f"lower --ratio than {self.ratio:g}, or prune it and fine-tune"
+        )
+
     def apply(self, model: nn.Module, context: Context) -> Result:
         """A trained copy of ``model``, distilled from the context's teacher if any.
 

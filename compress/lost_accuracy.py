@@ -1,0 +1,34 @@
+"""A stage that loses most of a network's accuracy says so, and what to do about it."""
+
+from __future__ import annotations
+
+MOST = 0.5
+"""Of what a network has over guessing: a stage that takes more than this is warned of."""
+
+LEAST = 5.0
+"""Points over guessing below which there is nothing to lose."""
+
+
+def warning(name: str, stage: object, before: float | None, after: float | None, classes: int) -> str | None:
+    """One line on the accuracy that the stage ``name`` lost, with the remedy; None where most is left.
+
+    Args:
+        stage: its configuration; where it has a ``remedy``, these words are told.
+        before: validation accuracy in percent.
+        after: likewise.
+        classes: of the data; 0 where they are not known.
+
+    >>> warning("prune", object(), 95.1, 12.5, 10)
+    'prune: validation top-1 fell from 95.10 to 12.50 %: fine-tune the network (training, --epochs), or ask for less'
+    >>> warning("prune", object(), 95.1, 90.0, 10)
+    """
+    guessed = 100.0 / classes if classes else 0.0
+    if before is None or after is None or before - guessed < LEAST:
+        return None
+    if before - after <= MOST * (before - guessed):
+        return None
+    own = getattr(stage, "remedy", None)
+    trained = getattr(getattr(stage, "training", None), "epochs", 0)
+    usual = "train longer (--epochs), or ask for less" if trained else None
+    remedy = own or usual or "fine-tune the network (training, --epochs), or ask for less"
+    return f"{name}: validation top-1 fell from {before:.2f} to {after:.2f} %: {remedy}"

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from compress.data import load
+from compress.data.partition import DataConfig
+from compress.lost_accuracy import warning
+from compress.pipeline import advance, open_network
+from compress.stage import Context, Edit, Result, evaluation_copy
+from compress.train import Training
+
+
+class Forget:
+    """A stage that makes every weight zero."""
+
+    remedy = "do not do this"
+
+    def apply(self, model: nn.Module, context: Context) -> Result:
+        made = evaluation_copy(model)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.zero_()
+        return Result(made, (Edit("", "weights", None, None, "weights"),))
+
+
+def test_a_stage_that_loses_the_accuracy_says_so_and_is_recorded(
+    small_net_file: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = load(DataConfig(source="digits"), 0)
+    network = open_network(f"{small_net_file}:build:width=16", data=data)
+    context = Context(network.example_inputs, data)
+    training = Training(epochs=2, batch_size=32, learning_rate=0.1, precision="fp32", accelerator="cpu")
+    with caplog.at_level(logging.WARNING, "compress"):
+        trained, record = advance(network, training, context, name="train")
+        assert not record.warnings and not caplog.records
+        _, record = advance(trained, Forget(), context, name="forget")
+    assert record.after.top1 is not None and record.after.top1 < 25
+    (told,) = record.warnings
+    assert told.startswith("forget: validation top-1 fell from ") and told.endswith("%: do not do this")
+    assert [entry.getMessage() for entry in caplog.records] == [told]
+
+
+@pytest.mark.parametrize(
+    "before, after, classes", [(None, 5, 10), (90, None, 10), (12, 10, 10), (90, 60, 10), (60, 45, 2)]
+)
+def test_small_losses_are_no_news(before: float | None, after: float | None, classes: int) -> None:
+    assert (warning("x", object(), before, after, classes) is None) == ((before, after) != (60, 45))
+
+
+@pytest.mark.parametrize("after, warned", [(49.9, True), (50.1, False)])
+def test_the_bound_is_half_of_what_is_over_guessing(after: float, warned: bool) -> None:
+    assert (warning("x", object(), 90.0, after, 10) is not None) is warned
