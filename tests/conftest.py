@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from compress.data import Data
 from tests.support.small_classifier import SMALL_NET, SmallNet, pattern_data
@@ -34,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def small_net() -> nn.Module:
+def small_net() -> SmallNet:
     torch.manual_seed(0)
     return SmallNet().eval()
 

@@ -57,7 +57,7 @@ def test_the_whole_way_by_single_commands(run: Run, tmp_path: Path) -> None:
 
     network = artifact.load(tmp_path / "int8")
     assert [record["stage"] for record in network.lineage] == ["train", "prune", "distill", "fold", "quantize"]
-    assert type(network.model).__name__ == "SmallNet" and network.model.conv.out_channels == 8
+    assert type(network.model).__name__ == "SmallNet" and network.model.conv.out_channels == 8  # type: ignore[union-attr]
     assert set(network.encodings) >= {"conv.weight", "fc.weight"}
 
     measured = json.loads(run("bench base files/model.onnx --data data.npz --preset quick --allow-unstable --json"))
@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_with_the_same_result(run: Run, monkeypatch: 
 
     original = Fold.apply
     calls = {"fit": 0}
-    fit = pipeline.Training.apply
+    fit = pipeline.Training.apply  # type: ignore[attr-defined]
 
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -160,7 +160,7 @@ def test_an_interrupted_run_goes_on_with_the_same_result(run: Run, monkeypatch: 
         calls["fit"] += 1
         return fit(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline.Training, "apply", counted)
+    monkeypatch.setattr(pipeline.Training, "apply", counted)  # type: ignore[attr-defined]
     monkeypatch.setattr(Fold, "apply", stop)
     run("run r.yaml --trust -o again -q", code=130)
     assert not Path("again").exists() and calls["fit"] == 1

@@ -123,7 +123,7 @@ def test_settings_are_told_as_they_are_typed(command: str) -> None:
     module = importlib.import_module(f"compress.cli.{command}")
     names = {(option.name or "").rpartition(".")[2]: named(option) for option in options(command)}
     with click.Context(module.command):
-        for field in kind.model_fields:
+        for field in kind.model_fields:  # type: ignore[attr-defined]
             if field in names and field not in otherwise:
                 assert typed(field) == names[field] and typed(field).startswith("--")
         assert typed("learning_rate") == "--lr"

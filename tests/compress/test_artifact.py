@@ -67,7 +67,7 @@ def test_everything_comes_back(network: Network, tmp_path: Path) -> None:
         dict(network.encodings),
     )
     assert again.source == network.source and type(again.model).__name__ == "SmallNet"
-    assert again.model.conv.out_channels == 4 and isinstance(again.model.bn, nn.Identity)
+    assert again.model.conv.out_channels == 4 and isinstance(again.model.bn, nn.Identity)  # type: ignore[union-attr]
     assert artifact.read_manifest(tmp_path / "a")["metrics"] == {"top1": 91.5}
     assert artifact.weights_digest(again.model) == artifact.weights_digest(network.model)
 
@@ -141,7 +141,7 @@ def test_a_failure_leaves_nothing(network: Network, tmp_path: Path) -> None:
 def test_edits_of_tied_tensors_keep_them_tied() -> None:
     model = nn.ModuleDict({"a": nn.Linear(4, 6, bias=False), "b": nn.Linear(4, 6, bias=False)})
     model["b"].weight = model["a"].weight
-    original = model["a"].weight.detach().clone()
+    original = model["a"].weight.detach().clone()  # type: ignore[operator]
     replay(
         model,
         [
@@ -150,7 +150,7 @@ def test_edits_of_tied_tensors_keep_them_tied() -> None:
         ],
     )
     assert model["b"].weight is model["a"].weight
-    assert torch.equal(model["a"].weight, original[[1, 5]][:, [0, 1, 3]])
+    assert torch.equal(model["a"].weight, original[[1, 5]][:, [0, 1, 3]])  # type: ignore[arg-type]
 
 
 def test_edits_of_another_network_are_refused() -> None:
@@ -282,5 +282,5 @@ def test_outputs_of_every_form_are_kept(tmp_path: Path) -> None:
     network = open_network(f"{tmp_path}/net.py:Net", input_shapes=((2, 3),))
     artifact.save(network, tmp_path / "a")
     assert [tuple(t.shape) for t in artifact.expected_outputs(tmp_path / "a")] == [(2, 3), (2, 3), (), ()]
-    assert torch.equal(artifact.load(tmp_path / "a").model.fc.weight, network.model.fc.weight)
+    assert torch.equal(artifact.load(tmp_path / "a").model.fc.weight, network.model.fc.weight)  # type: ignore[arg-type, union-attr]
     assert len(artifact.weights_digest(network.model.bfloat16())) == 64

@@ -79,8 +79,8 @@ def test_zeros_of_a_sparse_network_stay_zeros_in_4_bits() -> None:
     model, _, context = small()
     sparse = Sparsify(sparsity=0.5).apply(model, context).model
     result = Quantize(scheme="w4a8").apply(sparse, context)
-    before, after = sparse.conv1.weight, result.model.conv1.weight
-    assert bool((after[before == 0] == 0).all()) and bool((before == 0).any())
+    before, after = sparse.conv1.weight, result.model.conv1.weight  # type: ignore[union-attr]
+    assert bool((after[before == 0] == 0).all()) and bool((before == 0).any())  # type: ignore[index, union-attr]
 
 
 @pytest.mark.parametrize("then", ["int8", "adaround"])

@@ -70,7 +70,8 @@ def test_every_number_is_bounded(kind: type[Config], name: str, number: type, kn
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan", "1e400", 10**30, -1, True, "1" * 5000])
 @pytest.mark.parametrize(
-    "kind, name", sorted({(kind, name) for kind, name, *_ in FIELDS if kind is Training}, key=lambda pair: pair[1])
+    "kind, name",
+    sorted({(kind, name) for kind, name, *_ in FIELDS if kind is Training}, key=lambda pair: pair[1]),  # type: ignore[index]
 )
 def test_values_that_are_none_are_told_in_one_line(kind: type[Config], name: str, value: Any) -> None:
     with pytest.raises(ValidationError) as refused:

@@ -278,7 +278,7 @@ class TwoConsumers(nn.Module):
 
 
 class Returned(TwoConsumers):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         y = self.conv(x)
         return self.norm(y), y
 
@@ -309,7 +309,7 @@ class Functional(nn.Module):
         self.register_buffer("variance", torch.rand(3) + 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.batch_norm(self.conv(x), self.mean, self.variance)
+        return functional.batch_norm(self.conv(x), self.mean, self.variance)  # type: ignore[arg-type]
 
 
 class NormAndActivation(nn.BatchNorm2d):
@@ -477,7 +477,7 @@ def test_narrow_floats(dtype: torch.dtype) -> None:
 
 def test_statistics_that_are_not_finite() -> None:
     model = randomized(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
-    model[1].running_mean[0] = float("nan")
+    model[1].running_mean[0] = float("nan")  # type: ignore[operator]
     assert "not finite" in reason(fold(model, image(3)), "1")
 
 

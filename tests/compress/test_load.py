@@ -24,7 +24,7 @@ def test_the_zoo_is_known_by_name() -> None:
 
 def test_a_file_with_options(small_net_file: Path) -> None:
     model, source = build(parse(f"{small_net_file}:build:width=5"))
-    assert model.conv.out_channels == 5 and not model.training
+    assert model.conv.out_channels == 5 and not model.training  # type: ignore[union-attr]
     assert source.kind == "file" and len(source.sha256) == 64
 
 
@@ -145,10 +145,10 @@ def test_a_zoo_network_has_the_form_for_its_images(side: int, small: bool) -> No
     model, source = build(parse("mobilenet_v2:width=0.25"), None, (1, 3, side, side))
     assert source.options.get("small_images", True) is small
     with torch.no_grad():
-        stem = model.stem(torch.zeros(1, 3, side, side))
+        stem = model.stem(torch.zeros(1, 3, side, side))  # type: ignore[operator]
     assert stem.shape[-1] == (side if small else side // 2)
     chosen, _ = build(parse("mobilenet_v2:width=0.25,small_images=True"), None, (1, 3, 224, 224))
-    assert chosen.stem[0].stride == (1, 1)
+    assert chosen.stem[0].stride == (1, 1)  # type: ignore[index]
 
 
 def test_our_packages_are_reached_beside_those_of_the_user(users_project: Path) -> None:

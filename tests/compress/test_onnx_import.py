@@ -103,8 +103,8 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
     made = small(request.param)
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+            nn.init.normal_(module.running_mean, std=0.1)  # type: ignore[arg-type]
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
     return made.eval()
@@ -262,9 +262,9 @@ TABLE: dict[str, tuple[list[NodeProto], dict[str, list[Any]], dict[str, np.ndarr
     "prelu, one slope": ([make_node("PRelu", ["x", "s"], ["y"])], X4, {"s": real(1)}, 16),
     "prelu per column": ([make_node("PRelu", ["x", "s"], ["y"])], X4, {"s": real(10)}, 16),
     "clip by inputs": ([make_node("Clip", ["x", "l", "h"], ["y"])], X4,
-                       {"l": np.float32(-0.3), "h": np.float32(0.7)}, 13),
+                       {"l": np.float32(-0.3), "h": np.float32(0.7)}, 13),  # type: ignore[dict-item]
     "clip by attributes": ([make_node("Clip", ["x"], ["y"], min=0.0, max=6.0)], X4, {}, 10),
-    "clip from below": ([make_node("Clip", ["x", "l"], ["y"])], X4, {"l": np.float32(0.1)}, 13),
+    "clip from below": ([make_node("Clip", ["x", "l"], ["y"])], X4, {"l": np.float32(0.1)}, 13),  # type: ignore[dict-item]
     "softmax over all from an axis": ([make_node("Softmax", ["x"], ["y"], axis=1)], X4, {}, 11),
     "softmax": ([make_node("Softmax", ["x"], ["y"], axis=1)], X4, {}, 13),
     "dropout of old": ([make_node("Dropout", ["x"], ["y", "mask"], ratio=0.3)], X4, {}, 10),
@@ -324,7 +324,7 @@ TABLE: dict[str, tuple[list[NodeProto], dict[str, list[Any]], dict[str, np.ndarr
                  {"p": np.array([0, 0, 1, 2, 0, 0, 3, 0])}, 13),
     "pad channels with a value": (
         [make_node("Pad", ["x", "p", "v"], ["y"])], X4,
-        {"p": np.array([0, 1, 0, 0, 0, 2, 0, 0]), "v": np.float32(1.5)}, 13,
+        {"p": np.array([0, 1, 0, 0, 0, 2, 0, 0]), "v": np.float32(1.5)}, 13,  # type: ignore[dict-item]
     ),
     "pad of old": ([make_node("Pad", ["x"], ["y"], pads=[0, 0, 1, 1, 0, 0, 1, 1], value=2.0)], X4, {}, 9),
     "means of old and new": (
@@ -377,7 +377,7 @@ TABLE: dict[str, tuple[list[NodeProto], dict[str, list[Any]], dict[str, np.ndarr
         [make_node("Mul", ["x", "two"], ["a"]), make_node("Add", ["c", "a"], ["b"]),
          make_node("Sub", ["two", "b"], ["d"]), make_node("Div", ["d", "two"], ["e"]),
          make_node("Pow", ["e", "two"], ["f"]), make_node("Sqrt", ["f"], ["y"])],
-        X4, {"two": np.float32(2), "c": real(1, 4, 1, 1)}, 13,
+        X4, {"two": np.float32(2), "c": real(1, 4, 1, 1)}, 13,  # type: ignore[dict-item]
     ),
     "where, equal, cast": (
         [make_node("Cast", ["x"], ["i"], to=TensorProto.INT32), make_node("Equal", ["i", "z"], ["c"]),
@@ -386,7 +386,7 @@ TABLE: dict[str, tuple[list[NodeProto], dict[str, list[Any]], dict[str, np.ndarr
     "division of integers cuts": (
         [make_node("Mul", ["x", "t"], ["h"]), make_node("Cast", ["h"], ["i"], to=TensorProto.INT32),
          make_node("Div", ["i", "z"], ["y"])],
-        X4, {"z": np.array(3, np.int32), "t": np.float32(10)}, 13,
+        X4, {"z": np.array(3, np.int32), "t": np.float32(10)}, 13,  # type: ignore[dict-item]
     ),
     "reshape as exporters write it": (
         [make_node("Shape", ["x"], ["s"]), make_node("Gather", ["s", "zero"], ["n"], axis=0),
@@ -479,7 +479,7 @@ def _cases() -> dict[str, list[Any]]:
     """The cases of one node, by operator."""
     cases: dict[str, list[Any]] = {}
     for case in collect_testcases(None):
-        nodes = case.model.graph.node
+        nodes = case.model.graph.node  # type: ignore[union-attr]
         if len(nodes) == 1 and not any(word in case.name for word in LEFT_OUT):
             cases.setdefault(nodes[0].op_type, []).append(case)
     return cases
@@ -571,7 +571,7 @@ def test_a_loaded_network_leaves_the_random_state(tmp_path: Path) -> None:
 def test_weights_that_nodes_share_stay_shared(tmp_path: Path) -> None:
     nodes = [make_node("Conv", ["x", "w.weight"], ["h"]), make_node("Conv", ["h", "w.weight"], ["y"])]
     network = load_onnx(save(tmp_path / "net.onnx", nodes, {"x": [1, 2, 4, 4]}, {"w.weight": real(2, 2, 1, 1)}))
-    assert network.w.weight is network.w_2.weight
+    assert network.w.weight is network.w_2.weight  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -608,7 +608,7 @@ def test_a_copy_is_its_own(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 8, 8)
     before = network(x)
     with torch.no_grad():
-        twin.get_submodule("stem.conv").weight.zero_()  # type: ignore[union-attr, operator]
+        twin.get_submodule("stem.conv").weight.zero_()  # type: ignore[operator]
     assert torch.equal(network(x), before)
     assert not torch.equal(twin(x), before)
     assert isinstance(twin, OnnxNetwork)
@@ -702,7 +702,7 @@ def test_a_quantized_file_is_recognized(tmp_path: Path) -> None:
         make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
     ]
     weights = {"s": np.array(0.1, np.float32), "z": np.array(0, np.uint8)}
-    refused(save(tmp_path / "net.onnx", nodes, {"x": [2, 2]}, weights), "is quantized already")
+    refused(save(tmp_path / "net.onnx", nodes, {"x": [2, 2]}, weights), "is quantized already")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "text", "missing", "folder"])

@@ -93,7 +93,7 @@ def test_a_sum_per_channel_is_the_bias(tmp_path: Path, operator: str, shape: tup
     path = saved(tmp_path / "a.onnx", f"c = {operator}(x, w) y = Add(b, c)", w=WEIGHT, b=SHIFT.reshape(shape))
     network = compared(path)
     assert operators(network) == [operator]
-    assert network.get_submodule(network.steps[0].layer).bias.tolist() == SHIFT.tolist()  # type: ignore[union-attr, operator]
+    assert network.get_submodule(network.steps[0].layer).bias.tolist() == SHIFT.tolist()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def in_engine(path: Path, *inputs: Tensor) -> list[np.ndarray]:
 
 def of_type(name: str, array: np.ndarray, kind: int) -> TensorProto:
     tensor = TensorProto(name=name, data_type=kind, dims=array.shape)
-    values = torch.from_numpy(array).to({FLOAT: torch.float32, HALF: torch.half, BRAIN: torch.bfloat16}[kind])
+    values = torch.from_numpy(array).to({FLOAT: torch.float32, HALF: torch.half, BRAIN: torch.bfloat16}[kind])  # type: ignore[index]
     tensor.raw_data = (
         values.view(torch.uint8).numpy().tobytes()
         if array.ndim
@@ -246,7 +246,7 @@ def test_shapes_fold_into_a_reshape(tmp_path: Path) -> None:
     ]
     weights = {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([-1])}
     for name, shape in (("open", ["n", 3, 4]), ("fixed", [2, 3, 4])):
-        path = write(tmp_path / f"{name}.onnx", nodes, {"x": (FLOAT, shape)}, weights)
+        path = write(tmp_path / f"{name}.onnx", nodes, {"x": (FLOAT, shape)}, weights)  # type: ignore[dict-item]
         graph = trace(load_onnx(path), (torch.randn(2, 3, 4),))
         assert {node.name.rstrip("_0123456789") for node in graph.calls()} <= {"flatten", "reshape", "view"}
 
@@ -302,7 +302,7 @@ def test_no_rank_is_taken_for_granted(case: str, tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", nodes, {"x": (FLOAT, shape)}, weights)
     network = load_onnx(path, input_shape=given)
     x = torch.randn(given)
-    expected = ReferenceEvaluator(str(path)).run(None, {"x": x.numpy()})[0]
+    expected = ReferenceEvaluator(str(path)).run(None, {"x": x.numpy()})[0]  # type: ignore[index]
     assert network(x).shape == expected.shape
     np.testing.assert_allclose(network(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -358,7 +358,9 @@ def test_a_pooling_observes_finite_values(case: str, size: int, tmp_path: Path) 
 def test_a_mean_counts_what_the_file_does(pads: list[int], size: int, counted: int, tmp_path: Path) -> None:
     window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": pads, "ceil_mode": 1, "count_include_pad": counted}
     path = write(
-        tmp_path / "net.onnx", [make_node("AveragePool", ["x"], ["y"], **window)], {"x": (FLOAT, ["n", 3, size, size])}
+        tmp_path / "net.onnx",
+        [make_node("AveragePool", ["x"], ["y"], **window)],  # type: ignore[arg-type]
+        {"x": (FLOAT, ["n", 3, size, size])},
     )
     x = torch.randn(2, 3, size, size)
     np.testing.assert_allclose(load_onnx(path)(x).numpy(), in_engine(path, x)[0], rtol=1e-4, atol=1e-5)
@@ -390,7 +392,7 @@ TABLES: dict[str, tuple[list[NodeProto], dict[str, Any], int]] = {
 @pytest.mark.parametrize("case", TABLES)
 def test_integers_are_what_their_tables_hold(case: str, tmp_path: Path) -> None:
     nodes, weights, end = TABLES[case]
-    path = write(tmp_path / "net.onnx", nodes, IDS, weights)
+    path = write(tmp_path / "net.onnx", nodes, IDS, weights)  # type: ignore[arg-type]
     (ids,) = example_inputs_of(path, 32)
     assert int(ids.min()) == 0
     assert int(ids.max()) == end - 1
@@ -399,15 +401,15 @@ def test_integers_are_what_their_tables_hold(case: str, tmp_path: Path) -> None:
 
 def test_a_difference_beyond_the_first_rows_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows that 0 and 1 choose agree; the others do not."""
-    path = write(tmp_path / "net.onnx", [make_node("Gather", ["t", "ids"], ["y"])], IDS, {"t": real(50, 3)})
-    whole = loading.compare
+    path = write(tmp_path / "net.onnx", [make_node("Gather", ["t", "ids"], ["y"])], IDS, {"t": real(50, 3)})  # type: ignore[arg-type]
+    whole = loading.compare  # type: ignore[attr-defined]
 
     def spoilt(
         path: Path, model: ModelProto, halves: tuple[str, ...], network: nn.Module, shape: Any, *rest: int
     ) -> None:
         with torch.no_grad():
             next(t for t in network.state_dict().values() if t.shape == (50, 3))[40:] += 1
-        whole(path, model, halves, network, shape, *rest)
+        whole(path, model, halves, network, shape, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loading, "compare", spoilt)
     with pytest.raises(InvalidInput, match="differs from ONNX Runtime"):
@@ -431,7 +433,7 @@ def test_integers_without_a_table_are_what_the_data_has(tmp_path: Path, monkeypa
 
 
 def test_shapes_of_integers_are_given_integers(tmp_path: Path) -> None:
-    path = write(tmp_path / "net.onnx", [make_node("Gather", ["t", "ids"], ["y"])], IDS, {"t": real(50, 3)})
+    path = write(tmp_path / "net.onnx", [make_node("Gather", ["t", "ids"], ["y"])], IDS, {"t": real(50, 3)})  # type: ignore[arg-type]
     (ids,) = open_network(str(path), input_shapes=((4, 40),)).example_inputs
     assert ids.dtype == torch.int64
     assert int(ids.max()) > 1

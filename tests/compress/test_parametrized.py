@@ -48,9 +48,9 @@ HOW: dict[str, Layer] = {
     "own of a bias": lambda module: parametrize.register_parametrization(module, "bias", Centred()),
     "two in a row": twice,
     "frozen": frozen,
-    "old weight": lambda module: nn.utils.weight_norm(module, dim=None),
+    "old weight": lambda module: nn.utils.weight_norm(module, dim=None),  # type: ignore[arg-type]
     "old spectral": nn.utils.spectral_norm,
-    "masked": lambda module: prune.l1_unstructured(module, "weight", 0.5),  # type: ignore[no-untyped-call]
+    "masked": lambda module: prune.l1_unstructured(module, "weight", 0.5),
 }
 STAGES: dict[str, Stage] = {
     "fold": Fold(),
@@ -158,7 +158,7 @@ def test_files_and_artifacts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     network = type(network)(pruned.model, network.source, pruned.edits, (), {}, network.example_inputs)
     artifact.save(network, tmp_path / "a")
     again = open_network(str(tmp_path / "a"))
-    assert again.model[0].out_channels == 8
+    assert again.model[0].out_channels == 8  # type: ignore[index]
     torch.testing.assert_close(again.model(x), pruned.model(x))
 
 
@@ -184,6 +184,6 @@ def test_a_parametrization_that_fails_and_modes_that_stay() -> None:
     bake(net)
     assert {name: module.training for name, module in net.named_modules()} == modes
     parametrize.register_parametrization(net.fc, "weight", Centred())
-    net.fc.parametrizations["weight"][0] = Failing()
+    net.fc.parametrizations["weight"][0] = Failing()  # type: ignore[assignment, index]
     with pytest.raises(InvalidInput, match=r"layer fc: the parametrization of its weight fails \(ArithmeticError"):
         bake(net)

@@ -50,7 +50,7 @@ def test_zeros_are_their_own_cluster() -> None:
 def test_weights_have_codebooks(scope: str) -> None:
     torch.manual_seed(0)
     model, images = Three().eval(), torch.randn(8, 3, 8, 8)
-    result = Share(bits=3, scope=scope).apply(model, context_on((images,)))  # type: ignore[arg-type]
+    result = Share(bits=3, scope=scope).apply(model, context_on((images,)))
     assert "hidden.weight" in result.encodings if scope == "layer" else "middle.0.weight" in result.encodings
     for name, encoding in result.encodings.items():
         values = result.model.get_parameter(name).detach().numpy()

@@ -87,7 +87,7 @@ def test_a_checkpoint_that_is_not_what_was_written_is_not_gone_on_from(
     whole, resumed, checkpoint = copy.deepcopy(small_net), copy.deepcopy(small_net), tmp_path / "c"
     fit(whole, data, FAST, checkpoint=checkpoint)
     content = checkpoint.read_bytes()
-    weight = whole.fc.weight.detach().numpy().tobytes()
+    weight = whole.fc.weight.detach().numpy().tobytes()  # type: ignore[operator, union-attr]
     place = content.index(weight)
     spoilt = {
         "a tensor": content[:place] + bytes(8) + content[place + 8 :],
@@ -119,7 +119,7 @@ def test_two_processes_train_a_users_network_as_one_does(tmp_path: Path, data: D
     expected = fit(alone, data, training)
     history = fit(together, data, training.model_copy(update={"devices": 2}))
     assert len(history) == len(expected) == 4 and history[-1]["loss"] < history[0]["loss"]
-    assert not torch.equal(together.bn.running_mean, before.bn.running_mean) and not together.training
+    assert not torch.equal(together.bn.running_mean, before.bn.running_mean) and not together.training  # type: ignore[arg-type, union-attr]
     for a, b in zip(alone.parameters(), together.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 

@@ -97,7 +97,7 @@ WRITTEN: dict[str, Callable[[State], Any]] = {
 }  # fmt: skip
 
 
-def filled() -> nn.Module:
+def filled() -> SmallNet:
     """A network whose every value differs from a fresh one, and survives half precision."""
     torch.manual_seed(5)
     net = SmallNet()
@@ -107,7 +107,7 @@ def filled() -> nn.Module:
 
 
 @pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
-def test_whatever_trainers_wrap_around(small_net: nn.Module, tmp_path: Path, written: Callable[[State], Any]) -> None:
+def test_whatever_trainers_wrap_around(small_net: SmallNet, tmp_path: Path, written: Callable[[State], Any]) -> None:
     expected = filled()
     holds = written(dict(expected.state_dict()))
     torch.save(holds, tmp_path / "w.pt")
@@ -118,7 +118,7 @@ def test_whatever_trainers_wrap_around(small_net: nn.Module, tmp_path: Path, wri
         again = SmallNet()
         save_file({key: value.detach().clone() for key, value in holds.items()}, tmp_path / "w.safetensors")
         load_weights(again, tmp_path / "w.safetensors")
-        assert torch.equal(again.bn2.running_var, expected.bn2.running_var)
+        assert torch.equal(again.bn2.running_var, expected.bn2.running_var)  # type: ignore[arg-type]
 
 
 class Holder(nn.Module):
@@ -149,7 +149,7 @@ def test_a_network_whose_own_names_look_like_a_wrapper_s(tmp_path: Path, name: s
 
 
 def test_one_of_several_is_named_by_its_key(
-    small_net: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small_net: SmallNet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = dict(filled().state_dict())
     torch.save({"model": state, "model_ema": zeros(state)}, tmp_path / "w.pt")
@@ -163,7 +163,7 @@ def test_one_of_several_is_named_by_its_key(
 
 
 def test_one_of_several_is_named_by_its_prefix(
-    small_net: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    small_net: SmallNet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = dict(filled().state_dict())
     torch.save({"nets": {**below("a.")(state), **below("b.")(zeros(state))}}, tmp_path / "w.pt")
@@ -175,7 +175,7 @@ def test_one_of_several_is_named_by_its_prefix(
     assert not small_net.fc.weight.any()
 
 
-def test_a_part_that_is_missing_is_named(small_net: nn.Module, tmp_path: Path) -> None:
+def test_a_part_that_is_missing_is_named(small_net: SmallNet, tmp_path: Path) -> None:
     holds = parts(dict(filled().state_dict()))
     del holds["fc"]
     torch.save(holds, tmp_path / "w.pt")
@@ -183,16 +183,16 @@ def test_a_part_that_is_missing_is_named(small_net: nn.Module, tmp_path: Path) -
         load_weights(small_net, tmp_path / "w.pt")
 
 
-def test_what_is_left_out_is_named(small_net: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_named(small_net: SmallNet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(lightning(dict(filled().state_dict())), tmp_path / "w.pt")
     with caplog.at_level(logging.WARNING, "compress"):
         load_weights(small_net, tmp_path / "w.pt")
     assert "1 tensors beside it are left out (loss.weight)" in caplog.text
 
 
-def test_a_whole_network_in_a_pickle(small_net: nn.Module, tmp_path: Path) -> None:
+def test_a_whole_network_in_a_pickle(small_net: SmallNet, tmp_path: Path) -> None:
     torch.save({"epoch": 3, "model": filled(), "optimizer": None}, tmp_path / "w.pt")
-    with pytest.raises(InvalidInput, match=r"names tests\.conftest\.SmallNet.*--trust"):
+    with pytest.raises(InvalidInput, match=r"names tests\.support\.small_classifier\.SmallNet.*--trust"):
         load_weights(small_net, tmp_path / "w.pt")
     load_weights(small_net, tmp_path / "w.pt", trust=True)
     assert torch.equal(small_net.fc.weight, filled().fc.weight)
@@ -243,7 +243,7 @@ class Renamed(SmallNet):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         for name in [name for name in state_dict if name.startswith("classifier.")]:
             state_dict[name.replace("classifier.", "fc.")] = state_dict.pop(name)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def test_names_that_the_network_itself_translates(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_names_that_the_network_itself_translates(tmp_path: Path) -> None:
     assert torch.equal(net.fc.bias, filled().fc.bias)
 
 
-def test_weights_that_do_not_fit(small_net: nn.Module, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit(small_net: SmallNet, tmp_path: Path) -> None:
     state = dict(small_net.state_dict())
     before = small_net.fc.weight.clone()
     save_file({k: v for k, v in state.items() if k != "fc.bias"} | {"extra": torch.ones(1)}, tmp_path / "a.safetensors")
@@ -270,7 +270,7 @@ def test_weights_that_do_not_fit(small_net: nn.Module, tmp_path: Path) -> None:
     assert torch.equal(small_net.fc.weight, before)
 
 
-def test_a_pickle_is_not_run_without_trust(small_net: nn.Module, tmp_path: Path) -> None:
+def test_a_pickle_is_not_run_without_trust(small_net: SmallNet, tmp_path: Path) -> None:
     path, mark = tmp_path / "w.pt", tmp_path / "it-ran"
 
     class Payload:
@@ -304,7 +304,7 @@ KINDS: dict[str, tuple[object, str]] = {
 @pytest.mark.parametrize(("value", "says"), KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_values_that_no_weights_have(
-    small_net: nn.Module, tmp_path: Path, value: object, says: str, prefix: str
+    small_net: SmallNet, tmp_path: Path, value: object, says: str, prefix: str
 ) -> None:
     state: dict[str, Any] = {**small_net.state_dict(), "fc.bias": value() if callable(value) else value}
     torch.save({f"{prefix}{name}": value for name, value in state.items()}, tmp_path / "w.pt")
@@ -321,7 +321,7 @@ def _cut(path: Path, part: float) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.98])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors", "pickle", "notes"])
-def test_damaged_files_are_one_line(small_net: nn.Module, tmp_path: Path, kind: str, part: float) -> None:
+def test_damaged_files_are_one_line(small_net: SmallNet, tmp_path: Path, kind: str, part: float) -> None:
     path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pt")
     state = dict(small_net.state_dict())
     if kind == "safetensors":
@@ -339,7 +339,7 @@ def test_damaged_files_are_one_line(small_net: nn.Module, tmp_path: Path, kind: 
         assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
 
 
-def test_what_a_file_is_counts_not_its_name(small_net: nn.Module, tmp_path: Path) -> None:
+def test_what_a_file_is_counts_not_its_name(small_net: SmallNet, tmp_path: Path) -> None:
     save_file(dict(filled().state_dict()), tmp_path / "w.bin")
     load_weights(small_net, tmp_path / "w.bin")
     assert torch.equal(small_net.fc.weight, filled().fc.weight)
@@ -347,9 +347,9 @@ def test_what_a_file_is_counts_not_its_name(small_net: nn.Module, tmp_path: Path
         load_weights(small_net, tmp_path)
 
 
-def test_masks_may_be_infinite_and_statistics_not(small_net: nn.Module) -> None:
+def test_masks_may_be_infinite_and_statistics_not(small_net: SmallNet) -> None:
     small_net.register_buffer("mask", torch.full((2, 2), -torch.inf))
     require_finite(small_net, "model")
-    small_net.bn1.running_var[0] = torch.inf
+    small_net.bn1.running_var[0] = torch.inf  # type: ignore[index]
     with pytest.raises(InvalidInput, match=r"model: bn1\.running_var holds 1 values"):
         require_finite(small_net, "model")

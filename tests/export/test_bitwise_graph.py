@@ -76,8 +76,8 @@ def test_function_computes_the_layer(name: str, opset: int) -> None:
 
 def test_input_at_the_threshold_is_plus_one() -> None:
     layer = BitLayer((1, 2, 1, 1), 1, "sign")
-    tensors = {"W": np.ones((1, 2, 1, 1), int), "S": np.ones(1, np.float32), "A": np.float32([0.3, -0.3])}
-    x = np.float32([0.3, -0.3]).reshape(1, 2, 1, 1)
+    tensors = {"W": np.ones((1, 2, 1, 1), int), "S": np.ones(1, np.float32), "A": np.array([0.3, -0.3], np.float32)}
+    x = np.array([0.3, -0.3], np.float32).reshape(1, 2, 1, 1)
     below = np.nextafter(x, np.float32(-9))
     found = [run(model_of([(layer, tensors)], ["N", 2, 1, 1]), each).item() for each in (x, below)]
     assert found == [2, -2]
@@ -117,7 +117,7 @@ def test_functions_are_shared_by_layers_of_a_kind() -> None:
         (((4, 3, 1, 1), 1, "sign", 1, (1, 1), (0, 0, 0, 0), (1, 1), 3), "group"),
     ],
 )
-def test_impossible_layers_are_refused(arguments: tuple, message: str) -> None:
+def test_impossible_layers_are_refused(arguments: tuple, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(InvalidInput, match=message):
         BitLayer(*arguments)
 

@@ -68,7 +68,8 @@ def quantized(kind: type[nn.Module], scheme: str = "int8") -> tuple[Any, tuple[T
     """The network with its encodings, samples, and an example of its input."""
     if kind in (Small, Mobile):
         torch.manual_seed(0)
-        model, inputs = kind().eval(), (torch.randn(32, 3, 8, 8),)
+        model: nn.Module = kind().eval()
+        inputs: tuple[Tensor, ...] = (torch.randn(32, 3, 8, 8),)
         context = context_on(inputs)
     else:
         model, inputs, context = made(kind)
@@ -163,7 +164,7 @@ def test_texts_are_methods_of_the_program(programs: dict[str, Exported]) -> None
 def test_rewriting_changes_no_value(kind: type[nn.Module]) -> None:
     from export.executorch.xnnpack import rewrite
 
-    result, inputs, example = quantized(kind)
+    result, inputs, example = quantized(kind)  # type: ignore[arg-type]
     module = in_integers(result.model, result.encodings, example, target_named("executorch"))
     functional = torch.export.export(module, example, strict=False).run_decompositions({}).module(check_guards=False)
     rewritten = GraphModule(functional, functional.graph)

@@ -21,9 +21,10 @@ from compress import Context, Result
 from compress.data import Data, SampleSplit
 from compress.errors import GateFailed, InvalidInput
 from compress.quantize import Quantize, simulate
+from export.format import Exported
 from export.onnx import exporter as onnx_format
 from export.onnx import rewrite
-from export.onnx.exporter import Exported, export_onnx
+from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 from tests.support.small_networks import (
     EXACT_TARGET,
@@ -66,11 +67,11 @@ def int8_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type[nn.Mod
 
     @cache
     def export(kind: type[nn.Module]) -> Exported:
-        result, _, context = quantized(kind)
+        result, _, context = quantized(kind)  # type: ignore[arg-type]
         path = tmp_path_factory.mktemp(kind.__name__) / "new" / "net.onnx"
         return export_onnx(result.model, context.example_inputs, path, encodings=result.encodings)
 
-    return export
+    return export  # type: ignore[return-value]
 
 
 def session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
@@ -98,7 +99,7 @@ def operators_that_run(path: Path, tmp_path: Path) -> Counter[str]:
 def test_files_compute_what_torch_computes(
     kind: type[nn.Module], tmp_path: Path, int8_file: Callable[[type[nn.Module]], Exported]
 ) -> None:
-    result, inputs, context = quantized(kind)
+    result, inputs, context = quantized(kind)  # type: ignore[arg-type]
     example = context.example_inputs
     export_onnx(result.model, example, tmp_path / "float.onnx")
     for ours, theirs in zip(in_torch(result.model, inputs), file_outputs(tmp_path / "float.onnx", inputs), strict=True):
@@ -144,10 +145,10 @@ def test_resnet_runs_in_integers_and_is_small(tmp_path: Path) -> None:
     assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (21, 9, 1)
     assert found["QLinearGlobalAveragePool"] == found["QuantizeLinear"] == 1
     assert not found["DequantizeLinear"]
-    assert written.contents.graph_bytes < 14_000
+    assert written.contents.graph_bytes < 14_000  # type: ignore[union-attr]
     weights = sum(p.numel() for n, p in result.model.named_parameters() if n.endswith("weight"))
-    assert weights <= written.contents.bytes_by_dtype["int8"] < weights + 600
-    assert {"Relu", "Clip"}.isdisjoint(written.contents.operators)
+    assert weights <= written.contents.bytes_by_dtype["int8"] < weights + 600  # type: ignore[union-attr]
+    assert {"Relu", "Clip"}.isdisjoint(written.contents.operators)  # type: ignore[union-attr]
 
 
 def test_layers_that_cannot_run_in_integers_stay_right(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_linear_layer_on_tokens_multiplies_integers(
     found = operators_that_run(written.file, tmp_path)
     assert found["MatMulIntegerToFloat"] + found["QLinearMatMul"] == 4
     assert found["MatMul"] + found["FusedMatMul"] == 2, "attention itself stays in float"
-    assert written.contents.operators["Transpose"] == 1, "the weights are stored as they are multiplied"
+    assert written.contents.operators["Transpose"] == 1, "the weights are stored as they are multiplied"  # type: ignore[union-attr]
 
 
 def test_names_of_the_interface(tmp_path: Path) -> None:
@@ -195,11 +196,11 @@ def test_the_memory_format_does_not_show_in_the_file(tmp_path: Path) -> None:
     model = models.build("resnet20", width=4).eval()
     x = torch.randn(2, 3, 32, 32)
     files = [
-        onnx_format.export_onnx(model.to(memory_format=form), (x.to(memory_format=form),), tmp_path / name).file
+        onnx_format.export_onnx(model.to(memory_format=form), (x.to(memory_format=form),), tmp_path / name).file  # type: ignore[call-overload]
         for form, name in ((torch.contiguous_format, "a.onnx"), (torch.channels_last, "b.onnx"))
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[operator, union-attr]
 
 
 def test_the_file_is_whole_and_says_nothing_of_this_machine(
@@ -334,7 +335,7 @@ def test_means_over_space_become_global_average_pools(form: str, tmp_path: Path)
 
     inputs = torch.randn(2, 3, 4, 6)
     written = export_onnx(Mean(), (inputs,), tmp_path / "net.onnx")
-    assert written.contents.operators == {"GlobalAveragePool": 1, **({"Flatten": 1} if form == "drop" else {})}
+    assert written.contents.operators == {"GlobalAveragePool": 1, **({"Flatten": 1} if form == "drop" else {})}  # type: ignore[union-attr]
     torch.testing.assert_close(file_outputs(written.file, (inputs,))[0], Mean()(inputs))
 
 
@@ -345,7 +346,7 @@ def test_other_means_are_left_alone(tmp_path: Path) -> None:
 
     inputs = torch.randn(2, 3, 4, 6)
     written = export_onnx(Mean(), (inputs,), tmp_path / "net.onnx")
-    assert written.contents.operators == {"ReduceMean": 1}
+    assert written.contents.operators == {"ReduceMean": 1}  # type: ignore[union-attr]
 
 
 def test_equal_constants_are_stored_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,7 +49,7 @@ def expected(job: Job, x: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize(("target", "interface"), [("ort-x86", "uint8"), ("ort-arm", "int8"), ("ort-x86", "float32")])
-def test_every_interface_gives_the_same(job: Job, tmp_path: Path, target: str, interface: str, layout: str) -> None:
+def test_every_interface_gives_the_same(job: Job, tmp_path: Path, target: Any, interface: Any, layout: Any) -> None:
     asked = Job(job.model, job.example_inputs, target, job.encodings, interface=interface, layout=layout)
     written = export(asked, tmp_path / "net.onnx")
     runtime = load(written.file)

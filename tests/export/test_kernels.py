@@ -62,7 +62,7 @@ def outputs(model: onnx.ModelProto) -> np.ndarray:
 def widths(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     weights = {t.name: tuple(t.dims) for t in model.graph.initializer if len(t.dims) == 4}
     found = {node.output[0]: weights.get(node.input[0]) for node in model.graph.node}
-    return {node.name: found[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}
+    return {node.name: found[node.input[1]] for node in model.graph.node if node.op_type == "Conv"}  # type: ignore[misc]
 
 
 def test_padded_channels_change_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

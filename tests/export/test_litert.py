@@ -76,7 +76,7 @@ class Made:
 def quantized(kind: type[nn.Module], scheme: str = "int8") -> tuple[nn.Module, dict[str, Encoding], tuple[Tensor, ...]]:
     """A network with its encodings, those of its results too."""
     model, inputs, context = made(kind)
-    result = Quantize(scheme=scheme, samples=16).apply(model, context)  # type: ignore[arg-type]
+    result = Quantize(scheme=scheme, samples=16).apply(model, context)
     encodings = dict(result.encodings)
     with torch.no_grad():
         value = result.model(*inputs)
@@ -177,7 +177,7 @@ def test_integers_are_those_of_the_encodings(integers: Made) -> None:
     file = File(integers.exported.file.read_bytes())
     names = {tensor.name.decode(): index for index, tensor in enumerate(file.tensors)}
     parameters = target.weight_parameters(integers.encodings["stem.weight"], 1.0)
-    expected = parameters.quantize(integers.model.stem.weight.detach().numpy(), 0)
+    expected = parameters.quantize(integers.model.stem.weight.detach().numpy(), 0)  # type: ignore[operator, union-attr]
     index = names["stem.weight"]
     np.testing.assert_array_equal(file.constant(index), expected.transpose(0, 2, 3, 1))
     np.testing.assert_allclose(file.tensors[index].quantization.scale, parameters.scale, rtol=1e-6)
@@ -185,7 +185,7 @@ def test_integers_are_those_of_the_encodings(integers: Made) -> None:
     bias = file.tensors[names["stem.bias"]]
     np.testing.assert_allclose(bias.quantization.scale, parameters.scale * read.scale, rtol=1e-5)
     real = file.constant(names["stem.bias"]) * bias.quantization.scale
-    np.testing.assert_allclose(real, integers.model.stem.bias.detach().numpy(), atol=bias.quantization.scale.max())
+    np.testing.assert_allclose(real, integers.model.stem.bias.detach().numpy(), atol=bias.quantization.scale.max())  # type: ignore[operator, union-attr]
     fused = [o.builtinOptions.fusedActivationFunction for o in file.operators if file.kind(o) == "CONV_2D"]
     assert sorted(fused) == [1, 1, 3]  # two ReLU and a ReLU6
 
@@ -209,7 +209,7 @@ class Pooled(nn.Module):
         self.last = nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.cat([nn.functional.avg_pool2d(self.left(x), 2), self.right(x)], 1))  # type: ignore[no-any-return]
+        return self.last(torch.cat([nn.functional.avg_pool2d(self.left(x), 2), self.right(x)], 1))
 
 
 def test_an_average_of_windows_that_is_joined_keeps_its_scale(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def run(runtime: Runtime, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
 def written(folder: Path, kind: type[nn.Module], scheme: SchemeName | None = None) -> Written:
     if kind is Chained:
         torch.manual_seed(0)
-        model, inputs = Chained().eval(), (torch.randn(20, 3, 12, 12),)
+        model: nn.Module = Chained().eval()
+        inputs: tuple[Tensor, ...] = (torch.randn(20, 3, 12, 12),)
         context = context_on(inputs)
     else:
         model, inputs, context = made(kind, samples=20)
@@ -203,7 +204,7 @@ def test_results_that_only_convolutions_read_are_integers_at_once(chained: Writt
 def test_table_has_the_scales_of_the_file(chained: Written) -> None:
     table = chained.exported.file.with_suffix(".table")
     assert chained.exported.beside == (chained.exported.file.with_suffix(".bin"), table)
-    told = {line.split()[0]: np.float32(line.split()[1:]) for line in table.read_text().splitlines()}
+    told = {line.split()[0]: np.float32(line.split()[1:]) for line in table.read_text().splitlines()}  # type: ignore[arg-type]
     for name, (_, _, scales, read, *_) in stored(chained.exported.file).items():
         np.testing.assert_array_equal(told[f"{name}_param_0"], scales)
         np.testing.assert_array_equal(told[name], read)

@@ -180,7 +180,7 @@ def test_no_translation_is_parsed_to_be_known(monkeypatch: pytest.MonkeyPatch) -
     assert len(kept.functions) > 100
     translations = (each.onnx_function for found in kept.functions.values() for each in found)
     function = next(each for each in translations if isinstance(each, TracedOnnxFunction))
-    outline = torchlib._Outline(function, whole)
+    outline = torchlib._Outline(function, whole)  # type: ignore[arg-type]
     assert outline.domain == whole.__get__(function).domain
     assert [value.name for value in outline.inputs] == [value.name for value in whole.__get__(function).inputs]
 

@@ -46,7 +46,8 @@ def network(kind: type[nn.Module], scheme: str | None = None) -> tuple[Any, dict
     """The network, its encodings, inputs, and what a file must give for them."""
     if kind is Shuffled:
         torch.manual_seed(0)
-        model, inputs = Shuffled().eval(), (torch.randn(8, 4, 8, 8),)
+        model: nn.Module = Shuffled().eval()
+        inputs: tuple[Tensor, ...] = (torch.randn(8, 4, 8, 8),)
         context = context_on(inputs)
     else:
         model, inputs, context = made(kind)
@@ -96,7 +97,7 @@ def integers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exported, Any]:
 
 def test_the_format_is_found_by_its_target() -> None:
     assert format_of("openvino").name == "openvino"
-    assert formats()["openvino"].suffix == ".xml" and exporter("openvino").ENGINE == "openvino"
+    assert formats()["openvino"].suffix == ".xml" and exporter("openvino").ENGINE == "openvino"  # type: ignore[attr-defined]
 
 
 def test_floats_with_channels_last(floats: tuple[Exported, Any]) -> None:
@@ -195,7 +196,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
         Path(file).write_bytes(b"half of it")
         raise RuntimeError("Exception from src/core/x.cpp:1:\nno space left\n")
 
-    monkeypatch.setattr(openvino.ov, "save_model", fail)
+    monkeypatch.setattr(openvino.ov, "save_model", fail)  # type: ignore[attr-defined]
     with pytest.raises(GateFailed, match=r"cannot write the network: no space left"):
         written(tmp_path, model, inputs)
     assert not list(tmp_path.iterdir())

@@ -88,7 +88,7 @@ class Recurrent(nn.Module):
 def test_ncnn_has_recurrent_layers(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("pnnx")
     torch.manual_seed(0)
-    model, x = Recurrent(RECURRENT[kind]()).eval(), torch.randn(1, 7, 6)
+    model, x = Recurrent(RECURRENT[kind]()).eval(), torch.randn(1, 7, 6)  # type: ignore[no-untyped-call]
     written = exporter("ncnn").export(Job(model, (x,), "ncnn"), tmp_path / "net.ncnn.param")
     kinds = [line.split()[0] for line in written.file.read_text().splitlines()[2:]]
     assert kinds.count(type(model.layer).__name__) == getattr(model.layer, "num_layers", 1)

@@ -74,7 +74,7 @@ class Written:
             nodes.append(helper.make_node("Relu", ["c"], ["r"], name="act"))
             value = "r"
         if self.round_result:
-            stored |= {"ys": np.float32(0.1), "yz": np.asarray(self.zero, self.activation)}
+            stored |= {"ys": np.float32(0.1), "yz": np.asarray(self.zero, self.activation)}  # type: ignore[dict-item]
             nodes.append(helper.make_node("QuantizeLinear", [value, "ys", "yz"], ["yq"]))
             nodes.append(helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["yd"]))
             value = "yd"
@@ -191,7 +191,7 @@ def test_onnx_runtime_adds_the_bias_only_at_the_scale_of_the_product(bias_scale:
     nodes = {node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node}
     assert ("QLinearConv" in nodes) == (bias_scale == 1.0) == (check(path, "ort-x86") == ())
     x = np.random.default_rng(1).uniform(0, 12, (1, 4, 5, 5)).astype(np.float32)
-    specified = ReferenceEvaluator(str(path)).run(None, {"x": x})[0]
+    specified = ReferenceEvaluator(str(path)).run(None, {"x": x})[0]  # type: ignore[index]
     assert float(np.abs(session.run(None, {"x": x})[0] - specified).max()) <= 0.1001, "a step of rounding"
 
 
@@ -305,7 +305,7 @@ SCALES = {"ws": np.full(8, 0.1, np.float32), "wz": np.zeros(8, np.int8)}
 def test_what_tensorrt_alone_wants(
     nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], expected: set[tuple[str, str, str]], tmp_path: Path
 ) -> None:
-    found = check(saved(nodes, {**PAIR, **stored}, tmp_path / "net.onnx"), "tensorrt")
+    found = check(saved(nodes, {**PAIR, **stored}, tmp_path / "net.onnx"), "tensorrt")  # type: ignore[dict-item]
     assert {(v.rule, v.found, v.effect) for v in found} == expected
 
 

@@ -54,7 +54,7 @@ def exported(
     folder: Path, kind: type[nn.Module], scheme: SchemeName = "int8", target: str = "ort-x86"
 ) -> tuple[Exported, float, Counter[str]]:
     """The file, how near its outputs are to those of its simulation (dB), and the nodes that ONNX Runtime runs."""
-    result, inputs, context = quantized(kind, scheme)
+    result, inputs, context = quantized(kind, scheme)  # type: ignore[arg-type]
     written = export_onnx(
         result.model, context.example_inputs, folder / "net.onnx", encodings=result.encodings, target=target
     )
@@ -77,7 +77,7 @@ def test_int8_files_compute_what_their_simulation_does(target: str, tmp_path: Pa
     assert agreement > (45 if target.startswith("openvino") else 50)
     assert not check(written.file, target)
     types = {t.name: t.data_type for t in onnx.load(str(written.file)).graph.initializer}
-    assert ("uint8" in written.contents.bytes_by_dtype) == (
+    assert ("uint8" in written.contents.bytes_by_dtype) == (  # type: ignore[union-attr]
         target in ("ort-x86", "ort-avx2", "openvino", "openvino-avx2")
     )
     if target == "tensorrt":
@@ -107,7 +107,7 @@ MATRIX = 8 * 5
 def test_convolutions_in_every_scheme(scheme: SchemeName, tmp_path: Path) -> None:
     written, agreement, nodes = exported(tmp_path, Joined, scheme)
     weights = CONVOLUTIONS + MATRIX
-    stored = written.contents.bytes_by_dtype
+    stored = written.contents.bytes_by_dtype  # type: ignore[union-attr]
     held = {"w4a8": "int4", "w8a16": "int8", "w8": "int8", "w4": "int4", "fp16": "float16", "bf16": "bfloat16"}[scheme]
     size = {"int4": weights // 2, "int8": weights}.get(held, weights * 2)
     assert size <= stored[held] <= size + 30, "each weight once, and zero points"
@@ -130,7 +130,7 @@ def test_linear_layers_in_every_scheme(scheme: SchemeName, tmp_path: Path) -> No
     written, agreement, nodes = exported(tmp_path, Layers, scheme)
     weights = 72 * 40 + 40 * 24 + 24 * 5
     size = {"w4a8": weights // 2, "w8": weights, "w4": weights // 2, "fp16": weights * 2}[scheme]
-    stored = written.contents.bytes_by_dtype
+    stored = written.contents.bytes_by_dtype  # type: ignore[union-attr]
     assert stored[{"w8": "int8", "fp16": "float16"}.get(scheme, "int4")] == size
     assert agreement > (40 if scheme in ("w8", "w4") else 60)
     if scheme in ("w8", "w4"):
@@ -148,7 +148,7 @@ def test_16_bit_images_load(tmp_path: Path) -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()).eval(), torch.randn(2, 3, 8, 8)
     result = Quantize(scheme="w8a16").apply(model, context_on((x,)))
     written = export_onnx(result.model, (x,), tmp_path / "net.onnx", encodings=result.encodings)
-    assert "Pad" not in written.contents.operators
+    assert "Pad" not in written.contents.operators  # type: ignore[union-attr]
     onnxruntime.InferenceSession(str(written.file), providers=["CPUExecutionProvider"])
 
 
@@ -162,7 +162,7 @@ def test_few_bits_need_a_new_opset(tmp_path: Path) -> None:
 def test_half_precision_for_tensorrt_is_the_whole_graph(kind: type[nn.Module], tmp_path: Path) -> None:
     written, agreement, _ = exported(tmp_path, kind, "fp16", "tensorrt")
     assert agreement > 50
-    assert set(written.contents.bytes_by_dtype) <= {"float16", "int64"}
+    assert set(written.contents.bytes_by_dtype) <= {"float16", "int64"}  # type: ignore[union-attr]
     file = onnx.load(str(written.file))
     types = {v.type.tensor_type.elem_type for v in (*file.graph.input, *file.graph.output)}
     assert types == {onnx.TensorProto.FLOAT}, "the interface stays float32"
@@ -173,7 +173,7 @@ def test_half_precision_for_tensorrt_is_the_whole_graph(kind: type[nn.Module], t
 def test_weights_alone_for_tensorrt_are_dequantized(scheme: SchemeName, tmp_path: Path) -> None:
     written, agreement, _ = exported(tmp_path, Joined, scheme, "tensorrt")
     assert agreement > 45
-    assert written.contents.operators["DequantizeLinear"] == 5
-    assert "Cast" not in written.contents.operators
+    assert written.contents.operators["DequantizeLinear"] == 5  # type: ignore[union-attr]
+    assert "Cast" not in written.contents.operators  # type: ignore[union-attr]
     broken = {violation.rule for violation in check(written.file, "tensorrt")}
     assert broken == ({"last dimension of int4"} if scheme == "w4" else set()), "its kernels have 3 and 5 columns"

@@ -107,7 +107,7 @@ def network_file(folder: Path, _: Worker) -> None:
         helper.make_node("Gemm", ["j", "fc", "bias"], ["k"], "fc", transB=1),
         helper.make_node("Softmax", ["k"], ["y"], axis=-1),
     ]
-    scalars = [numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0), ("high", 6))]
+    scalars = [numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0), ("high", 6))]  # type: ignore[arg-type]
     weights = [stored("w", 4, 1, 3, 3), stored("depth", 4, 1, 3, 3), stored("fc", 10, 32), stored("bias", 10)]
     graph = helper.make_graph(
         nodes,
@@ -297,7 +297,7 @@ def files_of_engines(folder: Path, worker: Worker) -> None:
 
 def spoil_files_of_engines(folder: Path, random: Random) -> str:
     files = {path.name: m.damaged for path in (folder / "files").iterdir() if path.suffix not in (".npz", ".json")}
-    return "files/" + m.within(folder / "files", files, random)
+    return "files/" + m.within(folder / "files", files, random)  # type: ignore[arg-type]
 
 
 KINDS = (

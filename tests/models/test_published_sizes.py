@@ -116,7 +116,8 @@ def _cases(published: dict[str, Published], form: dict[str, object], size: int |
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "size", "published"), [*_cases(LARGE, IMAGENET), *_cases(SMALL, CIFAR, size=32)]
+    ("name", "form", "size", "published"),
+    [*_cases(LARGE, IMAGENET), *_cases(SMALL, CIFAR, size=32)],  # type: ignore[arg-type]
 )
 def test_costs_what_is_published(name: str, form: dict[str, object], size: int, published: Published) -> None:
     found = measured(name, form, size)
@@ -157,6 +158,6 @@ def test_bireal_net_has_the_memory_of_its_paper() -> None:
 @pytest.mark.slow
 def test_squeeze_and_excitation_adds_what_its_paper_says() -> None:
     """Hu et al. (2017), table 2: 3.87 against 3.86 GFLOPs; section 4: about 2.5 million parameters more."""
-    with_it, without = (measured(name, IMAGENET, 224) for name in ("se_resnet50", "resnet50"))
+    with_it, without = (measured(name, IMAGENET, 224) for name in ("se_resnet50", "resnet50"))  # type: ignore[arg-type]
     assert rounded_like("2.5 M", with_it.params - without.params) == "2.5 M"
     assert with_it.macs - without.macs < 0.01e9

@@ -50,7 +50,7 @@ class Clock:
 
 
 def loop(clock: Clock, costs_ms: Sequence[float], preset: Preset, sentinel_ms: float = 0.0) -> Samples:
-    works = [clock.work("ABCDE"[i], lambda cost=cost: cost) for i, cost in enumerate(costs_ms)]
+    works = [clock.work("ABCDE"[i], lambda cost=cost: cost) for i, cost in enumerate(costs_ms)]  # type: ignore[misc]
     return interleave(works, preset, clock.work("s", lambda: sentinel_ms), clock_ns=clock)
 
 
@@ -148,7 +148,7 @@ def test_figures_are_those_of_the_raw_samples() -> None:
     cuts = statistics.quantiles(samples, n=100, method="inclusive")
     assert found.p50_ms == pytest.approx(statistics.median(samples))
     assert (found.p90_ms, found.p95_ms, found.p99_ms) == pytest.approx((cuts[89], cuts[94], cuts[98]))
-    assert (found.min_ms, found.mean_ms) == (1.0, pytest.approx(statistics.fmean(samples)))
+    assert (found.min_ms, found.mean_ms) == (1.0, pytest.approx(statistics.fmean(samples)))  # type: ignore[comparison-overlap]
     assert found.std_ms == pytest.approx(statistics.stdev(samples))
     assert found.spread == pytest.approx((cuts[89] - cuts[9]) / statistics.median(samples))
 
@@ -220,7 +220,7 @@ def test_files_are_measured_together(saved: Saved, models: Models) -> None:
 def test_inputs_are_given_or_made(linear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     taken = module._work
-    monkeypatch.setattr(module, "_work", lambda runtime, feed: seen.append(feed["x"].shape) or taken(runtime, feed))
+    monkeypatch.setattr(module, "_work", lambda runtime, feed: seen.append(feed["x"].shape) or taken(runtime, feed))  # type: ignore[func-returns-value]
     benchmark([linear], preset="quick", memory=False)
     benchmark([linear], preset="quick", inputs={"x": np.ones((7, 4), np.float32)})
     assert seen == [(1, 4), (7, 4)]
@@ -243,7 +243,7 @@ def test_pinning_is_recorded(linear: Path) -> None:
 
 def test_bad_requests(linear: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputs, match="preset"):
-        benchmark([linear], preset="forever")
+        benchmark([linear], preset="forever")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputs, match="at least one"):
         benchmark([])
     with pytest.raises(InvalidModel, match=r"none\.onnx"):

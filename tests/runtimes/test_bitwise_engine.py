@@ -25,7 +25,7 @@ from runtimes.errors import InvalidInputs, InvalidModel
 from runtimes.runtime import Options, available, load
 from tests.support.bit_files import known_model, model_of, naive, tensors_of
 
-Tensors = dict[str, NDArray[np.generic]]
+Tensors = dict[str, NDArray[Any]]
 Saved = Callable[[ModelProto, str], Path]
 SOURCES = Path(build.__file__).parent
 ARM = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
@@ -57,7 +57,7 @@ def opened(file: Path, threads: int = 1) -> Session:
 def whole(layer: BitLayer, two: bool = False, seed: int = 0) -> Tensors:
     """Tensors whose outputs are whole numbers: scales of 1, or 1 and 2."""
     tensors = tensors_of(layer, two, bias=False, seed=seed)
-    tensors["S"] = np.ones_like(tensors["S"]) * (np.float32([[1], [2]]) if two else np.float32(1))
+    tensors["S"] = np.ones_like(tensors["S"]) * (np.array([[1], [2]], np.float32) if two else np.float32(1))
     return tensors
 
 
@@ -68,7 +68,7 @@ def input_of(layer: BitLayer, tensors: Tensors, batch: int = 2, size: tuple[int,
     x = rng.standard_normal(shape).astype(np.float32) * np.float32(1 if layer.activation == "sign" else 4)
     chosen = rng.random(shape) < 0.3
     if layer.activation == "unsigned":
-        tensors["A"] = np.float32([2])
+        tensors["A"] = np.array([2], np.float32)
         return np.where(chosen, (np.rint(x * 2) + np.float32(0.5)) / 2, x).astype(np.float32)
     a = tensors["A"].reshape(-1, 1, 1) if layer.operation == "BitConv" else tensors["A"]
     return np.where(chosen, a, x).astype(np.float32)
@@ -162,8 +162,8 @@ def test_scales_and_biases(kernels: str, saved: Saved) -> None:
 
 def test_no_number_is_below_every_threshold(kernels: str, saved: Saved) -> None:
     for activation in ("sign", "unsigned"):
-        layer = BitLayer((1, 1, 1, 1), 1, activation)  # type: ignore[arg-type]
-        tensors = {"W": np.ones((1, 1, 1, 1), int), "S": np.ones(1, np.float32), "A": np.float32([1])}
+        layer = BitLayer((1, 1, 1, 1), 1, activation)
+        tensors = {"W": np.ones((1, 1, 1, 1), int), "S": np.ones(1, np.float32), "A": np.array([1], np.float32)}
         x = np.full((1, 1, 4, 5), np.nan, np.float32)
         runtime = opened(saved(model_of([(layer, tensors)], ["N", 1, "H", "W"]), "net.onnx"))
         assert set(runtime.run({"x": x})["y"].flat) == {-1.0 if activation == "sign" else 0.0}
@@ -204,7 +204,7 @@ def damaged(change: Callable[[onnx.GraphProto], None]) -> ModelProto:
     return model
 
 
-def stored(name: str, value: NDArray[np.generic]) -> Callable[[onnx.GraphProto], None]:
+def stored(name: str, value: NDArray[Any]) -> Callable[[onnx.GraphProto], None]:
     def change(graph: onnx.GraphProto) -> None:
         tensor = next(each for each in graph.initializer if each.name == f"{name}0")
         tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))

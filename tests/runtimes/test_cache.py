@@ -57,7 +57,7 @@ def test_an_engine_that_wants_a_home_is_missing_without_one(monkeypatch: pytest.
     def none(*_: object) -> NoReturn:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(runtime.importlib, "import_module", none)
+    monkeypatch.setattr(runtime.importlib, "import_module", none)  # type: ignore[attr-defined]
     version, reason = runtime.available("openvino")
     assert version is None and "Could not determine home directory" in reason and "pip install" in reason
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_nothing_is_broadcast_or_skipped(
 @pytest.mark.parametrize("batch", ["N", 1, 3, 4, 16])
 @pytest.mark.parametrize("samples", [1, 8, 11])
 def test_samples_are_run_whatever_the_batch(
-    batch: int | str, samples: int, saved: Saved, models: Models, reference: Callable
+    batch: int | str, samples: int, saved: Saved, models: Models, reference: Callable[..., Any]
 ) -> None:
     runtime = load(saved(models["linear"](batch), "net.onnx"))
     x = np.random.default_rng(0).standard_normal((samples, 4)).astype(np.float32)
@@ -123,7 +124,9 @@ def test_run_samples_refuses_nothing(linear: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", ["N", 1, 4])
-def test_accuracy_equals_that_of_a_loop(batch: int | str, saved: Saved, models: Models, reference: Callable) -> None:
+def test_accuracy_equals_that_of_a_loop(
+    batch: int | str, saved: Saved, models: Models, reference: Callable[..., Any]
+) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((50, 4)).astype(np.float32), rng.integers(0, 5, 50)
     y[:20] = reference(x[:20]).argmax(1)
@@ -133,7 +136,7 @@ def test_accuracy_equals_that_of_a_loop(batch: int | str, saved: Saved, models: 
     assert 20 <= right < 50
 
 
-def test_sample_with_nan_counts_as_wrong(linear: Path, reference: Callable) -> None:
+def test_sample_with_nan_counts_as_wrong(linear: Path, reference: Callable[..., Any]) -> None:
     x = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
     y = reference(x).argmax(1)
     x[3] = np.nan

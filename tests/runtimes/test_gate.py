@@ -16,7 +16,7 @@ from runtimes.__main__ import main
 from runtimes.bound import Binding, call
 from runtimes.check import Parity
 from runtimes.errors import InvalidInputs
-from runtimes.folder import Entry, Folder, write_arrays
+from runtimes.folder import Entry, Folder, Kind, write_arrays
 from runtimes.gate import Checked, check_folder, judge
 from runtimes.processor import is_exact
 from runtimes.runtime import Options, load
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, models: Models) -> Folder:
         runtime = load(tmp_path / f"{name}.onnx", options=Options(reference=not is_exact("ort-x86")))
         write_arrays(tmp_path / f"{name}.npz", call(runtime, Binding(), [x]))
         runtime.close()
-        entries.append(Entry(f"{name}.onnx", "onnx", "onnxruntime", "ort-x86", kind, f"{name}.npz"))
+        entries.append(Entry(f"{name}.onnx", "onnx", "onnxruntime", "ort-x86", kind, f"{name}.npz"))  # type: ignore[arg-type]
     write_arrays(tmp_path / "samples.npz", [x], np.zeros(SAMPLES, np.int64))
     made = Folder(tmp_path, tuple(entries), source="noise")
     made.write()
@@ -119,7 +119,7 @@ def test_no_samples_are_no_pass(folder: Folder) -> None:
         ("integer", Parity(100, 1.0, 0.1, np.nan, None), "SNR nan dB"),
     ],
 )
-def test_what_does_not_pass_is_said(kind: gate.Kind, parity: Parity, said: str) -> None:
+def test_what_does_not_pass_is_said(kind: Kind, parity: Parity, said: str) -> None:
     assert said in judge(kind, parity)[0]
 
 

@@ -74,7 +74,7 @@ def test_integers_run_as_integers(tmp_path: Path) -> None:
     (taken,), (given,) = runtime.inputs, runtime.outputs
     assert (taken.name, taken.shape, taken.dtype, taken.zero_point) == ("x", (1, 4), "int8", 0)
     assert taken.scale == pytest.approx(0.02)
-    assert (given.dtype, given.zero_point, given.scale) == ("int8", -128, pytest.approx(0.05))
+    assert (given.dtype, given.zero_point, given.scale) == ("int8", -128, pytest.approx(0.05))  # type: ignore[comparison-overlap]
     graph = runtime.executed_graph()
     assert graph is not None and (graph.integer, graph.float) == (1, 0)
     x = rng.integers(-128, 128, (1, 4)).astype(np.int8)

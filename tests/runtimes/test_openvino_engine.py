@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -83,7 +84,7 @@ def test_weights_in_half_precision_are_stored_in_it(written: Written) -> None:
     np.testing.assert_allclose(run(load(half), x), expected, rtol=2e-3)
 
 
-def test_an_open_batch_is_compiled_for_the_shapes_it_meets(linear_file: Path, reference: Callable) -> None:
+def test_an_open_batch_is_compiled_for_the_shapes_it_meets(linear_file: Path, reference: Callable[..., Any]) -> None:
     runtime = load(linear_file)
     assert isinstance(runtime, backend.Session)
     for batch in (1, 5, 2, 1, 5, 3):
@@ -140,7 +141,7 @@ def test_no_reader_complains_of_what_is_no_xml(tmp_path: Path, capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_onnx_runs_too_when_the_engine_is_named(linear: Path, reference: Callable) -> None:
+def test_onnx_runs_too_when_the_engine_is_named(linear: Path, reference: Callable[..., Any]) -> None:
     x = random((3, 4))
     np.testing.assert_allclose(run(load(linear, "openvino", Options(threads=2)), x), reference(x), rtol=1e-5, atol=1e-6)
 

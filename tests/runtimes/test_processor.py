@@ -48,8 +48,8 @@ def test_a_file_for_another_device_is_judged_as_that_computes(
     result = Quantize().apply(model, context)
     network = Network(result.model, Source("module", "Joined"), encodings=dict(result.encodings), example_inputs=inputs)
     (tmp_path / "files").mkdir()
-    (record,) = deploy.write_folder(network, tmp_path / "files", [deploy.Wanted("onnx", target)])  # type: ignore[arg-type]
-    assert record.parity is not None and record.parity.snr_db > 60
+    (record,) = deploy.write_folder(network, tmp_path / "files", [deploy.Wanted("onnx", target)])
+    assert record.parity is not None and record.parity.snr_db > 60  # type: ignore[operator]
     assert any("has no VNNI" in note and target in note for note in record.notes)
     (checked,) = check_folder(tmp_path / "files")
     assert checked.passed and checked.parity is not None and checked.here is not None

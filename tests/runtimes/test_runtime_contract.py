@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_engine_is_available_or_says_how_to_install_it(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", INSTALLED)
-def test_engine_runs_the_sample(engine: str, sample: Callable[[str], Path], reference: Callable) -> None:
+def test_engine_runs_the_sample(engine: str, sample: Callable[[str], Path], reference: Callable[..., Any]) -> None:
     file = sample(engine)
     runtime = load(file, engine, Options(threads=2))
     assert isinstance(runtime, Runtime)
@@ -124,7 +125,7 @@ def test_engine_runs_the_sample(engine: str, sample: Callable[[str], Path], refe
     ],
     ids=["name", "one too many", "none", "width", "rank", "dtype", "list", "byte order"],
 )
-def test_engine_refuses_wrong_inputs(engine: str, change: Callable, sample: Callable[[str], Path]) -> None:
+def test_engine_refuses_wrong_inputs(engine: str, change: Callable[..., Any], sample: Callable[[str], Path]) -> None:
     runtime = load(sample(engine), engine)
     with pytest.raises(InvalidInputs, match="expected") as caught:
         runtime.run(change(runtime.inputs[0].name, np.zeros((2, 4), np.float32)))

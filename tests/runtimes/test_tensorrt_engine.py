@@ -23,7 +23,7 @@ NAME = "runtimes.engines.tensorrt"
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch, reference: Callable) -> Iterator[Imitation]:
+def world(monkeypatch: pytest.MonkeyPatch, reference: Callable[..., Any]) -> Iterator[Imitation]:
     made = Imitation(compute=reference)
     monkeypatch.setitem(sys.modules, "tensorrt", made.module())
     monkeypatch.setattr(cuda, "Cuda", made.cuda)
@@ -44,7 +44,9 @@ def random(batch: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(batch).standard_normal((batch, 4)).astype(np.float32)}
 
 
-def test_it_runs_by_names_in_the_documented_order(world: Imitation, tmp_path: Path, reference: Callable) -> None:
+def test_it_runs_by_names_in_the_documented_order(
+    world: Imitation, tmp_path: Path, reference: Callable[..., Any]
+) -> None:
     runtime = load(engine(tmp_path))
     assert isinstance(runtime, Runtime)
     assert [str(spec) for spec in (*runtime.inputs, *runtime.outputs)] == ["x float32[?, 4]", "y float32[?, 5]"]
@@ -130,7 +132,7 @@ class Library:
     """CUDA's runtime library: C functions that fill what they are given an address of."""
 
     def __init__(self, gpus: int = 1, failing: str = "") -> None:
-        self.gpus, self.failing, self.calls = gpus, failing, []
+        self.gpus, self.failing, self.calls = gpus, failing, []  # type: ignore[var-annotated]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name == "cudaGetErrorString":

@@ -92,8 +92,8 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
     "a pipe": (os.mkfifo, "a named pipe"),
     "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "a device"),
     "empty": (Path.touch, "not a readable .npz"),
-    "text": (lambda path: path.write_text("x = 3") and None, "not a readable .npz"),
-    "one array": (lambda path: path.write_bytes(npy([1.0])) and None, "one array"),
+    "text": (lambda path: path.write_text("x = 3") and None, "not a readable .npz"),  # type: ignore[dict-item]
+    "one array": (lambda path: path.write_bytes(npy([1.0])) and None, "one array"),  # type: ignore[dict-item]
     "cut": (cut, "not a readable .npz"),
     "a damaged stream": (changed(-250, 0xFF), "x.npz"),
     "encrypted": (encrypted, "encrypted"),
@@ -151,7 +151,7 @@ def test_arrays_are_read_as_they_were_written(tmp_path: Path) -> None:
         "none": np.zeros((0, 4), np.uint8),
         "one": np.array(True),
     }
-    np.savez(tmp_path / "x.npz", **told)
+    np.savez(tmp_path / "x.npz", **told)  # type: ignore[arg-type]
     read = read_arrays(tmp_path / "x.npz")
     assert list(read) == list(told)
     for name, array in told.items():
@@ -258,7 +258,7 @@ def test_large_files_is_an_option_of_both_commands(tmp_path: Path, monkeypatch: 
     write_arrays(tmp_path / "x.npz", [np.zeros(4)])
     monkeypatch.setattr(untrusted, "ARRAY_BYTES", 1)
     seen: list[bool] = []
-    monkeypatch.setattr("runtimes.__main__.read_arrays", lambda path: seen.append(untrusted.large_files()) or {})
+    monkeypatch.setattr("runtimes.__main__.read_arrays", lambda path: seen.append(untrusted.large_files()) or {})  # type: ignore[func-returns-value]
     for option in ([], ["--large-files"]):
         assert main([str(tmp_path / "gone.onnx"), "--inputs", str(tmp_path / "x.npz"), *option]) == 2
     assert seen == [False, True] and not untrusted.large_files()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -9,10 +11,11 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export.onnx.bits.bitwise import BitLayer, bit_conv, bit_gemm, declare, pack_rows
 
+Tensors = dict[str, NDArray[Any]]
+"""The weights W as integers, scales S, thresholds A, and bias B where there is one, of a layer."""
 
-def model_of(
-    layers: list[tuple[BitLayer, dict[str, NDArray[np.generic]]]], shape: list[int | str], opset: int = 18
-) -> ModelProto:
+
+def model_of(layers: list[tuple[BitLayer, Tensors]], shape: list[int | str], opset: int = 18) -> ModelProto:
     """The layers one behind the other; W holds integers, a linear layer behind a convolution reads (N, C * H * W)."""
     nodes, stored, declared, value = [], [], [], "x"
     for number, (layer, tensors) in enumerate(layers):
@@ -44,18 +47,18 @@ def model_of(
 def known_model() -> ModelProto:
     """What ``runtimes/bitwise/known.onnx`` holds."""
     rng = np.random.default_rng(5)
-    first = {
+    first: Tensors = {
         "W": 2 * rng.integers(0, 2, (19, 5, 3, 3)) - 1,
         "S": np.full(19, 0.125, np.float32),
         "A": (np.arange(5, dtype=np.float32) - 2) / 4,
         "B": (np.arange(19, dtype=np.float32) - 9) / 8,
     }
-    second = {
+    second: Tensors = {
         "W": rng.integers(-1, 2, (9, 19, 3, 2)),
         "S": np.stack([np.full(9, 0.5), np.full(9, 0.25)]).astype(np.float32),
         "A": np.array([0.5], np.float32),
     }
-    third = {"W": rng.integers(-2, 2, (4, 81)), "S": np.ones(4, np.float32), "A": np.zeros(1, np.float32)}
+    third: Tensors = {"W": rng.integers(-2, 2, (4, 81)), "S": np.ones(4, np.float32), "A": np.zeros(1, np.float32)}
     layers = [
         (BitLayer((19, 5, 3, 3), 1, "sign", strides=(1, 2), pads=(1, 1, 1, 1)), first),
         (BitLayer((9, 19, 3, 2), 2, "unsigned", 2, strides=(2, 1), pads=(0, 0, 1, 0)), second),
@@ -72,7 +75,7 @@ def activations(layer: BitLayer, x: NDArray[np.float32], a: NDArray[np.float32])
     return np.clip(np.rint(x * a), 0, 2**layer.activation_bits - 1).astype(np.int64)
 
 
-def naive(layer: BitLayer, tensors: dict[str, NDArray[np.generic]], x: NDArray[np.float32]) -> NDArray[np.float64]:
+def naive(layer: BitLayer, tensors: Tensors, x: NDArray[np.float32]) -> NDArray[np.float64]:
     """The layer by loops over windows, in integers and then in float64."""
     w, s = tensors["W"].astype(np.int64), tensors["S"].astype(np.float64)
     scales = s if s.ndim == 2 else np.stack([s, s])
@@ -98,13 +101,15 @@ def naive(layer: BitLayer, tensors: dict[str, NDArray[np.generic]], x: NDArray[n
     return y + bias.reshape(-1, 1, 1)
 
 
-def tensors_of(layer: BitLayer, two: bool = False, bias: bool = True, seed: int = 0) -> dict[str, NDArray[np.generic]]:
+def tensors_of(layer: BitLayer, two: bool = False, bias: bool = True, seed: int = 0) -> Tensors:
     rng = np.random.default_rng(seed)
     outputs, inputs = layer.weight_shape[0], layer.weight_shape[1] * layer.group
     weights = rng.integers(-1, 2, layer.weight_shape)
-    made: dict[str, NDArray[np.generic]] = {
+    made: Tensors = {
         "W": np.where(weights > 0, 1, -1) if layer.weight_bits == 1 else weights,
         "S": rng.uniform(0.1, 1, (2, outputs) if two else outputs).astype(np.float32),
-        "A": rng.standard_normal(inputs).astype(np.float32) if layer.activation == "sign" else np.float32([1.7]),
+        "A": rng.standard_normal(inputs).astype(np.float32)
+        if layer.activation == "sign"
+        else np.array([1.7], np.float32),
     }
     return {**made, **({"B": rng.standard_normal(outputs).astype(np.float32)} if bias else {})}

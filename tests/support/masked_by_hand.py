@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from compress.graph import trace
 from compress.prune import Prune
 from compress.prune.masked import masked_outputs
 from compress.prune.verify import readable
-from compress.stage import Context, Edit, Result, evaluation_copy
+from compress.stage import Context, Edit, Result, Skip, evaluation_copy
 from tests.support.random_weights import randomized
 
 TOLERANCE = 1e-8
@@ -28,7 +29,7 @@ class Kept(nn.Module):
         self.norm, self.kept = norm, list(kept)
         self.normalized_shape, self.eps = getattr(norm, "normalized_shape", None), norm.eps
 
-    def __getattr__(self, name: str) -> object:  # what torch's own layers ask of their norms
+    def __getattr__(self, name: str) -> Any:  # what torch's own layers ask of their norms
         return self._parameters_of_norm(name) if name in ("weight", "bias") else super().__getattr__(name)
 
     def _parameters_of_norm(self, name: str) -> object:
@@ -48,9 +49,9 @@ class Kept(nn.Module):
             return y
         part = x[..., kept]
         centred = part - part.mean(-1, keepdim=True) if isinstance(norm, nn.LayerNorm) else part
-        scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt()
+        scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt()  # type: ignore[operator]
         bias = norm.bias[kept] if isinstance(norm, nn.LayerNorm) else 0
-        y[..., kept] = scaled * norm.weight[kept] + bias
+        y[..., kept] = scaled * norm.weight[kept] + bias  # type: ignore[index]
         return y
 
 
@@ -90,9 +91,9 @@ def without(
             parent, _, own = edit.layer.rpartition(".")
             setattr(model.get_submodule(parent), own, Kept(module, edit.kept))
         elif hasattr(module, "kept") and tensor.ndim == 1:
-            module.kept = list(edit.kept)
+            module.kept = list(edit.kept)  # type: ignore[assignment]
         elif hasattr(module, "kept_inputs") and edit.axis == 1:
-            module.kept_inputs = list(edit.kept)
+            module.kept_inputs = list(edit.kept)  # type: ignore[assignment]
     return model
 
 
@@ -114,6 +115,17 @@ def masked_by_rules(model: nn.Module, result: Result, context: Context, x: tuple
     return output
 
 
+class Halved(Protocol):
+    """A result of pruning whose network is asked for attributes of its own."""
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def edits(self) -> tuple[Edit, ...]: ...
+    @property
+    def skipped(self) -> tuple[Skip, ...]: ...
+
+
 def halved(
     model: nn.Module,
     *shape: int,
@@ -122,7 +134,7 @@ def halved(
     vanishing: Collection[str] = (),
     by_hand: bool = True,
     **options: object,
-) -> Result:
+) -> Halved:
     """What pruning leaves of ``model``, held against its mask on other inputs, and replayed from its edits.
 
     Args:
@@ -132,7 +144,7 @@ def halved(
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     context = Context((x,))
-    result = Prune(ratio=ratio, round_to=1, **options).apply(model, context)  # type: ignore[arg-type]
+    result = Prune(ratio=ratio, round_to=1, **options).apply(model, context)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         found = result.model(x)
@@ -157,4 +169,4 @@ def halved(
 def shapes(model: nn.Module, *names: str) -> list[tuple[int, ...]]:
     """Of the parameters ``names``; "fc" is short for "fc.weight"."""
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    return [tuple((tensors.get(name) if name in tensors else tensors[f"{name}.weight"]).shape) for name in names]
+    return [tuple((tensors.get(name) if name in tensors else tensors[f"{name}.weight"]).shape) for name in names]  # type: ignore[union-attr]

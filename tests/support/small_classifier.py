@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from compress.data import Data, Preprocessing, SampleSplit
+from compress.data import Data, Preprocessing, SampleSplit, Split, SplitName
 
 
 class SmallNet(nn.Module):
@@ -56,8 +56,8 @@ def pattern_data(count: int = 96, seed: int = 0) -> Data:
         images[i, 0, 4 * (label // 2) : 4 * (label // 2) + 4, 4 * (label % 2) : 4 * (label % 2) + 4] += 150
     scale = Preprocessing(1 / 255, (0.3,), (0.3,))
     quarter = count // 4
-    names = ("train", "calibration", "validation", "test")
-    splits = {
+    names: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
+    splits: dict[SplitName, Split] = {
         name: SampleSplit(images[i * quarter : (i + 1) * quarter], labels[i * quarter : (i + 1) * quarter], scale)
         for i, name in enumerate(names)
     }

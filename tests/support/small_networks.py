@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress import Context
-from compress.data import Data, SampleSplit
+from compress.data import Data, SampleSplit, Split, SplitName
+from compress.data.split import SPLITS
 from compress.deploy.clock import MachineClock
 from compress.quantize.detect import suited
 from runtimes.processor import is_exact
@@ -185,5 +186,5 @@ def labelled() -> Data:
     y = torch.arange(96) % 4
     x = torch.randn(96, 3, 8, 8) * 0.5
     x += torch.tensor([[2.0, 0, 0], [0, 2, 0], [0, 0, 2], [-1, -1, -1]])[y][:, :, None, None]
-    splits = {name: SampleSplit(x, y) for name in ("train", "validation", "calibration", "test")}
+    splits: dict[SplitName, Split] = {name: SampleSplit(x, y) for name in SPLITS}
     return Data("made", splits)

@@ -58,7 +58,7 @@ def test_the_teacher_given_stays_as_it_is(small_net: nn.Module) -> None:
     """Training wants channels last; a network that is exported later must not notice."""
     objective = objective_for(small_net, FAST)
     assert isinstance(objective, Distillation) and objective.teacher is not small_net
-    assert small_net.conv2.weight.is_contiguous() and not objective.teacher.conv2.weight.is_contiguous()
+    assert small_net.conv2.weight.is_contiguous() and not objective.teacher.conv2.weight.is_contiguous()  # type: ignore[operator, union-attr]
 
 
 def test_needs_a_teacher_and_data(small_net: nn.Module, data: Data) -> None:

@@ -33,16 +33,16 @@ def specified(values: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int
         [onnx.numpy_helper.from_array(scale, "s"), onnx.numpy_helper.from_array(zero, "z")],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
-    return ReferenceEvaluator(model).run(None, {"x": values})[0]
+    return ReferenceEvaluator(model).run(None, {"x": values})[0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 @given(bounds=ranges)
 def test_activation_rounds_as_the_specification(dtype: str, bounds: tuple[float, float]) -> None:
-    parameters = Encoding((bounds[0],), (bounds[1],)).parameters(dtype)
+    parameters = Encoding((bounds[0],), (bounds[1],)).parameters(dtype)  # type: ignore[arg-type]
     values = np.linspace(bounds[0] * 1.2 - 1, bounds[1] * 1.2 + 1, 101, dtype=np.float32)
     ours = parameters.dequantize(parameters.quantize(values))
-    theirs = specified(values, np.float32(parameters.scale), np.asarray(parameters.zero_point, dtype), 0)
+    theirs = specified(values, np.float32(parameters.scale), np.asarray(parameters.zero_point, dtype), 0)  # type: ignore[arg-type]
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
@@ -124,5 +124,5 @@ def test_16_bit_activations_round_256_times_finer() -> None:
         assert float(wide.scale) == pytest.approx(4 / 65535)
         values = np.linspace(-1, 3, 99, dtype=np.float32)
         ours = wide.dequantize(wide.quantize(values))
-        theirs = specified(values, np.float32(wide.scale), np.asarray(wide.zero_point, dtype), 0)
+        theirs = specified(values, np.float32(wide.scale), np.asarray(wide.zero_point, dtype), 0)  # type: ignore[arg-type]
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)

@@ -54,7 +54,7 @@ def test_16_bit_activations() -> None:
     wide = replace(SIGNED, bits=16)
     assert TARGETS["ort-x86"].activation_type(wide) == "uint16"
     litert = TARGETS["litert"].activation_parameters(wide)
-    assert (int(litert.zero_point), float(litert.scale)) == (0, pytest.approx(3 / 32767))
+    assert (int(litert.zero_point), float(litert.scale)) == (0, pytest.approx(3 / 32767))  # type: ignore[comparison-overlap]
     for name in ("tensorrt", "openvino", "ncnn"):
         with pytest.raises(InvalidInput, match=f"target {name}: its engine has no 16-bit activations"):
             TARGETS[name].activation_parameters(wide)

@@ -43,7 +43,7 @@ VERSION_1 = base64.b85decode(
 VERSION_1_SHA256 = "ce871a098adf7cc5edfe6fbe5fe2a1c979616ca4fce15fd68eaf17df06d1910d"
 
 
-def initializers(*arrays: NDArray[np.generic]) -> bytes:
+def initializers(*arrays: NDArray[Any]) -> bytes:
     """An ONNX file that holds ``arrays``."""
     stored = [numpy_helper.from_array(array, f"w{number}") for number, array in enumerate(arrays)]
     node = helper.make_node("Identity", ["x"], ["y"])
@@ -58,7 +58,7 @@ def codes(count: int, zeros: float, levels: int, zero: int = 0) -> NDArray[np.ui
     return np.where(rng.random(count) < zeros, zero, others + (others >= zero)).astype(np.uint8)
 
 
-def entropy_bytes(symbols: NDArray[np.generic]) -> float:
+def entropy_bytes(symbols: NDArray[Any]) -> float:
     counts = np.unique(symbols, return_counts=True)[1]
     return float(counts @ np.log2(len(symbols) / counts)) / 8
 
@@ -247,7 +247,7 @@ def looked_up() -> onnx.ModelProto:
         helper.make_node("MatMul", ["x", "first"], ["h"]),
         helper.make_node("MatMul", ["h", "second"], ["y"]),
     ]
-    stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]  # type: ignore[arg-type]
     opset = [helper.make_opsetid("", 18)]
     return helper.make_model(helper.make_graph(nodes, "g", [x], [y], stored), opset_imports=opset, ir_version=9)
 
@@ -263,11 +263,11 @@ def test_memory_is_what_the_engine_keeps(tmp_path: Path) -> None:
     assert not memory(content).at_least
     (tmp_path / "net.onnx").write_bytes(content)
     told = pack(tmp_path / "net.onnx", tmp_path / "net.packed")
-    assert told.packed_bytes < told.size_bytes < told.memory_bytes == 640 * 4
+    assert told.packed_bytes < told.size_bytes < told.memory_bytes == 640 * 4  # type: ignore[operator]
     assert unpack(tmp_path / "net.packed", tmp_path / "again.onnx").memory_bytes == 640 * 4
 
 
-def computed(*nodes: onnx.NodeProto, **arrays: NDArray[np.generic]) -> bytes:
+def computed(*nodes: onnx.NodeProto, **arrays: NDArray[Any]) -> bytes:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in "xy")
     stored = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(list(nodes), "g", [x], [y], stored)

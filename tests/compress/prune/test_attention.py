@@ -21,7 +21,7 @@ class Tokens(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.middle(self.embed(x)).mean(1))  # type: ignore[no-any-return]
+        return self.head(self.middle(self.embed(x)).mean(1))
 
 
 class Residual(Tokens):
@@ -64,7 +64,7 @@ def test_attention_to_a_second_input_keeps_its_own_widths() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             q, kv = self.embed(x), self.memory(x.flip(1))
-            return self.head((q + self.attention(q, kv, kv)[0]).mean(1))  # type: ignore[no-any-return]
+            return self.head((q + self.attention(q, kv, kv)[0]).mean(1))
 
     consuming = {f"attention.{name}_proj_weight": (1,) for name in "qkv"}
     model = halved(Cross(), 2, 5, 6, consuming=consuming).model
@@ -81,7 +81,7 @@ def test_the_size_of_a_head_is_not_taken_for_their_number() -> None:
             self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
 
         def middle(self, x: Tensor) -> Tensor:
-            return self.attention(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
+            return self.attention(x, x, x, need_weights=False)[0]
 
     attention = halved(Attending(), 2, 7, 6, consuming=IN_PROJECTION).model.attention
     assert (attention.num_heads, attention.head_dim) == (2, 4)
@@ -95,7 +95,7 @@ def test_transformer_encoder_layer(norm_first: bool) -> None:
             self.layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=norm_first)
 
         def middle(self, x: Tensor) -> Tensor:
-            return self.layer(x)  # type: ignore[no-any-return]
+            return self.layer(x)
 
     model = halved(Encoder(), 2, 7, 6, consuming=IN_PROJECTION).model
     assert model.layer.self_attn.num_heads == 2
@@ -125,8 +125,8 @@ def heads_or_dims(model: nn.Module, heads: int, head_dim: int) -> tuple[int, int
     """How many heads and dimensions are left of an attention with a fused projection, by its layers and attributes."""
     qkv, project = shapes(model, "qkv", "project")
     assert qkv[0] == 3 * project[1]
-    assert project[1] % model.num_heads == 0
-    return model.num_heads, project[1] // model.num_heads
+    assert project[1] % model.num_heads == 0  # type: ignore[operator]
+    return model.num_heads, project[1] // model.num_heads  # type: ignore[operator, return-value]
 
 
 def test_fused_projection_with_inferred_dimensions() -> None:
@@ -169,7 +169,7 @@ class AsWide(nn.Module):
         qkv = self.qkv(x).reshape(n, length, 3, self.num_heads, channels // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         shares = ((q @ k.transpose(-2, -1)) * self.scale).softmax(-1)
-        return self.project((shares @ v).transpose(1, 2).reshape(n, length, channels))  # type: ignore[no-any-return]
+        return self.project((shares @ v).transpose(1, 2).reshape(n, length, channels))
 
 
 class WithAsWide(Tokens):
@@ -203,7 +203,7 @@ def test_attention_in_the_network_itself() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.embed(x)
             x = x + super().forward(x)
-            return self.head((x + self.down(torch.relu(self.up(x)))).mean(1))  # type: ignore[no-any-return]
+            return self.head((x + self.down(torch.relu(self.up(x)))).mean(1))
 
     model = halved(Whole(), 2, 7, 6, vanishing=("qkv",)).model
     assert shapes(model, "up")[0][0] == 6
@@ -307,7 +307,7 @@ class Windowed(nn.Module):
         q, k, v = qkv[0] * 0.4, qkv[1], qkv[2]
         bias = self.table[self.index].view(length, length, -1).permute(2, 0, 1).contiguous()
         shares = (q.matmul(k.transpose(-2, -1)) + bias.unsqueeze(0)).softmax(-1)
-        return self.project(shares.matmul(v).transpose(1, 2).reshape(n, length, channels))  # type: ignore[no-any-return]
+        return self.project(shares.matmul(v).transpose(1, 2).reshape(n, length, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).permute(0, 2, 3, 1)
@@ -317,7 +317,7 @@ class Windowed(nn.Module):
         y = y.view(n, h // s, s, w // s, s, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s, c)
         y = self.attend(y).view(n, h // s, w // s, s, s, c).permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, c)
         x = x + torch.roll(y, (1, 1), (1, 2))
-        return self.head(x.mean((1, 2)))  # type: ignore[no-any-return]
+        return self.head(x.mean((1, 2)))
 
 
 def test_windows_with_a_bias_table_per_head() -> None:
@@ -348,7 +348,7 @@ class ClassToken(nn.Module):
         y = self.norm(x)
         x = x + self.gamma1 * self.attention(y, y, y)[0]
         x = x + self.gamma2 * self.down(F.gelu(self.up(x)))
-        return self.head(self.last(x)[:, 0])  # type: ignore[no-any-return]
+        return self.head(self.last(x)[:, 0])
 
 
 def test_class_token_position_embedding_and_layer_scale_follow() -> None:
@@ -376,7 +376,7 @@ def test_causal_language_model_with_tied_embedding() -> None:
             y = self.words(ids)
             mask = torch.full((5, 5), float("-inf"), dtype=y.dtype).triu(1)
             y = y + self.attention(y, y, y, attn_mask=mask)[0]
-            return self.head(self.norm(y))  # type: ignore[no-any-return]
+            return self.head(self.norm(y))
 
     model = halved(Language(), 2, 5, consuming=IN_PROJECTION).model
     assert model.head.weight is model.words.weight

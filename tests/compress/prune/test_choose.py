@@ -192,7 +192,7 @@ def test_steps_share_the_epochs_and_resume(tmp_path: Path, monkeypatch: pytest.M
 
     from compress.prune import prune as module
 
-    fit, calls = module.fit, []
+    fit, calls = module.fit, []  # type: ignore[attr-defined]
 
     def interrupted(*arguments: object, **options: object) -> object:
         calls.append(options["task"])

@@ -49,7 +49,7 @@ def network(seed: int = 0) -> nn.Sequential:
 
 def samples(context: Context, batches: int) -> list[tuple[Tensor, Tensor]]:
     assert context.data is not None
-    return list(context.data.split("train").batches(32, shuffle_seed=(context.seed, 0)))[:batches]  # type: ignore[arg-type]
+    return list(context.data.split("train").batches(32, shuffle_seed=(context.seed, 0)))[:batches]  # type: ignore[return-value]
 
 
 def scored(model: nn.Module, context: Context, names: list[str], axis: int = 1, **options: Any) -> list[Tensor]:
@@ -88,7 +88,7 @@ def test_reconstruction_alone_is_a_correlation() -> None:
     (by_input,) = scored(model, context, ["1.weight"], batches=2, balance=0.0)
     (by_filter,) = scored(model, context, ["1.weight"], axis=0, batches=2, balance=0.0)
     x = torch.cat([x for x, _ in samples(context, 2)]).flatten(1).double().numpy()
-    y = x @ model[1].weight.detach().double().numpy().T
+    y = x @ model[1].weight.detach().double().numpy().T  # type: ignore[operator]
     gradient = -(y.T @ x) / len(x) / 7
     np.testing.assert_allclose(by_input.numpy(), (gradient**2).sum(0), rtol=1e-4)
     np.testing.assert_allclose(by_filter.numpy(), (gradient**2).sum(1), rtol=1e-4)
@@ -103,9 +103,9 @@ def test_the_last_layer_is_judged_by_the_logits() -> None:
     assert [len(x) for x, _ in used] == [32, 32]
     x = torch.cat([x for x, _ in used]).flatten(1).double().numpy()
     truth = np.eye(3)[torch.cat([y for _, y in used]).numpy()]
-    bias = model[1].bias.detach().double().numpy()
+    bias = model[1].bias.detach().double().numpy()  # type: ignore[operator]
     share = np.exp(bias) / np.exp(bias).sum()
-    y = x @ model[1].weight.detach().double().numpy().T
+    y = x @ model[1].weight.detach().double().numpy().T  # type: ignore[operator]
     gradient = (-(y.T @ x) / 3 + 2.0 * (share - truth).T @ x) / len(x)
     np.testing.assert_allclose(found.numpy(), (gradient**2).sum(0), rtol=1e-4)
 
@@ -125,7 +125,7 @@ def test_a_layer_with_a_classifier_by_hand(monkeypatch: pytest.MonkeyPatch) -> N
     head = made[0].double()
     x, y = (torch.cat(parts) for parts in zip(*samples(context, 6), strict=True))
     x = x.double()
-    weight, bias = model[1].weight.detach().double(), model[1].bias.detach().double()
+    weight, bias = model[1].weight.detach().double(), model[1].bias.detach().double()  # type: ignore[operator]
     zeros = torch.zeros_like(weight).requires_grad_()
 
     def logits(values: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def test_a_layer_with_a_classifier_by_hand(monkeypatch: pytest.MonkeyPatch) -> N
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         shifted = (values - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
-        return head.linear(shifted.clamp(min=0).mean((2, 3)))  # type: ignore[no-any-return]
+        return head.linear(shifted.clamp(min=0).mean((2, 3)))
 
     whole, without = conv2d(x, weight, bias, padding=1), conv2d(x, zeros, bias, padding=1)
     loss = (whole - without).square().mean() / 2 + cross_entropy(logits(without), y)

@@ -67,7 +67,7 @@ def counted_macs(model: nn.Module) -> int:
 @pytest.mark.parametrize("round_to", [1, 8])
 def test_macs_target_is_met_and_not_overshot(scope: str, factor: float, round_to: int) -> None:
     model = resnet(32)
-    pruned = Prune(macs=factor, select=scope, round_to=round_to).apply(model, CONTEXT).model  # type: ignore[arg-type]
+    pruned = Prune(macs=factor, select=scope, round_to=round_to).apply(model, CONTEXT).model
     before, after = counted_macs(model), counted_macs(pruned)
     assert after <= before / factor
     assert after >= before / factor * (0.9 if round_to == 1 else 0.6)
@@ -105,7 +105,7 @@ def test_macs_out_of_reach_says_what_is_reachable() -> None:
 def test_widths(width: int, ratio: float, round_to: int, minimum: int, kept: int) -> None:
     model = Prune(ratio=ratio, round_to=round_to, minimum=minimum).apply(chain(width, 8), CONTEXT).model
     assert model.get_parameter("0.weight").shape[0] == kept
-    assert model.get_submodule("0").out_channels == model.get_submodule("2").in_channels == kept  # type: ignore[comparison-overlap]
+    assert model.get_submodule("0").out_channels == model.get_submodule("2").in_channels == kept
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "bn_scale"])
@@ -116,7 +116,7 @@ def test_the_least_important_filters_go(criterion: str) -> None:
         scored = model[1].weight if criterion == "bn_scale" else model[0].weight
         assert isinstance(scored, Tensor)
         scored[weak] *= 0.01
-    result = Prune(ratio=0.5, criterion=criterion, round_to=1).apply(model, CONTEXT)  # type: ignore[arg-type]
+    result = Prune(ratio=0.5, criterion=criterion, round_to=1).apply(model, CONTEXT)
     (edit,) = [e for e in result.edits if (e.layer, e.what) == ("0", "weight")]
     assert edit.kept == (0, 2, 3, 5)
     assert (edit.before, edit.after, edit.axis) == ((8, 3, 3, 3), (4, 3, 3, 3), 0)
@@ -125,7 +125,7 @@ def test_the_least_important_filters_go(criterion: str) -> None:
 def test_global_scope_takes_more_from_the_layer_with_unimportant_filters() -> None:
     model = chain(16, 16)
     with torch.no_grad():
-        model[0].weight[2:] *= 1e-3  # type: ignore[index]
+        model[0].weight[2:] *= 1e-3  # type: ignore[index, operator]
     pruned = Prune(ratio=0.4, select="global", round_to=1).apply(model, CONTEXT).model
     assert pruned.get_parameter("0.weight").shape[0] < 6 < 12 < pruned.get_parameter("2.weight").shape[0]
 
@@ -170,7 +170,7 @@ def test_pruned_twice() -> None:
 
 
 def test_bn_scale_skips_layers_without_batch_norm() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *chain(8, 8)[2:])
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *chain(8, 8)[2:])  # type: ignore[misc]
     result = Prune(ratio=0.5, criterion="bn_scale", round_to=1).apply(model, CONTEXT)
     assert ("3", "bn_scale: no batch normalization follows") in {(s.layer, s.reason) for s in result.skipped}
     with pytest.raises(InvalidInput, match=r"nothing in Sequential can be pruned: .*bn_scale: no batch normalization"):
@@ -187,17 +187,17 @@ class WrittenDown(nn.Module):
 
 
 def viewed(net: nn.Module, x: Tensor) -> Tensor:
-    return net.get_submodule("fc")(x.mean((2, 3)).view(-1, 8))  # type: ignore[no-any-return]
+    return net.get_submodule("fc")(x.mean((2, 3)).view(-1, 8))
 
 
 def split_by_number(net: nn.Module, x: Tensor) -> Tensor:
     first, second = x.split(4, dim=1)
-    return net.get_submodule("fc")(torch.cat([first, second], 1).mean((2, 3)))  # type: ignore[no-any-return]
+    return net.get_submodule("fc")(torch.cat([first, second], 1).mean((2, 3)))
 
 
 def regrouped(net: nn.Module, x: Tensor) -> Tensor:
     x = x.view(x.shape[0], x.shape[1] // 2, 2, 16, 16).transpose(1, 2).flatten(1, 2)
-    return net.get_submodule("fc")(x.mean((2, 3)))  # type: ignore[no-any-return]
+    return net.get_submodule("fc")(x.mean((2, 3)))
 
 
 def test_a_channel_count_written_in_the_code_is_named() -> None:

@@ -56,7 +56,7 @@ def prune_and_compare(
     before = copy.deepcopy(model.state_dict())
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    result = Prune(ratio=ratio, round_to=1, **options).apply(model, Context((x,)))  # type: ignore[arg-type]
+    result = Prune(ratio=ratio, round_to=1, **options).apply(model, Context((x,)))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     with torch.no_grad():
@@ -95,7 +95,7 @@ class Body(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.middle(torch.relu(self.bn(self.stem(x))))
-        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head(x.mean((2, 3)))
 
 
 class Residual(Body):
@@ -170,7 +170,7 @@ class Flattened(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(torch.relu(self.b(torch.relu(self.a(x)))), 2)
-        return self.out(F.gelu(self.fc(self.bn(x.flatten(1)))))  # type: ignore[no-any-return]
+        return self.out(F.gelu(self.fc(self.bn(x.flatten(1)))))
 
 
 class Functional(nn.Module):
@@ -276,7 +276,7 @@ class PartlyPinned(nn.Module):
         x = torch.relu(self.b(torch.cat([torch.relu(self.a(x)), x], 1)))
         x = self.gn(self.c(x) * self.constant.to(x))
         x = self.e(torch.cumsum(torch.relu(self.d(x)), 1))
-        return self.out(x.flip(2).amax((2, 3)))  # type: ignore[no-any-return]
+        return self.out(x.flip(2).amax((2, 3)))
 
 
 class Sequence(nn.Module):
@@ -291,7 +291,7 @@ class Sequence(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.b(F.gelu(self.a(x)))).permute(0, 2, 1)
         x = F.pad(torch.relu(self.c(x)), (0, 0, 1, 1))
-        return self.out(self.d(x).mean(2))  # type: ignore[no-any-return]
+        return self.out(self.d(x).mean(2))
 
 
 BODIES: tuple[Callable[[], nn.Module], ...] = (
@@ -454,7 +454,7 @@ class Drawn(nn.Module):
             else:
                 y = torch.relu(layer(y))
             maps.append(y)
-        return self.head(maps[-1].mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head(maps[-1].mean((2, 3)))
 
 
 KINDS = ("conv", "depthwise", "grouped", "bn", "add", "cat", "scale", "shuffle", "sum", "halves")

@@ -50,7 +50,7 @@ class Tall(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.norm2(self.depthwise(torch.relu(self.norm(self.first(x))))))
         x = x + self.norm4(self.outer(torch.relu(self.norm3(self.inner(x)))))
-        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.fc(x.mean((2, 3)))
 
 
 def tall() -> tuple[nn.Module, Channels]:
@@ -105,7 +105,7 @@ def test_the_slimming_subgradient_is_autograds() -> None:
     ours, theirs = copy.deepcopy(model), copy.deepcopy(model)
     loss = nn.functional.cross_entropy(theirs(x), y)
     gammas = [p for n, p in theirs.named_parameters() if "norm" in n and n.endswith("weight")]
-    (loss + 0.3 * sum(gamma.abs().sum() for gamma in gammas)).backward()  # type: ignore[attr-defined]
+    (loss + 0.3 * sum(gamma.abs().sum() for gamma in gammas)).backward()
     penalty = L1Scales(ours, [scales(group) for group in found.groups], TRAINING, 0.3)
     nn.functional.cross_entropy(ours(x), y).backward()
     penalty.after_backward(ours, 1, 10)
@@ -136,10 +136,10 @@ def test_the_group_step_minimizes_the_proximal_objective() -> None:
         ) -> torch.Tensor:
             optimizer.zero_grad()
             objective = (w - v).square().sum() / 2 + step * strength * w.norm()
-            objective.backward()  # type: ignore[no-untyped-call]
+            objective.backward()
             return objective
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
         torch.testing.assert_close(after, w.detach(), rtol=1e-6, atol=1e-8)
 
 
@@ -248,7 +248,7 @@ def test_channels_become_unimportant_on_digits(
     training = TRAINING.model_copy(update={"epochs": 3, "batch_size": 64, "learning_rate": 0.1})
     model, context = plain(), Context((digits.example(2),), digits)
     untouched = copy.deepcopy(model)
-    stage = Regularize(method=method, strength=strength, ratio=ratio, training=training)  # type: ignore[arg-type]
+    stage = Regularize(method=method, strength=strength, ratio=ratio, training=training)
     result = stage.apply(model, context)
     assert all(
         torch.equal(a, b) for a, b in zip(model.state_dict().values(), untouched.state_dict().values(), strict=True)
@@ -264,7 +264,7 @@ def test_channels_become_unimportant_on_digits(
         without = copy.deepcopy(model)
         fit(without, digits, training)
         assert near_zero(result.model) > near_zero(without) + 3
-    cut = Prune(ratio=0.5 * share, criterion=criterion, select="global", round_to=1)  # type: ignore[arg-type]
+    cut = Prune(ratio=0.5 * share, criterion=criterion, select="global", round_to=1)
     pruned = cut.apply(result.model, context).model
     x = digits.example(64)
     with torch.no_grad():

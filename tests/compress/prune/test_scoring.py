@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ DATA_DRIVEN = ("taylor", "obd", "apoz", "activation_mean")
 
 
 def group_scores(
-    groups: list[Group], found: Channels, criterion: Any, context: Context, **settings: Any
+    groups: Sequence[Group], found: Channels, criterion: Any, context: Context, **settings: Any
 ) -> list[Tensor]:
     """The scores of a criterion, given as in a recipe, with settings."""
     name = criterion if isinstance(criterion, str) else None
@@ -113,7 +113,7 @@ def test_taylor_by_hand(count: int, batches: int, sizes: list[int]) -> None:
     assert [len(y) for _, y in used] == sizes
     for x, y in used:
         model.zero_grad()
-        cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        cross_entropy(model(x), y).backward()
         for name, weight in model.named_parameters():
             assert weight.grad is not None
             if name.endswith("weight"):
@@ -166,7 +166,7 @@ def test_obd_estimates_the_diagonal_of_the_hessian(monkeypatch: pytest.MonkeyPat
     x = torch.cat([x for x, _ in samples(context, 32)])
     p = model(x).softmax(1).detach()
     diagonal = torch.einsum("nc,ni->ci", p * (1 - p), x.square()) / len(x)
-    exact = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
+    exact = torch.autograd.functional.hessian(
         lambda w: cross_entropy(x @ w.T + model.bias.detach(), torch.zeros(len(x), dtype=torch.long)),
         model.weight.detach(),
     )

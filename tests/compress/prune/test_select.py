@@ -36,7 +36,7 @@ def pictures(count: int, seed: int) -> SampleSplit:
 
 @pytest.fixture(scope="module")
 def noise() -> Data:
-    return Data("noise", {name: pictures(64, seed) for seed, name in enumerate(("train", "calibration", "validation"))})
+    return Data("noise", {name: pictures(64, seed) for seed, name in enumerate(("train", "calibration", "validation"))})  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_the_knapsack_is_exact_where_costs_add_up() -> None:
     prices = (7, 3, 5)
 
     def price(kept: object) -> float:
-        return sum(p * k for p, k in zip(prices, kept, strict=True))  # type: ignore[call-overload,no-any-return]
+        return sum(p * k for p, k in zip(prices, kept, strict=True))  # type: ignore[call-overload]
 
     selection = Selection(groups, [torch.rand(n) for n in sizes], ranges, SELECTIONS.read("knapsack"), curves, price)
     for budget in (80, 60, 45, 30):

@@ -33,9 +33,9 @@ class Sorter(nn.Module):
         self.fc = nn.Linear(32, 3)
         with torch.no_grad():
             self.copies.weight.fill_(0.5).add_(torch.linspace(0, 0.01, 8).view(8, 1, 1, 1))
-            self.copies.bias.zero_()
+            self.copies.bias.zero_()  # type: ignore[union-attr]
             self.idle.weight.mul_(1e-3)
-            self.idle.bias.zero_()
+            self.idle.bias.zero_()  # type: ignore[union-attr]
             self.fc.weight.copy_(torch.eye(4)[:3].repeat(1, 8))
             self.fc.bias.zero_()
 
@@ -66,7 +66,7 @@ def test_the_scan_tells_what_pruning_each_group_alone_costs(data: Data, small_ne
 
 def test_the_test_split_is_not_read(data: Data, small_net: nn.Module) -> None:
     splits = {name: split for name, split in data.splits.items() if name == "validation"}
-    Scan(ratios=(0.5,)).measure(small_net, context(replace(data, splits=splits)))
+    Scan(ratios=(0.5,)).measure(small_net, context(replace(data, splits=splits)))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="no validation samples"):
         Scan().measure(small_net, context(replace(data, splits={"test": data.splits["test"]})))
     with pytest.raises(InvalidInput, match="it needs data to measure accuracy on"):
@@ -88,7 +88,7 @@ def test_the_group_that_costs_nothing_goes_first(data: Data) -> None:
     assert ("idle",) in names or len(names) >= 1
     pruned = Prune(macs=1.3, select="sensitivity", round_to=1).apply(model, context(data))
     kept = {edit.layer: edit.after for edit in pruned.edits if edit.what == "out_channels"}
-    assert kept.get("idle", 8) <= kept.get("copies", 8)
+    assert kept.get("idle", 8) <= kept.get("copies", 8)  # type: ignore[operator]
 
 
 def test_a_file_is_what_the_stage_scans_itself(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_the_command_writes_both_files(
     assert again.exit_code != 0 and isinstance(again.exception, InvalidInput)
     bad = CliRunner().invoke(cli, [*words[:-2], "-o", "t", "--ratios", "half"])
     assert "expected shares with commas" in str(bad.exception)
-    words = "prune net.py:build --input-shape 1,8,8 --macs 1.5 --select sensitivity=s --round-to 1 -o p"
-    pruned = CliRunner().invoke(cli, [*words.split(), "--limit", "conv=0.9"])
+    line = "prune net.py:build --input-shape 1,8,8 --macs 1.5 --select sensitivity=s --round-to 1 -o p"
+    pruned = CliRunner().invoke(cli, [*line.split(), "--limit", "conv=0.9"])
     assert pruned.exit_code == 0, pruned.output
     for limit in ("conv", "conv=much"):
         refused = CliRunner().invoke(cli, ["prune", "net.py:build", "--ratio", "0.5", "--limit", limit, "-o", "q"])

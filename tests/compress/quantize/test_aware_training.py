@@ -90,9 +90,9 @@ def test_zero_points_are_learnt_where_asked_and_signed() -> None:
     encodings = Quantize().apply(model, context).encodings
     for learned, some in (("lsq", False), ("lsq+", True)):
         simulation = learnable(model, encodings, context.example_inputs, learned=learned)  # type: ignore[arg-type]
-        zeros = [one.zero.requires_grad for one in simulation.activations.values()]  # type: ignore[union-attr]
+        zeros = [one.zero.requires_grad for one in simulation.activations.values()]
         assert any(zeros) is some
-        assert not simulation.activations["relu"].zero.requires_grad  # type: ignore[union-attr]
+        assert not simulation.activations["relu"].zero.requires_grad
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def trained() -> tuple[nn.Module, dict[str, Encoding], Context]:
 def loss_of(model: nn.Module, data: Data) -> float:
     with torch.no_grad():
         batches = list(data.split("train").batches(64))
-        return float(sum(cross_entropy(model(x), y) * len(x) for x, y in batches) / len(data.split("train")))  # type: ignore[arg-type]
+        return float(sum(cross_entropy(model(x), y) * len(x) for x, y in batches) / len(data.split("train")))  # type: ignore[arg-type, misc]
 
 
 @pytest.mark.parametrize("learned", ["lsq", "lsq+", "pact"])

@@ -61,7 +61,7 @@ def test_weights_of_the_middle_take_few_values(scheme: str) -> None:
     assert {"stem.0", "last"} <= {skip.layer for skip in result.skipped}
     assert not any(isinstance(module, nn.BatchNorm2d) for module in result.model.modules())
     simulated = simulate(result.model, result.encodings, context.example_inputs)
-    bits = SCHEMES[scheme].activation_bits
+    bits = SCHEMES[scheme].activation_bits  # type: ignore[index]
     with torch.no_grad():
         same = torch.allclose(simulated(*context.example_inputs), result.model(*context.example_inputs), atol=1e-5)
     assert same == (bits is None), "without encoded activations the network is its own simulation"
@@ -107,7 +107,7 @@ def test_an_artifact_comes_back_with_its_rounded_inputs(tmp_path: Path) -> None:
     made, record = advance(
         network, Quantize(scheme="binary", exclude=("steps.*.shortcut.*",)), context, name="quantize"
     )
-    assert record.after.size_bytes < record.before.size_bytes / 3
+    assert record.after.size_bytes < record.before.size_bytes / 3  # type: ignore[operator]
     save(made, tmp_path / "binary")
     back = load_artifact(tmp_path / "binary")
     with torch.no_grad():

@@ -20,7 +20,7 @@ from compress.quantize import Quantize, mixed
 from compress.quantize.detect import detected
 from compress.quantize.layer_costs import Costs, Latency
 from compress.quantize.mixed import ORDER, Mixed, Mixing
-from compress.quantize.precisions import Candidates
+from compress.quantize.precisions import Candidates, Precision
 from compress.quantize.revert import Kept, without
 from compress.quantize.sensitivity import PrecisionScan, UnitSensitivity
 from compress.quantize.trade_off import trade_off
@@ -91,7 +91,7 @@ def test_the_choice_is_the_best_of_all() -> None:
     mixing = Mixing(candidates, sensitivities, costs, Sums(costs, 30.0), "snr", ORDER, 900.0)
     mix = mixing.choose()
 
-    def loss(chosen: tuple[mixed.Precision, ...]) -> float:
+    def loss(chosen: tuple[Precision, ...]) -> float:
         return sum(each.loss(p, "snr") for each, p in zip(sensitivities, chosen, strict=True))
 
     every = [dict(zip(names, chosen, strict=True)) for chosen in product(ORDER, repeat=5)]
@@ -208,7 +208,7 @@ def test_tensors_belong_to_the_layer_that_alone_reads_them() -> None:
 def test_what_cannot_be_asked_for() -> None:
     for given in ({}, {"size": 2.0, "latency": 2.0}, {"size": 2.0, "precisions": ()}, {"size": 0.5}):
         with pytest.raises(ValidationError):
-            Mixed(**given)  # type: ignore[arg-type]
+            Mixed(**given)
     assert Mixed(latency=2).options == ("int8", "float")
     model, _, context = made(Joined)
     with pytest.raises(InvalidInput, match="no weight of this network is in integers"):

@@ -36,7 +36,7 @@ def candidates_of(kind: type[nn.Module]) -> tuple[Candidates, tuple[Tensor, ...]
 def test_each_layer_costs_what_its_simulation_says(kind: type[nn.Module]) -> None:
     candidates, inputs, context = candidates_of(kind)
     around = NETWORKS[kind]
-    found = PrecisionScan(around=around, samples=33).measure(candidates, context)  # type: ignore[arg-type]
+    found = PrecisionScan(around=around, samples=33).measure(candidates, context)
     x = tuple(each[:33] for each in inputs)
     with torch.no_grad():
         exact = (candidates.model(*x),)
@@ -71,15 +71,15 @@ def test_a_scan_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
     scan, record = PrecisionScan(samples=30), tmp_path / "record.json"
     whole = scan.measure(candidates, context)
     runs: list[int] = []
-    outputs = sensitivity.Program.outputs
+    outputs = sensitivity.Program.outputs  # type: ignore[attr-defined]
 
-    def interrupted(self: sensitivity.Program, inputs: tuple[Tensor, ...], *rest: object) -> object:
+    def interrupted(self: sensitivity.Program, inputs: tuple[Tensor, ...], *rest: object) -> object:  # type: ignore[name-defined]
         runs.append(len(inputs[0]))
         if len(runs) == 3:
             raise KeyboardInterrupt
         return outputs(self, inputs, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sensitivity.Program, "outputs", interrupted)
+    monkeypatch.setattr(sensitivity.Program, "outputs", interrupted)  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
         scan.measure(candidates, context, record=record)
     assert record.exists()

@@ -106,7 +106,7 @@ def test_every_stage_export_benchmark_and_gate_is_shown_on_the_page_and_in_the_t
     text, in_terminal = spaces(outline(render(report)).text), printed(report)
     for shown in (text, in_terminal):
         for named in (*report.stages, *report.exports, *report.benchmarks, *report.gates):
-            assert named.name in shown
+            assert named.name in shown  # type: ignore[attr-defined]
         assert "8.1× faster and 12.8× smaller, 0.28 points of accuracy lost" in shown
         assert "All 4 gates passed" in shown
         assert "1.49 ms" in shown and "342 kB" in shown and "98.89 %" in shown

@@ -38,8 +38,8 @@ def test_one_shot_zeros(small_net: nn.Module, data: Data, granularity: str, crit
     before = copy.deepcopy(small_net.state_dict())
     stage = Sparsify(
         sparsity=None if granularity == "n:m" else 0.75,
-        granularity=granularity,  # type: ignore[arg-type]
-        criterion=criterion,  # type: ignore[arg-type]
+        granularity=granularity,
+        criterion=criterion,
         block=(2, 2),
         samples=8,
     )
@@ -62,7 +62,7 @@ def test_one_shot_zeros(small_net: nn.Module, data: Data, granularity: str, crit
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_the_least_magnitudes_go(small_net: nn.Module, scope: str) -> None:
-    result = Sparsify(sparsity=0.5, scope=scope).apply(small_net, Context(ONE))  # type: ignore[arg-type]
+    result = Sparsify(sparsity=0.5, scope=scope).apply(small_net, Context(ONE))
     weights = {n: p.detach() for n, p in small_net.named_parameters() if p.ndim > 1}
     values = torch.cat([w.abs().flatten() for w in weights.values()])
     for name, mask in zeros(result.model).items():
@@ -78,7 +78,7 @@ def test_the_least_magnitudes_go(small_net: nn.Module, scope: str) -> None:
 )
 def test_zeros_survive_a_training(small_net: nn.Module, data: Data, criterion: str, schedule: str) -> None:
     training = FAST.model_copy(update={"ema": 0.5})
-    stage = Sparsify(sparsity=0.8, criterion=criterion, schedule=schedule, training=training, scope="global")  # type: ignore[arg-type]
+    stage = Sparsify(sparsity=0.8, criterion=criterion, schedule=schedule, training=training, scope="global")
     result = stage.apply(small_net, Context(ONE, data))
     assert sparsity(result.model) == pytest.approx(0.8, abs=0.01)
     assert len(result.history) == 2 and np.isfinite(result.history[-1]["loss"])
@@ -103,7 +103,7 @@ def test_an_interrupted_training_resumes_with_the_same_masks(
     small_net: nn.Module, data: Data, tmp_path: Path, criterion: str
 ) -> None:
     training = FAST.model_copy(update={"epochs": 4, "ema": 0.9})
-    stage = Sparsify(sparsity=0.8, schedule="gradual", end=0.9, criterion=criterion, training=training)  # type: ignore[arg-type]
+    stage = Sparsify(sparsity=0.8, schedule="gradual", end=0.9, criterion=criterion, training=training)
     expected = stage.apply(small_net, Context(ONE, data, seed=3))
 
     def stop(task: str, done: int, total: int, note: str = "") -> None:
@@ -152,7 +152,7 @@ def test_fisher_diagonal_is_the_mean_of_squared_gradients(small_net: nn.Module, 
             features = inputs[0].detach()
 
         handle = small_net.get_submodule("fc").register_forward_pre_hook(keep)
-        error = small_net(x).softmax(1).detach() - nn.functional.one_hot(y, 3)
+        error = small_net(x).softmax(1).detach() - nn.functional.one_hot(y, 3)  # type: ignore[arg-type]
         handle.remove()
         expected += (error.T @ features).square() / 5  # the gradient of the cross-entropy in closed form
     torch.testing.assert_close(found, expected)

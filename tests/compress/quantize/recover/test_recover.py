@@ -157,15 +157,15 @@ def test_high_biases_are_absorbed() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3)).eval()
     with torch.no_grad():
-        model[0].bias.copy_(torch.tensor([9.0, 0.1, 5.0, -3.0]))
+        model[0].bias.copy_(torch.tensor([9.0, 0.1, 5.0, -3.0]))  # type: ignore[operator]
     samples = torch.randn(20, 3, 8, 8)
     context = context_on((samples,))
     expected, between = model(samples), torch.relu(model[0](samples))
-    moments = Moments(model[0].bias.detach().double(), torch.full((4,), 0.9, dtype=torch.float64))
+    moments = Moments(model[0].bias.detach().double(), torch.full((4,), 0.9, dtype=torch.float64))  # type: ignore[operator]
     done = absorb(trace(model, context.example_inputs), {"0.weight": moments}, calibration_split(context), 20, context)
     taken = torch.tensor([9.0 - 2.7, 0, 5.0 - 2.7, 0])
     torch.testing.assert_close(done.shifts["0.weight"].float(), taken)
-    torch.testing.assert_close(model[0].bias.detach(), torch.tensor([9.0, 0.1, 5.0, -3.0]) - taken)
+    torch.testing.assert_close(model[0].bias.detach(), torch.tensor([9.0, 0.1, 5.0, -3.0]) - taken)  # type: ignore[operator]
     assert snr_db(expected, model(samples)) > 40
     assert float(torch.relu(model[0](samples)).max()) < float(between.max()) - 2
     assert [edit.what for edit in done.edits] == ["bias", "bias"]
@@ -236,17 +236,17 @@ def test_analytic_correction_is_the_error_times_the_expected_input() -> None:
     for _ in range(60):
         model.train()(samples)
     with torch.no_grad():
-        model[1].bias.uniform_(-1, 2)
-        model[1].weight.uniform_(0.5, 2)
+        model[1].bias.uniform_(-1, 2)  # type: ignore[operator]
+        model[1].weight.uniform_(0.5, 2)  # type: ignore[operator]
     context = context_on((samples,))
     plain = quantized(model.eval(), context)
     result = quantized(model, context, bias_correction="analytic")
-    weight = model[3].weight.detach().double()
+    weight = model[3].weight.detach().double()  # type: ignore[operator]
     low, high = (np.asarray(end) for end in (plain.encodings["3.weight"].low, plain.encodings["3.weight"].high))
     step = torch.from_numpy(np.maximum(-low, high) / 7).view(-1, 1, 1, 1)
     error = torch.round(weight / step).clamp(-7, 7) * step - weight
     random = torch.randn(400_000, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    mean = torch.relu(random * model[1].weight.detach() + model[1].bias.detach()).mean(0)
+    mean = torch.relu(random * model[1].weight.detach() + model[1].bias.detach()).mean(0)  # type: ignore[operator]
     for output in range(4):
         inputs = mean[:3] if output < 2 else mean[3:]
         change = -float((error[output].sum((1, 2)) * inputs).sum())

@@ -49,8 +49,8 @@ def test_rows_times_weight_are_the_layers_outputs(kind: str) -> None:
     with torch.no_grad():
         y = layer(x)
         rows = sampled_rows(product.node, [x, x], [y, y], torch.Generator(), count=30)
-        found = rows.times(layer.weight, slice(None)) + (0 if layer.bias is None else layer.bias)
-    assert len(rows) == min(30, 2 * y.numel() // layer.weight.shape[0])
+        found = rows.times(layer.weight, slice(None)) + (0 if layer.bias is None else layer.bias)  # type: ignore[arg-type, operator]
+    assert len(rows) == min(30, 2 * y.numel() // layer.weight.shape[0])  # type: ignore[index]
     torch.testing.assert_close(found, rows.targets, rtol=1e-4, atol=1e-5)
 
 
@@ -149,8 +149,12 @@ def test_the_whole_network_errs_less_than_with_nearest_rounding() -> None:
     result = Quantize().apply(model, context)
     encodings = with_bits(dict(result.encodings), 3)
     rounded = adaround(
-        result.model, encodings, context, context.data.split("calibration"), LearnedRounding(iterations=250, batch=128)
-    )  # type: ignore[union-attr]
+        result.model,
+        encodings,
+        context,
+        context.data.split("calibration"),  # type: ignore[union-attr]
+        LearnedRounding(iterations=250, batch=128),
+    )
     with torch.no_grad():
         reference = model(*inputs)
         nearest = simulate(result.model, encodings, context.example_inputs)(*inputs)
@@ -209,7 +213,7 @@ def test_an_encoding_gives_its_scale_back(name: str) -> None:
     for _ in range(200):
         low, high = -generator.exponential(), generator.exponential() * 10.0 ** generator.integers(-6, 6)
         like = Encoding((low * generator.integers(0, 2),), (high,), bits=int(generator.integers(2, 9)))
-        grid = replace(engine.activation_parameters(like), scale=np.float32(generator.exponential()))
+        grid = replace(engine.activation_parameters(like), scale=np.float32(generator.exponential()))  # type: ignore[arg-type]
         found = engine.activation_parameters(encoding_of(grid, like, engine.activation_parameters))
         assert found.scale == grid.scale and found.zero_point == grid.zero_point
 
