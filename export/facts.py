@@ -85,6 +85,19 @@ def _described(name: str, file: Path) -> Format | None:
     )
 
 
+def formats_here() -> tuple[str, ...]:
+    """The names of the formats whose files run on systems like this one, wherever they were written.
+
+    Those for targets that machines choose by themselves are first.
+
+    >>> formats_here()[0]
+    'onnx'
+    """
+    chosen = {name for name, target in runtimes.facts.targets().items() if target.suits}
+    able = [form for form in formats().values() if form.portable and runtimes.facts.describe(form.engine).runs_here]
+    return tuple(form.name for form in sorted(able, key=lambda form: not chosen & set(form.targets)))
+
+
 def format_of(target: str) -> Format:
     """The format that is written for ``target`` if none is named: the first whose default it is, or that can.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -67,6 +68,11 @@ class EngineFacts:
     systems: tuple[str, ...] = ()
     unproven: str = ""
     former_names: tuple[str, ...] = ()
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it runs on systems like this one, were it installed."""
+        return not self.systems or sys.platform in self.systems
 
 
 def literals(file: Path) -> dict[str, Any]:

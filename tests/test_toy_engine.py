@@ -52,6 +52,7 @@ import torch
 from compress.cli import main
 from compress.cli.engine_pages import page
 from compress.recipe import Recipe
+from export.facts import formats_here
 
 torch.set_num_threads(1)
 ended = {}
@@ -65,7 +66,7 @@ for line in json.loads(sys.argv[1]):
         except SystemExit as end:
             code = end.code
     ended[line] = [code, said.getvalue(), complained.getvalue()]
-print(json.dumps({"ended": ended, "schema": Recipe.model_json_schema(), "page": page()}))
+print(json.dumps({"ended": ended, "schema": Recipe.model_json_schema(), "page": page(), "here": formats_here()}))
 """
 
 
@@ -77,6 +78,7 @@ class World:
     ended: Mapping[str, tuple[int, str, str]]
     schema: Mapping[str, Any]
     page: str
+    here: tuple[str, ...]
 
     def said(self, start: str, code: int = 0) -> str:
         """What the command line that starts so wrote to stdout."""
@@ -119,7 +121,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    return World(folder, {line: tuple(ended) for line, ended in told["ended"].items()}, told["schema"], told["page"])
+    return World(
+        folder,
+        {line: tuple(ended) for line, ended in told["ended"].items()},
+        told["schema"],
+        told["page"],
+        tuple(told["here"]),
+    )
 
 
 def test_it_is_two_files() -> None:
@@ -142,6 +150,14 @@ def test_the_schema_of_recipes_lists_it(world: World) -> None:
     properties = world.schema["$defs"]["Export"]["properties"]
     for setting in ("format", "target"):
         assert "toy" in json.dumps(properties[setting]), setting
+
+
+def test_the_parity_table_has_a_column_for_it(world: World) -> None:
+    from benchmarks.parity_matrix.__main__ import FORMATS
+    from export.facts import formats_here
+
+    assert formats_here() == FORMATS and "toy" not in FORMATS
+    assert set(world.here) == {*FORMATS, "toy"}
 
 
 def test_the_documentation_lists_it(world: World) -> None:

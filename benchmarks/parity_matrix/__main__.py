@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from benchmarks.common.frame import Run, benchmark, chosen
+from export.facts import formats_here
 
 NETWORKS = (
     *("resnet20", "resnet18_cifar:width=16", "se_resnet18:width=16", "wrn_16_4:width=16", "vgg11_bn:width=0.25"),
@@ -24,7 +25,7 @@ NETWORKS = (
     *("shufflenet_v1_g3:width=0.5", "shufflenet_v2_x0_5", "xception:width=0.25", "efficientnet_b0:width=0.5"),
     *("ghostnet:width=0.5", "vit_tiny:width=0.5"),
 )
-FORMATS = ("onnx", "litert", "ncnn", "executorch", "openvino")
+FORMATS = formats_here()
 LONGER = ("squeezenet_1_1", "mobilenet_v1:width=0.25", "mobilenet_v2:width=0.35", "shufflenet_v2_x0_5")
 """Networks that learn for three times as long: after the others' epochs they still guess at many scans."""
 BAR_PERCENT = 95.0
