@@ -29,7 +29,8 @@ check: lint test  ## what a change must pass
 test-all: $(PEERS)/.ready  ## the slow tests as well, over torchvision's networks
 	EDGEPRESS_PEERS=$(PEERS) $(BIN)/python -m pytest $(SPREAD) -m "slow or not slow"
 
-docs: $(DEV_READY)  ## builds the documentation into out/docs
+docs: generate  ## writes anew what the documentation shows, and builds it into out/docs
+	$(BIN)/python -m docs.generate
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
 
 versions:  ## installs and tries the oldest and newest torch and ONNX Runtime with each Python, and ARM; an hour and 8 GB

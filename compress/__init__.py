@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .deploy.clock import MachineClock as MachineClock
     from .distill import Distill as Distill
     from .fold import Fold as Fold
+    from .load import Network as Network
+    from .pipeline import advance as advance
+    from .pipeline import open_network as open_network
     from .pipeline import run as run
     from .prune import Prune as Prune
     from .prune import RemoveBlocks as RemoveBlocks
@@ -33,6 +36,7 @@ _PUBLIC = {
     "Edit": "stage",
     "Fold": "fold",
     "MachineClock": "deploy.clock",
+    "Network": "load",
     "Prune": "prune",
     "Quantize": "quantize",
     "Recipe": "recipe",
@@ -43,6 +47,8 @@ _PUBLIC = {
     "Skip": "stage",
     "Sparsify": "sparsify",
     "Training": "train",
+    "advance": "pipeline",
+    "open_network": "pipeline",
     "run": "pipeline",
 }
 __all__ = sorted(_PUBLIC)

@@ -194,9 +194,15 @@ def _stored_bytes(network: Network) -> int:
 
 
 def advance(
-    network: Network, stage: Stage, context: Context, *, name: str, before: Cost | None = None
+    network: Network, stage: Stage, context: Context, *, name: str | None = None, before: Cost | None = None
 ) -> tuple[Network, StageRecord]:
-    """Apply one stage and measure it: the new network, with its history, and the account of what happened."""
+    """Apply one stage and measure it: the new network, with its history, and the account of what happened.
+
+    Args:
+        name: of the stage in the lineage; left out, that of its class ("Prune").
+        before: what the network costs, where it was measured already.
+    """
+    name = name or type(stage).__name__
     trains = isinstance(stage, Training) or getattr(stage, "training", None) is not None
     if context.data is not None and trains:
         require_classifier(network.model, context.data, ["train"])

@@ -35,8 +35,6 @@ from .stage import Config, Context, Edit, Objective, Progress, Result, evaluatio
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every training
-
 
 _LOG = logging.getLogger(__name__)
 FEW_DEVICES = 8
@@ -456,6 +454,8 @@ def _saved(fabric: Fabric, checkpoint: Path | None) -> dict[str, Any] | None:
 
 def _fabric(training: Training) -> Fabric:
     from lightning_fabric import Fabric  # it brings all of torch._dynamo, a second for commands that train nothing
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every training
 
     return Fabric(
         accelerator=training.accelerator,

@@ -121,6 +121,8 @@ class Results(_Frozen):
     bars: tuple[Bar, ...] = ()
     notes: tuple[str, ...] = ()
     """Sentences in Markdown: what qualifies the figures."""
+    origin: str = ""
+    """Where the figures come from, if the benchmark did not write this file itself."""
 
 
 def read(path: Path) -> Results:
@@ -209,4 +211,5 @@ def markdown(results: Results) -> str:
     if results.bars:
         blocks.append("\n".join(bar_markdown(bar) for bar in results.bars))
     blocks += results.notes
+    blocks += [f"*From {results.origin}.*"] if results.origin else []
     return "\n\n".join(block.strip() for block in blocks) + "\n"

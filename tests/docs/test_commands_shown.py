@@ -50,14 +50,15 @@ def test_a_wrong_line_is_seen(words: list[str]) -> None:
         parse(words)
 
 
-SCRIPTS = sorted({tuple(words) for _, words in SHOWN if words[0] == "python" and words[1].endswith(".py")})
+SCRIPTS = sorted({tuple(words[2:]) for _, words in SHOWN if words[:2] == ["python", "-m"]})
 
 
 @pytest.mark.parametrize("words", SCRIPTS, ids=" ".join)
-def test_scripts_that_are_shown_exist_and_have_their_options(words: tuple[str, ...]) -> None:
-    text = (ROOT / words[1]).read_text(encoding="utf-8")
-    for option in [word for word in words[2:] if word.startswith("--")]:
-        assert f'"{option}"' in text, f"{words[1]} has no {option}"
+def test_modules_that_are_shown_exist_and_have_their_options(words: tuple[str, ...]) -> None:
+    place = ROOT / Path(*words[0].split("."))
+    text = (place / "__main__.py" if place.is_dir() else place.with_suffix(".py")).read_text(encoding="utf-8")
+    for option in [word for word in words[1:] if word.startswith("--")]:
+        assert f'"{option}"' in text, f"{words[0]} has no {option}"
 
 
 TARGETS = sorted({words[1] for _, words in SHOWN if words[0] == "make"})
