@@ -21,7 +21,7 @@ from ..packing import pack
 from ..preprocessing import Preprocessed
 from ..quantize import Encoding, TargetName
 from ..quantize.detect import detected, suited
-from ..report.schema import ExportRecord, NodeCounts
+from ..report.schema import ExportRecord, NodeCounts, Parity
 from ..siblings import export as exporters
 from ..siblings import runtimes
 from . import blame
@@ -95,66 +95,19 @@ def export(
     """
     wanted = wanted or Wanted()
     name_of_format, target = wanted.resolved()
-    known = exporters.facts.formats()[name_of_format]
-    if wanted.dynamic_size and not known.sizes_vary:
-        able = " or ".join(each.name for each in exporters.facts.formats().values() if each.sizes_vary)
-        raise InvalidInput(
-            f"format {name_of_format}: its engine plans for one size of image; leave --dynamic-size out, or export to "
-            f"{able}"
-        )
-    interfaces = target_named(target).interfaces
-    if wanted.interface not in interfaces:
-        raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
-    job = exporters.format.Job(
-        network.model,
-        _one_sample(network),
-        target,
-        encodings_for(known, network.model, network.encodings),
-        dynamic_batch=wanted.dynamic_batch,
-        dynamic_size=wanted.dynamic_size,
-        interface=wanted.interface,
-        layout=wanted.layout,
-        labels=wanted.labels,
-        opset=wanted.opset,
-        simplify=wanted.simplify,
-    )
-    try:
-        written = exporters.format.exporter(name_of_format).export(job, path)
-    except exporters.format.NotConvertible as error:
-        culprit = blame.refused(name_of_format, job, error.reason)
-        if culprit is None:
-            raise
-        raise InvalidInput(
-            f"{error}; it is {culprit}: write it with other operations, or choose another --format"
-        ) from error
+    form = exporters.facts.formats()[name_of_format]
+    _require_options(form, target, wanted)
+    job = _job(network, form, target, wanted)
+    written = _written(form, job, path)
     binding = runtimes.bound.Binding(written.inputs, written.outputs, wanted.layout)
-    runner = written.engine or known.engine
-    deployed = Deployed(name, path, network, target, runner, binding)
+    deployed = Deployed(name, path, network, target, written.engine or form.engine, binding)
     try:
-        notes = [*written.notes, *_measured_elsewhere(network, target)]
-        version, reason = runtimes.runtime.available(runner)
-        executed = parity = None
-        if version is None:
-            notes.append(f"not run here: {reason}")
-        else:
-            warning = runtimes.processor.warning(target) if kind_of(network) == "integer" else None
-            notes += [warning] if warning else []
-            parity = parity_on(deployed, [network.example_inputs])
-            reasons = runtimes.gate.judge(kind_of(network), runtimes.check.Parity(**parity.model_dump()))
-            if reasons:
-                culprit = blame.miscomputed(name_of_format, runner, job)
-                advice = "write it with other operations, or choose another --format"
-                named = f"; {runner} computes {culprit} wrongly: {advice}" if culprit else ""
-                raise GateFailed(
-                    f"export {path.name}: the file does not compute what the network does ({'; '.join(reasons)}; "
-                    f"{parity.samples} stored inputs); it was not kept{named}"
-                )
-            executed = executed_nodes(deployed)
+        run = _run(deployed, form, job)
     except GateFailed:
         for file in (path, *written.beside):
             file.unlink()
         raise
-    contents = written.contents
+    contents, executed = written.contents, run.executed
     record = ExportRecord(
         name=name,
         format=name_of_format,
@@ -167,12 +120,87 @@ def export(
         graph_bytes=contents.graph_bytes if contents else None,
         sha256=digest((path, *written.beside)),
         target=target,
-        engine=runner,
-        parity=parity,
-        notes=tuple(notes),
+        engine=deployed.engine,
+        parity=run.parity,
+        notes=(*written.notes, *_measured_elsewhere(network, target), *run.notes),
         packed_bytes=pack(path, path.with_name(f"{path.name}.packed")).packed_bytes if wanted.packed else None,
     )
     return record, replace(deployed, beside=written.beside)
+
+
+def _require_options(form: exporters.facts.Format, target: TargetName, wanted: Wanted) -> None:
+    """Refuse what files of a format or for a target cannot have."""
+    if wanted.dynamic_size and not form.sizes_vary:
+        able = " or ".join(each.name for each in exporters.facts.formats().values() if each.sizes_vary)
+        raise InvalidInput(
+            f"format {form.name}: its engine plans for one size of image; leave --dynamic-size out, or export to {able}"
+        )
+    interfaces = target_named(target).interfaces
+    if wanted.interface not in interfaces:
+        raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
+
+
+def _job(network: Network, form: exporters.facts.Format, target: TargetName, wanted: Wanted) -> exporters.format.Job:
+    return exporters.format.Job(
+        network.model,
+        _one_sample(network),
+        target,
+        encodings_for(form, network.model, network.encodings),
+        dynamic_batch=wanted.dynamic_batch,
+        dynamic_size=wanted.dynamic_size,
+        interface=wanted.interface,
+        layout=wanted.layout,
+        labels=wanted.labels,
+        opset=wanted.opset,
+        simplify=wanted.simplify,
+    )
+
+
+def _written(form: exporters.facts.Format, job: exporters.format.Job, path: Path) -> exporters.format.Exported:
+    """The account of the file; a refusal tells which operation it is, where one alone is refused as well."""
+    try:
+        return exporters.format.exporter(form.name).export(job, path)
+    except exporters.format.NotConvertible as error:
+        culprit = blame.refused(form.name, job, error.reason)
+        if culprit is None:
+            raise
+        raise InvalidInput(
+            f"{error}; it is {culprit}: write it with other operations, or choose another --format"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a file did in its engine, if it could be run here, and what is to be told of that."""
+
+    parity: Parity | None
+    executed: runtimes.runtime.ExecutedGraph | None
+    notes: tuple[str, ...]
+
+
+def _run(file: Deployed, form: exporters.facts.Format, job: exporters.format.Job) -> _Run:
+    """Run a file on the stored inputs of its network.
+
+    Raises:
+        GateFailed: it computes something else than the network.
+    """
+    network, engine, target = file.network, file.engine, file.target
+    assert network is not None and engine is not None and target is not None, "it was written from a network just now"
+    version, reason = runtimes.runtime.available(engine)
+    if version is None:
+        return _Run(None, None, (f"not run here: {reason}",))
+    warning = runtimes.processor.warning(target) if kind_of(network) == "integer" else None
+    parity = parity_on(file, [network.example_inputs])
+    reasons = runtimes.gate.judge(kind_of(network), runtimes.check.Parity(**parity.model_dump()))
+    if reasons:
+        culprit = blame.miscomputed(form.name, engine, job)
+        advice = "write it with other operations, or choose another --format"
+        named = f"; {engine} computes {culprit} wrongly: {advice}" if culprit else ""
+        raise GateFailed(
+            f"export {file.path.name}: the file does not compute what the network does ({'; '.join(reasons)}; "
+            f"{parity.samples} stored inputs); it was not kept{named}"
+        )
+    return _Run(parity, executed_nodes(file), (warning,) if warning else ())
 
 
 def encodings_for(

@@ -15,6 +15,7 @@ from ..clock import Clock, Precision, Timed
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import trace
+from ..integers.target import TargetName
 from ..stage import Context, Edit, Skip, evaluation_copy
 from . import latency
 from .channels import Channels, Group
@@ -51,11 +52,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Timing:
-    """How latencies are measured: in which precision, with how many threads, and the folder that holds them."""
+    """How latencies are measured: in which precision, with how many threads, the folder that holds them, and whose."""
 
     precision: Precision = "float"
     threads: int = 1
     cache: Path | None = None
+    target: TargetName | None = None
 
     def clock(self, context: Context) -> Clock:
         """What tells latencies.
@@ -63,7 +65,7 @@ class Timing:
         Raises:
             InvalidInput: the context has no clock, or it cannot time what this asks for.
         """
-        return context.require_clock("prune: latencies are measured").on(None, self.threads)
+        return context.require_clock("prune: latencies are measured").on(self.target, self.threads)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ..clock import Precision
 from ..distill import objective_for
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
+from ..integers.target import TargetName as LatencyTarget
 from ..manifest import EditRecord
 from ..outputs import write_text
 from ..parts import Listed
@@ -129,6 +130,11 @@ class Prune(Config):
         "Of the files that latencies are measured on: the widths that are fast in int8 are others.",
         group="latencies",
     )
+    latency_target: LatencyTarget | None = setting(
+        None,
+        "Whose files latencies are measured on, in its engine on this machine; left out, those of this machine.",
+        group="latencies",
+    )
     threads: Threads = setting(
         1, "That one operator of the engine may use while latencies are measured.", group="latencies"
     )
@@ -185,7 +191,7 @@ class Prune(Config):
     def surgery(self) -> Surgery:
         """What is cut, and by which rules."""
         rules = Rules(self.round_to, self.minimum, self.limits, self.exclude)
-        timing = Timing(self.latency_precision, self.threads, self.cache)
+        timing = Timing(self.latency_precision, self.threads, self.cache, self.latency_target)
         return Surgery(self.target, self.criterion, self.select, rules, timing)
 
     def apply(self, model: nn.Module, context: Context) -> Result:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from compress import artifact, pipeline
+from compress import artifact
 from compress.cli import COMMANDS, cli, main
 from compress.quantize.detect import detected
 from compress.report import read as read_report
@@ -148,10 +148,11 @@ def test_an_interrupted_run_goes_on_with_the_same_result(run: Run, monkeypatch: 
     run("run r.yaml --trust -o whole -q")
 
     from compress.fold import Fold
+    from compress.train import Training
 
     original = Fold.apply
     calls = {"fit": 0}
-    fit = pipeline.Training.apply  # type: ignore[attr-defined]
+    fit = Training.apply
 
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -160,7 +161,7 @@ def test_an_interrupted_run_goes_on_with_the_same_result(run: Run, monkeypatch: 
         calls["fit"] += 1
         return fit(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline.Training, "apply", counted)  # type: ignore[attr-defined]
+    monkeypatch.setattr(Training, "apply", counted)
     monkeypatch.setattr(Fold, "apply", stop)
     run("run r.yaml --trust -o again -q", code=130)
     assert not Path("again").exists() and calls["fit"] == 1

@@ -1,0 +1,9 @@
+"""The loop: a recipe's stages in order, each measured before and after, then the files, then the report."""
+
+from .files import fold_for_export
+from .gates import check_gates, layers
+from .recipe_run import run
+from .source import open_network
+from .step import advance, measure, train
+
+__all__ = ["advance", "check_gates", "fold_for_export", "layers", "measure", "open_network", "run", "train"]

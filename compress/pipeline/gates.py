@@ -1,0 +1,93 @@
+"""What a run reached, and whether that is what its recipe wants."""
+
+from __future__ import annotations
+
+from ..cost import cost
+from ..load import Network
+from ..recipe import Gates
+from ..report.schema import BenchmarkRecord, ExportRecord, Gate, LayerRecord, Summary
+from ..siblings import runtimes
+
+
+def layers(network: Network) -> tuple[LayerRecord, ...]:
+    """The cost of every layer that has parameters or multiply-adds, in the order in which they run."""
+    found = cost(network.model, network.example_inputs).layers
+    return tuple(
+        LayerRecord(
+            layer=layer.layer,
+            operation=layer.operation,
+            params=layer.params,
+            macs=layer.macs,
+            activation_bytes=layer.activation_bytes,
+            output_shape=layer.output_shape,
+        )
+        for layer in found
+        if layer.params or layer.macs
+    )
+
+
+def summary(exports: list[ExportRecord], benchmarks: list[BenchmarkRecord], first: Network, last: Network) -> Summary:
+    before, after = cost(first.model, first.example_inputs), cost(last.model, last.example_inputs)
+    ratios = {"macs_ratio": _ratio(before.macs, after.macs), "params_ratio": _ratio(before.params, after.params)}
+    if not exports:
+        return Summary(**ratios)
+    base, deployed = benchmarks[0], benchmarks[-1]
+    drop = base.top1 - deployed.top1 if base.top1 is not None and deployed.top1 is not None else None
+    return Summary(
+        **ratios,
+        speedup=_ratio(base.latency_ms.p50, deployed.latency_ms.p50),
+        size_ratio=_ratio(exports[0].size_bytes, exports[-1].size_bytes),
+        top1_drop=drop,
+        baseline=base.name,
+        deployed=deployed.name,
+    )
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
+def _wanted_speedup(gates: Gates) -> tuple[float | None, str]:
+    """The speedup that this processor must reach, and why this one is wanted."""
+    with_products = gates.speedup_with_dot_products
+    if with_products is None:
+        return gates.speedup, ""
+    instructions = runtimes.processor.dot_products()
+    if instructions is None:
+        why = f" (this processor has no dot products of 8-bit integers; at least {with_products:g} with them)"
+        return gates.speedup, why
+    return with_products, f" (this processor has {instructions})"
+
+
+def check_gates(
+    gates: Gates, summary: Summary, exports: list[ExportRecord], benchmarks: list[BenchmarkRecord]
+) -> tuple[Gate, ...]:
+    """Each gate that is set, against what was measured; a value that could not be measured fails."""
+    found: list[Gate] = []
+
+    def at_least(name: str, bound: float | None, got: float | None, why: str = "") -> None:
+        if bound is not None:
+            shown = None if got is None else round(got, 2)
+            expected = f"at least {bound:g}{why}"
+            found.append(Gate(name=name, expected=expected, got=shown, passed=got is not None and got >= bound))
+
+    speedup, why = _wanted_speedup(gates)
+    at_least("speedup", speedup, summary.speedup, why)
+    at_least("size_ratio", gates.size_ratio, summary.size_ratio)
+    at_least("macs_ratio", gates.macs_ratio, summary.macs_ratio)
+    if gates.top1_drop is not None:
+        drop = summary.top1_drop
+        # Accuracies are multiples of one sample: compare without the noise of their floating-point difference.
+        passed = drop is not None and round(drop, 6) <= gates.top1_drop
+        shown = None if drop is None else round(drop, 2)
+        found.append(Gate(name="top1_drop", expected=f"at most {gates.top1_drop:g}", got=shown, passed=passed))
+    if gates.float_nodes is not None:
+        nodes = exports[-1].nodes.float if exports and exports[-1].nodes else None
+        passed = nodes is not None and nodes <= gates.float_nodes
+        found.append(Gate(name="float_nodes", expected=f"at most {gates.float_nodes}", got=nodes, passed=passed))
+    if gates.top1_agreement is not None:
+        for record in benchmarks:
+            if record.top1 is not None:
+                agreement = record.parity.top1_agreement if record.parity else None
+                at_least(f"top1_agreement of {record.name}", gates.top1_agreement, agreement)
+    return tuple(found)

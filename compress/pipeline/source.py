@@ -1,0 +1,117 @@
+"""The network that a user's words name, opened and tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import artifact
+from ..data import Data
+from ..errors import InvalidInput
+from ..load import Network, build, check_runs, fitting_inputs, random_inputs
+from ..parametrized import bake
+from ..siblings import models
+from ..specification import parse
+from ..weights import load_weights, require_finite
+
+
+def open_network(
+    specification: str,
+    *,
+    weights: Path | None = None,
+    data: Data | None = None,
+    input_shapes: tuple[tuple[int, ...], ...] = (),
+    other_shapes: tuple[tuple[int, ...], ...] = (),
+    trust: bool = False,
+    source: str | None = None,
+    seed: int = 0,
+) -> Network:
+    """The network that a user's words name: an artifact folder, or what :func:`compress.specification.parse` reads.
+
+    Without shapes and data it is tried on inputs that it knows itself: an artifact's, an ONNX file's, those of the zoo.
+
+    Args:
+        input_shapes: of the inputs, each with its batch.
+        other_shapes: what they may mean instead, where the network does not run on those; see
+            :func:`compress.specification.readings`.
+        trust: run code that the artifact or a pickle of weights names, though the user did not name it.
+        source: the code that builds the network of an artifact, in place of what the artifact names.
+
+    Raises:
+        InvalidInput: it cannot be found, built, filled with the weights, or run on inputs of the data's shape.
+    """
+    path = Path(specification)
+    if path.is_dir():
+        network = artifact.load(path, trust=trust, source=source)
+        if weights is not None:
+            raise InvalidInput(f"weights {weights}: the artifact {path} has its own; leave --weights out")
+    else:
+        named = parse(specification)
+        defaults: dict[str, Any] = {}
+        if named.kind == "zoo" and data is not None:
+            defaults["in_channels"] = data.example().shape[1]
+            if data.classes:
+                defaults["num_classes"] = len(data.classes)
+        if named.kind == "onnx" and other_shapes:
+            input_shapes, other_shapes = _as_declared(Path(named.name), input_shapes, other_shapes), ()
+        torch.manual_seed(seed)
+        shape = input_shapes[0] if len(input_shapes) == 1 else None
+        if shape is None and data is not None:
+            shape = tuple(data.example().shape)
+        model, named = build(named, defaults, shape, _largest_integer(data))
+        if weights is not None:
+            imports = Path(named.name).parent if named.kind == "file" else None
+            load_weights(model, weights, trust=trust, imports=imports)
+        bake(model)
+        network = Network(model, named)
+    require_finite(network.model, f"model {specification}")
+    typed = _typed(network, input_shapes, seed)
+    if typed is not None:
+        inputs = typed
+    elif input_shapes:
+        inputs = fitting_inputs(network.model, input_shapes, other_shapes, seed)
+    elif network.example_inputs:
+        inputs = network.example_inputs
+    elif data is not None:
+        inputs = (data.example(8),)
+    elif network.source.kind == "onnx":
+        from ..onnx_import import example_inputs_of
+
+        inputs = example_inputs_of(Path(network.source.name))
+    elif network.source.kind == "zoo":
+        inputs = random_inputs(((1, *models.input_shape(network.source.name, **network.source.options)),), seed)
+    else:
+        raise InvalidInput(f"model {specification}: give --input-shape (as 3,224,224) or --data, to know what it takes")
+    check_runs(network.model, inputs, specification)
+    return replace(network, example_inputs=inputs)
+
+
+def _typed(network: Network, shapes: tuple[tuple[int, ...], ...], seed: int) -> tuple[Tensor, ...] | None:
+    """Inputs of ``shapes`` in the types that the ONNX file of a network says, None for other networks."""
+    if network.source.kind != "onnx" or not shapes or not Path(network.source.name).is_file():
+        return None
+    from ..onnx_import import inputs_of_shapes
+
+    return inputs_of_shapes(Path(network.source.name), shapes, seed)
+
+
+def _largest_integer(data: Data | None) -> int:
+    """The largest value of a batch of data of whole numbers, 1 for other data."""
+    example = data.example(8).double() if data is not None else torch.zeros(0)
+    whole = bool((example == example.round()).all()) and bool(torch.isfinite(example).all())
+    return int(example.max().clamp(1, 2**31 - 1)) if whole and example.numel() else 1
+
+
+def _as_declared(
+    path: Path, shapes: tuple[tuple[int, ...], ...], others: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[int, ...], ...]:
+    """``shapes``, with those of ``others`` that have as many sizes as an ONNX file says."""
+    from ..onnx_import.read import graph_inputs, parse
+
+    ranks = [None if dimensions is None else len(dimensions) for _, _, dimensions in graph_inputs(parse(path))]
+    ranks += [None] * len(shapes)
+    return tuple(b if len(b) == rank else a for a, b, rank in zip(shapes, others, ranks, strict=False))

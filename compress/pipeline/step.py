@@ -1,0 +1,146 @@
+"""One stage applied to a network, and measured before and after."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from .. import artifact, lost_accuracy
+from ..classification import require_classifier
+from ..cost import cost
+from ..data import Data
+from ..load import Network
+from ..quantize import simulate
+from ..quantize.detect import detected
+from ..report.schema import Cost, EditRecord, SkipRecord, StageRecord
+from ..stage import Context, Result, Stage
+from ..train import Training, top1
+
+_LOG = logging.getLogger(__name__)
+
+FEW_ZEROS = 0.1
+"""A network with a smaller share of zeros among its weights is not sparse."""
+
+
+def measure(network: Network, data: Data | None) -> Cost:
+    """What the network costs, and its accuracy on the validation split (of the simulation, where it is quantized)."""
+    counted = cost(network.model, network.example_inputs, network.encodings)
+    right = None
+    if data is not None and "validation" in data.splits:
+        require_classifier(network.model, data, ["validation"])
+        model = network.model
+        if network.encodings:
+            model = simulate(network.model, network.encodings, network.example_inputs, target=_target(network))
+        right = top1(model, data.split("validation"))
+    return Cost(
+        params=counted.params,
+        macs=counted.macs,
+        bit_operations=counted.bit_operations,
+        size_bytes=_stored_bytes(network),
+        top1=right,
+    )
+
+
+def _target(network: Network) -> str:
+    """Whose integers a quantized network is judged in: those that it was quantized for, else this machine's."""
+    targets = (made["config"].get("target") for made in reversed(network.lineage) if "config" in made)
+    named = next((target for target in targets if isinstance(target, str)), None)
+    return named or detected().target
+
+
+def _stored_bytes(network: Network) -> int:
+    """Bytes of all parameters and buffers, each in the precision that its encoding gives it.
+
+    The table of an embedding is read in float: where a layer in integers shares it, it is stored twice.
+    """
+    total = 0
+    tables = {id(m.weight) for m in network.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    seen: set[int] = set()
+    for name, tensor in network.model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        encoding = network.encodings.get(name)
+        total += tensor.numel() * encoding.bits // 8 if encoding else 0
+        total += tensor.numel() * tensor.element_size() if not encoding or id(tensor) in tables else 0
+    return total
+
+
+def advance(
+    network: Network, stage: Stage, context: Context, *, name: str | None = None, before: Cost | None = None
+) -> tuple[Network, StageRecord]:
+    """Apply one stage and measure it: the new network, with its history, and the account of what happened.
+
+    Args:
+        name: of the stage in the lineage; left out, that of its class ("Prune").
+        before: what the network costs, where it was measured already.
+    """
+    name = name or type(stage).__name__
+    trains = isinstance(stage, Training) or getattr(stage, "training", None) is not None
+    if context.data is not None and trains:
+        require_classifier(network.model, context.data, ["train"])
+    before = before or measure(network, context.data)
+    start = time.perf_counter()
+    result = stage.apply(network.model, context)
+    seconds = time.perf_counter() - start
+    config: dict[str, Any] = stage.model_dump(mode="json") if hasattr(stage, "model_dump") else {}
+    advanced = _advanced(network, result, {"stage": name, "config": config, "seed": context.seed})
+    skipped = [SkipRecord(layer=skip.layer, reason=skip.reason) for skip in result.skipped]
+    after = measure(advanced, context.data)
+    classes = len(context.data.classes) if context.data is not None else 0
+    lost = lost_accuracy.warning(name, stage, before.top1, after.top1, classes)
+    if lost is not None:
+        _LOG.warning("%s", lost)
+    record = StageRecord(
+        name=name,
+        config=config,
+        seconds=seconds,
+        edits=tuple(EditRecord(**vars(edit)) for edit in result.edits),
+        skipped=(*skipped, *_undone(network, advanced, result)),
+        before=before,
+        after=after,
+        history=result.history,
+        measured=tuple(str(measured) for measured in result.measured),
+        warnings=(lost,) if lost is not None else (),
+    )
+    return advanced, record
+
+
+def _advanced(network: Network, result: Result, made: dict[str, Any]) -> Network:
+    """What a stage made of ``network``, and ``made`` with the digest of its weights at the end of its history."""
+    structural = tuple(e for e in result.edits if e.kind not in ("precision", "weights"))
+    made |= {"weights": artifact.weights_digest(result.model)}
+    if result.measured:
+        made["measured"] = [vars(measured) for measured in result.measured]
+    return replace(
+        network,
+        model=result.model,
+        edits=network.edits + structural,
+        lineage=(*network.lineage, made),
+        encodings=result.encodings or ({} if structural or result.history else network.encodings),
+    )
+
+
+def _undone(before: Network, after: Network, result: Result) -> list[SkipRecord]:
+    """What an earlier stage had done and this one took back."""
+    notes = []
+    if before.encodings and not after.encodings:
+        notes.append("the earlier quantization no longer fits: quantize again")
+    zeros, left = _zero_share(before.model), _zero_share(after.model)
+    if result.history and zeros >= FEW_ZEROS and left < 0.5 * zeros:
+        notes.append("training filled the zeros of the earlier sparsify: sparsify last")
+    return [SkipRecord(layer="", reason=note) for note in notes]
+
+
+def _zero_share(model: nn.Module) -> float:
+    counts = [(int((p == 0).sum()), p.numel()) for p in model.parameters()]
+    return sum(zeros for zeros, _ in counts) / max(1, sum(numbers for _, numbers in counts))
+
+
+def train(network: Network, data: Data, training: Training, context: Context) -> tuple[Network, StageRecord]:
+    """Fit the weights of ``network``; its architecture stays."""
+    return advance(network, training, replace(context, data=data, teacher=None), name="train")
