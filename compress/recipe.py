@@ -19,6 +19,7 @@ from .fold import Fold
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import Quantize, TargetName
+from .settings import required, setting
 from .share import Share
 from .siblings import export as exporters
 from .sparsify import Sparsify
@@ -86,75 +87,99 @@ else:
 
 
 class Export(Config):
-    """A file to write: the network as it is after the stage ``after`` ("baseline" is before the first one).
+    """A file to write: the network as it is after a stage, in a format for a target."""
 
-    ``target`` is the engine whose integers the file has, left out that of the format, or of the machine that exports.
-    ``packed`` writes a packed file beside it, to download; see :mod:`compress.packing`.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    after: str = "baseline"
-    format: FormatName | None = None
-    target: TargetName | None = None
-    simplify: bool = False
-    packed: bool = False
-    interface: Literal["float32", "int8", "uint8"] = "float32"
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    dynamic_batch: bool = True
+    name: Annotated[str, required("Of the file, without its suffix.", hidden=True, pattern=r"^[A-Za-z0-9._-]+$")]
+    after: str = setting("baseline", "The step whose network it is; baseline is before the first stage.", hidden=True)
+    format: FormatName | None = setting(
+        None, "What is written; left out, the one for the target.", choices="formats", hidden=True
+    )
+    target: TargetName | None = setting(
+        None,
+        "The engine and processor whose integers the file has; left out, that of the format, or of this machine.",
+        choices="targets",
+        common=True,
+    )
+    interface: Literal["float32", "int8", "uint8"] = setting(
+        "float32",
+        "The type of inputs and outputs; integers make a file that is in integers throughout.",
+        common=True,
+    )
+    layout: Literal["nchw", "nhwc"] = setting("nchw", "Of images.", common=True)
+    bake_preprocessing: bool = setting(
+        False, "Take pixels as the data stores them; its scale, mean and std go into the file.", common=True
+    )
+    dynamic_batch: bool = setting(
+        True, "Take batches of any size; else of one sample only.", off="--fixed-batch", common=True
+    )
+    dynamic_size: bool = setting(False, "Leave height and width of images open, in formats that can.", common=True)
+    opset: int | None = setting(None, "Of ONNX; left out, the least that is enough.", ge=7, le=64)
+    simplify: bool = setting(False, "Run onnxsim on the file, kept only if its outputs stay.")
+    pack: bool = setting(False, "Also write the packed file to download, with .packed after its name.", common=True)
+    check_samples: int = setting(
+        256, "Stored beside the file from the test split, with what it must give for them.", ge=1, le=2**20
+    )
 
 
 class Benchmark(Config):
-    """How the exported files are timed, all in one interleaved run."""
+    """How files are timed, all in one interleaved run."""
 
-    threads: Threads = 1
-    preset: Literal["quick", "standard", "mlperf"] = "quick"
+    threads: Threads = setting(1, "That one operation of the engine may use.", common=True)
+    preset: Literal["quick", "standard", "mlperf"] = setting(
+        "standard",
+        "How long: at least 30 runs and a second for each file (quick), 100 runs and 10 seconds (standard), or 1024 "
+        "runs and a minute (mlperf).",
+        common=True,
+    )
 
 
 class Gates(Config):
-    """What the last export must reach against the first; a gate that is not met ends the run with exit code 1.
+    """What the last export must reach against the first; a gate that is not met ends the run with exit code 1."""
 
-    Args:
-        top1_drop: at most so many points of test accuracy lost.
-        speedup: at least so many times the speed.
-        speedup_with_dot_products: in place of ``speedup``, on processors with instructions for dot products of 8-bit
-            integers (VNNI, asimddp); without them integers are hardly faster than floats.
-        size_ratio: at least so many times smaller.
-        macs_ratio: at least so many times fewer multiply-adds.
-        float_nodes: at most so many nodes that compute in float.
-        top1_agreement: at least so many percent of the test images on which file and network agree, for every file.
-    """
-
-    top1_drop: float | None = Field(None, ge=-100, le=100)
-    speedup: float | None = Field(None, gt=0, le=1e9)
-    speedup_with_dot_products: float | None = Field(None, gt=0, le=1e9)
-    size_ratio: float | None = Field(None, gt=0, le=1e9)
-    macs_ratio: float | None = Field(None, gt=0, le=1e9)
-    float_nodes: int | None = Field(None, ge=0, le=2**31 - 1)
-    top1_agreement: float | None = Field(99.0, ge=0, le=100)
+    top1_drop: float | None = setting(None, "At most so many points of test accuracy lost.", ge=-100, le=100)
+    speedup: float | None = setting(None, "At least so many times the speed.", gt=0, le=1e9)
+    speedup_with_dot_products: float | None = setting(
+        None,
+        "In place of speedup, on processors with instructions for dot products of 8-bit integers (VNNI, asimddp); "
+        "without them integers are hardly faster than floats.",
+        gt=0,
+        le=1e9,
+    )
+    size_ratio: float | None = setting(None, "At least so many times smaller.", gt=0, le=1e9)
+    macs_ratio: float | None = setting(None, "At least so many times fewer multiply-adds.", gt=0, le=1e9)
+    float_nodes: int | None = setting(None, "At most so many nodes that compute in float.", ge=0, le=2**31 - 1)
+    top1_agreement: float | None = setting(
+        99.0,
+        "At least so many percent of the test images on which file and network agree, for every file.",
+        ge=0,
+        le=100,
+    )
 
 
 class Recipe(Config):
-    """A run from beginning to end.
+    """A run from beginning to end."""
 
-    Args:
-        model: as on the command line: a zoo name with options, ``file.py:callable``, an artifact folder, an ONNX file.
-        weights: safetensors or a state dict; without it, and with ``train``, the baseline is trained first.
-        input_shape: with the batch, where there is no data to tell it.
-        teacher: "baseline" lets every fine-tuning distil from the network as it was before the first stage.
-    """
-
-    version: Literal[1] = 1
-    model: str
-    weights: str | None = None
-    input_shape: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] | None = Field(None, min_length=1, max_length=8)
-    data: DataConfig | None = None
-    seed: Seed = 0
-    train: Training | None = None
-    teacher: Literal["baseline"] | None = "baseline"
-    stages: tuple[Step, ...] = ()
-    exports: tuple[Export, ...] = ()
-    benchmark: Benchmark = Benchmark()
-    gates: Gates = Gates()
+    version: Literal[1] = setting(1, "Of this format.")
+    model: Annotated[
+        str,
+        required("The network: a zoo name with options, file.py:callable, an artifact folder, or an ONNX file."),
+    ]
+    weights: str | None = setting(
+        None, "Safetensors or a state dict. Without it, and with train, the baseline is trained first."
+    )
+    input_shape: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] | None = setting(
+        None, "With the batch, where there is no data to tell it.", min_length=1, max_length=8
+    )
+    data: DataConfig | None = setting(None, "The data set, and how it is split.")
+    seed: Seed = setting(0, "Of everything random.")
+    train: Training | None = setting(None, "The training of the baseline.")
+    teacher: Literal["baseline"] | None = setting(
+        "baseline", "The network before the first stage lets every fine-tuning distil from it; null for none."
+    )
+    stages: tuple[Step, ...] = setting((), "What is done to the network, in order: each a name with its settings.")
+    exports: tuple[Export, ...] = setting((), "The files to write, checked and timed.")
+    benchmark: Benchmark = setting(Benchmark(), "How they are timed.")
+    gates: Gates = setting(Gates(), "What must be reached.")
 
     _file: Path | None = PrivateAttr(None)
     _given: frozenset[str] = PrivateAttr(frozenset())
@@ -179,6 +204,8 @@ class Recipe(Config):
                 raise ValueError(
                     f"export {export.name}: after {export.after!r} is not a step; steps are {', '.join(known)}"
                 )
+        if len({export.bake_preprocessing for export in self.exports}) > 1:
+            raise ValueError("exports: `bake_preprocessing` must be the same for all, which are checked together")
         names = [export.name for export in self.exports]
         if len(set(names)) != len(names):
             raise ValueError(f"export names must differ, got {', '.join(names)}")

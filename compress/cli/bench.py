@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -24,8 +24,7 @@ from . import options
 )
 @options.input_shape
 @options.data
-@click.option("--threads", type=options.THREADS, default=1, show_default=True)
-@click.option("--preset", type=click.Choice(["quick", "standard", "mlperf"]), default="standard", show_default=True)
+@options.settings("bench")
 @click.option("--allow-unstable", is_flag=True, help="Exit with 0 even if the machine was too noisy.")
 @click.option(
     "-o", "--output", type=options.PATH, help="Write the measurements, raw samples included, to this JSON file."
@@ -35,8 +34,6 @@ def command(
     networks: tuple[str, ...],
     models: tuple[str, ...],
     formats: tuple[str, ...],
-    threads: int,
-    preset: Literal["quick", "standard", "mlperf"],
     allow_unstable: bool,
     **values: Any,
 ) -> None:
@@ -58,10 +55,12 @@ def command(
     from ..load import random_inputs
     from ..outputs import write_text
     from ..pipeline import fold_for_export
+    from ..recipe import Benchmark
     from ..siblings import runtimes
     from .bench_table import bench_table
-    from .session import Options, as_json, progress_bars
+    from .session import Options, as_json, configured, progress_bars, settings_of
 
+    timing = configured(Benchmark, **settings_of("bench", values, Benchmark))
     given = Options(**values)
     names = [*networks, *models]
     if not names:
@@ -81,7 +80,9 @@ def command(
                 told = f"{name} ({wanted.format})" if len(formats) > 1 else name
                 files.append(deploy.export(network, told, path, wanted)[1])
         inputs = random_inputs(given.shapes(), given.seed) if given.shapes() else None
-        records = deploy.measure(files, threads=threads, preset=preset, data=data, inputs=inputs, progress=progress)
+        records = deploy.measure(
+            files, threads=timing.threads, preset=timing.preset, data=data, inputs=inputs, progress=progress
+        )
     given.console.print(bench_table(records))
     result = {"machine": deploy.machine(), "measurements": records}
     given.tell(result)

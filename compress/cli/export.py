@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import siblings
 from . import options
 
 if TYPE_CHECKING:
     from ..deploy import Wanted
     from ..report.schema import ExportRecord
     from .session import Options
-
-_VARYING = ", ".join(each.title for each in siblings.export.facts.formats().values() if each.sizes_vary)
 
 
 @options.command("export", short_help="Write the files that engines run.")
@@ -27,49 +24,11 @@ _VARYING = ", ".join(each.title for each in siblings.export.facts.formats().valu
     help="Of the file, as onnx,litert for several; left out, the one for --target. All are those of every engine that "
     "is installed.",
 )
-@click.option(
-    "--target",
-    type=click.Choice(options.TARGETS),
-    help="The engine whose integers the file has; left out, that of the format, or ONNX Runtime on this machine.",
-)
-@click.option(
-    "--interface",
-    type=click.Choice(["float32", "int8", "uint8"]),
-    default="float32",
-    show_default=True,
-    help="The type of inputs and outputs; integers make a file that is in integers throughout.",
-)
-@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), default="nchw", show_default=True, help="Of images.")
-@click.option(
-    "--bake-preprocessing",
-    is_flag=True,
-    help="Take pixels as --data stores them; its scale, mean and std go into the file.",
-)
-@click.option("--fixed-batch", is_flag=True, help="Take batches of one sample only.")
-@click.option("--dynamic-size", is_flag=True, help=f"Leave height and width of images open ({_VARYING}).")
-@click.option("--opset", type=click.IntRange(7, 64), help="Of ONNX; left out, the least that is enough.")
-@click.option("--simplify", is_flag=True, help="Run onnxsim on the file, kept only if its outputs stay.")
-@click.option("--pack", "packed", is_flag=True, help="Also write the packed file to download, model.onnx.packed.")
-@click.option(
-    "--check-samples", type=click.IntRange(1, 2**20), default=256, show_default=True, help="Stored from --data."
-)
+@options.settings("export")
 @options.data
 @options.output
 @options.common
-def command(
-    formats: tuple[str, ...],
-    target: Any,
-    interface: Any,
-    layout: Any,
-    bake_preprocessing: bool,
-    fixed_batch: bool,
-    dynamic_size: bool,
-    opset: int | None,
-    simplify: bool,
-    packed: bool,
-    check_samples: int,
-    **values: Any,
-) -> None:
+def command(formats: tuple[str, ...], **values: Any) -> None:
     """Export a network, quantized if it is, and check each file in its engine.
 
     A folder gets model.onnx, model.tflite, ..., export.json, and samples with what each file must give for them: of the
@@ -83,52 +42,33 @@ def command(
       compress export out/int8 --target tensorrt -o out/tensorrt
       compress export resnet20 --weights net.safetensors --input-shape 3,32,32 -o net.onnx
     """
-    from dataclasses import replace
-
     from .. import deploy
     from ..errors import InvalidInput
-    from ..graph import one_sample
     from ..outputs import new_folder
-    from ..pipeline import fold_for_export
-    from ..preprocessing import bake
+    from ..pipeline import ready_for_export, wanted
+    from ..recipe import Export
     from ..siblings import export
-    from .session import Options
+    from .session import Options, configured, settings_of
 
+    asked = settings_of("export", values, Export)
     given = Options(**values)
     assert given.output is not None, "click requires --output"
     given.claim_output()
-    data = given.load_data()
-    network = fold_for_export(given.open(data))
-    if bake_preprocessing:
-        if data is None:
-            raise InvalidInput("--bake-preprocessing: give --data, whose scale, mean and std go into the file")
-        network = bake(network, data.preprocessing)
-    if fixed_batch:
-        network = replace(network, example_inputs=one_sample(network.example_inputs))
-    one = deploy.Wanted(
-        None,
-        target,
-        simplify=simplify,
-        packed=packed,
-        opset=opset,
-        dynamic_batch=not fixed_batch,
-        dynamic_size=dynamic_size,
-        interface=interface,
-        layout=layout,
-        labels=data.classes if data is not None else (),
-    )
     output = given.output.name
     alone = [each.name for each in export.facts.formats().values() if output.endswith(each.suffix)]
-    if alone and not formats and target is None:
+    if alone and not formats and "target" not in asked:
         formats = (alone[0],)
-    wanted = [replace(one, format=name) for name in _named(formats)] or [one]
+    files = [configured(Export, name="model", format=name, **asked) for name in _named(formats) or (None,)]
+    data = given.load_data()
+    network = ready_for_export(given.open(data), files[0], data)
+    each_wanted = [wanted(file, data) for file in files]
     if not alone:
         with new_folder(given.output, overwrite=given.overwrite) as folder:
-            records = deploy.write_folder(network, folder, wanted, data, check_samples)
-    elif len(wanted) > 1 or packed or not output.endswith(deploy.suffix_of(wanted[0])):
+            records = deploy.write_folder(network, folder, each_wanted, data, files[0].check_samples)
+    elif len(files) > 1 or files[0].pack or not output.endswith(deploy.suffix_of(each_wanted[0])):
         raise InvalidInput(f"output {given.output}: one file of this kind does not hold what was asked; give a folder")
     else:
-        records = [_alone(given, network, wanted[0])]
+        records = [_alone(given, network, each_wanted[0])]
     for record in records:
         _tell(given, record)
     given.tell(records[0] if len(records) == 1 else {"files": records})

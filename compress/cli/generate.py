@@ -21,6 +21,7 @@ from ..parts import Kind, Part, kind_of
 from ..prune import Prune, RemoveBlocks
 from ..prune.regularize import Regularize
 from ..quantize import Quantize
+from ..recipe import Benchmark, Export
 from ..settings import flag_of, setting_of
 from ..share import Share
 from ..siblings import models
@@ -33,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 CONFIGURATIONS: Mapping[str, type[Config]] = {
     "train": Training,
+    "export": Export,
+    "bench": Benchmark,
     "regularize": Regularize,
     "prune": Prune,
     "remove_blocks": RemoveBlocks,

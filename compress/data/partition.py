@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import Config
 from ..config import Samples as Count
 from ..errors import InvalidInput
+from ..settings import required, setting
 from .split import Data, Preprocessing, Samples, SampleSplit, Split, SplitName
 
 MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28
@@ -22,18 +23,26 @@ MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28
 
 
 class DataConfig(Config):
-    """Where the data comes from and how it is split; ``source`` as on the command line.
+    """Where the data comes from and how it is split."""
 
-    ``mean`` and ``std`` are per channel on the scale 0..1; left out, they are measured on the train split.
-    """
-
-    source: str
-    size: int | None = Field(None, ge=1, le=2**14)
-    channels: int | None = Field(None, ge=1, le=2**12)
-    validation: float = Field(0.1, gt=0, lt=1)
-    calibration: Count = 256
-    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | None = Field(None, min_length=1, max_length=2**12)
-    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] | None = Field(None, min_length=1, max_length=2**12)
+    source: Annotated[
+        str, required("digits, an image folder, an .npz, or file.py:callable that returns loaders.", flag="--data")
+    ]
+    size: int | None = setting(None, "Of the side of images, which are resized to it.", unit="pixels", ge=1, le=2**14)
+    channels: int | None = setting(None, "Of images: 1 for grey, 3 for colours; left out, as they are.", ge=1, le=2**12)
+    validation: float = setting(
+        0.1, "The share of the train split that is kept for validation, where there is no such split.", gt=0, lt=1
+    )
+    calibration: Count = setting(256, "Samples of the train split that are kept for calibration.")
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | None = setting(
+        None,
+        "Of each channel on the scale 0..1; left out, measured on the train split.",
+        min_length=1,
+        max_length=2**12,
+    )
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] | None = setting(
+        None, "The standard deviation of each channel, likewise.", min_length=1, max_length=2**12
+    )
 
 
 def partition(labels: NDArray[np.int64], sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[np.int64]]:

@@ -5,9 +5,10 @@ from .deployed import Deployed
 from .facts import machine, versions
 from .measure import measure
 from .parity import accuracy, parity_on, reference
-from .write import Wanted, export, suffix_of, write_folder
+from .write import Asked, Wanted, export, suffix_of, write_files, write_folder
 
 __all__ = [
+    "Asked",
     "Deployed",
     "MachineClock",
     "Wanted",
@@ -19,5 +20,6 @@ __all__ = [
     "reference",
     "suffix_of",
     "versions",
+    "write_files",
     "write_folder",
 ]

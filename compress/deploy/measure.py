@@ -13,7 +13,7 @@ from ..report.schema import BenchmarkRecord, Latency
 from ..siblings import runtimes
 from ..stage import Progress, silent
 from .deployed import Deployed
-from .parity import accuracy, parity_on, some
+from .parity import accuracy, parity_on, some, taken
 
 
 def measure(
@@ -47,7 +47,7 @@ def measure(
             samples = len(data.splits["test"])
             top1 = accuracy(file, data, threads)
             if file.network is not None:
-                parity = parity_on(file, some(data, parity_samples)[0])
+                parity = parity_on(file, [(taken(file.network, x),) for (x,) in some(data, parity_samples)[0]])
         elif file.network is not None:
             parity = parity_on(file, [file.network.example_inputs])
         records.append(

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..artifact import outputs_of
 from ..data import Data
 from ..load import Network
+from ..preprocessing import Preprocessed
 from ..quantize import TargetName, simulate
 from ..quantize.detect import detected
 from ..report.schema import Parity
@@ -66,6 +67,13 @@ def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]
     return {f"{number:03}": np.concatenate(arrays) for number, arrays in enumerate(zip(*batches, strict=True))}
 
 
+def taken(network: Network | None, x: Tensor) -> Tensor:
+    """What a file of ``network`` takes for the inputs ``x`` (N, ...): stored pixels, where it has preprocessing."""
+    if network is not None and isinstance(network.model, Preprocessed):
+        return network.model.pixels(x)
+    return x
+
+
 def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
     """The deployed file's accuracy on the test split, in percent."""
     engine = runtimes.runtime.load(
@@ -75,7 +83,10 @@ def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
     def answers() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for x, y in data.split("test").batches(256):
             if y is not None:
-                yield runtimes.bound.call(engine, file.binding, [x.numpy()], batch=256)[0], y.numpy()
+                yield (
+                    runtimes.bound.call(engine, file.binding, [taken(file.network, x).numpy()], batch=256)[0],
+                    y.numpy(),
+                )
 
     try:
         found: float = runtimes.check.top1(answers())

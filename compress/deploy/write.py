@@ -18,15 +18,15 @@ from ..graph import one_sample
 from ..integers.target import target_named
 from ..load import Network
 from ..packing import pack
-from ..preprocessing import Preprocessed
 from ..quantize import Encoding, TargetName
 from ..quantize.detect import detected, suited
 from ..report.schema import ExportRecord, NodeCounts, Parity
 from ..siblings import export as exporters
 from ..siblings import runtimes
+from ..stage import Progress, silent
 from . import blame
 from .deployed import Deployed
-from .parity import parity_on, reference, some
+from .parity import parity_on, reference, some, taken
 
 LARGEST_SAMPLES_BYTES = 2**26
 """Of the samples that are stored beside exported files."""
@@ -272,25 +272,52 @@ def digest(files: Sequence[Path]) -> str:
     return found.hexdigest()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A file to write: its name without the suffix, the network that it is made from, and how it is to be."""
+
+    name: str
+    network: Network
+    wanted: Wanted
+
+
 def write_folder(
     network: Network, folder: Path, wanted: Sequence[Wanted], data: Data | None = None, samples: int = 256
 ) -> list[ExportRecord]:
-    """Fill ``folder`` with a file for each of ``wanted``, and with samples and what each file must give for them.
-
-    The samples are the first of the data's test split, or the network's stored inputs where there is no data.
-    """
-    inputs, labels, source = _samples(network, data, samples)
-    records: list[ExportRecord] = []
-    entries: list[runtimes.folder.Entry] = []
+    """Fill ``folder`` with a file of ``network`` for each of ``wanted``; see :func:`write_files`."""
+    asked: list[Asked] = []
     for each in wanted:
-        format_name, target = each.resolved()
-        path = folder / f"model{suffix_of(each)}"
-        if any(entry.file == path.name for entry in entries):
-            path = folder / f"model-{target}{suffix_of(each)}"
-        record, deployed = export(network, path.stem, path, each, shown=path.name)
-        expected = f"expected-{target}.npz" if network.encodings else "expected.npz"
+        used = {other.name + suffix_of(other.wanted) for other in asked}
+        name = "model" if f"model{suffix_of(each)}" not in used else f"model-{each.resolved()[1]}"
+        asked.append(Asked(name, network, each))
+    return [record for record, _ in write_files(folder, asked, data, samples)]
+
+
+def write_files(
+    folder: Path,
+    asked: Sequence[Asked],
+    data: Data | None = None,
+    samples: int = 256,
+    progress: Progress = silent,
+) -> list[tuple[ExportRecord, Deployed]]:
+    """Fill ``folder`` with files, and with samples and what each file must give for them, as ``check`` reads it.
+
+    The samples are the first of the data's test split, or the stored inputs of the first network where there is no
+    data; all networks take the same inputs.
+    """
+    inputs, labels, source = _samples(asked[0].network, data, samples)
+    made: list[tuple[ExportRecord, Deployed]] = []
+    entries: list[runtimes.folder.Entry] = []
+    for number, each in enumerate(asked):
+        progress("export", number, len(asked), each.name)
+        format_name, target = each.wanted.resolved()
+        path = folder / f"{each.name}{suffix_of(each.wanted)}"
+        record, deployed = export(each.network, each.name, path, each.wanted, shown=path.name)
+        alone = all(other.network is each.network for other in asked)
+        named = target if alone and each.network.encodings else None if alone else each.name
+        expected = f"expected-{named}.npz" if named is not None else "expected.npz"
         if not (folder / expected).exists():
-            run = reference(network, target)
+            run = reference(each.network, target)
             outputs = [run(*batch) for batch in inputs]
             runtimes.folder.write_arrays(
                 folder / expected, [torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)]
@@ -301,7 +328,7 @@ def write_folder(
                 format_name,
                 deployed.engine or "",
                 target,
-                kind_of(network),
+                kind_of(each.network),
                 expected,
                 deployed.binding.inputs,
                 deployed.binding.outputs,
@@ -309,14 +336,14 @@ def write_folder(
                 tuple(file.name for file in deployed.beside),
             )
         )
-        records.append(record)
-    told = runtimes.folder.Folder(
-        folder, tuple(entries), source=source, records=tuple(record.model_dump(mode="json") for record in records)
-    )
+        made.append((record, deployed))
+    records = tuple(record.model_dump(mode="json") for record, _ in made)
+    told = runtimes.folder.Folder(folder, tuple(entries), source=source, records=records)
     arrays = [torch.cat(parts).numpy() for parts in zip(*inputs, strict=True)]
     runtimes.folder.write_arrays(folder / told.samples, arrays, None if labels is None else labels.numpy())
     told.write()
-    return records
+    progress("export", len(asked), len(asked))
+    return made
 
 
 def _samples(network: Network, data: Data | None, count: int) -> tuple[list[tuple[Tensor, ...]], Tensor | None, str]:
@@ -325,6 +352,5 @@ def _samples(network: Network, data: Data | None, count: int) -> tuple[list[tupl
     one = network.example_inputs[0][0]
     held = max(1, min(count, LARGEST_SAMPLES_BYTES // (one.numel() * one.element_size())))
     batches, labels = some(data, held)
-    if isinstance(network.model, Preprocessed):
-        batches = [(network.model.pixels(x),) for (x,) in batches]
+    batches = [(taken(network, x),) for (x,) in batches]
     return batches, labels, f"the first {sum(len(x) for (x,) in batches)} test samples of {data.name}"

@@ -1,9 +1,20 @@
 """The loop: a recipe's stages in order, each measured before and after, then the files, then the report."""
 
-from .files import fold_for_export
+from .files import fold_for_export, ready_for_export, wanted
 from .gates import check_gates, layers
 from .recipe_run import run
 from .source import open_network
 from .step import advance, measure, train
 
-__all__ = ["advance", "check_gates", "fold_for_export", "layers", "measure", "open_network", "run", "train"]
+__all__ = [
+    "advance",
+    "check_gates",
+    "fold_for_export",
+    "layers",
+    "measure",
+    "open_network",
+    "ready_for_export",
+    "run",
+    "train",
+    "wanted",
+]

@@ -131,9 +131,36 @@ def test_a_recipe_runs_reports_and_is_drawn_again(run: Run) -> None:
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "0-baseline", "1-prune", "2-fold", "3-quantize", "exports", "recipe.json", "report.html", "report.json",
     ]  # fmt: skip
+    target = detected().target
+    assert {path.name for path in Path("out/exports").iterdir()} == {
+        "baseline.onnx", "int8.onnx", "export.json", "samples.npz", "expected-baseline.npz", "expected-int8.npz",
+    }  # fmt: skip
+    checked = json.loads(run("check out/exports --json"))["files"]
+    assert [(file["file"], file["target"]) for file in checked] == [("baseline.onnx", target), ("int8.onnx", target)]
     Path("out/report.html").unlink()
     assert "int8" in run("report out")
     assert "<svg" in Path("out/report.html").read_text()
+
+
+def test_a_recipe_exports_what_the_command_exports(run: Run) -> None:
+    settings = "opset: 18, dynamic_size: true, bake_preprocessing: true, pack: true, check_samples: 7"
+    stages = RECIPE.replace("  - fold\n  - quantize\n", "")
+    files = f"exports: [{{name: base, {settings}}}, {{name: small, after: prune, {settings}}}]\n"
+    Path("r.yaml").write_text(stages + files + "benchmark: {preset: quick}\n")
+    told = json.loads(run("run r.yaml --trust -o out --json -q"))
+    line = "--opset 18 --dynamic-size --bake-preprocessing --pack --check-samples 7 --data data.npz --json -q"
+    alone = json.loads(run(f"export out/1-prune {line} -o files"))
+    _, small = told["exports"]
+    same = ("opset", "size_bytes", "bytes_by_dtype", "target", "nodes")
+    assert {key: small[key] for key in same} == {key: alone[key] for key in same} and small["opset"] == 18
+    assert small["packed_bytes"] and Path("out/exports/small.onnx.packed").exists()
+    assert np.array_equal(np.load("out/exports/samples.npz")["000"], np.load("files/samples.npz")["000"])
+    metadata = [onnx.load(name).metadata_props for name in ("out/exports/small.onnx", "files/model.onnx")]
+    labels, of_command = ({each.key: each.value for each in found} for found in metadata)
+    assert labels == of_command and labels
+    assert told["benchmarks"][0]["top1"] == pytest.approx(told["stages"][1]["before"]["top1"], abs=25), "of pixels"
+    assert all(b["parity"]["top1_agreement"] == 100 for b in told["benchmarks"])
+    run("check out/exports -q")
 
 
 def test_a_failed_gate_is_exit_code_1_and_everything_is_written(run: Run) -> None:
