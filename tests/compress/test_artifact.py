@@ -242,7 +242,7 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path: Path, code: str, says
     network = open_network(f"{tmp_path}/net.py:build", input_shapes=((2, 4),))
     with pytest.raises(InvalidInput, match=says) as raised:
         artifact.save(network, tmp_path / "a")
-    assert "cannot be read back" in str(raised.value) or "read back" in str(raised.value)
+    assert "read back" in str(raised.value)
     assert ".partial" not in str(raised.value) and not (tmp_path / "a").exists()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] not in "._") == ["mark", "net.py"]
 

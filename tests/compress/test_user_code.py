@@ -253,9 +253,20 @@ def beside(unnamed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return unnamed / "all.py"
 
 
-@pytest.mark.parametrize("name", ["build", "half", "plain", "Loaders", "blocks.build", "torch.nn.Identity"])
-def test_what_files_beside_the_users_define_is_called(name: str, beside: Path) -> None:
-    assert call(f"{beside}:{name}") is not None
+@pytest.mark.parametrize(
+    ("name", "kind", "width"),
+    [
+        ("build", "Conv2d", 4),
+        ("half", "Conv2d", 2),
+        ("plain", "Conv2d", 4),
+        ("Loaders", "Loaders", None),
+        ("blocks.build", "Conv2d", 4),
+        ("torch.nn.Identity", "Identity", None),
+    ],
+)
+def test_what_files_beside_the_users_define_is_called(name: str, kind: str, width: int | None, beside: Path) -> None:
+    made = call(f"{beside}:{name}")
+    assert type(made).__name__ == kind and getattr(made, "out_channels", None) == width
 
 
 @pytest.mark.parametrize(
