@@ -63,6 +63,16 @@ def main(run: Run, names: tuple[str, ...], wanted: tuple[str, ...], epochs: int)
         rows.append({"network": name, "top1_percent": found["top1_percent"], **texts})
         cells += [(f"{name}, {key}", cell) for key, cell in found["cells"].items()]
         run.say(f"{name}: {rows[-1]}")
+    passed = sum(cell["passed"] for _, cell in cells)
+    run.table(
+        (
+            Column(key="networks", title="networks"),
+            Column(key="engines", title="engines"),
+            Column(key="passed", title="cells that pass"),
+            Column(key="cells", title="of"),
+        ),
+        ({"networks": len(rows), "engines": len(formats), "passed": passed, "cells": len(cells)},),
+    )
     run.table(
         (
             Column(key="network", title="network"),
@@ -72,8 +82,6 @@ def main(run: Run, names: tuple[str, ...], wanted: tuple[str, ...], epochs: int)
         rows,
         notes=(f"{key} does not pass: {'; '.join(cell['reasons'])}." for key, cell in cells if not cell["passed"]),
     )
-    passed = sum(cell["passed"] for _, cell in cells)
-    run.note(f"{passed} of {len(cells)} cells pass.")
     run.note(NOTE)
     run.bar("cells that pass", 100 * passed / len(cells), BAR_PERCENT, "at least", "%")
 

@@ -95,8 +95,6 @@ def page(folder: Path = FOLDER) -> str:
         for name in names:
             found = results(name, folder)
             lines += [f"### {found.title}", "", markdown(found)]
-            if name == "parity_matrix":
-                lines += ["```{include} ../benchmarks/parity.md", ":start-line: 2", "```", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
