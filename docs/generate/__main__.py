@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import picture, results
+from . import architecture, picture, results
 
-for each in (results, picture):
+for each in (results, picture, architecture):
     each.write()
