@@ -7,35 +7,31 @@ multiplied as what they are restored to: as floats, or by 8-bit activations as 8
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from torch import nn
 from torch.fx import Node
 
-from .graph import Graph, argument
-from .integers.placement import PRODUCTS, source_of
+from .graph import Graph
+from .integers.plan import Plan
 from .rounding.inputs import ResidualSigns, Sign, Signs, Steps
-
-if TYPE_CHECKING:
-    from .integers.encoding import Encoding
 
 FLOAT_BITS = 32
 BYTE_BITS = 8
 
 
-def operand_bits(graph: Graph, node: Node, encodings: Mapping[str, Encoding]) -> tuple[int, int]:
-    """The bits of the weight and of the values that ``node`` multiplies; 32 of floats."""
-    if node.target not in PRODUCTS:
+def operand_bits(graph: Graph, node: Node, planned: Plan | None) -> tuple[int, int]:
+    """The bits of the weight and of the values that ``node`` multiplies; 32 of floats.
+
+    Args:
+        graph: a trace of the network.
+        node: one of its calls.
+        planned: the integers of the network, of any trace of it; None of a network in float.
+    """
+    layer = planned.of_nodes.get(node.name) if planned is not None else None
+    if layer is None:
         return FLOAT_BITS, FLOAT_BITS
-    weight = encodings.get(graph.tensor_name(argument(node, "weight")) or "")
-    source = source_of(argument(node, "input"))
-    read = encodings.get(source.name) if source is not None else None
-    if weight is None or weight.restored:
-        return FLOAT_BITS, FLOAT_BITS
-    if read is not None:
-        return (max(BYTE_BITS, weight.bits), max(BYTE_BITS, read.bits)) if weight.kind != "float16" else (16, 16)
-    rounded = _rounded_bits(_rounding(graph, node))
+    if layer.read is not None:
+        return max(BYTE_BITS, layer.encoding.bits), max(BYTE_BITS, layer.read.bits)
+    weight, rounded = layer.encoding, _rounded_bits(_rounding(graph, node))
     bases = 0 if weight.levels is None else len(weight.levels[0])
     # Three levels are two planes of bits; a power of two, that of so many binary tensors.
     planes = 2 if bases == 3 else bases.bit_length() - 1 if bases and bases == 1 << (bases.bit_length() - 1) else 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch.fx import Node
 
 from .bit_operations import operand_bits
 from .graph import Graph, argument, shape_of, trace
-from .integers.encoding import Encoding
+from .integers.plan import Plan
 from .receptive_field import CONVOLUTION, TRANSPOSED, base_name, receptive_fields
 
 RECURRENT = frozenset({"gru", "lstm", "rnn_tanh", "rnn_relu"})
@@ -153,15 +153,13 @@ class Cost:
         }
 
 
-def cost(
-    network: nn.Module | Graph, example_inputs: tuple[Tensor, ...], encodings: Mapping[str, Encoding] | None = None
-) -> Cost:
+def cost(network: nn.Module | Graph, example_inputs: tuple[Tensor, ...], planned: Plan | None = None) -> Cost:
     """What ``network`` costs on the first sample of ``example_inputs``.
 
     Args:
         network: a network, left as it is, or its graph (used as it is if it was traced on one sample).
         example_inputs: one tensor per input of the network, batch first.
-        encodings: of the tensors that are quantized, which bit operations are counted with.
+        planned: the integers of a quantized network, which bit operations are counted with.
 
     Raises:
         InvalidInput: the network cannot be traced on one sample.
@@ -194,7 +192,7 @@ def cost(
                 operation=operation,
                 params=sum(tensor.numel() for tensor in new.values()),
                 macs=macs,
-                bit_operations=macs * math.prod(operand_bits(graph, node, encodings or {})),
+                bit_operations=macs * math.prod(operand_bits(graph, node, planned)),
                 activation_bytes=output_bytes,
                 memory_access_bytes=output_bytes + sum(_bytes(source) for source in node.all_input_nodes),
                 output_shape=_first_shape(node),

@@ -53,6 +53,11 @@ class Network:
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     example_inputs: tuple[Tensor, ...] = ()
 
+    @property
+    def target(self) -> str | None:
+        """The target whose integers the encodings were made for, by name, where a stage recorded one."""
+        return next((made["target"] for made in reversed(self.lineage) if made.get("target")), None)
+
 
 def _require_sane(source: Source) -> None:
     """Raise InvalidInput unless the numbers among the options of a zoo network, which are all sizes, can be some."""

@@ -85,6 +85,7 @@ class LineageRecord(BaseModel):
 
     stage: str
     measured: list[MeasuredRecord] = Field(default_factory=list)
+    target: str | None = None
 
 
 class EncodingRecord(_Record):

@@ -73,7 +73,8 @@ class Result:
     """What a stage returns: the network and an account of what was done and what was not.
 
     Measuring is the runner's work: a stage never reports its own cost or accuracy. ``history`` has a record per epoch
-    of what :func:`compress.train.fit` saw, where weights were fitted. ``measured`` tells choices by latency.
+    of what :func:`compress.train.fit` saw, where weights were fitted. ``measured`` tells choices by latency, ``target``
+    whose integers the encodings were made for.
     """
 
     model: nn.Module
@@ -82,6 +83,7 @@ class Result:
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
     history: tuple[Mapping[str, float], ...] = ()
     measured: tuple[Measured, ...] = ()
+    target: str | None = None
 
 
 class Progress(Protocol):

@@ -17,8 +17,6 @@ from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, shape_of, trace
-from compress.integers.placement import encoded_parts
-from compress.integers.target import require_products
 from compress.interface import Names, names_of
 from compress.outputs import new_files
 from compress.stage import evaluation_copy
@@ -92,8 +90,7 @@ def _refuse(job: Job, path: Path) -> bool:
     graph = trace(job.model, job.example_inputs, dynamic_batch=True)
     _check_labels(graph, job, path)
     if job.encodings and not job.in_half:
-        _, products = encoded_parts(graph, job.encodings)
-        require_products(job.integers, [job.encodings[each.weight] for each in products if each.read in job.encodings])
+        job.plan.require_products()
     for node in graph.program.run_decompositions({}).graph.nodes:
         if node.op == "call_function" and not is_torch_fx_node_supported(node):
             raise _unsupported(graph, node, path)
@@ -112,7 +109,7 @@ def _network(job: Job) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """What is converted and the inputs that it is traced on, as they are in the file."""
     network: nn.Module = evaluation_copy(job.model)
     if job.encodings and not job.in_half:
-        network = in_integers(job.model, job.encodings, job.example_inputs, job.integers)
+        network = in_integers(job.plan)
     network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     inputs = tuple(x.contiguous() for x in job.example_inputs)
     if job.layout == "nchw":

@@ -6,6 +6,7 @@ install.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.errors import InvalidInput, PackageMissing
 from compress.integers.encoding import Encoding
+from compress.integers.plan import Plan, plan
 from compress.integers.target import Target, target_named
 
 from .facts import formats
@@ -62,6 +64,15 @@ class Job:
     def integers(self) -> Target:
         """The integers that the engine wants."""
         return target_named(self.target)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """Which tensors are integers in the file, and which ones; of a trace of ``model`` that is the plan's own.
+
+        Raises:
+            InvalidInput: the encodings are not of this network, or the engine has no integers that wide.
+        """
+        return plan(self.model, self.example_inputs, self.encodings, self.target)
 
     @property
     def in_half(self) -> bool:

@@ -36,6 +36,8 @@ def command(target: str | None, **values: Any) -> None:
     from rich.text import Text
 
     from ..cost import cost
+    from ..integers.plan import plan
+    from ..quantize.detect import detected
     from .session import Options
 
     given = Options(**values)
@@ -43,7 +45,11 @@ def command(target: str | None, **values: Any) -> None:
         _check_rules(given, target)
         return
     network = given.open(given.load_data())
-    counted = cost(network.model, network.example_inputs, network.encodings)
+    planned = None
+    if network.encodings:
+        chosen = network.target or detected().target
+        planned = plan(network.model, network.example_inputs, network.encodings, chosen)
+    counted = cost(network.model, network.example_inputs, planned)
     table = Table(
         "layer", "operation", "output", "parameters", "multiply-adds", "bit operations", "activation bytes",
         "memory access bytes", "receptive field",

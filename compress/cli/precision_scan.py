@@ -20,6 +20,7 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
     from ..errors import InvalidInput
     from ..outputs import write_folder
     from ..quantize import Quantize
+    from ..quantize.detect import detected
     from ..quantize.hessian import HessianScan
     from ..quantize.layer_costs import FileBytes
     from ..quantize.mixed import ORDER
@@ -40,7 +41,9 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
     with progress_bars(given) as progress:
         context = Context(network.example_inputs, data, seed=given.seed, progress=progress)
         quantized = configured(Quantize, exclude=exclude).apply(network.model, context)
-        candidates = Candidates.of(quantized.model, quantized.encodings, context.example_inputs)
+        candidates = Candidates.of(
+            quantized.model, quantized.encodings, context.example_inputs, target=detected().target
+        )
         if by == "hessian":
             found = configured(HessianScan, samples=samples).measure(candidates, context)
         else:

@@ -9,7 +9,7 @@ equation 1: ``real = scale * (integer - zero_point)``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -44,6 +44,10 @@ class IntegerParameters:
         """The real values that ``integers`` stand for."""
         scale, zero_point = self._along(axis, integers.shape)
         return ((integers - zero_point) * scale).astype(np.float32)
+
+    def largest(self, other: IntegerParameters) -> IntegerParameters:
+        """These, with the larger scale of both wherever they differ."""
+        return replace(self, scale=np.maximum(self.scale, other.scale))
 
     def _along(self, axis: int | None, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if axis is None:

@@ -13,7 +13,7 @@ import fnmatch
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.fx import Node
@@ -113,11 +113,14 @@ class Placement:
     """What becomes integers.
 
     ``measured`` names, for each activation to encode, the node whose values give its range: mostly itself.
+    ``operations`` names, for each sum, product, pooling or curve that can run in integers, the node after which its
+    result is rounded: itself, or the clipping that follows it.
     """
 
     products: tuple[IntegerLayer, ...]
     measured: Mapping[str, str]
     skipped: tuple[Skip, ...] = ()
+    operations: Mapping[str, str] = field(default_factory=dict)
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:
@@ -170,6 +173,7 @@ class _Decision:
             self.names.setdefault(first, []).append(name)
         self.measured: dict[str, str] = {}
         self.in_integers: set[str] = set()
+        self.operations: dict[str, str] = {}
         self.skips: dict[tuple[str, str], Skip] = {}
         self.returned = frozenset(node.name for node in graph.outputs)
         self.used: set[Node] = set()
@@ -194,7 +198,7 @@ class _Decision:
                 if self._encoded(node.args[0]):
                     self.in_integers.add(node.name)
             elif node.target in JOINS | POOLS | CURVES and node in self.used and self._joins_integers(node):
-                self._follow(node)
+                self.operations[node.name] = self._follow(node)
                 self.in_integers.add(node.name)
             elif node.target in MOVES and node.name not in self.measured and not self._is_result(node):
                 source = _source(node)
@@ -209,7 +213,7 @@ class _Decision:
                 at = self.measured[at]
             self.measured[name] = at
         self._account_for_the_rest()
-        return Placement(products, self.measured, tuple(self.skips.values()))
+        return Placement(products, self.measured, tuple(self.skips.values()), self.operations)
 
     def _product(self, node: Node) -> IntegerLayer | None:
         weight = self.graph.tensor_name(node.args[1])
@@ -261,8 +265,8 @@ class _Decision:
             at = way[-1] if node is None else self.measured.get(node.name, way[-1])
             self.measured.update(dict.fromkeys(way, at))
 
-    def _follow(self, node: Node, *, may_stay_float: bool = False) -> None:
-        """Encode what ``node`` yields: after the clipping that is all that reads it, if there is one.
+    def _follow(self, node: Node, *, may_stay_float: bool = False) -> str:
+        """Encode what ``node`` yields: after the clipping that is all that reads it, if there is one; returns where.
 
         What may stay in float does, where nothing that reads it runs in integers: the network's result, for one.
         """
@@ -278,8 +282,10 @@ class _Decision:
             if passed:  # the values are moved before they are clipped; clipping first gives the same
                 passed.insert(0, node)
             self.measured.update({step.name: user.name for step in (*passed, user)})
-        elif node.name not in self.measured and not (may_stay_float and not self._read_by_integers(node)):
+            return user.name
+        if node.name not in self.measured and not (may_stay_float and not self._read_by_integers(node)):
             self.measured[node.name] = node.name
+        return node.name
 
     def _only_user(self, node: Node) -> Node | None:
         users = list(node.users)
@@ -380,8 +386,8 @@ def _used(graph: Graph) -> set[Node]:
     return used
 
 
-def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[Node, ...], tuple[IntegerLayer, ...]]:
-    """The nodes whose values ``encodings`` encode, and the products whose weights they encode, in the graph's order.
+def encoded_placement(graph: Graph, encodings: Mapping[str, Encoding]) -> Placement:
+    """The placement of the tensors that ``encodings`` encode; its products are those whose weights are among them.
 
     Activation functions that they encode the parts of are decomposed in ``graph``.
 
@@ -391,7 +397,7 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
     Raises:
         InvalidInput: an encoding is of no tensor of this graph, or that of a weight has another number of channels.
     """
-    sites = placement_of(graph, encodings=encodings)
+    placement = placement_of(graph, encodings=encodings)
     nodes = {node.name for node in graph.nodes}
     tensors = {name for name, _ in named_tensors(graph.model)}
     unknown = [name for name in encodings if name not in nodes and name not in tensors]
@@ -399,19 +405,37 @@ def encoded_parts(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tupl
         raise InvalidInput(
             f"encodings: {unknown[0]!r} is no tensor of this network; they were made for another one, quantize again"
         )
-    encoded = (p for p in sites.products if p.weight in encodings)
+    left = [p for p in placement.products if p.weight not in encodings]
+    encoded = (p for p in placement.products if p.weight in encodings)
     products = tuple(replace(p, read="") if encodings[p.weight].restored else p for p in encoded)
     for product in products:
-        tensor = graph.tensor(product.node.args[1])
-        encoding = encodings[product.weight]
-        ranges, given = 0 if tensor is None else encoding.ranges(tuple(tensor.shape)), len(encoding.low)
-        if ranges != given:
-            parts = "output channels" if encoding.block is None else f"blocks of {encoding.block}"
-            raise InvalidInput(
-                f"encodings: {product.weight} has {ranges} {parts}, and its encoding {given}; "
-                f"it was made for another network, quantize again"
-            )
-    return tuple(node for node in graph.nodes if node.name in encodings), products
+        _require_ranges(graph, product, encodings[product.weight])
+    skipped = (*placement.skipped, *(Skip(p.layer, "kept in float: it was left so by quantization") for p in left))
+    return replace(placement, products=products, skipped=tuple(dict.fromkeys(skipped)))
+
+
+def _require_ranges(graph: Graph, product: IntegerLayer, encoding: Encoding) -> None:
+    """Raise InvalidInput unless the encoding of a weight has a range for each of its channels or blocks."""
+    tensor = graph.tensor(product.node.args[1])
+    ranges = 0 if tensor is None else encoding.ranges(tuple(tensor.shape))
+    if ranges != len(encoding.low):
+        parts = "output channels" if encoding.block is None else f"blocks of {encoding.block}"
+        raise InvalidInput(
+            f"encodings: {product.weight} has {ranges} {parts}, and its encoding {len(encoding.low)}; "
+            f"it was made for another network, quantize again"
+        )
+
+
+def without_layers(graph: Graph, encodings: Mapping[str, Encoding], layers: Iterable[str]) -> dict[str, Encoding]:
+    """``encodings`` with these layers in float: of what is still read or made in integers.
+
+    Args:
+        graph: of the network, no activation functions decomposed but by an earlier call.
+    """
+    known = {name for name, _ in graph.model.named_modules()}  # an operation in a forward may be named after itself
+    placement = placement_of(graph, known & set(layers))
+    wanted = {*placement.measured, *(product.weight for product in placement.products)}
+    return {name: encoding for name, encoding in encodings.items() if name in wanted}
 
 
 def integers_of_levels(encodings: Mapping[str, Encoding], products: Iterable[IntegerLayer]) -> dict[str, Encoding]:
@@ -452,6 +476,23 @@ def pools_in_one_scale(graph: Graph, encodings: Mapping[str, Encoding]) -> dict[
         both = replace(read, low=(low,), high=(high,))
         found.update({name: both for name in activations if found[name] in (read, made)})
     return found
+
+
+def ranges_in_one_scale(graph: Graph, ranges: Mapping[str, str], encodings: Mapping[str, Encoding]) -> dict[str, str]:
+    """``ranges``, in which the average of windows shares the range of what it averages; see `pools_in_one_scale`.
+
+    Args:
+        ranges: for each activation the name of the node whose range it has.
+        encodings: after they were given one scale.
+    """
+    shared = dict(ranges)
+    for node in graph.calls(aten.avg_pool2d.default):
+        source = source_of(node.args[0])
+        read = None if source is None else source.name
+        if read in shared and node.name in shared and encodings.get(read) == encodings.get(node.name):
+            own = shared[node.name]
+            shared.update({name: shared[read] for name, at in shared.items() if at == own})
+    return shared
 
 
 def _bias_node(node: Node) -> Node | None:

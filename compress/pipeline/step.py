@@ -13,8 +13,9 @@ from .. import artifact, lost_accuracy
 from ..classification import require_classifier
 from ..cost import cost
 from ..data import Data
+from ..integers.plan import plan
+from ..integers.simulate import simulated
 from ..load import Network
-from ..quantize import simulate
 from ..quantize.detect import detected
 from ..report.schema import Cost, EditRecord, SkipRecord, StageRecord
 from ..stage import Context, Result, Stage
@@ -27,14 +28,19 @@ FEW_ZEROS = 0.1
 
 
 def measure(network: Network, data: Data | None) -> Cost:
-    """What the network costs, and its accuracy on the validation split (of the simulation, where it is quantized)."""
-    counted = cost(network.model, network.example_inputs, network.encodings)
+    """What the network costs, and its accuracy on the validation split.
+
+    A quantized network is judged in the integers of the target that it was quantized for, else in this machine's.
+    """
+    planned = None
+    if network.encodings:
+        target = network.target or detected().target
+        planned = plan(network.model, network.example_inputs, network.encodings, target)
+    counted = cost(network.model, network.example_inputs, planned)
     right = None
     if data is not None and "validation" in data.splits:
         require_classifier(network.model, data, ["validation"])
-        model = network.model
-        if network.encodings:
-            model = simulate(network.model, network.encodings, network.example_inputs, target=_target(network))
+        model = network.model if planned is None else simulated(planned)
         right = top1(model, data.split("validation"))
     return Cost(
         params=counted.params,
@@ -43,13 +49,6 @@ def measure(network: Network, data: Data | None) -> Cost:
         size_bytes=_stored_bytes(network),
         top1=right,
     )
-
-
-def _target(network: Network) -> str:
-    """Whose integers a quantized network is judged in: those that it was quantized for, else this machine's."""
-    targets = (made["config"].get("target") for made in reversed(network.lineage) if "config" in made)
-    named = next((target for target in targets if isinstance(target, str)), None)
-    return named or detected().target
 
 
 def _stored_bytes(network: Network) -> int:
@@ -114,6 +113,8 @@ def _advanced(network: Network, result: Result, made: dict[str, Any]) -> Network
     """What a stage made of ``network``, and ``made`` with the digest of its weights at the end of its history."""
     structural = tuple(e for e in result.edits if e.kind not in ("precision", "weights"))
     made |= {"weights": artifact.weights_digest(result.model)}
+    if result.target is not None:
+        made["target"] = result.target
     if result.measured:
         made["measured"] = [vars(measured) for measured in result.measured]
     return replace(

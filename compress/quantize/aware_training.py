@@ -18,15 +18,14 @@ from torch.fx import GraphModule, Node
 
 from ..distill import objective_for
 from ..errors import InvalidInput
-from ..graph import trace
 from ..integers.encoding import Encoding, IntegerParameters
-from ..integers.grids import encoding_of, settled, weight_grids
-from ..integers.placement import MOVES, NOTHING, IntegerLayer, clip_bounds, encoded_parts, placement_of
-from ..integers.target import Target, target_named
+from ..integers.grids import activation_encoding
+from ..integers.placement import MOVES, NOTHING, clip_bounds
+from ..integers.plan import Integers, Plan, plan, plan_of
+from ..integers.simulate import simulated
 from ..rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from ..stage import Context, Objective, evaluation_copy
 from ..train import Training, classification, fit
-from .simulate import simulate
 
 aten = torch.ops.aten
 
@@ -111,30 +110,23 @@ class Trained:
 class Simulation:
     """A simulation of the deployed integers whose scales can be trained, and what they belong to.
 
-    ``weights`` has a quantizer by the name of the weight, ``activations`` by that of the node whose range it is.
+    ``planned`` are the integers that training starts from. ``weights`` has a quantizer by the name of the weight,
+    ``activations`` by that of the node whose range it is, and ``groups`` that node for each activation.
     """
 
+    planned: Plan
     module: GraphModule
     weights: Mapping[str, WeightQuantizer]
     activations: Mapping[str, ActivationQuantizer | ClipQuantizer]
     groups: Mapping[str, str]
 
-    def encodings(self, given: Mapping[str, Encoding], engine: Target) -> dict[str, Encoding]:
-        """``given`` with the ranges of which ``engine`` makes the scales and zero points that were learnt."""
-        found = dict(given)
-        for name, encoding in given.items():
-            if name in self.weights:
-                grid = self.weights[name].learnt()
-                in_integers = engine.weight_parameters(encoding, 1.0).high == grid.high  # else in float
-
-                def derive(one: Encoding, scale: float | None = 1.0 if in_integers else None) -> IntegerParameters:
-                    return engine.weight_parameters(one, scale)
-
-                found[name] = encoding_of(grid, encoding, derive)
-            elif name in self.groups:
-                grid = self.activations[self.groups[name]].learnt()
-                found[name] = encoding_of(grid, encoding, engine.activation_parameters)
-        return found
+    def encodings(self) -> dict[str, Encoding]:
+        """Those of the plan, with the ranges of which the target makes the scales and zero points that were learnt."""
+        learnt = self.planned.with_weights({name: weight.learnt() for name, weight in self.weights.items()})
+        for name, at in self.groups.items():
+            grid = self.activations[at].learnt()
+            learnt[name] = activation_encoding(grid, learnt[name], self.planned.target)
+        return learnt
 
 
 def learnable(
@@ -143,37 +135,45 @@ def learnable(
     example_inputs: tuple[Tensor, ...],
     *,
     learned: Learned = "lsq",
-    target: str = "ort-x86",
+    target: str,
 ) -> Simulation:
     """A simulation of ``network``, which shares its parameters, with learnt scales that start from ``encodings``.
+
+    Args:
+        target: the engine and processor whose integers are simulated, by name.
 
     Raises:
         InvalidInput: the encodings are not of this network.
     """
-    engine = target_named(target)
-    graph = trace(network, example_inputs, dynamic_batch=True)
-    activations, products = encoded_parts(graph, encodings)
-    measured = placement_of(graph).measured
-    module = simulate(network, encodings, example_inputs, target=target)
+    planned = plan(network, example_inputs, encodings, target)
+    module = simulated(planned)
     nodes = {node.name: node for node in module.graph.nodes}
-    traced = {node.name: node for node in graph.nodes}
-    grids = weight_grids(graph, products, encodings, engine)
-    weights = {name: WeightQuantizer(grid) for name, grid in grids.items()}
-    _replace_weights(module, products, nodes, weights)
+    traced = {node.name: node for node in planned.graph.nodes}
+    weights = {name: WeightQuantizer(grid) for name, grid in planned.grids.items()}
+    _replace_weights(module, planned, nodes, weights)
     groups: dict[str, str] = {}
     rounders: dict[str, ActivationQuantizer | ClipQuantizer] = {}
-    for node in activations:
-        at = measured.get(node.name, node.name)
-        at = at if encodings.get(at) == encodings[node.name] else node.name
-        groups[node.name] = at
+
+    def rounder(name: str, integers: Integers) -> tuple[str, nn.Module]:
+        """The quantizer of an activation, and what it is called in the module."""
+        at = planned.ranges.get(name, name)
+        at = at if encodings.get(at) == encodings[name] or planned.shares(at, name) else name
+        groups[name] = at
         if at not in rounders:
-            grid = engine.activation_parameters(encodings[node.name])
-            rounders[at] = _activation_quantizer(grid, traced[at], learned)
-        _replace_activation(module, nodes[node.name], f"round_{_attribute(at)}", rounders[at])
+            rounders[at] = _activation_quantizer(integers.parameters, traced[at], learned)
+        return f"round_{_attribute(at)}", rounders[at]
+
+    for name, integers in planned.values.items():
+        if name not in planned.fused:
+            _replace_activation(module, nodes[name], *rounder(name, integers))
+    for each in planned.layers if planned.target.products_only else ():
+        if each.read is not None:
+            own = nodes[each.layer.node.name].all_input_nodes[0].all_input_nodes[0]
+            _replace_activation(module, own, *rounder(each.layer.read, each.read))
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    return Simulation(module, weights, rounders, groups)
+    return Simulation(planned, module, weights, rounders, groups)
 
 
 def _activation_quantizer(grid: IntegerParameters, node: Node, learned: Learned) -> ActivationQuantizer | ClipQuantizer:
@@ -186,12 +186,12 @@ def _activation_quantizer(grid: IntegerParameters, node: Node, learned: Learned)
 
 def _replace_weights(
     module: GraphModule,
-    products: tuple[IntegerLayer, ...],
+    planned: Plan,
     nodes: Mapping[str, Node],
     weights: Mapping[str, WeightQuantizer],
 ) -> None:
     """Round weights by quantizers, and leave biases, which 32 bits hold well, as they are."""
-    for product in products:
+    for product in (each.layer for each in planned.layers):
         if product.weight not in weights:
             continue
         node = nodes[product.node.name]
@@ -245,7 +245,7 @@ def train_quantized(
     context: Context,
     *,
     learned: Learned = "lsq",
-    target: str = "ort-x86",
+    target: str,
 ) -> Trained:
     """A copy of ``model`` trained as it will be rounded, with encodings that were learnt along.
 
@@ -255,17 +255,15 @@ def train_quantized(
     Args:
         encodings: of a calibrated network whose batch normalizations are folded.
         learned: what is learnt besides the weights.
+        target: the engine and processor whose integers are trained, by name.
 
     Raises:
         InvalidInput: there is no data to train on, the encodings are not of this network, or the loss is not finite.
     """
     if context.data is None:
         raise InvalidInput("quantize: training is set, and there is no data to train on; give data or leave it out")
-    engine = target_named(target)
     network = evaluation_copy(model)
-    graph = trace(network, context.example_inputs, dynamic_batch=True)
-    _, products = encoded_parts(graph, encodings)
-    given = settled(graph, products, encodings, engine)
+    given = plan(network, context.example_inputs, encodings, target).settled()
     simulation = learnable(network, given, context.example_inputs, learned=learned, target=target)
     objective = objective_for(context.teacher, training)
     clips = tuple(one.clip for one in simulation.activations.values() if isinstance(one, ClipQuantizer))
@@ -283,8 +281,8 @@ def train_quantized(
         task="train quantized",
     )
     _copy_back(simulation.module, network)
-    found = simulation.encodings(given, engine)
-    return Trained(network.eval(), settled(graph, products, found, engine), history)
+    planned = simulation.planned
+    return Trained(network.eval(), plan_of(planned.graph, simulation.encodings(), planned.target).settled(), history)
 
 
 def _copy_back(module: GraphModule, network: nn.Module) -> None:

@@ -19,13 +19,13 @@ from torch.nn.functional import cross_entropy
 from ..classification import class_scores
 from ..errors import InvalidInput
 from ..gradients import differentiable
-from ..integers.encoding import Encoding
+from ..integers.plan import Plan, plan_of
 from ..integers.target import target_named
 from ..stage import Config, Context, Progress, Samples, silent
 from .calibration import calibration_split
 from .precisions import Candidates, Unit
 from .sensitivity import PrecisionSensitivity, UnitSensitivity, batches_of
-from .variants import rounded_tensors
+from .variants import on_grid
 
 Batch = tuple[tuple[Tensor, ...], Tensor | None]
 
@@ -74,13 +74,14 @@ class HessianScan(Config):
             progress=context.progress,
             total=seen,
         )
+        plans = [
+            plan_of(candidates.graph, {**candidates.encodings, **weights}, target_named(candidates.target))
+            for weights in (candidates.weights["int4"], candidates.weights["int8"])
+        ]
         layers = []
         for unit, trace in zip(candidates.units, traces, strict=True):
             mean = max(0.0, trace.value) / unit.tensor.numel()
-            four, eight = (
-                mean * perturbation(candidates, unit, candidates.weights[precision][unit.name])
-                for precision in ("int4", "int8")
-            )
+            four, eight = (mean * perturbation(planned, unit) for planned in plans)
             layers.append(
                 UnitSensitivity(
                     layers=unit.layers,
@@ -148,13 +149,13 @@ def hessian_traces(
     return tuple(_mean(values, counts) for values in found)
 
 
-def perturbation(candidates: Candidates, unit: Unit, encoding: Encoding) -> float:
-    """The squared error of rounding the weight of ``unit``, summed over it."""
-    product = unit.products[0]
-    read = candidates.encodings.get(product.read)
-    rounded = rounded_tensors(candidates.graph, product, encoding, read, target_named("ort-x86"))
-    weight = next(iter(rounded.values()))
-    return float((weight - unit.tensor.detach()).double().square().sum())
+def perturbation(planned: Plan, unit: Unit) -> float:
+    """The squared error of rounding the weight of ``unit`` as planned, summed over it."""
+    weight = planned.of_nodes[unit.products[0].node.name].weight
+    if weight is None:  # the target computes it in float
+        return 0.0
+    tensor = unit.tensor.detach()
+    return float((on_grid(tensor, weight.parameters) - tensor).double().square().sum())
 
 
 def _signs(tensor: Tensor, generator: torch.Generator) -> Tensor:

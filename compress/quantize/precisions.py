@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInput
 from ..graph import Graph, one_sample, trace
 from ..integers.encoding import Encoding
-from ..integers.placement import IntegerLayer, encoded_parts
+from ..integers.placement import IntegerLayer, encoded_placement
 from .observe import WeightCalibration
 from .revert import without
 from .scheme import SCHEMES, Scheme
@@ -54,6 +54,7 @@ class Candidates:
         encodings: as the stage found them.
         units: in the order in which they run.
         weights: the encodings of every weight in each precision, by weight name.
+        target: whose integers are simulated where the cost of a precision is measured, by name.
     """
 
     model: nn.Module
@@ -62,6 +63,7 @@ class Candidates:
     encodings: Mapping[str, Encoding]
     units: tuple[Unit, ...]
     weights: Mapping[IntegerPrecision, Mapping[str, Encoding]]
+    target: str
 
     @staticmethod
     def of(
@@ -69,12 +71,14 @@ class Candidates:
         encodings: Mapping[str, Encoding],
         inputs: tuple[Tensor, ...],
         *,
+        target: str,
         calibration: WeightCalibration = "minmax",
         per_channel: bool = True,
     ) -> Candidates:
         """What the layers that ``encodings`` has in integers can be.
 
         Args:
+            target: the engine and processor that it is for, by name.
             calibration: how the ranges of weights in other bits follow from their values.
             per_channel: whether these have a range for each output channel.
 
@@ -82,7 +86,7 @@ class Candidates:
             InvalidInput: the encodings are not of this network, or none of its weights is in integers.
         """
         graph = trace(model, inputs, dynamic_batch=True)
-        _, products = encoded_parts(graph, encodings)
+        products = encoded_placement(graph, encodings).products
         units = units_of(graph, [p for p in products if encodings[p.weight].kind == "integer"])
         if not units:
             raise InvalidInput("mixed precision: no weight of this network is in integers; take the scheme int8 or w8")
@@ -98,7 +102,7 @@ class Candidates:
                         if given.bits == bits
                         else scheme.weight_encoding(name, unit.tensor, calibration, per_channel=per_channel)
                     )
-        return Candidates(model, inputs, graph, dict(encodings), units, weights)
+        return Candidates(model, inputs, graph, dict(encodings), units, weights, target)
 
     def encodings_of(self, chosen: Mapping[str, Precision]) -> dict[str, Encoding]:
         """The encodings of the whole network with each unit in the precision of ``chosen``, by the names of units."""

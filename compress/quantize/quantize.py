@@ -83,7 +83,8 @@ class Quantize(Config):
             the clips of ReLUs (``pact``).
         mixed: choose the bits of each layer's weights under a budget of bytes or latency, by what each costs when it
             alone is rounded; the scheme's own then only tells the bits of activations.
-        target: the engine and processor that the result is for; left out, it is for any of them.
+        target: the engine and processor that the result is for; left out, it is for any of them. Weights are learnt,
+            and errors measured, in the integers of the target; left out, in those of this machine's.
         revert_slower: compute in float what is slower in integers for the target (left out, for this machine), as the
             context's clock tells; see :mod:`compress.quantize.revert`. Left out, this is done where ``target`` is this
             machine's.
@@ -172,7 +173,7 @@ class Quantize(Config):
         left = (skip for skip in sites.skipped if skip.layer not in explained or "batch_norm" not in skip.reason)
         skipped = tuple(dict.fromkeys((*work.skipped, *left)))
         edits = (*work.edits, *rounded)
-        return Result(work.network, edits, skipped, encodings, work.history, tuple(work.measured))
+        return Result(work.network, edits, skipped, encodings, work.history, tuple(work.measured), self.rounds_for)
 
     def _reverts(self, scheme: Scheme) -> bool:
         """Whether layers go back to float by what the clock tells of them."""
@@ -207,6 +208,11 @@ class Quantize(Config):
                 f"quantize: {measured.format(clock.target)}, and the target is {self.target}; {remedy}, or quantize "
                 f"there ({error})"
             ) from error
+
+    @property
+    def rounds_for(self) -> TargetName:
+        """The target whose integers weights are rounded and trained for: the one asked for, else this machine's."""
+        return self.target or detected().target
 
     def _require_target(self, scheme: Scheme) -> None:
         """Refuse what the target's engine cannot have."""
@@ -336,6 +342,7 @@ class Quantize(Config):
                 work.context.example_inputs,
                 calibration=self.weight_calibration,
                 per_channel=self.per_channel,
+                target=self.rounds_for,
             )
             clock = self._clock_for_budget(mixed, work.context)
             mix = mixed.start(candidates, work.context, clock).choose()
@@ -363,7 +370,7 @@ class Quantize(Config):
             return encodings
         config = LearnedRounding(iterations=self.rounding_iterations, samples=self.samples)
         learn = adaround if self.rounding == "adaround" else brecq
-        done = learn(work.network, encodings, work.context, work.samples, config)
+        done = learn(work.network, encodings, work.context, work.samples, config, target=self.rounds_for)
         work.network = done.model
         work.account([Edit("", "weights", "float32", f"rounded by {self.rounding}", "weights")])
         return dict(done.encodings)
@@ -372,17 +379,24 @@ class Quantize(Config):
         """Train weights and scales, where that is asked for."""
         if self.training is None:
             return encodings
-        done = train_quantized(work.network, encodings, self.training, work.context, learned=self.learned)
+        done = train_quantized(
+            work.network, encodings, self.training, work.context, learned=self.learned, target=self.rounds_for
+        )
         work.network, work.history = done.model, tuple(done.history)
         work.account([Edit("", "weights", None, f"{len(done.history)} epochs", "weights")])
         return dict(done.encodings)
 
     def _correct_biases(self, reference: nn.Module, encodings: dict[str, Encoding], work: _Work) -> None:
         """``reference`` has the weights that were not rounded."""
+        target = self.rounds_for
         if self.bias_correction == "empirical":
-            done = correct_biases(work.network, reference, encodings, work.samples, self.samples, work.context)
+            done = correct_biases(
+                work.network, reference, encodings, work.samples, self.samples, work.context, target=target
+            )
         else:
-            done = correct_biases_analytically(work.network, encodings, work.moments, work.context, reference=reference)
+            done = correct_biases_analytically(
+                work.network, encodings, work.moments, work.context, reference=reference, target=target
+            )
         work.account(*done)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..clock import Clock, Part, Timed
 from ..graph import one_sample, trace
 from ..integers.encoding import Encoding
-from ..integers.placement import encoded_parts, placement_of
+from ..integers.placement import encoded_placement, without_layers
 from ..stage import Progress, Skip, silent
 
 ROUNDS = 6
@@ -151,8 +151,8 @@ class _Network:
 
     def layers(self) -> list[str]:
         """Those with weights in integers, in the order in which they run."""
-        _, products = encoded_parts(trace(self.model, self.inputs, dynamic_batch=True), self.encodings)
-        return list(dict.fromkeys(product.layer for product in products))
+        placement = encoded_placement(trace(self.model, self.inputs, dynamic_batch=True), self.encodings)
+        return list(dict.fromkeys(product.layer for product in placement.products))
 
     def _restored(self, name: str) -> Encoding:
         return replace(self.encodings[name], restored=True)
@@ -212,10 +212,7 @@ def without(
     model: nn.Module, encodings: Mapping[str, Encoding], example_inputs: tuple[Tensor, ...], layers: set[str]
 ) -> dict[str, Encoding]:
     """``encodings`` with these layers in float: of what is still read or made in integers."""
-    known = {name for name, _ in model.named_modules()}  # an operation in a forward may be named after itself
-    sites = placement_of(trace(model, example_inputs, dynamic_batch=True), layers & known)
-    wanted = {*sites.measured, *(product.weight for product in sites.products)}
-    return {name: encoding for name, encoding in encodings.items() if name in wanted}
+    return without_layers(trace(model, example_inputs, dynamic_batch=True), encodings, layers)
 
 
 def slowest(integers: Mapping[str, float], floats: Mapping[str, float], tried: set[str]) -> Region | None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..data import Split
 from ..errors import InvalidInput
 from ..integers.encoding import Encoding
-from ..integers.placement import IntegerLayer, placement_of
+from ..integers.placement import without_layers
 from ..integers.target import target_named
 from ..outputs import write_text
 from ..stage import Config, Context, Findings, Samples
@@ -159,7 +159,7 @@ class PrecisionScan(Config):
             InvalidInput: there are no samples, or they do not fit the network.
         """
         split, name = scored_split(context)
-        rounder = Rounder(candidates.graph, _products(candidates), target_named("ort-x86"))
+        rounder = Rounder(candidates.graph, target_named(candidates.target))
         base, tried = self._variants(candidates, rounder)
         sums = _Sums.resumed(record, self._digest(candidates, name), len(tried))
         program = Program(candidates.graph)
@@ -202,7 +202,7 @@ class PrecisionScan(Config):
     def _digest(self, candidates: Candidates, split: str) -> str:
         from ..artifact import weights_digest  # an artifact holds encodings
 
-        told = [self.model_dump(mode="json"), split, weights_digest(candidates.model)]
+        told = [self.model_dump(mode="json"), split, candidates.target, weights_digest(candidates.model)]
         found: list[Mapping[str, Encoding]] = [candidates.encodings, *candidates.weights.values()]
         told += [{name: encoding.to_json() for name, encoding in sorted(part.items())} for part in found]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
@@ -363,13 +363,7 @@ def _right(outputs: Sequence[Tensor], labels: Tensor | None) -> int:
     return int((outputs[0].argmax(1) == labels).sum())
 
 
-def _products(candidates: Candidates) -> list[IntegerLayer]:
-    return [product for unit in candidates.units for product in unit.products]
-
-
 def _without(candidates: Candidates, encodings: Mapping[str, Encoding], unit: Unit) -> dict[str, Encoding]:
     """``encodings`` with one unit in float, and what is then no longer read or made in integers."""
-    known = {name for name, _ in candidates.model.named_modules()}
-    sites = placement_of(candidates.graph, known & set(unit.layers))
-    wanted = {*sites.measured, *(product.weight for product in sites.products)} - set(unit.weights)
-    return {name: encoding for name, encoding in encodings.items() if name in wanted}
+    left = without_layers(candidates.graph, encodings, unit.layers)
+    return {name: encoding for name, encoding in left.items() if name not in unit.weights}

@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import InvalidInput
 from ..integers.encoding import Encoding
+from ..integers.simulate import simulate
 from ..stage import Context, Findings
 from .layer_costs import Costs
 from .mixed import ORDER, cheapest, summed
 from .precisions import Candidates, Precision
 from .sensitivity import By, PrecisionSensitivity, batches_of, decibels, noise_ratio, scored_split
-from .simulate import simulate
 
 
 class TradeOffPoint(Findings):
@@ -164,9 +164,13 @@ class Comparison:
 
     def __call__(self, encodings: Mapping[str, Encoding]) -> tuple[float | None, float | None]:
         """The signal to noise ratio in dB (None: there is no noise) and the accuracy in percent of these encodings."""
-        results = _run(simulate(self.candidates.model, encodings, self.candidates.inputs), self.inputs)
+        results = _run(self._simulated(encodings), self.inputs)
         ratio = decibels(noise_ratio(self.exact, results))
         return None if math.isinf(ratio) else ratio, self._accuracy(results)
+
+    def _simulated(self, encodings: Mapping[str, Encoding]) -> Callable[..., object]:
+        network = self.candidates
+        return simulate(network.model, encodings, network.inputs, target=network.target)
 
     def _accuracy(self, results: Sequence[Tensor]) -> float | None:
         if self.labels is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,24 +14,28 @@ from torch.fx.node import map_arg
 
 from ..graph import Graph
 from ..integers.encoding import Encoding, IntegerParameters
-from ..integers.placement import IntegerLayer
-from ..integers.target import Target, bias_parameters
-from .simulate import round_blocks
+from ..integers.plan import Integers, LayerPlan, plan_of
+from ..integers.simulate import round_blocks
+from ..integers.target import Target
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is rounded: values by the names of their nodes, and what products read instead of their weight and bias.
+    """What is rounded: values by the names of their nodes, and what layers read instead of their weight and bias.
 
-    ``tensors`` has for a product's node what stands for each of its arguments, by the argument's node.
+    ``tensors`` has for a layer's node what stands for each of its parameters, by the parameter's node; ``reads`` how a
+    layer rounds by itself what it reads.
     """
 
     values: Mapping[str, IntegerParameters]
     tensors: Mapping[str, Mapping[str, Tensor]]
+    reads: Mapping[str, IntegerParameters] = field(default_factory=dict)
 
     def differs(self, other: Variant) -> frozenset[str]:
         """The nodes at which this is not the same as ``other``."""
-        found = {name for name in {*self.values, *other.values} if self.values.get(name) is not other.values.get(name)}
+        found = set[str]()
+        for mine, others in ((self.values, other.values), (self.reads, other.reads)):
+            found |= {name for name in {*mine, *others} if mine.get(name) is not others.get(name)}
         for name in {*self.tensors, *other.tensors}:
             here, there = self.tensors.get(name, {}), other.tensors.get(name, {})
             if here.keys() != there.keys() or any(here[key] is not there[key] for key in here):
@@ -42,59 +46,57 @@ class Variant:
 class Rounder:
     """Makes variants of one graph out of encodings, and the rounded weights once for all of them.
 
-    What is rounded, and how, is what :func:`compress.quantize.simulate` does with the same encodings.
+    What is rounded, and how, is what :func:`compress.integers.simulate.simulate` does with the same encodings.
     """
 
-    def __init__(self, graph: Graph, products: Sequence[IntegerLayer], engine: Target) -> None:
+    def __init__(self, graph: Graph, target: Target) -> None:
         self.graph = graph
-        self.products = products
-        self.engine = engine
-        self._values: dict[tuple[str, Encoding], IntegerParameters] = {}
-        self._tensors: dict[tuple[str, str, Encoding, Encoding | None], dict[str, Tensor]] = {}
+        self.target = target
+        self._values: dict[tuple[object, ...], IntegerParameters] = {}
+        self._tensors: dict[tuple[object, ...], dict[str, Tensor]] = {}
 
     def variant(self, encodings: Mapping[str, Encoding]) -> Variant:
         """The network rounded by these encodings, of some of its values and weights."""
-        values = {node.name: self._value(node, encodings) for node in self.graph.nodes if node.name in encodings}
-        tensors = {p.node.name: self._rounded(p, encodings) for p in self.products if p.weight in encodings}
-        return Variant(values, tensors)
+        planned = plan_of(self.graph, encodings, self.target)
+        values = {
+            name: self._same(name, integers) for name, integers in planned.values.items() if name not in planned.fused
+        }
+        tensors, reads = dict[str, Mapping[str, Tensor]](), dict[str, IntegerParameters]()
+        for each in planned.layers:
+            name = each.layer.node.name
+            if each.weight is None:
+                continue
+            key = (name, _key(each.weight), each.bias and _key(each.bias))
+            if key not in self._tensors:
+                self._tensors[key] = rounded_tensors(self.graph, each)
+            tensors[name] = self._tensors[key]
+            if self.target.products_only and each.read is not None:
+                reads[name] = self._same(name, each.read)
+        return Variant(values, tensors, reads)
 
-    def _value(self, node: Node, encodings: Mapping[str, Encoding]) -> IntegerParameters:
-        key = (node.name, encodings[node.name])
-        if key not in self._values:
-            self._values[key] = self.engine.activation_parameters(encodings[node.name])
-        return self._values[key]
-
-    def _rounded(self, product: IntegerLayer, encodings: Mapping[str, Encoding]) -> dict[str, Tensor]:
-        encoding, read = encodings[product.weight], encodings.get(product.read)
-        key = (product.node.name, product.weight, encoding, read)
-        if key not in self._tensors:
-            self._tensors[key] = rounded_tensors(self.graph, product, encoding, read, self.engine)
-        return self._tensors[key]
+    def _same(self, name: str, integers: Integers) -> IntegerParameters:
+        """The one object that stands for such integers at a node, in all variants."""
+        return self._values.setdefault((name, _key(integers)), integers.parameters)
 
 
-def rounded_tensors(
-    graph: Graph, product: IntegerLayer, encoding: Encoding, read: Encoding | None, engine: Target
-) -> dict[str, Tensor]:
-    """What ``product`` computes with in place of its weight and its bias, by the nodes of these arguments.
+def _key(integers: Integers) -> tuple[object, ...]:
+    grid = integers.parameters
+    return grid.scale.tobytes(), grid.zero_point.tobytes(), grid.low, grid.high
 
-    Args:
-        read: of what the product reads, where that is in integers.
-    """
-    weight_node = product.node.args[1]
-    weight, bias = graph.tensor(weight_node), graph.tensor(product.bias_node)
-    assert isinstance(weight_node, Node) and weight is not None, product.weight
-    scale = None if read is None else float(engine.activation_parameters(read).scale)
-    rounds_bias = bias is not None and engine.rounds_bias(read)
-    grid = engine.weight_parameters(
-        encoding, scale, bias.detach().float().cpu().numpy() if bias is not None and rounds_bias else None
-    )
-    found = {weight_node.name: _on_grid(weight.detach(), grid)}
-    if bias is not None and product.bias_node is not None and rounds_bias and scale is not None:
-        found[product.bias_node.name] = _on_grid(bias.detach(), bias_parameters(scale, grid))
+
+def rounded_tensors(graph: Graph, planned: LayerPlan) -> dict[str, Tensor]:
+    """What a layer computes with in place of its weight and its bias, by the nodes of these arguments."""
+    node, bias_node = planned.layer.node.args[1], planned.layer.bias_node
+    weight, bias = graph.tensor(node), graph.tensor(bias_node)
+    assert isinstance(node, Node) and weight is not None and planned.weight is not None, planned.layer.weight
+    found = {node.name: on_grid(weight.detach(), planned.weight.parameters)}
+    if bias is not None and bias_node is not None and planned.bias is not None:
+        found[bias_node.name] = on_grid(bias.detach(), planned.bias.parameters)
     return found
 
 
-def _on_grid(tensor: Tensor, grid: IntegerParameters) -> Tensor:
+def on_grid(tensor: Tensor, grid: IntegerParameters) -> Tensor:
+    """``tensor`` (channels, ...) rounded to the nearest points of ``grid``, channel by channel or block by block."""
     scale = torch.from_numpy(grid.scale).to(tensor.device)
     zero = torch.zeros(len(scale), dtype=torch.int32, device=tensor.device)
     if grid.block is not None:
@@ -170,12 +172,20 @@ class Program(Interpreter):
         elif own is None:
             value = super().run_node(n)
         else:
+            read = self.variant.reads.get(n.name)
             args, kwargs = map_arg((n.args, n.kwargs), lambda node: own.get(node.name, self.env[node]))
+            if read is not None:
+                value = args[0]
+                assert isinstance(value, Tensor), n.name
+                args = (_rounded(value, read), *args[1:])
             value = self.call_function(n.target, args, kwargs)
         rounding = self.variant.values.get(n.name)
         if rounding is None:
             return value
         assert isinstance(value, Tensor), n.name
-        return torch.fake_quantize_per_tensor_affine(
-            value, float(rounding.scale), int(rounding.zero_point), rounding.low, rounding.high
-        )
+        return _rounded(value, rounding)
+
+
+def _rounded(value: Tensor, grid: IntegerParameters) -> Tensor:
+    """``value`` rounded with the one scale of ``grid``."""
+    return torch.fake_quantize_per_tensor_affine(value, float(grid.scale), int(grid.zero_point), grid.low, grid.high)

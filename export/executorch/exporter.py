@@ -26,8 +26,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
-from compress.integers.placement import encoded_parts
-from compress.integers.target import require_products
 from compress.outputs import new_files
 from compress.stage import evaluation_copy
 
@@ -100,8 +98,7 @@ def _refuse(job: Job, path: Path) -> None:
             f"export {path}: {job.interface} inputs and outputs: ExecuTorch files are written in float32"
         )
     if any(each.kind == "integer" and each.bits <= 4 for each in job.encodings.values()):
-        _, products = encoded_parts(trace(job.model, job.example_inputs, dynamic_batch=True), job.encodings)
-        require_products(job.integers, [job.encodings[each.weight] for each in products if each.read in job.encodings])
+        job.plan.require_products()
 
 
 def _stored_in_float32(job: Job) -> tuple[str, ...]:
@@ -118,7 +115,7 @@ def _network(job: Job) -> nn.Module:
     if job.in_half:
         network = evaluation_copy(job.model).half()
     elif job.encodings:
-        network = in_integers(job.model, job.encodings, job.example_inputs, job.integers)
+        network = in_integers(job.plan)
     else:
         network = evaluation_copy(job.model)
     plain = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

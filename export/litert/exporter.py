@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
+from compress.integers.plan import plan
 from compress.interface import Names, names_of
 from compress.outputs import new_files
 from compress.stage import evaluation_copy
@@ -52,7 +53,7 @@ def export(job: Job, path: Path) -> Exported:
     inputs = tuple(x.contiguous() for x in job.example_inputs)
     graph = trace(model, inputs)
     _require_convertible(graph, path)
-    prepared = program(model, job.encodings, inputs, job.integers)
+    prepared = program(plan(model, inputs, job.encodings, job.target))
     if job.layout == "nhwc":
         inputs = channels_last_inputs(prepared.module, inputs)
     try:

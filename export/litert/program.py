@@ -6,22 +6,21 @@ dequantize operations, and rounds the bias by itself. A channel shuffle is writt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
 from compress.integers.decompose import is_scaling
-from compress.integers.encoding import Encoding, Integer, IntegerParameters
+from compress.integers.encoding import IntegerParameters
 from compress.integers.placement import CLIPS, MOVES, NOTHING, PRODUCTS
-from compress.integers.target import Target
-from compress.quantize.simulate import constant, rounded
+from compress.integers.plan import Integers, Plan
+from compress.integers.simulate import constant, rounded
 
 from ..decomposed import DTYPES, operations
 
@@ -57,16 +56,14 @@ class Program:
     weights: list[StoredWeight] = field(default_factory=list)
 
 
-def program(
-    model: nn.Module, encodings: Mapping[str, Encoding], example_inputs: tuple[Tensor, ...], target: Target
-) -> Program:
-    """The network ready for the converter; integers stand where ``encodings`` say so.
+def program(planned: Plan) -> Program:
+    """The network ready for the converter; integers stand where the plan says so.
 
     Raises:
-        InvalidInput: the encodings are not of this network, or need what the format does not have.
+        InvalidInput: they need what the format does not have.
     """
     rounding = _Pairs()
-    module = rounded(model, encodings, example_inputs, target, rounding)
+    module = rounded(planned, rounding)
     _store_halves(module, rounding.weights)
     _round_scalings(module)
     _drop_nothing(module)
@@ -92,19 +89,19 @@ def channels_last_inputs(module: GraphModule, example_inputs: tuple[Tensor, ...]
 
 
 class _Pairs:
-    """Rounding as a quantize and a dequantize operation; see :class:`compress.quantize.simulate.Rounding`."""
+    """Rounding as a quantize and a dequantize operation; see :class:`compress.integers.simulate.Rounding`."""
 
     def __init__(self) -> None:
         self.weights: list[StoredWeight] = []
 
-    def value(self, module: GraphModule, node: Node, parameters: IntegerParameters, dtype: Integer) -> None:
-        scale, zero = float(parameters.scale), int(parameters.zero_point)
-        _pair(module, node, (scale, zero, parameters.low, parameters.high, DTYPES[dtype]))
+    def value(self, module: GraphModule, node: Node, integers: Integers) -> None:
+        parameters = integers.parameters
+        bounds = (parameters.low, parameters.high, DTYPES[integers.dtype])
+        _pair(module, node, (integers.scale, int(parameters.zero_point), *bounds))
 
-    def argument(
-        self, module: GraphModule, node: Node, argument: Node, tensor: Tensor, parameters: IntegerParameters, dtype: str
-    ) -> None:
-        if dtype == "int32":
+    def argument(self, module: GraphModule, node: Node, argument: Node, tensor: Tensor, integers: Integers) -> None:
+        parameters = integers.parameters
+        if integers.dtype == "int32":
             return  # the converter rounds the bias of an integer operator itself
         if parameters.block is not None and tensor.shape[-1] % parameters.block:
             raise InvalidInput(
@@ -112,9 +109,9 @@ class _Pairs:
                 f"{parameters.block}; quantize with --scheme w8"
             )
         floats = tensor.detach().cpu().float().numpy()
-        integers = parameters.quantize(floats, 0)
-        real = parameters.dequantize(integers, 0)
-        self.weights.append(StoredWeight(real, integers, parameters, 4 if dtype == "int4" else 8))
+        stored = parameters.quantize(floats, 0)
+        real = parameters.dequantize(stored, 0)
+        self.weights.append(StoredWeight(real, stored, parameters, 4 if integers.dtype == "int4" else 8))
         # The rounded values are what is converted, so that they have the same integers however the converter rounds.
         values = constant(module, node, _name(node, argument), torch.from_numpy(real))
         if parameters.block is not None or not _in_integers(node):
@@ -128,7 +125,7 @@ class _Pairs:
             0,
             parameters.low,
             parameters.high,
-            DTYPES[dtype],
+            DTYPES[integers.dtype],
         )
         with module.graph.inserting_before(node):
             quantized = module.graph.call_function(operations.quantize_per_channel.default, (values, *settings))

@@ -13,8 +13,7 @@ from torch.fx import GraphModule
 
 from compress.errors import InvalidInput
 from compress.graph import Graph, trace
-from compress.integers.placement import encoded_parts
-from compress.integers.target import require_products
+from compress.integers.plan import plan
 from compress.interface import Names, names_of, told_by
 from compress.outputs import new_files
 from compress.stage import evaluation_copy
@@ -91,9 +90,9 @@ def _decide(job: Job, model: torch.nn.Module, inputs: tuple[Tensor, ...], found:
     if not job.encodings:
         return ()
     # A graph of its own: activation functions are decomposed in it, which ncnn has as layers.
-    _, products = encoded_parts(trace(model, inputs, dynamic_batch=True), job.encodings)
-    require_products(job.integers, [job.encodings[p.weight] for p in products if p.read in job.encodings])
-    return integers.decide(found, products, job.encodings, job.integers)
+    planned = plan(model, inputs, job.encodings, job.target)
+    planned.require_products()
+    return integers.decide(found, planned)
 
 
 def _notes(job: Job, left: tuple[str, ...]) -> tuple[str, ...]:

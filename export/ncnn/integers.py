@@ -7,15 +7,12 @@ float. ncnn: tools/quantize/ncnn2int8.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from compress.errors import InvalidInput
-from compress.integers.encoding import Encoding
-from compress.integers.placement import IntegerLayer
-from compress.integers.target import Target
-from compress.quantize.simulate import groups_of, in_integers
+from compress.integers.plan import Plan
 
 from . import param
 from .param import Layer
@@ -24,34 +21,29 @@ from .weights import REQUANTIZES, SCALES, Weight, weight_scales
 CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
 
 
-def decide(
-    weights: Sequence[Weight],
-    products: Sequence[IntegerLayer],
-    encodings: Mapping[str, Encoding],
-    target: Target,
-) -> tuple[str, ...]:
-    """Set how each weight is stored; returns the layers whose encoded weights stay in float.
+def decide(weights: Sequence[Weight], planned: Plan) -> tuple[str, ...]:
+    """Set how each weight is stored, as planned; returns the layers whose encoded weights stay in float.
 
     Raises:
         InvalidInput: weights are encoded in a way that the engine has not.
     """
     of = {weight.node: weight for weight in weights}
     left: list[str] = []
-    for product in products:
-        encoding, weight = encodings[product.weight], of[product.node.name]
-        if encoding.kind == "bfloat16":
-            raise InvalidInput(f"target {target.name}: its files have no bfloat16; quantize with --scheme fp16")
-        if encoding.kind == "float16":
+    target = planned.target.name
+    for each in planned.layers:
+        weight = of[each.layer.node.name]
+        if each.encoding.kind == "bfloat16":
+            raise InvalidInput(f"target {target}: its files have no bfloat16; quantize with --scheme fp16")
+        if each.encoding.kind == "float16":
             weight.half = True
-        elif in_integers(product, encodings, target):
-            scale = float(target.activation_parameters(encodings[product.read]).scale)
-            weight.integers = target.weight_parameters(encoding, scale, groups=groups_of(product.node))
-            weight.input_scale = float(np.float32(1 / scale))
+        elif each.weight is not None and each.read is not None:
+            weight.integers = each.weight.parameters
+            weight.input_scale = float(np.float32(1 / each.read.scale))
         else:
-            left.append(product.layer)
+            left.append(each.layer.layer)
     if left and not any(weight.half or weight.integers is not None for weight in weights):
         raise InvalidInput(
-            f"target {target.name}: its engine multiplies integers by integers only, in 2-d convolutions and linear "
+            f"target {target}: its engine multiplies integers by integers only, in 2-d convolutions and linear "
             f"layers of vectors, and none is encoded like that ({left[0]}, ...); quantize with --scheme int8 or fp16"
         )
     return tuple(dict.fromkeys(left))

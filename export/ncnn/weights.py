@@ -19,7 +19,8 @@ from compress.errors import GateFailed
 from compress.graph import Graph
 from compress.integers.encoding import IntegerParameters
 from compress.integers.placement import PRODUCTS
-from compress.quantize.simulate import constant, multiplies_integers
+from compress.integers.plan import multiplies_integers
+from compress.integers.simulate import constant
 
 from .convert import Converted
 from .param import Layer

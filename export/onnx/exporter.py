@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,14 +18,13 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from torch.fx import Node
 
 from compress.clock import LayerShape, Precision
 from compress.errors import GateFailed, InvalidInput
 from compress.graph import Graph, trace, without_collection
 from compress.integers.encoding import Encoding
-from compress.integers.placement import IntegerLayer, encoded_parts, integers_of_levels
-from compress.integers.target import require_products, target_named
+from compress.integers.plan import Plan, plan_of
+from compress.integers.target import target_named
 from compress.interface import Names, names_of
 from compress.outputs import new_files
 from compress.quantize.scheme import SCHEMES, scheme_of
@@ -153,17 +152,14 @@ def export_onnx(
     inputs = tuple(x.contiguous() for x in example_inputs)
     graph = trace(plain, inputs, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
     names = names_of(graph)
-    activations, products = encoded_parts(graph, encodings) if encodings else ((), ())
-    read = [encodings[node.name] for node in activations]
-    multiplied = [encodings[product.weight] for product in products]
-    integers = integers_of_levels(encodings, products)
-    require_products(dialect, [integers[product.weight] for product in products if product.read in encodings])
-    whole_in_half = dialect.half_networks and bool(products) and {e.kind for e in multiplied} == {"float16"}
+    planned = plan_of(graph, encodings, dialect)
+    planned.require_products()
+    multiplied = [encodings[each.layer.weight] for each in planned.layers]
+    whole_in_half = dialect.half_networks and bool(multiplied) and {e.kind for e in multiplied} == {"float16"}
     marked: dict[str, qdq.Marked] = {}
     if not whole_in_half:
-        biases = [(product, _values(graph.tensor(product.bias_node))) for product in products]
-        marked = qdq.marks(dialect, encodings, [node.name for node in activations], biases)
-        _mark(graph, activations, products, marked)
+        marked = qdq.marks(planned)
+        _mark(planned, marked)
     program.simplify(graph)
     converted = _convert(graph, opset, path)
     rewrite.use_global_average_pool(converted.graph)
@@ -176,7 +172,7 @@ def export_onnx(
             qdq.keep_in_float(converted.graph)
     if whole_in_half:
         converted = in_half(converted)
-    name = scheme_of(multiplied, read) if dialect.engine == ENGINE else None
+    name = scheme_of(multiplied, [encodings[name] for name in planned.values]) if dialect.engine == ENGINE else None
     notes = [f"{name}: {SCHEMES[name].gain}"] if name is not None and name != "int8" else []
     if converted.functions:
         count = sum(node.domain == bitwise.DOMAIN for node in converted.graph.node)
@@ -223,21 +219,17 @@ def _opset(path: Path, asked: int | None, encodings: Mapping[str, Encoding]) -> 
     return opset
 
 
-def _mark(
-    graph: Graph, activations: Iterable[Node], products: Iterable[IntegerLayer], marked: Mapping[str, qdq.Marked]
-) -> None:
-    for product in products:
+def _mark(planned: Plan, marked: Mapping[str, qdq.Marked]) -> None:
+    """Put a mark at every tensor of the planned graph that has one."""
+    traced = planned.graph.program
+    for product in (each.layer for each in planned.layers):
         weight, bias = product.node.all_input_nodes[1], product.bias_node
-        site.mark_argument(graph.program, product.node, weight, qdq.weight_mark(product))
+        site.mark_argument(traced, product.node, weight, qdq.weight_mark(product))
         if bias is not None and qdq.bias_mark(product) in marked:
-            site.mark_argument(graph.program, product.node, bias, qdq.bias_mark(product))
-    for node in activations:
-        site.mark_value(graph.program, node, qdq.activation_mark(node.name))
-    graph.program.graph_module.recompile()
-
-
-def _values(tensor: Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    return None if tensor is None else tensor.detach().cpu().numpy().astype(np.float32)
+            site.mark_argument(traced, product.node, bias, qdq.bias_mark(product))
+    for node in [node for node in planned.graph.nodes if node.name in planned.values]:
+        site.mark_value(traced, node, qdq.activation_mark(node.name))
+    traced.graph_module.recompile()
 
 
 def _convert(graph: Graph, opset: int, path: Path) -> ModelProto:

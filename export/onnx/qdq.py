@@ -17,8 +17,9 @@ from onnx import GraphProto, NodeProto, numpy_helper
 
 from compress.errors import GateFailed
 from compress.integers.encoding import Encoding, Integer, IntegerParameters
-from compress.integers.placement import IntegerLayer, integers_of_levels
-from compress.integers.target import Target, bias_parameters
+from compress.integers.placement import IntegerLayer
+from compress.integers.plan import LayerPlan, Plan
+from compress.integers.target import Target
 
 from . import rewrite
 from .bits import packed
@@ -72,60 +73,34 @@ def bias_mark(product: IntegerLayer) -> str:
     return f"bias {product.node.name}"
 
 
-def marks(
-    target: Target,
-    encodings: Mapping[str, Encoding],
-    activations: Iterable[str],
-    products: Iterable[tuple[IntegerLayer, NDArray[np.float32] | None]],
-) -> dict[str, Marked]:
-    """The parameters of every mark, in ``target``.
-
-    Args:
-        activations: names of the encoded nodes.
-        products: those that run in integers, each with the values of its bias.
-    """
-    products = tuple(products)
-    few = {name: encoding for name, encoding in encodings.items() if encoding.kind == "levels"}
-    encodings = integers_of_levels(encodings, (product for product, _ in products))
-    found: dict[str, Marked] = {}
-    for name in activations:
-        encoding = encodings[name]
-        parameters = target.activation_parameters(encoding)
-        found[activation_mark(name)] = Marked(target.activation_type(encoding), "value", parameters)
-    for product, bias in products:
-        encoding, read = encodings[product.weight], encodings.get(product.read)
-        if encoding.kind == "levels":
-            found[weight_mark(product)] = Marked("float32", "levels", levels=encoding)
-            continue
-        if encoding.kind != "integer":
-            found[weight_mark(product)] = Marked(encoding.kind, "cast")
-            continue
-        scale = None if read is None else float(target.activation_parameters(read).scale)
-        rounded = bias if target.rounds_bias(read) else None
-        weight = target.weight_parameters(encoding, scale, rounded)
-        if product.weight in few:
-            matrix = len(product.node.args[1].meta["val"].shape) == 2  # type: ignore[union-attr]
-            levels = few[product.weight]
-            found[weight_mark(product)] = Marked("int8", "dequantize", weight, turned=matrix, levels=levels)
-        else:
-            found[weight_mark(product)] = _weight(target, product, encoding, weight, alone=read is None)
-        if rounded is not None and scale is not None:
-            found[bias_mark(product)] = Marked("int32", "dequantize", bias_parameters(scale, weight))
+def marks(planned: Plan) -> dict[str, Marked]:
+    """What each mark of the planned tensors stands for."""
+    found = {activation_mark(name): Marked(x.dtype, "value", x.parameters) for name, x in planned.values.items()}
+    for each in planned.layers:
+        found[weight_mark(each.layer)] = _weight(planned.target, each)
+        if each.bias is not None:
+            found[bias_mark(each.layer)] = Marked("int32", "dequantize", each.bias.parameters)
     return found
 
 
-def _weight(
-    target: Target, product: IntegerLayer, encoding: Encoding, parameters: IntegerParameters, *, alone: bool
-) -> Marked:
-    """How a weight in integers is written; ``alone`` where what it is multiplied by stays in float."""
-    dtype: Integer = "int4" if encoding.bits <= 4 else "int8"
-    if not alone:
-        return Marked(dtype, "dequantize", parameters, widened=dtype == "int4")
-    matrix = product.node.args[1].meta["val"].ndim == 2  # type: ignore[union-attr]
+def _weight(target: Target, planned: LayerPlan) -> Marked:
+    """How a weight is written."""
+    encoding, weight = planned.encoding, planned.weight
+    if encoding.kind == "levels":
+        return Marked("float32", "levels", levels=encoding)
+    if encoding.kind != "integer":
+        return Marked(encoding.kind, "cast")
+    assert weight is not None, "these engines store all integers as such"
+    dtype = weight.dtype
+    matrix = planned.layer.node.args[1].meta["val"].ndim == 2  # type: ignore[union-attr]
+    if planned.levels is not None:
+        return Marked("int8", "dequantize", weight.parameters, turned=matrix, levels=planned.levels)
+    if planned.read is not None:
+        return Marked(dtype, "dequantize", weight.parameters, widened=dtype == "int4")
     if encoding.restored and target.casts_weights:
-        return Marked(dtype, "multiply", parameters)  # behind DequantizeLinear it would be multiplied as integers
+        return Marked(dtype, "multiply", weight.parameters)  # behind DequantizeLinear they would multiply as integers
     form: Form = "multiply" if target.casts_weights and not matrix else "dequantize"
-    return Marked(dtype, form, parameters, turned=matrix)
+    return Marked(dtype, form, weight.parameters, turned=matrix)
 
 
 def place(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool = False) -> int:

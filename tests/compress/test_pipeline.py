@@ -10,10 +10,10 @@ from torch import nn
 
 from compress import Context, Sparsify, Training
 from compress.data import Data
+from compress.integers.plan import plan
 from compress.load import Network
 from compress.pipeline import advance, step
 from compress.quantize.detect import detected
-from compress.quantize.simulate import simulate
 from compress.specification import Source
 from tests.support.small_networks import Three, labelled
 
@@ -46,11 +46,11 @@ def test_a_quantized_network_is_judged_in_the_integers_of_its_target(
     network, context = network_of(Three().eval(), labelled())
     asked: list[object] = []
 
-    def noted(*arguments: object, **options: object) -> object:
-        asked.append(options["target"])
-        return simulate(*arguments, **options)  # type: ignore[arg-type]
+    def noted(*arguments: object) -> object:
+        asked.append(arguments[3])
+        return plan(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(step, "simulate", noted)
+    monkeypatch.setattr(step, "plan", noted)
     stage = Quantize(target=target, revert_slower=False)
     _, record = advance(network, stage, replace(context, seed=1), name="quantize")
     assert asked == [target or detected().target] and record.after.top1 is not None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.errors import InvalidInput
-from compress.integers.target import target_named
+from compress.integers.plan import plan
 from compress.quantize import Quantize, simulate
 from export.decomposed import in_integers, operations
 from export.facts import formats
@@ -146,7 +146,7 @@ def test_weights_are_stored_in_their_type(programs: dict[str, Exported]) -> None
     last = {name: written.file.read_bytes() for name, written in programs.items()}
     nhwc = weight.permute(0, 2, 3, 1).contiguous().numpy()
     assert nhwc.astype(np.float16).tobytes() in last["fp16"]
-    module = in_integers(result.model, result.encodings, example, target_named("executorch"))
+    module = in_integers(plan(result.model, example, result.encodings, "executorch"))
     stored = [buffer for name, buffer in module.named_buffers() if buffer.dtype == torch.int8 and buffer.ndim == 4]
     assert len(stored) == 2
     assert stored[0].permute(0, 2, 3, 1).contiguous().numpy().tobytes() in last["int8"]
@@ -165,7 +165,7 @@ def test_rewriting_changes_no_value(kind: type[nn.Module]) -> None:
     from export.executorch.xnnpack import rewrite
 
     result, inputs, example = quantized(kind)  # type: ignore[arg-type]
-    module = in_integers(result.model, result.encodings, example, target_named("executorch"))
+    module = in_integers(plan(result.model, example, result.encodings, "executorch"))
     functional = torch.export.export(module, example, strict=False).run_decompositions({}).module(check_guards=False)
     rewritten = GraphModule(functional, functional.graph)
     rewrite(rewritten)

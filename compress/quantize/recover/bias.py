@@ -17,11 +17,11 @@ from ...edits import replay
 from ...fold import uses
 from ...graph import Graph, argument, trace
 from ...integers.encoding import Encoding
-from ...integers.placement import IntegerLayer, encoded_parts
-from ...integers.target import TargetName
+from ...integers.placement import IntegerLayer
+from ...integers.plan import Plan, plan
+from ...integers.simulate import simulated
 from ...stage import Context, Edit, Skip
 from ..calibration import calibration_batches, observe
-from ..simulate import simulate
 from .lockstep import Walk, bytes_per_sample
 from .moments import ChannelStatistics, Moments, derived
 
@@ -56,7 +56,7 @@ def correct_biases(
     samples: int,
     context: Context,
     *,
-    target: TargetName = "ort-x86",
+    target: str,
 ) -> Account:
     """Correct the biases of ``network`` in place, by what is measured: layer by layer in the order in which they run.
 
@@ -71,14 +71,14 @@ def correct_biases(
     Raises:
         InvalidInput: the samples do not fit the network.
     """
-    rounded_graph = trace(network, context.example_inputs)
-    layers, skipped = _correctable(rounded_graph, encodings)
-    samples = max(1, min(samples, MEMORY_BYTES // bytes_per_sample(rounded_graph)))
+    planned = plan(network, context.example_inputs, encodings, target)
+    layers, skipped = _correctable(planned)
+    samples = max(1, min(samples, MEMORY_BYTES // bytes_per_sample(planned.graph)))
     graph = trace(reference, context.example_inputs, dynamic_batch=True)
     seen = {product.node.name: ChannelStatistics(_dim(product.node)) for product in layers}
     observe(graph, {name: s.observe for name, s in seen.items()}, split, samples, context, task="measure channels")
     batches = [inputs for inputs, _ in calibration_batches(graph, split, samples, context)]
-    walk = Walk(simulate(network, encodings, context.example_inputs, target=target), batches)
+    walk = Walk(simulated(planned), batches)
     edits = []
     for number, product in enumerate(layers):
         name, dim = product.node.name, _dim(product.node)
@@ -102,7 +102,7 @@ def correct_biases_analytically(
     context: Context,
     *,
     reference: nn.Module | None = None,
-    target: TargetName = "ort-x86",
+    target: str,
 ) -> Account:
     """Correct the biases of ``network`` in place, by what rounding its weights does to inputs of the expected mean.
 
@@ -117,12 +117,12 @@ def correct_biases_analytically(
     Raises:
         InvalidInput: the encodings are not of this network.
     """
-    graph = trace(network, context.example_inputs)
-    layers, skipped = _correctable(graph, encodings)
-    moments = derived(graph, known)
-    simulated = simulate(network, encodings, context.example_inputs, target=target)
-    nodes = {node.name: node for node in simulated.graph.nodes}
-    constants = Interpreter(simulated)
+    planned = plan(network, context.example_inputs, encodings, target)
+    layers, skipped = _correctable(planned)
+    moments = derived(planned.graph, known)
+    module = simulated(planned)
+    nodes = {node.name: node for node in module.graph.nodes}
+    constants = Interpreter(module)
     edits: list[Edit] = []
     unknown: list[Skip] = []
     for product in layers:
@@ -138,9 +138,10 @@ def correct_biases_analytically(
     return tuple(edits), (*skipped, *unknown)
 
 
-def _correctable(graph: Graph, encodings: Mapping[str, Encoding]) -> tuple[tuple[IntegerLayer, ...], tuple[Skip, ...]]:
-    """The layers in integers that have a bias of their own, in the order in which they run."""
-    _, products = encoded_parts(graph, encodings)
+def _correctable(planned: Plan) -> tuple[tuple[IntegerLayer, ...], tuple[Skip, ...]]:
+    """The layers with rounded weights that have a bias of their own, in the order in which they run."""
+    graph = planned.graph
+    products = [each.layer for each in planned.layers if each.encoding.kind != "integer" or each.weight is not None]
     layers: list[IntegerLayer] = []
     skipped: list[Skip] = []
     for product in products:

@@ -20,9 +20,8 @@ from ...data import Split
 from ...errors import InvalidInput
 from ...graph import Graph
 from ...integers.encoding import Encoding
-from ...integers.grids import encoding_of
+from ...integers.grids import activation_encoding
 from ...integers.placement import NOTHING, IntegerLayer
-from ...integers.target import Target, target_named
 from ...rounding.learned_scales import gradient_factor, lsq
 from ...stage import Context
 from .lockstep import Lockstep, Rounded, Values, Walk, traced_shape
@@ -98,12 +97,15 @@ def brecq(
     split: Split,
     config: LearnedRounding = LearnedRounding(),  # noqa: B008  (frozen)
     *,
-    target: str = "ort-x86",
+    target: str,
 ) -> Rounded:
     """A copy of ``model`` with the weights of integer layers on grid points learnt block by block.
 
     Layers in no block are fitted alone, as by :func:`compress.quantize.recover.rounding.adaround`. Where nearest
     rounding gives a block a smaller error on the samples, it stays.
+
+    Args:
+        target: the engine and processor whose grids the weights shall lie on, by name; others round them anew.
 
     Raises:
         InvalidInput: the encodings are not of this network, there are no samples, or ``fisher`` is set and the network
@@ -119,7 +121,7 @@ def brecq(
     lockstep.start([*(block.output for block in blocks), *(chain[-1].name for chain in chains.values())])
     generator = torch.Generator().manual_seed(context.seed)
     errors: dict[str, tuple[float, float]] = {}
-    learner = _BlockLearner(lockstep, config, target_named(target), generator)
+    learner = _BlockLearner(lockstep, config, generator)
     for number, product in enumerate(lockstep.products):
         context.progress("brecq", number, len(lockstep.products), product.layer)
         if product.weight in chains:
@@ -135,7 +137,6 @@ def brecq(
 class _BlockLearner:
     lockstep: Lockstep
     config: LearnedRounding
-    engine: Target
     generator: torch.Generator
 
     def fit(self, block: Block) -> tuple[float, float]:
@@ -193,12 +194,14 @@ class _BlockLearner:
     def _scales(self, program: _Program) -> dict[Node, _Scale]:
         """The scales of the values that are rounded within the block alone; values that share one share it here too."""
         inner = {node: node.args[0] for node in program.nodes if node.target is ROUND_VALUE}
-        groups = self.lockstep.groups
+        groups = self.lockstep.groups if self.lockstep.planned.values else {}  # else layers round what they read
         found: dict[str, _Scale] = {}
         scales: dict[Node, _Scale] = {}
         names = {value.name for value in inner.values() if isinstance(value, Node)}
         for node, value in inner.items():
             assert isinstance(value, Node)
+            if value.name not in groups:
+                continue
             group = groups[value.name]
             if all(name in names for name, at in groups.items() if at == group and name in self.lockstep.encodings):
                 scale = found.setdefault(group, _Scale([], nn.Parameter(torch.ones(()))))
@@ -212,9 +215,10 @@ class _BlockLearner:
             value, step, *rest = node.args
             assert isinstance(value, Node) and isinstance(step, float)
             encoding = self.lockstep.encodings[value.name]
-            grid = self.engine.activation_parameters(encoding)
+            planned = self.lockstep.planned
+            grid = planned.values[value.name].parameters
             grid = replace(grid, scale=np.asarray(step * float(scale.share.detach()), np.float32)[()])
-            self.lockstep.encodings[value.name] = encoding_of(grid, encoding, self.engine.activation_parameters)
+            self.lockstep.encodings[value.name] = activation_encoding(grid, encoding, planned.target)
             node.args = (value, float(grid.scale), *rest)
 
     def _fisher(self, block: Block, values: Tensor) -> Tensor:

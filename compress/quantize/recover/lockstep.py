@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from ...data import Split
-from ...graph import Graph, trace
+from ...graph import Graph
 from ...integers.encoding import Encoding, IntegerParameters
-from ...integers.grids import settled, weight_grids
-from ...integers.placement import IntegerLayer, encoded_parts, placement_of
-from ...integers.target import target_named
+from ...integers.placement import IntegerLayer
+from ...integers.plan import Plan, plan, plan_of
+from ...integers.simulate import simulate
 from ...stage import Context, evaluation_copy
 from ..calibration import calibration_batches
-from ..simulate import simulate
 
 Values = dict[Node, object]
 
@@ -169,8 +168,8 @@ class Rounded:
 class Lockstep:
     """The float network and a copy that is being rounded, walked side by side on calibration samples.
 
-    ``products`` are those whose weights are to be fitted, each weight once; ``groups`` names for each encoded value the
-    one whose range it has.
+    ``products`` are those whose weights are to be fitted, each weight once; ``planned`` are the integers of the network
+    before, whose scales the weights keep.
     """
 
     source: nn.Module
@@ -180,8 +179,13 @@ class Lockstep:
     grids: dict[str, IntegerParameters]
     products: tuple[IntegerLayer, ...]
     batches: list[tuple[Tensor, ...]]
-    groups: Mapping[str, str]
+    planned: Plan
     simulated: GraphModule
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """For each encoded value the one whose range it has."""
+        return self.planned.ranges
 
     @staticmethod
     def of(
@@ -206,27 +210,26 @@ class Lockstep:
         Raises:
             InvalidInput: the encodings are not of this network, or there are no samples.
         """
-        engine = target_named(target)
         network = evaluation_copy(model).requires_grad_(False)
-        graph = trace(network, context.example_inputs, dynamic_batch=True)
-        _, products = encoded_parts(graph, encodings)
-        fixed = settled(graph, products, encodings, engine)
+        first = plan(network, context.example_inputs, encodings, target)
+        graph, fixed = first.graph, first.settled()
         samples = min(samples, max(1, int(memory_mb * 1e6 / (2 * bytes_per_sample(graph)))))
         found = [inputs for inputs, _ in calibration_batches(graph, split, samples, context, batch_size=batch)]
         if whole and len(found) > 1 and len(found[-1][0]) < len(found[0][0]):
             found.pop()
-        grids = weight_grids(graph, products, fixed, engine)
-        first = {product.weight: product for product in reversed(products) if product.weight in grids}
+        planned = plan_of(graph, fixed, first.target)
+        products = [each.layer for each in planned.layers]
+        first_of = {product.weight: product for product in reversed(products) if product.weight in planned.grids}
         rounded = evaluation_copy(network)
         return Lockstep(
             model,
             graph,
             rounded,
             fixed,
-            grids,
-            tuple(product for product in products if first.get(product.weight) is product),
+            dict(planned.grids),
+            tuple(product for product in products if first_of.get(product.weight) is product),
             found,
-            placement_of(graph, encodings=encodings).measured,
+            planned,
             simulate(rounded, fixed, context.example_inputs, target=target),
         )
 

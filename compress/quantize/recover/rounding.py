@@ -132,7 +132,7 @@ def adaround(
     split: Split,
     config: LearnedRounding = LearnedRounding(),  # noqa: B008  (frozen)
     *,
-    target: str = "ort-x86",
+    target: str,
 ) -> Rounded:
     """A copy of ``model`` with the weights of each integer layer on grid points learnt layer by layer.
 

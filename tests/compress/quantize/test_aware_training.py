@@ -42,14 +42,14 @@ def same_grids(first: dict[str, Encoding], second: dict[str, Encoding], target: 
 def test_untrained_it_is_the_simulation_and_gives_the_encodings_back(kind: type[nn.Module], learned: Learned) -> None:
     model, inputs, context = made(kind)
     result = Quantize().apply(model, context)
-    simulation = learnable(result.model, result.encodings, context.example_inputs, learned=learned)
+    simulation = learnable(result.model, result.encodings, context.example_inputs, learned=learned, target="ort-x86")
     with torch.no_grad():
         expected = simulate(result.model, result.encodings, context.example_inputs)(*inputs)
         found = simulation.module(*inputs)
     pairs = zip(expected, found, strict=True) if isinstance(found, tuple) else [(expected, found)]
     for one, other in pairs:
         assert snr_db(one, other) > 45, "but for biases, which 32 bits hold"
-    back = simulation.encodings(result.encodings, TARGETS["ort-x86"])
+    back = simulation.encodings()
     same_grids(dict(result.encodings), back)
 
 
@@ -64,7 +64,7 @@ def test_encodings_come_back_in_every_target(target: str) -> None:
         for parameter in simulation.module.parameters():
             if parameter.ndim == 1:
                 parameter.mul_(float(generator.uniform(0.5, 2)))
-    for name, encoding in simulation.encodings(encodings, engine).items():
+    for name, encoding in simulation.encodings().items():
         if name in simulation.weights:
             found, wanted = engine.weight_parameters(encoding, 1.0), simulation.weights[name].learnt()
         else:
@@ -77,19 +77,19 @@ def test_encodings_come_back_in_every_target(target: str) -> None:
 def test_weights_in_blocks_and_shared_ones() -> None:
     model, inputs, context = made(Tokens)
     result = Quantize(scheme="w4").apply(model, context)
-    simulation = learnable(result.model, result.encodings, context.example_inputs)
+    simulation = learnable(result.model, result.encodings, context.example_inputs, target="ort-x86")
     assert set(simulation.weights) == {"query.weight", "value.weight"}
     with torch.no_grad():
         expected = simulate(result.model, result.encodings, context.example_inputs)(*inputs)
         torch.testing.assert_close(simulation.module(*inputs), expected, rtol=1e-5, atol=1e-6)
-    same_grids(dict(result.encodings), simulation.encodings(result.encodings, TARGETS["ort-x86"]))
+    same_grids(dict(result.encodings), simulation.encodings())
 
 
 def test_zero_points_are_learnt_where_asked_and_signed() -> None:
     model, _, context = made(Joined)
     encodings = Quantize().apply(model, context).encodings
     for learned, some in (("lsq", False), ("lsq+", True)):
-        simulation = learnable(model, encodings, context.example_inputs, learned=learned)  # type: ignore[arg-type]
+        simulation = learnable(model, encodings, context.example_inputs, learned=learned, target="ort-x86")  # type: ignore[arg-type]
         zeros = [one.zero.requires_grad for one in simulation.activations.values()]
         assert any(zeros) is some
         assert not simulation.activations["relu"].zero.requires_grad
@@ -125,7 +125,7 @@ def test_training_wins_most_of_the_loss_back(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     own = loss_of(model, context.data)
     rounded = loss_of(simulate(model, encodings, context.example_inputs), context.data)
-    done = train_quantized(model, encodings, TRAINING, context, learned=learned)
+    done = train_quantized(model, encodings, TRAINING, context, learned=learned, target="ort-x86")
     after = loss_of(simulate(done.model, done.encodings, context.example_inputs), context.data)
     assert after < own + 0.3 * (rounded - own), (own, rounded, after)
     assert done.history[-1]["loss"] < done.history[0]["loss"]
@@ -142,8 +142,10 @@ def test_what_was_trained_is_what_the_new_encodings_round(
     model, encodings, context = trained
     assert context.data is not None
     training = TRAINING.model_copy(update={"epochs": 1})
-    done = train_quantized(model, encodings, training, context)
-    again = train_quantized(done.model, done.encodings, training.model_copy(update={"epochs": 0}), context)
+    done = train_quantized(model, encodings, training, context, target="ort-x86")
+    again = train_quantized(
+        done.model, done.encodings, training.model_copy(update={"epochs": 0}), context, target="ort-x86"
+    )
     same_grids(dict(done.encodings), dict(again.encodings))
     told = done.history[-1]["validation_top1"]
     simulated = simulate(done.model, done.encodings, context.example_inputs)
@@ -157,16 +159,18 @@ def test_an_interrupted_training_goes_on(
     trained: tuple[nn.Module, dict[str, Encoding], Context], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, encodings, context = trained
-    whole = train_quantized(model, encodings, TRAINING, context)
+    whole = train_quantized(model, encodings, TRAINING, context, target="ort-x86")
 
     def stop(task: str, done: int, total: int, note: str = "") -> None:
         if done > total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_quantized(model, encodings, TRAINING, replace(context, checkpoints=str(tmp_path), progress=stop))
+        train_quantized(
+            model, encodings, TRAINING, replace(context, checkpoints=str(tmp_path), progress=stop), target="ort-x86"
+        )
     assert (tmp_path / "quantize.ckpt").exists()
-    resumed = train_quantized(model, encodings, TRAINING, replace(context, checkpoints=str(tmp_path)))
+    resumed = train_quantized(model, encodings, TRAINING, replace(context, checkpoints=str(tmp_path)), target="ort-x86")
     assert resumed.encodings == whole.encodings
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
@@ -175,15 +179,17 @@ def test_an_interrupted_training_goes_on(
 def test_a_teacher_is_distilled_from(trained: tuple[nn.Module, dict[str, Encoding], Context]) -> None:
     model, encodings, context = trained
     one = TRAINING.model_copy(update={"epochs": 1})
-    alone = train_quantized(model, encodings, one, context).history[0]["loss"]
-    taught = train_quantized(model, encodings, one, replace(context, teacher=model)).history[0]["loss"]
+    alone = train_quantized(model, encodings, one, context, target="ort-x86").history[0]["loss"]
+    taught = train_quantized(model, encodings, one, replace(context, teacher=model), target="ort-x86").history[0][
+        "loss"
+    ]
     assert alone != taught
 
 
 def test_training_without_data_is_refused(trained: tuple[nn.Module, dict[str, Encoding], Context]) -> None:
     model, encodings, context = trained
     with pytest.raises(InvalidInput, match="no data to train on"):
-        train_quantized(model, encodings, TRAINING, replace(context, data=None))
+        train_quantized(model, encodings, TRAINING, replace(context, data=None), target="ort-x86")
 
 
 def test_the_stage_rounds_and_trains() -> None:

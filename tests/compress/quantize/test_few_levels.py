@@ -16,6 +16,7 @@ from compress.artifact import save
 from compress.cost import cost
 from compress.edits import replay, undo
 from compress.errors import InvalidInput
+from compress.integers.plan import plan
 from compress.pipeline import advance, open_network
 from compress.quantize import Quantize, simulate
 from compress.quantize.scheme import SCHEMES
@@ -142,7 +143,14 @@ def test_edits_of_inputs_are_undone() -> None:
 def test_bit_operations_are_those_that_run(scheme: str, factor: int) -> None:
     model, context = made()
     result = Quantize(scheme=scheme).apply(model, context)
-    layers = {layer.layer: layer for layer in cost(result.model, context.example_inputs, result.encodings).layers}
+    layers = {
+        layer.layer: layer
+        for layer in cost(
+            result.model,
+            context.example_inputs,
+            plan(result.model, context.example_inputs, result.encodings, "ort-x86"),
+        ).layers
+    }
     middle = layers["middle.0"]
     assert middle.macs == 8 * 8 * 8 * 8 * 9
     assert middle.bit_operations == factor * middle.macs

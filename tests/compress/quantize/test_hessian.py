@@ -68,7 +68,7 @@ def test_the_sensitivity_is_the_mean_of_the_diagonal_times_the_error_of_rounding
 ) -> None:
     context = Context((data.example(),), data)
     result = Quantize().apply(small_net, context)
-    candidates = Candidates.of(result.model, result.encodings, context.example_inputs)
+    candidates = Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86")
     found = HessianScan(samples=24, draws=2).measure(candidates, context)
     for unit, layer in zip(candidates.units, found.layers, strict=True):
         four = candidates.weights["int4"][unit.name].parameters("int8", narrow=True)

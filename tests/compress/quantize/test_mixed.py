@@ -58,7 +58,7 @@ def test_a_budget_of_bytes_is_kept_by_the_file(data: Data, small_net: nn.Module,
 def of_joined() -> tuple[Candidates, Context]:
     model, _, context = made(Joined)
     result = Quantize().apply(model, context)
-    return Candidates.of(result.model, result.encodings, context.example_inputs), context
+    return Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86"), context
 
 
 class Sums:
@@ -171,7 +171,7 @@ def test_layers_that_go_back_to_float_stay_stored_in_the_bits_that_were_chosen(m
 def test_the_curve_rises_with_the_bytes(data: Data, small_net: nn.Module) -> None:
     context = Context((data.example(),), data)
     result = Quantize().apply(small_net, context)
-    candidates = Candidates.of(result.model, result.encodings, context.example_inputs)
+    candidates = Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86")
     found = PrecisionScan().measure(candidates, context)
     units = {unit.name: {"int4": n / 2, "int8": n, "float": 4 * n}
              for unit in candidates.units for n in [float(unit.tensor.numel())]}  # fmt: skip

@@ -29,7 +29,7 @@ def _few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def candidates_of(kind: type[nn.Module]) -> tuple[Candidates, tuple[Tensor, ...], Context]:
     model, inputs, context = made(kind)
     result = Quantize().apply(model, context)
-    return Candidates.of(result.model, result.encodings, context.example_inputs), inputs, context
+    return Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86"), inputs, context
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
@@ -92,7 +92,7 @@ def test_a_scan_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
 def test_points_are_told_where_there_are_labels(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
     context = Context((data.example(),), data)
     result = Quantize().apply(small_net, context)
-    candidates = Candidates.of(result.model, result.encodings, context.example_inputs)
+    candidates = Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86")
     found = PrecisionScan().measure(candidates, context)
     assert found.split == "validation" and found.samples == 24 and found.top1 is not None
     assert all(layer.top1 is not None and layer.top1[-1] == 0 for layer in found.layers)
@@ -133,7 +133,7 @@ def test_whatever_a_network_returns_can_be_compared(returned: Callable[[Tensor],
     x = torch.randn(32, 6)
     context = Context((x[:1],), Data("random", {"calibration": SampleSplit(x, None)}))
     result = Quantize().apply(Returns().eval(), context)
-    candidates = Candidates.of(result.model, result.encodings, context.example_inputs)
+    candidates = Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86")
     scan = PrecisionScan(samples=32).measure(candidates, context)
     assert all(layer.loss("int4", "snr") > layer.loss("int8", "snr") > 0 for layer in scan.layers)
     ratio, top1 = Comparison.of(candidates, context, 32)(candidates.encodings)

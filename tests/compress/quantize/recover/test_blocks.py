@@ -12,8 +12,9 @@ import models
 from compress import Context
 from compress.errors import InvalidInput
 from compress.graph import trace
-from compress.integers.grids import scale_for, weight_grids
+from compress.integers.grids import scale_for
 from compress.integers.placement import placement_of
+from compress.integers.plan import plan_of
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.recover.blocks import brecq, find_blocks
@@ -63,9 +64,9 @@ def quantized(kind: type[nn.Module], bits: int = 4) -> tuple[nn.Module, dict[str
 def test_every_weight_is_on_its_grid(kind: type[nn.Module]) -> None:
     model, encodings, context = quantized(kind)
     config = QUICK.model_copy(update={"learn_activations": True})
-    rounded = brecq(model, encodings, context, context.data.split("calibration"), config)  # type: ignore[union-attr]
+    rounded = brecq(model, encodings, context, context.data.split("calibration"), config, target="ort-x86")  # type: ignore[union-attr]
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    for name, grid in weight_grids(graph, placement_of(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
+    for name, grid in plan_of(graph, rounded.encodings, TARGETS["ort-x86"]).grids.items():
         weight = rounded.model.get_parameter(name).detach()
         integers = torch.from_numpy(grid.quantize(weight.numpy(), 0))
         assert torch.equal(weight, scale_for(grid, weight) * integers), name
@@ -103,7 +104,7 @@ def test_the_network_errs_less_than_with_nearest_rounding(fisher: bool) -> None:
     result = Quantize().apply(model, context)
     encodings = {name: replace(e, bits=3) if e.axis == 0 else e for name, e in result.encodings.items()}
     config = LearnedRounding(iterations=250, batch=32, fisher=fisher)
-    rounded = brecq(result.model, encodings, context, context.data.split("calibration"), config)  # type: ignore[union-attr]
+    rounded = brecq(result.model, encodings, context, context.data.split("calibration"), config, target="ort-x86")  # type: ignore[union-attr]
     with torch.no_grad():
         reference = model(inputs)
         nearest = simulate(result.model, encodings, context.example_inputs)(inputs)
@@ -118,7 +119,7 @@ def test_activation_scales_are_learnt_within_blocks() -> None:
     result = Quantize().apply(model, context)
     encodings = {name: replace(e, bits=3) for name, e in result.encodings.items()}
     config = LearnedRounding(iterations=150, batch=32, learn_activations=True)
-    rounded = brecq(result.model, encodings, context, context.data.split("calibration"), config)  # type: ignore[union-attr]
+    rounded = brecq(result.model, encodings, context, context.data.split("calibration"), config, target="ort-x86")  # type: ignore[union-attr]
     changed = {name for name, e in encodings.items() if rounded.encodings[name] != e}
     graph = trace(result.model, (inputs,), dynamic_batch=True)
     edges = {name for block in find_blocks(graph, placement_of(graph).products) for name in (block.input, block.output)}
@@ -138,4 +139,11 @@ def test_fisher_needs_logits() -> None:
     context = context_on((torch.randn(16, 3, 8, 8),))
     result = Quantize().apply(Image().eval(), context)
     with pytest.raises(InvalidInput, match="fisher needs logits"):
-        brecq(result.model, result.encodings, context, context.data.split("calibration"), LearnedRounding(fisher=True))  # type: ignore[union-attr]
+        brecq(
+            result.model,
+            result.encodings,
+            context,
+            context.data.split("calibration"),  # type: ignore[union-attr]
+            LearnedRounding(fisher=True),
+            target="ort-x86",
+        )

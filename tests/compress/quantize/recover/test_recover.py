@@ -365,8 +365,8 @@ def test_corrections_alone_leave_weights() -> None:
     network = result.model
     before = {name: value.clone() for name, value in network.state_dict().items()}
     split = calibration_split(context)
-    edits, skipped = correct_biases(network, model, result.encodings, split, 40, context)
+    edits, skipped = correct_biases(network, model, result.encodings, split, 40, context, target="ort-x86")
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"{edit.layer}.bias" for edit in edits} == {"stem.bias", "depthwise.bias", "classify.bias"}
     assert [skip.layer for skip in skipped] == ["pointwise"]
-    assert correct_biases_analytically(network, result.encodings, {}, context)[0] == ()
+    assert correct_biases_analytically(network, result.encodings, {}, context, target="ort-x86")[0] == ()

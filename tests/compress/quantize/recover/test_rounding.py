@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from compress import Context
 from compress.errors import InvalidInput
 from compress.graph import trace
-from compress.integers.grids import encoding_of, scale_for, weight_grids
+from compress.integers.grids import activation_encoding, scale_for
 from compress.integers.placement import placement_of
+from compress.integers.plan import plan_of
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.recover.rounding import LearnedRounding, Rounding, adaround
@@ -83,11 +84,13 @@ def test_a_tiny_layer_comes_near_the_best_of_all_roundings() -> None:
     result = Quantize().apply(model, context)
     encodings = with_bits(dict(result.encodings), 3)
     split = context.data.split("calibration")  # type: ignore[union-attr]
-    rounded = adaround(result.model, encodings, context, split, LearnedRounding(iterations=500, batch=128))
+    rounded = adaround(
+        result.model, encodings, context, split, LearnedRounding(iterations=500, batch=128), target="ort-x86"
+    )
     read = TARGETS["ort-x86"].activation_parameters(encodings["x"])
     seen = torch.from_numpy(read.dequantize(read.quantize(x.numpy())))
     graph = trace(model, (x,))
-    grid = weight_grids(graph, placement_of(graph).products, encodings, TARGETS["ort-x86"])["fc.weight"]
+    grid = plan_of(graph, encodings, TARGETS["ort-x86"]).grids["fc.weight"]
     weight, scale = model.fc.weight.detach(), scale_for(grid, model.fc.weight)
 
     def errors(candidate: Tensor) -> Tensor:
@@ -110,11 +113,11 @@ def test_a_tiny_layer_comes_near_the_best_of_all_roundings() -> None:
 def test_weights_are_the_grid_points_that_nearest_rounding_gives(kind: type[nn.Module]) -> None:
     model, encodings, context = quantized(kind)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rounded = adaround(model, encodings, context, context.data.split("calibration"), QUICK)  # type: ignore[union-attr]
+    rounded = adaround(model, encodings, context, context.data.split("calibration"), QUICK, target="ort-x86")  # type: ignore[union-attr]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.requires_grad for p in rounded.model.parameters())
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    grids = weight_grids(graph, placement_of(graph).products, rounded.encodings, TARGETS["ort-x86"])
+    grids = plan_of(graph, rounded.encodings, TARGETS["ort-x86"]).grids
     moved = 0
     for name, grid in grids.items():
         weight, source = rounded.model.get_parameter(name).detach(), before[name]
@@ -132,12 +135,12 @@ def test_weights_are_the_grid_points_that_nearest_rounding_gives(kind: type[nn.M
 
 def test_the_file_holds_the_integers_that_were_chosen(tmp_path: Path) -> None:
     model, encodings, context = quantized(Joined, bits=8)
-    rounded = adaround(model, encodings, context, context.data.split("calibration"), QUICK)  # type: ignore[union-attr]
+    rounded = adaround(model, encodings, context, context.data.split("calibration"), QUICK, target="ort-x86")  # type: ignore[union-attr]
     path = tmp_path / "rounded.onnx"
     export_onnx(rounded.model, context.example_inputs, path, encodings=dict(rounded.encodings))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     graph = trace(rounded.model, context.example_inputs, dynamic_batch=True)
-    for name, grid in weight_grids(graph, placement_of(graph).products, rounded.encodings, TARGETS["ort-x86"]).items():
+    for name, grid in plan_of(graph, rounded.encodings, TARGETS["ort-x86"]).grids.items():
         weight = rounded.model.get_parameter(name).detach()
         integers = torch.round(weight / scale_for(grid, weight)).numpy()
         held = stored[name]
@@ -154,6 +157,7 @@ def test_the_whole_network_errs_less_than_with_nearest_rounding() -> None:
         context,
         context.data.split("calibration"),  # type: ignore[union-attr]
         LearnedRounding(iterations=250, batch=128),
+        target="ort-x86",
     )
     with torch.no_grad():
         reference = model(*inputs)
@@ -168,7 +172,8 @@ def test_a_channel_of_zeros_with_a_bias_keeps_the_scale_that_is_deployed() -> No
         model.get_parameter("left.weight")[1] *= 1e-30
         model.get_parameter("left.bias")[1] = 3.0
     result = Quantize().apply(model, context)
-    rounded = adaround(result.model, result.encodings, context, context.data.split("calibration"), QUICK)  # type: ignore[union-attr]
+    split = context.data.split("calibration")  # type: ignore[union-attr]
+    rounded = adaround(result.model, result.encodings, context, split, QUICK, target="ort-x86")
     engine = TARGETS["ort-x86"]
     raised, given = (engine.weight_parameters(e["left.weight"], 1.0) for e in (rounded.encodings, result.encodings))
     assert raised.scale[1] > 1e6 * given.scale[1]
@@ -180,7 +185,7 @@ def test_a_channel_of_zeros_with_a_bias_keeps_the_scale_that_is_deployed() -> No
 
 def test_a_shared_weight_is_fitted_once() -> None:
     model, encodings, context = quantized(Tokens)
-    rounded = adaround(model, encodings, context, context.data.split("calibration"), QUICK)  # type: ignore[union-attr]
+    rounded = adaround(model, encodings, context, context.data.split("calibration"), QUICK, target="ort-x86")  # type: ignore[union-attr]
     assert list(rounded.errors) == ["query.weight", "value.weight"]
 
 
@@ -189,7 +194,7 @@ def test_weights_that_are_rounded_alone_and_in_blocks() -> None:
     result = Quantize(scheme="w4").apply(model, context)
     assert result.encodings["query.weight"].block is not None
     split, config = context.data.split("calibration"), LearnedRounding(iterations=500, batch=64)  # type: ignore[union-attr]
-    rounded = adaround(result.model, result.encodings, context, split, config)
+    rounded = adaround(result.model, result.encodings, context, split, config, target="ort-x86")
     assert sum(b for _, b in rounded.errors.values()) < sum(a for a, _ in rounded.errors.values())
 
 
@@ -214,7 +219,7 @@ def test_an_encoding_gives_its_scale_back(name: str) -> None:
         low, high = -generator.exponential(), generator.exponential() * 10.0 ** generator.integers(-6, 6)
         like = Encoding((low * generator.integers(0, 2),), (high,), bits=int(generator.integers(2, 9)))
         grid = replace(engine.activation_parameters(like), scale=np.float32(generator.exponential()))  # type: ignore[arg-type]
-        found = engine.activation_parameters(encoding_of(grid, like, engine.activation_parameters))
+        found = engine.activation_parameters(activation_encoding(grid, like, engine))
         assert found.scale == grid.scale and found.zero_point == grid.zero_point
 
 
@@ -222,4 +227,4 @@ def test_refusals() -> None:
     model, encodings, context = quantized(Joined)
     split = context.data.split("calibration")  # type: ignore[union-attr]
     with pytest.raises(InvalidInput, match="no tensor of this network"):
-        adaround(model, {**encodings, "other": encodings["left.weight"]}, context, split, QUICK)
+        adaround(model, {**encodings, "other": encodings["left.weight"]}, context, split, QUICK, target="ort-x86")
