@@ -19,7 +19,7 @@ from .fold import Fold
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import Quantize, TargetName
-from .settings import required, setting
+from .settings import KEY, required, setting
 from .share import Share
 from .siblings import export as exporters
 from .sparsify import Sparsify
@@ -317,8 +317,15 @@ def _shown(value: str | float) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a recipe, for editors."""
-    return Recipe.model_json_schema()
+    """The JSON schema of a recipe, for editors; without what only the command line needs."""
+    written: dict[str, Any] = _for_editors(Recipe.model_json_schema())
+    return written
+
+
+def _for_editors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _for_editors(item) for key, item in value.items() if key != KEY or "flag" not in item}
+    return [_for_editors(item) for item in value] if isinstance(value, list) else value
 
 
 def _override(content: dict[str, Any], override: str) -> None:

@@ -7,28 +7,27 @@ test fails where a file is not what this would write.
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from ..distill import Distill
-from ..parts import Kind, Part, kind_of
+from ..parts import Kind
 from ..prune import Prune, RemoveBlocks
 from ..prune.regularize import Regularize
 from ..quantize import Quantize
-from ..recipe import Benchmark, Export
+from ..recipe import Benchmark, Export, schema
 from ..settings import flag_of, setting_of
 from ..share import Share
 from ..siblings import models
 from ..sparsify import Sparsify
 from ..stage import Config
 from ..train import Training
-from . import engine_pages, generated
+from . import engine_pages, generated, reference_pages
+from .shapes import configuration_in, in_words, parts_in, shape_of, standard
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -51,7 +50,14 @@ LEFT_OUT = {"train": ("temperature", "teacher_weight")}
 
 def files() -> Mapping[Path, str]:
     """What each file is to hold."""
-    return {generated.FILE: _json(options_table()), ROOT / "docs" / "reference" / "engines.md": engine_pages.page()}
+    reference = ROOT / "docs" / "reference"
+    return {
+        generated.FILE: _json(options_table()),
+        ROOT / "recipes" / "schema.json": _json(schema()),
+        reference / "engines.md": engine_pages.page(),
+        reference / "commands.md": reference_pages.commands(),
+        reference / "settings.md": reference_pages.settings(),
+    }
 
 
 def options_table() -> dict[str, Any]:
@@ -117,7 +123,7 @@ def _option(
     """One option, in plain values; what is empty is left out."""
     own = setting_of(field)
     parts = parts_in(field)
-    shape, choices = _shape(field.annotation) if parts is None else ("part", [])
+    shape, choices = shape_of(field.annotation) if parts is None else ("part", [])
     assert field.description, f"{kind.__name__}.{name}: it has no description"
     flags = [own.short, flag_of(kind, name)]
     is_switch = switch == f"{place}{name}"
@@ -136,72 +142,6 @@ def _option(
         "parts": parts.package.partition(".")[2].replace(".", "/") if parts is not None else None,
     }
     return {key: value for key, value in entry.items() if value}
-
-
-def parts_in(field: FieldInfo) -> Kind[Any] | None:
-    """The kind of parts that a field is one of, or a list of."""
-    inner = [item for each in _alternatives(field.annotation) for item in (get_args(each) or ())]
-    return kind_of((*field.metadata, *(note for item in inner for note in getattr(item, "__metadata__", ()))))
-
-
-def configuration_in(field: FieldInfo) -> type[BaseModel] | None:
-    """The configuration that a field is, or may be; None for a plain setting."""
-    return next((each for each in _alternatives(field.annotation) if _is_configuration(each)), None)
-
-
-def standard(field: FieldInfo) -> BaseModel | None:
-    """The configuration inside another one as it is where it is asked for and nothing in it is set."""
-    if isinstance(field.default, BaseModel):
-        return field.default
-    kind = configuration_in(field)
-    annotation: Any = Annotated[(kind, *field.metadata)] if field.metadata else kind
-    try:
-        made: object = TypeAdapter(annotation).validate_python({})
-    except ValidationError:
-        return None  # it has settings that must be given
-    return made if isinstance(made, BaseModel) else None
-
-
-def _is_configuration(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The types that a value may have, None apart."""
-    if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(part for each in get_args(annotation) for part in _alternatives(each))
-    return () if annotation is type(None) else (annotation,)
-
-
-def _shape(annotation: Any) -> tuple[str, list[str]]:
-    """How a value is typed, and the words that it is one of, if it is one of some."""
-    parts = _alternatives(annotation)
-    if parts and all(get_origin(part) is Literal for part in parts):
-        return "choice", [word for part in parts for word in get_args(part)]
-    if len(parts) != 1:
-        number = next((word for kind, word in ((int, "int"), (float, "float")) if kind in parts), None)
-        return f"{number} or text" if number else "text", []
-    origin, inner = get_origin(parts[0]), get_args(parts[0])
-    if origin is tuple:
-        shape, choices = _shape(inner[0])
-        return f"list of {shape}", choices
-    if origin is dict:
-        return "mapping", []
-    return {bool: "flag", int: "int", float: "float", Path: "path"}.get(parts[0], "text"), []
-
-
-def in_words(default: Any, unit: str | None) -> str:
-    """A default in words; empty where there is none to tell."""
-    if default is None or default is PydanticUndefined or isinstance(default, (bool, dict)):
-        return ""
-    if isinstance(default, Part):
-        return str(default.model_dump())
-    if isinstance(default, tuple):
-        return ",".join(in_words(each, None) for each in default)
-    text = f"{default:g}" if isinstance(default, float) else str(default)
-    return f"{text} {unit}" if unit else text
 
 
 def _json(value: Any) -> str:

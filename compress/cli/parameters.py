@@ -20,7 +20,7 @@ OPTIONS, NETWORK, DATA, TRAINING, OUTPUT, TELLING, HELP = (
 LAST = (DATA, TRAINING, OUTPUT, TELLING, HELP)
 """The headings that stand below those of a command's own options, in this order."""
 
-_SHOWS_ALL = f"{__name__}.all"
+SHOWS_ALL = f"{__name__}.all"
 
 
 class Option(click.Option):
@@ -147,13 +147,13 @@ class Command(click.Command):
 
 def _show_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        ctx.meta[_SHOWS_ALL] = True
+        ctx.meta[SHOWS_ALL] = True
         click.echo(ctx.get_help(), color=ctx.color)
         ctx.exit()
 
 
 def _shows_all(ctx: click.Context) -> bool:
-    return bool(ctx.meta.get(_SHOWS_ALL, False))
+    return bool(ctx.meta.get(SHOWS_ALL, False))
 
 
 def _claim(ctx: click.Context, place: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 from compress.cli import cli, generated
-from compress.cli.generate import CONFIGURATIONS, LEFT_OUT, configuration_in, in_words, standard
+from compress.cli.generate import CONFIGURATIONS, LEFT_OUT
 from compress.cli.parameters import Option
 from compress.cli.session import settings_of
+from compress.cli.shapes import configuration_in, in_words, standard
 from compress.errors import InvalidInput
 from compress.prune import Prune
 from compress.settings import setting_of
