@@ -17,7 +17,7 @@ from .shapes import configuration_in, in_words, parts_in, shape_of, standard
 
 def commands() -> str:
     """Every command with all of its options, under their headings."""
-    lines = ["# Commands", "", "Generated from the commands: `compress COMMAND --help-all` says the same.", ""]
+    lines = ["# Commands", "", "Generated from the commands, whose `--help-all` says the same.", ""]
     context = click.Context(cli, info_name="compress")
     for name in COMMANDS:
         command = cli.get_command(context, name)
