@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -48,6 +49,27 @@ def test_a_line_that_is_shown_can_be_typed(place: str, words: list[str]) -> None
 def test_a_wrong_line_is_seen(words: list[str]) -> None:
     with pytest.raises(click.UsageError):
         parse(words)
+
+
+OPTION = re.compile(r"`(--[a-z][a-z0-9-]*)")
+KNOWN = {
+    name
+    for command in cli.list_commands(click.Context(cli))
+    for parameter in (cli.get_command(click.Context(cli), command) or cli).params
+    for name in (*parameter.opts, *parameter.secondary_opts)
+} | {"--help", "--help-all", "--version", "--quick"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_in_running_text_exist(page: Path) -> None:
+    if page.name == "results.md":  # it has options of benchmarks
+        return
+    unknown = set(OPTION.findall(page.read_text(encoding="utf-8"))) - KNOWN
+    assert not unknown, f"{page.relative_to(ROOT)}: no command has {', '.join(sorted(unknown))}"
+
+
+def test_options_are_known_by_all_of_their_names() -> None:
+    assert {"--macs", "--per-tensor", "--output", "--trust", "--help"} <= KNOWN and len(KNOWN) > 100
 
 
 SCRIPTS = sorted({tuple(words[2:]) for _, words in SHOWN if words[:2] == ["python", "-m"]})

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.support.documents import PAGES, ROOT
+from tests.support.documents import PAGES, ROOT, Block, blocks
 
 pytest.importorskip("sphinx", reason="an extra: pip install -c constraints.txt '.[docs]'")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -48,3 +48,12 @@ def test_every_page_has_one_title() -> None:
     for page in PAGES:
         text = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1, page
+
+
+PYTHON = [block for page in PAGES for block in blocks(page, "python")]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_that_is_shown_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.code, str(block), "exec"), {"__name__": "shown"})
