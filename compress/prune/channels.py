@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..graph import Graph
 from ..stage import Edit, Skip
-from .labels import Labels, Site, Sized
+from .labels import Labels, Site
 from .walk import walk
 
 
@@ -130,25 +130,13 @@ class Channels:
                 )
         return tuple(dict.fromkeys(found))
 
-    @cached_property
-    def _products(self) -> list[tuple[int, Tensor | None, Tensor | None]]:
-        roots = self.labels.roots
-        return [
-            (
-                p.constant,
-                None if p.inputs is None else roots(p.inputs),
-                None if p.outputs is None else roots(p.outputs),
-            )
-            for p in self.labels.products
-        ]
-
     def macs(self, removed: Collection[int] = ()) -> int:
         """Multiply-adds of the convolutions and products with weights on the example inputs, ``removed`` units gone."""
-        gone = torch.tensor(sorted(removed), dtype=torch.int64)
+        stays = ~self.labels.among(removed)
         total = 0
-        for constant, *sides in self._products:
-            kept = (1 if side is None else len(side) - int(torch.isin(side, gone).sum()) for side in sides)
-            total += constant * math.prod(kept)
+        for product in self.labels.products:
+            sides = (product.inputs, product.outputs)
+            total += product.constant * math.prod(1 if side is None else int(stays[side].sum()) for side in sides)
         return total
 
     def edits(self, removed: Collection[Unit]) -> tuple[Edit, ...]:
@@ -169,17 +157,13 @@ class Channels:
 
     def _sizes(self, removed: Collection[int]) -> dict[str, dict[int, int]]:
         """By layer: the sizes that its code names, and what they are with ``removed`` gone."""
-        gone = torch.tensor(sorted(removed), dtype=torch.int64)
+        gone = self.labels.among(removed)
         found: dict[str, dict[int, int]] = defaultdict(dict)
-        for sized, roots in self._sized:
-            after = sized.size - int(torch.isin(roots, gone).sum())
+        for sized in self.labels.sized:
+            after = sized.size - int(gone[sized.labels].sum())
             if after != sized.size:
                 found[sized.layer].setdefault(sized.size, after)
         return found
-
-    @cached_property
-    def _sized(self) -> list[tuple[Sized, Tensor]]:
-        return [(sized, self.labels.roots(sized.labels)) for sized in self.labels.sized]
 
     def _repairs(self, layer: str, module: nn.Module, sizes: Mapping[int, int]) -> dict[str, object]:
         """The attributes of ``module`` that hold one of ``sizes``, and what they have to hold."""

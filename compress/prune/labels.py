@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -125,6 +126,13 @@ class Labels:
     def roots(self, labels: Tensor) -> Tensor:
         """The representatives of ``labels``."""
         return self._resolve()[0][labels]
+
+    def among(self, representatives: Collection[int]) -> Tensor:
+        """(labels,) True at the labels whose representatives these are."""
+        roots = self._resolve()[0]
+        chosen = torch.zeros(len(roots), dtype=torch.bool)
+        chosen[torch.tensor(sorted(representatives), dtype=torch.int64)] = True
+        return chosen[roots]
 
     def pinned(self, label: int) -> str | None:
         """Why ``label`` has to stay, or None if it can go."""

@@ -36,10 +36,10 @@ class _Masked(Interpreter):
     def __init__(self, graph: Graph, labels: Labels, removed: Collection[int]) -> None:
         super().__init__(graph.program.graph_module)
         self.labels = labels
-        self.removed = torch.tensor(sorted(removed), dtype=torch.int64)
+        self.removed = labels.among(removed)
 
     def gone(self, labels: Tensor) -> Tensor:
-        return torch.isin(self.labels.roots(labels), self.removed)
+        return self.removed[labels]
 
     def run_node(self, n: Node) -> Any:
         whole: dict[Node, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import traceback
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph import Graph, trace
-from ..stage import Context, evaluation_copy
+from ..stage import Context
 from .channels import Channels, Group, Unit, channels
 from .labels import Assumption
 from .masked import masked_outputs
@@ -134,7 +135,8 @@ def _what_stands(found: Channels, context: Context) -> Channels:
 
 def _wrong(found: Channels, units: Sequence[Unit], context: Context) -> str | None:
     """What is wrong with the network without ``units``."""
-    trial = evaluation_copy(found.graph.model)
+    model = found.graph.model
+    trial = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})  # what is cut is new
     replay(trial, found.edits(units))
     return difference(trial, found, units, context)
 

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from compress import graph
+from compress.prune import Prune, cut, verify
+from compress.stage import Context
 from tests.support.masked_by_hand import halved, shapes
 
 
@@ -390,3 +393,32 @@ def test_a_second_pruning_goes_on() -> None:
     twice = halved(once, 2, 7, 6, consuming=IN_PROJECTION).model
     assert twice.attention.num_heads == 1
     assert shapes(twice, "embed", "attention.in_proj_weight", "up") == [(4, 6), (12, 4), (6, 4)]
+
+
+def test_trials_neither_trace_again_nor_copy_what_they_do_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways to read the code of attention are tried on the one graph, whose network stays as it is."""
+    traces, trials = [], []
+    traced, compared = graph.trace, verify.difference
+
+    def trace(model: nn.Module, *arguments: object, **options: object) -> object:
+        traces.append((model, {name: value.clone() for name, value in model.state_dict().items()}))
+        return traced(model, *arguments, **options)  # type: ignore[arg-type]
+
+    def difference(pruned: nn.Module, *arguments: object) -> str | None:
+        trials.append({id(parameter) for parameter in pruned.parameters()})
+        return compared(pruned, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cut, "trace", trace)
+    monkeypatch.setattr(verify, "trace", trace)
+    monkeypatch.setattr(verify, "difference", difference)
+    torch.manual_seed(0)
+    model = Residual(True).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    done = Prune(ratio=0.5, round_to=1, repair=()).apply(model, Context((torch.randn(2, 7, 6),)))
+    assert len(traces) == 1 and trials
+    read, values = traces[0]
+    own = {id(parameter) for parameter in read.parameters()}
+    assert all(trial & own for trial in trials)
+    assert all(torch.equal(value, values[name]) for name, value in read.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not {id(parameter) for parameter in done.model.parameters()} & own
