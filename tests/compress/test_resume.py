@@ -32,9 +32,10 @@ STEPS = ("0-baseline", "1-distill", "2-distill-2")
 KILLED = """
 import os, sys, torch
 torch.set_num_threads(int(sys.argv[3]))
-from compress import artifact, pipeline, train
+from lightning_fabric import Fabric
+from compress import artifact, pipeline
 step, epoch = sys.argv[1], int(sys.argv[2])
-save, run_fit, seen = artifact.save, train.Fabric.save, []
+save, run_fit, seen = artifact.save, Fabric.save, []
 def saved(network, folder, **options):
     save(network, folder, **options)
     if epoch == 0 and folder.name == step:
@@ -44,7 +45,7 @@ def checkpointed(self, path, state):
     if path.parent.name == step and state["epoch"] == epoch:
         path.replace(path.with_suffix(".ckpt"))
         os._exit(9)
-artifact.save, train.Fabric.save = saved, checkpointed
+artifact.save, Fabric.save = saved, checkpointed
 pipeline.run("r.yaml", "out", trust=True)
 """
 
