@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from . import edits as edit_records
 from .errors import InvalidInput
-from .graph import first_names
+from .graph import first_names, named_tensors, trace
+from .integers import keys
 from .integers.encoding import Encoding
 from .load import Network, build, name_code, require_named, tensors_in
 from .manifest import Manifest, require_encodings
@@ -58,18 +59,59 @@ def write(network: Network, folder: Path, metrics: Mapping[str, Any] | None = No
     source = network.source
     if source.kind == "onnx":
         source = _write_source(source, folder)
+    encodings, graph = _written_encodings(network)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "source": asdict(source),
         "edits": [edit_records.to_json(edit) for edit in network.edits],
         "lineage": [dict(record) for record in network.lineage],
-        "encodings": {name: encoding.to_json() for name, encoding in network.encodings.items()},
+        "encodings": {name: encoding.to_json() for name, encoding in encodings.items()},
+        "graph": graph,
         "metrics": dict(metrics or {}),
         "torch": torch.__version__,
         "files": {path.name: _digest(path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()},
     }
     manifest["digest"] = _digest(_canonical(manifest))
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _written_encodings(network: Network) -> tuple[Mapping[str, Encoding], str | None]:
+    """The encodings under keys that outlive the trace, and the digest of the graph, where any is of an activation."""
+    tensors = {name for name, _ in named_tensors(network.model)}
+    if tensors.issuperset(network.encodings):
+        return network.encodings, None
+    graph = trace(network.model, network.example_inputs, dynamic_batch=True)
+    return keys.with_keys(graph, network.encodings), keys.digest_of(graph)
+
+
+def _read_encodings(
+    manifest: Mapping[str, Any], model: nn.Module, inputs: tuple[Tensor, ...], path: Path
+) -> dict[str, Encoding]:
+    """The encodings by the names of parameters, and of nodes as this version of torch traces ``model``.
+
+    Raises:
+        InvalidInput: it traces other operations than were there when the network was quantized; or the artifact is
+            from before encodings had keys, and was written under another version.
+    """
+    encodings = {name: Encoding.from_json(record) for name, record in manifest["encodings"].items()}
+    tensors = {name for name, _ in named_tensors(model)}
+    made_with, here = str(manifest.get("torch")), torch.__version__
+    if tensors.issuperset(encodings):
+        return encodings
+    if manifest.get("graph") is None:
+        if made_with != here:
+            raise InvalidInput(
+                f"artifact {path}: its integers are named as torch {made_with} traced the network, and this is torch "
+                f"{here}; quantize again, or read it under {made_with}"
+            )
+        return encodings
+    graph = trace(model, inputs, dynamic_batch=True)
+    if keys.digest_of(graph) != manifest["graph"]:
+        raise InvalidInput(
+            f"artifact {path}: torch {here} traces other operations than torch {made_with} did when the network was "
+            f"quantized, so its integers have no place; quantize again, or read it under {made_with}"
+        )
+    return keys.with_nodes(graph, encodings)
 
 
 def _write_source(source: Source, folder: Path) -> Source:
@@ -211,11 +253,10 @@ def load(path: Path, *, trust: bool = False, source: str | None = None) -> Netwo
         built_by,
         edits,
         tuple(manifest["lineage"]),
-        {name: Encoding.from_json(record) for name, record in manifest["encodings"].items()},
-        inputs,
+        example_inputs=inputs,
     )
     _require_same_outputs(network, expected_outputs(path), path)
-    return network
+    return replace(network, encodings=_read_encodings(manifest, network.model, inputs, path))
 
 
 def _built_by(recorded: Source, path: Path, trust: bool, named: str | None) -> Source:

@@ -119,6 +119,8 @@ class Manifest(BaseModel):
     edits: list[EditRecord]
     lineage: list[LineageRecord]
     encodings: dict[str, EncodingRecord]
+    graph: str | None = None
+    torch: str = ""
     metrics: dict[str, Any]
     files: dict[FileName, str]
 
