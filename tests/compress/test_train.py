@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,35 @@ def test_training_learns(small_net: nn.Module, data: Data) -> None:
     assert top1(small_net, data.split("test")) > max(before, 80)
     assert history[-1]["loss"] < history[0]["loss"] and len(history) == 8
     assert not small_net.training
+
+
+class Recorder:
+    """Remembers the weights after every step."""
+
+    def __init__(self) -> None:
+        self.weights: list[torch.Tensor] = []
+
+    def after_backward(self, model: nn.Module, step: int, steps: int) -> None:
+        pass
+
+    def after_step(self, model: nn.Module, average: nn.Module | None, step: int, steps: int) -> None:
+        self.weights.append(model.get_parameter("fc.weight").detach().clone())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def test_a_moving_average_is_what_a_training_ends_with(small_net: nn.Module, data: Data) -> None:
+    recorder = Recorder()
+    fit(small_net, data, FAST.model_copy(update={"epochs": 2, "ema": 0.75}), callback=recorder)
+    expected, *rest = recorder.weights
+    for weight in rest:
+        expected = 0.75 * expected + 0.25 * weight
+    assert len(rest) > 3 and not torch.allclose(expected, rest[-1])
+    torch.testing.assert_close(small_net.get_parameter("fc.weight").detach(), expected)
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
@@ -150,10 +180,13 @@ def test_augmentations_keep_shape_and_pixels() -> None:
     for before, after in zip(x, flipped, strict=True):
         assert torch.equal(after, before) or torch.equal(after, before.flip(2))
     assert not torch.equal(flipped, x) and not torch.equal(flipped, x.flip(3))
+    places = set()
     for before, after in zip(x, augmentation(x, generator, ["crop"]), strict=True):
         padded = torch.nn.functional.pad(before, (2,) * 4)
-        windows = [padded[:, t : t + 16, s : s + 16] for t in range(5) for s in range(5)]
-        assert any(torch.equal(after, window) for window in windows)
+        windows = {(t, s): padded[:, t : t + 16, s : s + 16] for t in range(5) for s in range(5)}
+        (place,) = (place for place, window in windows.items() if torch.equal(after, window))
+        places.add(place)
+    assert len({top for top, _ in places}) >= 3 and len({left for _, left in places}) >= 3
     cut = augmentation(x, generator, ["cutout"])
     hidden = (cut == 0).sum((1, 2, 3))
     assert torch.equal(cut[cut != 0], x[cut != 0]) and int(hidden.min()) > 0 and int(hidden.max()) <= 3 * 16

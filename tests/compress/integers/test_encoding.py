@@ -52,7 +52,8 @@ def test_zero_is_exact_and_the_range_is_covered(bounds: tuple[float, float]) -> 
     assert parameters.dequantize(parameters.quantize(np.zeros(1)))[0] == 0
     inside = np.linspace(min(bounds[0], 0), max(bounds[1], 0), 57)
     error = np.abs(parameters.dequantize(parameters.quantize(inside)) - inside)
-    assert error.max() <= 1.001 * float(parameters.scale)
+    # Rounding takes half a step; at the ends the nearest zero point is off by at most half a step, and so is clipping.
+    assert error.max() <= 0.501 * float(parameters.scale)
 
 
 def test_weights_are_symmetric_per_channel_and_narrow() -> None:
