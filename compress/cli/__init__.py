@@ -15,6 +15,7 @@ import click
 from .parameters import close_to
 
 COMMANDS = (
+    "init",
     "run",
     "train",
     "sensitivity",

@@ -1,0 +1,45 @@
+"""compress init"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import options
+
+
+@options.command("init", short_help="Write a recipe for a network, to run or to change.")
+@options.network
+@options.option("--target", common=True, type=click.Choice(options.TARGETS), help="The engine and processor to end on.")
+@options.data
+@options.output
+@options.common
+def command(target: str | None, **values: Any) -> None:
+    """Write a recipe that runs: each stage that the network and its data allow, with a comment on what it does.
+
+    A network that is trained already (an artifact, an ONNX file, or one with --weights) is not trained first; without
+    labelled data nothing is trained, and without data the weights alone are quantized.
+
+    \b
+    Example:
+      compress init resnet20 --data digits -o recipe.yaml
+      compress init out/base --data digits --target ort-arm -o recipe.yaml
+      compress run recipe.yaml -o out/small
+    """
+    from rich.text import Text
+
+    from ..outputs import write_text
+    from .recipe_draft import Draft
+    from .session import Options
+
+    given = Options(**values)
+    assert given.output is not None, "click requires --output"
+    given.claim_output()
+    data = given.load_data()
+    network = given.open(data)
+    draft = Draft(given, network, data, target)
+    write_text(given.output, draft.text(), overwrite=given.overwrite)
+    given.console.print(Text(f"written: {given.output}"))
+    given.console.print(Text(f"run it: {draft.run_line()}"))
+    given.tell({"recipe": str(given.output), "stages": list(draft.stages())})
