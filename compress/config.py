@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -32,6 +33,19 @@ class Config(BaseModel):
         if isinstance(value, bool) and not _admits_truth(cls.model_fields[info.field_name or ""].annotation):
             raise ValueError(f"expected another value than {str(value).lower()}")
         return value
+
+
+def refuse_moved(values: object, moved: Mapping[str, str]) -> object:
+    """``values`` of a configuration; settings that stand elsewhere now are told where.
+
+    Raises:
+        ValueError: one of ``moved`` is among them.
+    """
+    given = values if isinstance(values, Mapping) else {}
+    for name, place in moved.items():
+        if name in given:
+            raise ValueError(f"`{name}` is no longer here; write {place}")
+    return values
 
 
 def _admits_truth(annotation: Any) -> bool:

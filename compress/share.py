@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .errors import InvalidInput
 from .integers.encoding import Encoding
-from .quantize.few_levels import Parts, choose_layers, encode, fold, round_weights, settle
+from .quantize.train.few_levels import Parts, choose_layers, encode, fold, round_weights, settle
 from .rounding.weights import Centroids
 from .settings import exclude, setting
 from .stage import Config, Context, Edit, Result, Skip, evaluation_copy

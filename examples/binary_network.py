@@ -25,7 +25,7 @@ twin, trained = advance(twin, Training(epochs=6, batch_size=32), context)
 
 # Signs of the inputs are learnt in the first half of the epochs, signs of the weights as well in the second.
 learn = Training(epochs=6, batch_size=32, optimizer="adamw", learning_rate=2e-3)
-binary, record = advance(twin, Quantize(scheme="binary", training=learn), replace(context, teacher=twin.model))
+binary, record = advance(twin, Quantize(scheme="binary", train=learn), replace(context, teacher=twin.model))
 print(f"bit operations: {record.before.bit_operations:,} -> {record.after.bit_operations:,}")
 print(f"validation top-1: {record.before.top1:.1f} % -> {record.after.top1:.1f} %")
 

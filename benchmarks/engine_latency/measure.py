@@ -16,6 +16,7 @@ from benchmarks.peers.networks import torchvision_network
 from compress.data import Data, SampleSplit
 from compress.quantize import Quantize
 from compress.quantize.detect import detected
+from compress.quantize.ranges.ranges import Ranges
 from compress.stage import Context
 from export.facts import formats
 from export.format import Job, exporter
@@ -38,7 +39,7 @@ def files(model: nn.Module, images: Tensor, form: str, work: Path) -> dict[str, 
     layout = layout_of(form)
     paths = {kind: work / f"{kind}{known.suffix}" for kind in ("float", "ours", "tool")}
     context = Context((images[:1],), Data("noise", {"calibration": SampleSplit(images, None)}))
-    result = Quantize(samples=SAMPLES).apply(model, context)
+    result = Quantize(ranges=Ranges(samples=SAMPLES)).apply(model, context)
     for kind, encodings in (("float", {}), ("ours", dict(result.encodings))):
         if not paths[kind].exists():
             job = Job(result.model, (images[:1],), target, encodings, dynamic_batch=False, layout=layout)

@@ -33,8 +33,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
 def stage(scheme: str, epochs: int | None) -> Quantize:
     """The stage of a scheme, with its training."""
     settings = {**COMMON, **SCHEMES[scheme], **({"epochs": epochs} if epochs is not None else {})}
-    options: dict[str, Any] = {"binary": {"exclude": ("steps.*.shortcut.*",)}, "w2a8": {"calibration": "mse"}}
-    return Quantize.model_validate({"scheme": scheme, "training": Training(**settings), **options.get(scheme, {})})
+    options: dict[str, Any] = {"binary": {"exclude": ("steps.*.shortcut.*",)}, "w2a8": {"ranges": "mse"}}
+    return Quantize.model_validate({"scheme": scheme, "train": Training(**settings), **options.get(scheme, {})})
 
 
 def trained(scheme: str, epochs: int | None, data: Data, teacher: Network, work: Path, seed: int) -> Network:

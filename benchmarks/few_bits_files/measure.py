@@ -22,7 +22,7 @@ def rounded(network: Network, scheme: str, **options: Any) -> Network:
     """``network`` as ``scheme`` converts it, on random samples."""
     images = torch.randn(32, *INPUT[1:], generator=torch.Generator().manual_seed(0))
     data = Data("random", {"calibration": SampleSplit(images, None)})
-    stage = Quantize.model_validate({"scheme": scheme, "samples": 32, **options})
+    stage = Quantize.model_validate({"scheme": scheme, "ranges": {"samples": 32}, **options})
     result = stage.apply(network.model, Context(network.example_inputs, data=data))
     return replace(network, model=result.model, encodings=dict(result.encodings))
 

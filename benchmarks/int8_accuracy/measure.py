@@ -34,15 +34,16 @@ SMALL_STEPS: dict[str, Any] = {
     "precision": "fp32",
 }
 PEER_SETTINGS = ("QDQ U8S8 per channel", "QDQ U8S8 per tensor", "QDQ S8S8 per channel")
+MSE = {"calibration": "mse", "samples": CALIBRATION}
 INT8: dict[str, dict[str, Any]] = {
     "int8, defaults": {},
-    "int8, mse, bias correction": {"calibration": "mse", "bias_correction": "empirical"},
+    "int8, mse, bias correction": {"ranges": MSE, "recover": "bias_correction"},
 }
 FEW_BITS: dict[str, dict[str, Any]] = {
-    "int8, mse, AdaRound": {"calibration": "mse", "rounding": "adaround"},
+    "int8, mse, AdaRound": {"ranges": MSE, "recover": "adaround"},
     "W4A8, nearest": {"scheme": "w4a8"},
-    "W4A8, AdaRound": {"scheme": "w4a8", "rounding": "adaround"},
-    "W4A8, blocks": {"scheme": "w4a8", "rounding": "brecq"},
+    "W4A8, AdaRound": {"scheme": "w4a8", "recover": "adaround"},
+    "W4A8, blocks": {"scheme": "w4a8", "recover": "brecq"},
 }
 
 
@@ -71,7 +72,7 @@ def ours(network: Network, data: Data, file: Path, options: dict[str, Any]) -> d
     """The file that the stage with these options and the exporter make, with its agreement on the whole test split."""
     began = time.perf_counter()
     context = Context(network.example_inputs, data=data, teacher=network.model)  # who trains learns from the float one
-    stage = Quantize.model_validate({"samples": CALIBRATION, **options})
+    stage = Quantize.model_validate({"ranges": {"samples": CALIBRATION}, **options})
     result = stage.apply(network.model, context)
     seconds = time.perf_counter() - began
     made = replace(network, model=result.model, encodings=result.encodings)
@@ -118,7 +119,7 @@ def rows(
     yield record("float", "float", plain)
     settings = {**INT8, **(FEW_BITS if few_bits else {})}
     if trained:
-        settings[f"int8, trained {trained} epochs"] = {"training": Training(epochs=trained, **SMALL_STEPS)}
+        settings[f"int8, trained {trained} epochs"] = {"train": Training(epochs=trained, **SMALL_STEPS)}
     for title, options in settings.items():
         file = folder / f"{title}.onnx"
         more = ours(network, data, file, options)

@@ -16,6 +16,7 @@ from benchmarks.peers.networks import torchvision_network
 from benchmarks.peers.onnxruntime import SETTINGS, prepared, quantized
 from compress.fold import Fold
 from compress.quantize import Quantize
+from compress.quantize.ranges.ranges import Ranges
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
 from runtimes.benchmark import PresetName
@@ -42,7 +43,7 @@ def figures(name: str, folder: Path, preset: PresetName, revert: bool, threads: 
     context = Context(inputs, data=compress.data.load(str(calibration)), clock=compress.MachineClock())
     plain, ours = folder / "float.onnx", folder / "ours.onnx"
     export_onnx(Fold().apply(model, context).model, inputs, plain)
-    result = Quantize(samples=SAMPLES, revert_slower=revert).apply(model, context)
+    result = Quantize(ranges=Ranges(samples=SAMPLES), revert_slower=revert).apply(model, context)
     export_onnx(result.model, inputs, ours, encodings=dict(result.encodings))
     ready = prepared(plain, folder)
     theirs = {}

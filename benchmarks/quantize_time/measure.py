@@ -52,7 +52,7 @@ def _quantize(
     export_onnx(Fold().apply(model, context).model, inputs, plain)
     held, began, worked = peak_mb(reset=True), time.perf_counter(), time.process_time()
     if side == "ours":
-        stage = Quantize.model_validate({"samples": len(images), "calibration": method})
+        stage = Quantize.model_validate({"ranges": {"samples": len(images), "calibration": method}})
         result = stage.apply(model, context)
         export_onnx(result.model, inputs, file, encodings=dict(result.encodings))
     else:

@@ -46,7 +46,7 @@ def epochs(model: str, scheme: str | None, data: Data, training: Training) -> tu
 
     stage: Stage = Distill(training=training)
     if scheme is not None:
-        stage = Quantize.model_validate({"scheme": scheme, "training": training})
+        stage = Quantize.model_validate({"scheme": scheme, "train": training})
     stage.apply(network.model, Context(network.example_inputs, data, teacher.model, 0, progress))
     worked, passed = ([b - a for a, b in pairwise(times)] for times in zip(*stamps, strict=True))
     return statistics.median(worked[1:]), passed[0] - statistics.median(passed[1:])

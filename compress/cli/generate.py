@@ -37,6 +37,7 @@ CONFIGURATIONS: Mapping[str, type[Config]] = {
     "bench": Benchmark,
     "regularize": Regularize,
     "prune": Prune,
+    "quantize": Quantize,
     "remove_blocks": RemoveBlocks,
     "sparsify": Sparsify,
     "share": Share,
@@ -66,8 +67,6 @@ def options_table() -> dict[str, Any]:
         name: [each for each in options_of(kind) if each["name"] not in LEFT_OUT.get(name, ())]
         for name, kind in CONFIGURATIONS.items()
     }
-    for name, kind in (("quantize", Quantize),):
-        settings[name] = list(options_of(kind, fields=("training",)))
     for name, entries in settings.items():
         flags = [flag for entry in entries for flag in entry["flags"]]
         twice = sorted({flag for flag in flags if flags.count(flag) > 1})

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..quantize.sensitivity import PrecisionSensitivity
-    from ..quantize.trade_off import TradeOff
+    from ..quantize.budget.sensitivity import PrecisionSensitivity
+    from ..quantize.budget.trade_off import TradeOff
     from .session import Options
 
 By = Literal["snr", "top1", "hessian"]
@@ -20,13 +20,13 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
     from ..errors import InvalidInput
     from ..outputs import write_folder
     from ..quantize import Quantize
+    from ..quantize.budget.budget import ORDER
+    from ..quantize.budget.hessian import HessianScan
+    from ..quantize.budget.layer_costs import FileBytes
+    from ..quantize.budget.precisions import Candidates
+    from ..quantize.budget.sensitivity import PrecisionScan
+    from ..quantize.budget.trade_off import trade_off
     from ..quantize.detect import detected
-    from ..quantize.hessian import HessianScan
-    from ..quantize.layer_costs import FileBytes
-    from ..quantize.mixed import ORDER
-    from ..quantize.precisions import Candidates
-    from ..quantize.sensitivity import PrecisionScan
-    from ..quantize.trade_off import trade_off
     from ..stage import Context
     from .session import configured, progress_bars
 
@@ -120,7 +120,7 @@ def _layers(found: PrecisionSensitivity) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from ..quantize.sensitivity import decibels
+    from ..quantize.budget.sensitivity import decibels
 
     by_noise = found.layers[0].noise is not None
     title = f"one layer alone in fewer bits, the others in {found.around} ({found.samples:,} {found.split} samples)"

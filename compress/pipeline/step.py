@@ -79,7 +79,7 @@ def advance(
         before: what the network costs, where it was measured already.
     """
     name = name or type(stage).__name__
-    trains = isinstance(stage, Training) or getattr(stage, "training", None) is not None
+    trains = isinstance(stage, Training) or any(getattr(stage, each, None) for each in ("training", "train"))
     if context.data is not None and trains:
         require_classifier(network.model, context.data, ["train"])
     before = before or measure(network, context.data)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from ..clock import Precision
+from ..config import refuse_moved
 from ..distill import objective_for
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
@@ -29,6 +30,19 @@ from .cut import ChannelReport, Cut, Surgery, Timing
 from .repair import REPAIRS, AnyRepair, repair
 from .select import SELECTIONS, AnySelect
 from .target import Beginning, Target, TargetName
+
+MOVED = {
+    "scope": "select",
+    "sensitivity": "select: {sensitivity: FILE}",
+    "reconstruct": "repair: [reconstruct]",
+    "reestimate": "repair: [recalibrate_bn]",
+    "precision": "latency_precision",
+    "aggregate": "criterion: {NAME: {aggregate: ...}}",
+    "members": "criterion: {NAME: {members: ...}}",
+    "normalize": "criterion: {NAME: {normalize: ...}}",
+    "score_batches": "criterion: {NAME: {batches: ...}}",
+}
+"""Where settings stand that once were the stage's own."""
 
 
 class Prune(Config):
@@ -144,6 +158,11 @@ class Prune(Config):
     training: Training | None = setting(
         None, "Fine-tuning after the surgery, on the data, distilling from the teacher if there is one."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, values: Any) -> Any:
+        return refuse_moved(values, MOVED)
 
     @field_validator("round_to", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Post-training quantization: ranges measured on calibration samples, no training.
+"""Quantization: the encodings that a network needs to run in integers, found in a fixed order of small steps.
 
 Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper" (2018), section 3:
 weights symmetric with one scale per output channel, activations affine with one scale per tensor. The order of the
@@ -7,128 +7,155 @@ steps is that of Nagel et al., "A White Paper on Neural Network Quantization" (2
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from pydantic import BeforeValidator, field_validator, model_validator
+from torch import nn
 
-from ..batch_norm import reestimate_batch_norm
 from ..clock import Clock
-from ..data import Split
+from ..config import refuse_moved
 from ..errors import InvalidInput
 from ..fold import Fold
-from ..graph import Graph, trace
-from ..integers.encoding import Encoding
-from ..integers.placement import Placement, placement_of
 from ..integers.target import TARGETS, TargetName, require_bits
-from ..stage import Config, Context, Edit, Measured, Result, Samples, Skip, Threads, evaluation_copy
-from ..train import Training, gentle
+from ..parts import Listed
+from ..settings import setting
+from ..stage import Config, Context, Edit, Measured, Result, Skip, Threads, evaluation_copy
 from ..weights import require_finite
-from .aware_training import Learned, train_quantized
-from .calibration import Watcher, calibration_split, observe
+from .budget.budget import Budget
+from .budget.precisions import Candidates
 from .detect import detected
-from .few_levels import to_few_levels
-from .mixed import Mixed
+from .moments import batch_norm_moments, folded_moments
 from .normalization import use_depthwise
-from .observe import Calibration, Observer, Spread, WeightCalibration, observer_of
-from .precisions import Candidates
-from .recover.bias import correct_biases, correct_biases_analytically, give_biases
-from .recover.blocks import brecq
-from .recover.equalize import absorb, equalize
-from .recover.moments import Moments, batch_norm_moments, folded_moments
-from .recover.rounding import LearnedRounding, adaround
-from .recover.smooth import smooth
+from .ranges.calibration import calibration_split
+from .ranges.ranges import Ends, Ranges
+from .recover import AnyRecovery, Phase
+from .recover.bias_correction import give_biases
 from .revert import revert_slower
-from .scheme import SCHEMES, Scheme, SchemeName
+from .scheme import SCHEMES, SchemeName
+from .state import State, Task
+from .train.few_levels import to_few_levels
+from .train.training import AnyTraining
 
-_LOG = logging.getLogger(__name__)
+FEW_LEVELS_RATE = 1e-3
+"""The learning rate of weights of few levels where none is given: they keep batch norms while they train."""
+
+Step = Callable[[State, Task], State]
+
+
+MOVED = {
+    "calibration": "ranges: {calibration: ...}",
+    "percentile": "ranges: {percentile: ...}",
+    "momentum": "ranges: {momentum: ...}",
+    "weight_calibration": "ranges: {weight_calibration: ...}",
+    "per_channel": "ranges: {per_channel: ...}",
+    "samples": "ranges: {samples: ...}",
+    "ends": "first_last",
+    "results": "quantize_outputs",
+    "reestimate": "recover: [recalibrate_bn]",
+    "equalize": "recover: [equalize]",
+    "absorb": "recover: [absorb]",
+    "smooth": "recover: [{smooth: ALPHA}]",
+    "bias_correction": "recover: [{bias_correction: empirical}] or analytic",
+    "rounding": "recover: [adaround] or [brecq]",
+    "rounding_iterations": "recover: [{adaround: ITERATIONS}]",
+    "training": "train",
+    "learned": "train: {method: ...}",
+    "mixed": "budget",
+}
+"""Where settings stand that once were the stage's own."""
+
+
+def _named(value: Any) -> Any:
+    """``mse`` is ``{calibration: mse}``."""
+    return {"calibration": value} if isinstance(value, str) else value
 
 
 class Quantize(Config):
-    """Measure the encodings that a network needs to run in integers; ``apply`` leaves its weights in float.
+    """Measure the encodings that a network needs to run in integers; ``apply`` leaves its weights in float."""
 
-    Args:
-        scheme: the bits of weights and activations, a row of :data:`compress.quantize.scheme.SCHEMES`. Where it leaves
-            activations in float and nothing else looks at samples, no calibration samples are needed. Schemes of
-            shorter floats take no notice of the options for integers.
-        calibration: the range of an activation: all that was seen (``minmax``), moving averages of each batch's
-            extremes (``moving_average``), all but extremes (``percentile``), or what rounds with the least divergence
-            (``entropy``) or squared error (``mse``).
-        percentile: of the values kept at each end, for ``percentile``.
-        momentum: of the averages, for ``moving_average``.
-        weight_calibration: the range of a weight: all its values, or what rounds with the least squared error.
-        per_channel: a range for each output channel (or block) of a weight; else one for all.
-        samples: calibration samples to run.
-        exclude: patterns of layers to keep in float, as in ``layer4.*``.
-        ends: what becomes of the first and the last layer where the scheme has few levels: ``float``, stored in 8 bits
-            (``w8``), or the ``same`` as all others. With integer activations they are in 8 bits, or the same.
-        results: round what the network returns too, for files that give integers.
-        reestimate: measure the statistics of batch norms again on calibration samples, before they are folded.
-        equalize: even out the ranges of channels between consecutive layers.
-        absorb: move high biases into the next layer.
-        smooth: alpha of SmoothQuant between layer norms and linear layers, 0..1; ``search`` finds one for each.
-        bias_correction: take the mean error of rounding off the biases, as measured on calibration samples
-            (``empirical``) or as expected from batch norms (``analytic``).
-        rounding: of weights: to the ``nearest`` integer, or up or down as errs least, learnt on calibration samples
-            layer by layer (``adaround``) or block by block (``brecq``).
-        rounding_iterations: steps for each layer or block.
-        training: of weights and scales as they will be rounded, on the context's data, distilling from the context's
-            teacher if any. Batch norms are folded by then, so that steps must be small: a recipe that leaves them out
-            gets AdamW at 5e-5 in fp32. Schemes of few levels keep batch norms while they train, and bear larger steps:
-            AdamW at 1e-3.
-        learned: what that training learns besides weights: scales (``lsq``), zero points too (``lsq+``), or scales and
-            the clips of ReLUs (``pact``).
-        mixed: choose the bits of each layer's weights under a budget of bytes or latency, by what each costs when it
-            alone is rounded; the scheme's own then only tells the bits of activations.
-        target: the engine and processor that the result is for; left out, it is for any of them. Weights are learnt,
-            and errors measured, in the integers of the target; left out, in those of this machine's.
-        revert_slower: compute in float what is slower in integers for the target (left out, for this machine), as the
-            context's clock tells; see :mod:`compress.quantize.revert`. Left out, this is done where ``target`` is this
-            machine's.
-        fastest: as ``revert_slower``, and leave nothing in integers where the network is faster so.
-        threads: that latencies are measured with.
-    """
+    scheme: SchemeName = setting(
+        "int8",
+        "Bits of weights (w) and activations (a). Where it leaves activations in float and nothing else looks at "
+        "samples, no calibration samples are needed. Schemes of shorter floats take no notice of what is for integers.",
+        common=True,
+    )
+    target: TargetName | None = setting(
+        None,
+        "The engine and processor that the result is for; left out, any. Weights are learnt, and errors measured, in "
+        "the integers of the target; left out, in those of this machine's.",
+        common=True,
+        choices="targets",
+    )
+    ranges: Annotated[Ranges, BeforeValidator(_named)] = setting(
+        Ranges(), "How ranges follow from the values of activations and weights."
+    )
+    recover: Annotated[tuple[AnyRecovery, ...], Listed] = setting(
+        (),
+        "What gives accuracy back without labels, in an order of its own whatever order it is listed in.",
+        common=True,
+        metavar="NAMES",
+    )
+    train: AnyTraining | None = setting(
+        None, "Train weights and scales as they will be rounded, distilling from the teacher if there is one."
+    )
+    budget: Budget | None = setting(
+        None,
+        "Choose the bits of each layer's weights within bytes or latency, by what each costs when it alone is rounded; "
+        "the scheme's own then only tells the bits of activations.",
+    )
+    exclude: tuple[str, ...] = setting((), "Patterns of layers to keep in float, as layer4.*.", common=True)
+    first_last: Ends = setting(
+        "float",
+        "The first and the last layer where weights have few levels: float, stored in 8 bits (w8), or the same as all "
+        "others. With integer activations they are in 8 bits, or the same.",
+    )
+    quantize_outputs: bool = setting(False, "Round what the network returns too, for files that give integers.")
+    revert_slower: bool | None = setting(
+        None,
+        "Compute in float what is slower in integers for the target (left out, for this machine), as the clock tells. "
+        "Left out, this is done where the target is this machine's.",
+        off="--keep-slower",
+        group="latencies",
+    )
+    fastest: bool = setting(
+        False, "As --revert-slower, and leave nothing in integers where the network is faster so.", group="latencies"
+    )
+    threads: Threads = setting(1, "That latencies are measured with.", group="latencies")
 
-    scheme: SchemeName = "int8"
-    calibration: Calibration = "minmax"
-    percentile: float = Field(99.99, gt=50, le=100)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_calibration: WeightCalibration = "minmax"
-    per_channel: bool = True
-    samples: Samples = 256
-    exclude: tuple[str, ...] = ()
-    ends: Literal["float", "w8", "same"] = "float"
-    results: bool = False
-    reestimate: bool = False
-    equalize: bool = False
-    absorb: bool = False
-    smooth: Annotated[float, Field(ge=0, le=1)] | Literal["search"] | None = None
-    bias_correction: Literal["none", "empirical", "analytic"] = "none"
-    rounding: Literal["nearest", "adaround", "brecq"] = "nearest"
-    rounding_iterations: int = Field(2000, ge=1, le=10**7)
-    training: Annotated[
-        Training | None, gentle(optimizer="adamw", learning_rate=5e-5, weight_decay=0.0, precision="fp32")
-    ] = None
-    learned: Learned = "lsq"
-    mixed: Mixed | None = None
-    target: TargetName | None = None
-    revert_slower: bool | None = None
-    fastest: bool = False
-    threads: Threads = 1
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, values: Any) -> Any:
+        return refuse_moved(values, MOVED)
+
+    @field_validator("recover")
+    @classmethod
+    def _each_once(cls, recover: tuple[AnyRecovery, ...]) -> tuple[AnyRecovery, ...]:
+        rounding = [part.name for part in recover if part.phase == "rounding"]
+        names = [part.name for part in recover]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is listed twice")
+        if len(rounding) > 1:
+            raise ValueError(f"weights are rounded once: give one of {' and '.join(rounding)}")
+        return recover
+
+    @field_validator("train")
+    @classmethod
+    def _larger_steps(cls, train: AnyTraining | None, info: Any) -> AnyTraining | None:
+        few = SCHEMES[info.data.get("scheme", "int8")].kind == "levels"
+        if train is None or not few or "learning_rate" in train.model_fields_set:
+            return train
+        return train.model_copy(update={"learning_rate": FEW_LEVELS_RATE})
 
     @model_validator(mode="after")
     def _few_levels_alone(self) -> Quantize:
-        if SCHEMES[self.scheme].kind != "levels":
-            return self
-        moved = {"equalize": self.equalize, "absorb": self.absorb, "smooth": self.smooth is not None}
-        moved |= {"mixed": self.mixed is not None, "rounding": self.rounding != "nearest"}
-        moved |= {"bias_correction": self.bias_correction != "none"}
-        given = [name for name, set_ in moved.items() if set_]
-        if given:
-            raise ValueError(f"`{given[0]}`: not with the scheme {self.scheme}, whose weights have few levels")
+        if SCHEMES[self.scheme].kind == "levels":
+            spare = [f"`recover`: {part.name}:" for part in self.recover]
+            spare += ["`budget`:"] if self.budget is not None else []
+            if spare:
+                raise ValueError(f"{spare[0]} not with the scheme {self.scheme}, whose weights have few levels")
         return self
 
     def apply(self, model: nn.Module, context: Context) -> Result:
@@ -138,52 +165,86 @@ class Quantize(Config):
             InvalidInput: no calibration samples, a pattern in ``exclude`` that matches nothing, or weights or
                 activations that are not finite.
         """
-        scheme = SCHEMES[self.scheme]
-        self._require_target(scheme)
-        if self.mixed is not None:
-            self._clock_for_budget(self.mixed, context)
-        if self._reverts(scheme):
+        self._require_target()
+        if self.budget is not None:
+            self._clock_for_budget(self.budget, context)
+        if self._reverts:
             self._clock_for_reverting(context)
-        work = _Work(evaluation_copy(model), context, self._split(scheme, context))
-        require_finite(work.network, "quantize")
-        if scheme.kind == "integer" and self.reestimate:
-            self._reestimate(work)
-        if scheme.kind == "levels":
-            self._round_to_levels(scheme, work)
-        else:
-            _fold(work, keep_moments=self.absorb or self.bias_correction == "analytic")
-        if scheme.activation_bits is not None:
-            work.use_depthwise(self.exclude)
-        graph, sites = self._trace(scheme, work)
-        if scheme.kind == "integer":
-            self._even_out(graph, scheme, work)
-        encodings = self._choose(self._encode(graph, sites, scheme, work), scheme, work)
-        if scheme.kind == "integer":
-            reference = evaluation_copy(work.network) if self.bias_correction != "none" else None
-            encodings = self._round(encodings, work)
-            if reference is not None:
-                self._correct_biases(reference, encodings, work)
-            encodings = self._train(encodings, work)
-        names = dict.fromkeys(product.weight for product in sites.products if product.weight in encodings)
-        rounded = (
-            Edit(name.rpartition(".")[0], name.rpartition(".")[2], "float32", encodings[name].stored, kind="precision")
-            for name in names
-        )
-        explained = {skip.layer for skip in work.skipped}  # batch normalizations that were not folded, and why
-        left = (skip for skip in sites.skipped if skip.layer not in explained or "batch_norm" not in skip.reason)
-        skipped = tuple(dict.fromkeys((*work.skipped, *left)))
-        edits = (*work.edits, *rounded)
-        return Result(work.network, edits, skipped, encodings, work.history, tuple(work.measured), self.rounds_for)
+        task = self._task(context)
+        state = State(evaluation_copy(model))
+        require_finite(state.network, "quantize")
+        for step in self._steps():
+            state = step(state, task)
+        return replace(_account(state), target=self.rounds_for)
 
-    def _reverts(self, scheme: Scheme) -> bool:
+    def _steps(self) -> Iterator[Step]:
+        """All that is done, in order."""
+        integer = SCHEMES[self.scheme].kind == "integer"
+        yield from self._recovery("statistics")
+        yield self._round_to_levels if SCHEMES[self.scheme].kind == "levels" else _fold
+        if SCHEMES[self.scheme].activation_bits is not None:
+            yield _in_integers
+        yield _placed
+        yield from self._recovery("weights")
+        yield lambda state, task: self.ranges.apply(state, task, self.first_last)
+        if self.budget is not None:
+            yield self._spend
+        if self._reverts:
+            yield self._revert
+        yield _before_rounding
+        yield from self._recovery("rounding")
+        yield from self._recovery("biases")
+        if integer and self.train is not None:
+            yield self.train.fit_rounded
+
+    def _recovery(self, phase: Phase) -> list[Step]:
+        """The methods that run then, in their order; schemes without integers have none."""
+        if SCHEMES[self.scheme].kind != "integer":
+            return []
+        return [part.apply for part in sorted(self.recover, key=lambda part: part.rank) if part.phase == phase]
+
+    def _task(self, context: Context) -> Task:
+        """What all steps share, with the calibration samples where something looks at them."""
+        scheme = SCHEMES[self.scheme]
+        integer = scheme.kind == "integer"
+        needs = frozenset[str]().union(*(part.needs for part in self.recover)) if integer else frozenset[str]()
+        split = calibration_split(context) if "samples" in needs or scheme.activation_bits else None
+        return Task(
+            context, scheme, split, self.ranges.samples, self.rounds_for, self.exclude, self.quantize_outputs, needs
+        )
+
+    @property
+    def rounds_for(self) -> TargetName:
+        """The target whose integers weights are rounded and trained for: the one asked for, else this machine's."""
+        return self.target or detected().target
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it looks at samples: to calibrate, to train, or to tell what layers cost."""
+        scheme = SCHEMES[self.scheme]
+        scored = self.budget is not None and self.budget.scan is None
+        looks = scheme.kind == "integer" and any("samples" in part.needs for part in self.recover)
+        return scheme.activation_bits is not None or self.train is not None or scored or looks
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it loses most of the accuracy."""
+        if self.train is not None:
+            return "train for more --epochs, or take a scheme of more bits"
+        if SCHEMES[self.scheme].kind == "levels":
+            return "weights of few levels want training: --epochs"
+        return "take --calibration mse and --recover bias_correction, train (--epochs), or take a scheme of more bits"
+
+    @property
+    def _reverts(self) -> bool:
         """Whether layers go back to float by what the clock tells of them."""
         asked = self.revert_slower or self.fastest
         asked = asked or (self.revert_slower is None and self.target == detected().target)
-        return asked and scheme.activation_bits == 8
+        return asked and SCHEMES[self.scheme].activation_bits == 8
 
-    def _clock_for_budget(self, mixed: Mixed, context: Context) -> Clock:
+    def _clock_for_budget(self, budget: Budget, context: Context) -> Clock:
         """What tells the bytes of files, or latencies for the target; raises as :meth:`_clock`."""
-        if mixed.latency is None:
+        if budget.latency is None:
             return context.require_clock("quantize: a budget of bytes is kept by the file")
         return self._clock(
             context, "--latency is measured on this machine ({})", "give --size, which holds on any machine"
@@ -209,252 +270,108 @@ class Quantize(Config):
                 f"there ({error})"
             ) from error
 
-    @property
-    def rounds_for(self) -> TargetName:
-        """The target whose integers weights are rounded and trained for: the one asked for, else this machine's."""
-        return self.target or detected().target
-
-    def _require_target(self, scheme: Scheme) -> None:
+    def _require_target(self) -> None:
         """Refuse what the target's engine cannot have."""
-        if self.target is None:
-            return
-        target = TARGETS[self.target]
-        if scheme.kind == "integer" and scheme.activation_bits is not None:
-            require_bits(target, 8 if self.mixed is not None else scheme.weight_bits, scheme.activation_bits)
+        scheme = SCHEMES[self.scheme]
+        if self.target is not None and scheme.kind == "integer" and scheme.activation_bits is not None:
+            weight_bits = 8 if self.budget is not None else scheme.weight_bits
+            require_bits(TARGETS[self.target], weight_bits, scheme.activation_bits)
 
-    def _mixed_for_the_target(self, scheme: Scheme) -> Mixed | None:
-        """``mixed``, without 4 bits where the target cannot multiply them."""
-        multiplied = scheme.activation_bits is not None and self.target is not None
-        if self.mixed is None or not multiplied or TARGETS[str(self.target)].four_bit_products:
-            return self.mixed
-        kept = tuple(precision for precision in self.mixed.precisions if precision != "int4")
-        return self.mixed.model_copy(update={"precisions": kept})
-
-    def _split(self, scheme: Scheme, context: Context) -> Split | None:
-        """The calibration samples, where something looks at them."""
-        looks = self.reestimate or self.equalize or self.absorb or self.smooth is not None
-        looks = looks or self.rounding != "nearest" or self.bias_correction == "empirical"
-        looks = scheme.kind == "integer" and looks
-        return calibration_split(context) if looks or scheme.activation_bits else None
-
-    def _round_to_levels(self, scheme: Scheme, work: _Work) -> None:
-        """Train the weights of few levels, and keep their encodings."""
-        same = self.ends == "same"
-        done = to_few_levels(work.network, scheme, work.context, self.training, exclude=self.exclude, ends=same)
-        work.network, work.history, work.levels = done.network, done.history, dict(done.encodings)
-        work.account(done.edits, done.skipped)
-
-    def _reestimate(self, work: _Work) -> None:
-        work.account(*reestimate_batch_norm(work.network, work.samples, seed=work.context.seed))
-
-    def _trace(self, scheme: Scheme, work: _Work) -> tuple[Graph, Placement]:
-        """The graph and what becomes integers, with a bias in every layer where biases will change."""
-        graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
-        sites = placement_of(graph, self.exclude, results=self.results)
-        if scheme.kind == "integer" and (self.absorb or self.bias_correction != "none"):
-            given = give_biases(graph, sites.products)
-            if given:
-                work.account(given)
-                graph = trace(work.network, work.context.example_inputs, dynamic_batch=True)
-                sites = placement_of(graph, self.exclude, results=self.results)
-        return graph, sites
-
-    def _even_out(self, graph: Graph, scheme: Scheme, work: _Work) -> None:
-        """Make the network, whose outputs stay what they were, easier to round."""
-        if self.equalize:
-            equalized = equalize(graph, work.samples, self.samples, work.context)
-            work.account(equalized.edits, equalized.skipped)
-            for name, scale in equalized.scales.items():
-                if name in work.moments:
-                    work.moments[name] = work.moments[name].scaled(scale)
-        if self.absorb:
-            absorbed = absorb(graph, work.moments, work.samples, self.samples, work.context)
-            work.account(absorbed.edits, absorbed.skipped)
-            for name, shift in absorbed.shifts.items():
-                if name in work.moments:
-                    work.moments[name] = work.moments[name].lowered(shift)
-        if self.smooth is not None:
-            bits = scheme.weight_bits
-            work.account(*smooth(graph, self.smooth, work.samples, self.samples, work.context, bits=bits))
-
-    def _encode(self, graph: Graph, sites: Placement, scheme: Scheme, work: _Work) -> dict[str, Encoding]:
-        encodings: dict[str, Encoding] = {}
-        for product in sites.products:
-            weight = graph.tensor(product.node.args[1])
-            assert weight is not None, product.weight
-            if product.weight in work.levels:
-                encodings[product.weight] = work.levels[product.weight]
-            elif (rest := self._rest(scheme)) is not None:
-                encodings[product.weight] = rest.weight_encoding(
-                    product.weight, weight, self.weight_calibration, per_channel=self.per_channel
-                )
-        if scheme.activation_bits is None:
-            return encodings
-        bits = scheme.activation_bits
-        observers = {
-            at: observer_of(self.calibration, percentile=self.percentile, momentum=self.momentum, bits=bits)
-            for at in sites.measured.values()
-        }
-        spreads = {at: Spread() for at in observers}
-        watchers = {at: _both(observer, spreads[at]) for at, observer in observers.items()}
-        observe(graph, watchers, work.samples, self.samples, work.context)
-        self._note(graph, spreads)
-        ranges = {at: observer.range() for at, observer in observers.items()}
-        for name, at in sites.measured.items():
-            low, high = ranges[at]
-            encodings[name] = Encoding((low,), (high,), bits)
-        return encodings
-
-    def _note(self, graph: Graph, spreads: Mapping[str, Spread]) -> None:
-        """Tell of activations whose range one value decides, and of those that are zero alone."""
-        places = {node.name: graph.layer(node) or node.name for node in graph.nodes}
-        wild = [f"{places[at]}: {s.largest:.3g}, others within {s.usual:.3g}" for at, s in spreads.items() if s.wild]
-        if wild:
-            cut = self.calibration in ("percentile", "entropy")
-            advice = "they are cut off" if cut else "look at the samples, or take the calibration percentile or entropy"
-            _LOG.warning(
-                "calibration: values far beyond all others in %d activations (%s); %s",
-                *(len(wild), _some(wild), advice),
-            )
-        zero = [places[at] for at, s in spreads.items() if s.largest == 0]
-        if zero:
-            _LOG.warning(
-                "calibration: all values are zero in %d activations (%s): nothing tells their range; see the samples",
-                *(len(zero), _some(zero)),
-            )
-
-    def _rest(self, scheme: Scheme) -> Scheme | None:
-        """The scheme of weights that have not few levels; None where they are floats."""
-        if scheme.kind != "levels":
-            return scheme
-        if scheme.activation_bits is not None:
-            return SCHEMES["int8"]
-        return SCHEMES["w8"] if self.ends == "w8" else None
-
-    def _choose(self, encodings: dict[str, Encoding], scheme: Scheme, work: _Work) -> dict[str, Encoding]:
-        """The encodings of what shall be in integers, in the bits that it shall have."""
-        mix = None
-        mixed = self._mixed_for_the_target(scheme)
-        if mixed is not None:
-            candidates = Candidates.of(
-                work.network,
-                encodings,
-                work.context.example_inputs,
-                calibration=self.weight_calibration,
-                per_channel=self.per_channel,
-                target=self.rounds_for,
-            )
-            clock = self._clock_for_budget(mixed, work.context)
-            mix = mixed.start(candidates, work.context, clock).choose()
-            encodings = dict(mix.encodings)
-            if mix.unit == "ms":
-                work.measured.append(Measured.by(clock, "the precisions of layers", mix.told()))
-        if self._reverts(scheme):
-            clock, context = self._clock_for_reverting(work.context), work.context
-            kept = revert_slower(
-                work.network, encodings, context.example_inputs, clock, fastest=self.fastest, progress=context.progress
-            )
-            work.account((), kept.skipped)
-            work.measured.append(Measured.by(clock, "the layers that compute in float", kept.told()))
-            encodings = dict(kept.encodings)
-        if mix is not None:
-            work.account([Edit("", "weights", "float32", mix.told(), "weights")])
-            told = {skip.layer for skip in work.skipped}
-            floats = dict.fromkeys(name.rpartition(".")[0] for name in mix.floats)
-            work.account((), [Skip(layer, "kept in float: chosen so") for layer in floats if layer not in told])
-        return encodings
-
-    def _round(self, encodings: dict[str, Encoding], work: _Work) -> dict[str, Encoding]:
-        """Put the weights on grid points that are learnt, where that is asked for."""
-        if self.rounding == "nearest":
-            return encodings
-        config = LearnedRounding(iterations=self.rounding_iterations, samples=self.samples)
-        learn = adaround if self.rounding == "adaround" else brecq
-        done = learn(work.network, encodings, work.context, work.samples, config, target=self.rounds_for)
-        work.network = done.model
-        work.account([Edit("", "weights", "float32", f"rounded by {self.rounding}", "weights")])
-        return dict(done.encodings)
-
-    def _train(self, encodings: dict[str, Encoding], work: _Work) -> dict[str, Encoding]:
-        """Train weights and scales, where that is asked for."""
-        if self.training is None:
-            return encodings
-        done = train_quantized(
-            work.network, encodings, self.training, work.context, learned=self.learned, target=self.rounds_for
+    def _round_to_levels(self, state: State, task: Task) -> State:
+        """With weights of few levels, trained so, and their encodings; batch norms are folded after."""
+        done = to_few_levels(
+            state.network,
+            task.scheme,
+            task.context,
+            self.train,
+            exclude=self.exclude,
+            ends=self.first_last == "same",
         )
-        work.network, work.history = done.model, tuple(done.history)
-        work.account([Edit("", "weights", None, f"{len(done.history)} epochs", "weights")])
-        return dict(done.encodings)
+        return state.after(
+            done.edits, done.skipped, network=done.network, history=done.history, levels=dict(done.encodings)
+        )
 
-    def _correct_biases(self, reference: nn.Module, encodings: dict[str, Encoding], work: _Work) -> None:
-        """``reference`` has the weights that were not rounded."""
-        target = self.rounds_for
-        if self.bias_correction == "empirical":
-            done = correct_biases(
-                work.network, reference, encodings, work.samples, self.samples, work.context, target=target
-            )
-        else:
-            done = correct_biases_analytically(
-                work.network, encodings, work.moments, work.context, reference=reference, target=target
-            )
-        work.account(*done)
+    def _spend(self, state: State, task: Task) -> State:
+        """With the precisions that the budget allows."""
+        assert self.budget is not None, "there is something to spend"
+        multiplied = task.scheme.activation_bits is not None and self.target is not None
+        budget = self.budget.for_target(TARGETS[str(self.target)] if multiplied else None)
+        candidates = Candidates.of(
+            state.network,
+            state.encodings,
+            task.context.example_inputs,
+            calibration=self.ranges.weight_calibration,
+            per_channel=self.ranges.per_channel,
+            target=self.rounds_for,
+        )
+        clock = self._clock_for_budget(budget, task.context)
+        mix = budget.start(candidates, task.context, clock).choose()
+        measured = [Measured.by(clock, "the precisions of layers", mix.told())] if mix.unit == "ms" else []
+        floats = dict.fromkeys(name.rpartition(".")[0] for name in mix.floats)
+        chosen = state.after([Edit("", "weights", "float32", mix.told(), "weights")], encodings=dict(mix.encodings))
+        return replace(chosen, measured=(*state.measured, *measured), floats=tuple(floats))
 
-
-def _both(observer: Observer, spread: Spread) -> Watcher:
-    def watch(values: Tensor) -> None:
-        observer.observe(values)
-        spread.observe(values)
-
-    return watch
-
-
-def _some(told: list[str]) -> str:
-    return "; ".join(told[:3]) + ("; ..." if len(told) > 3 else "")
-
-
-@dataclass
-class _Work:
-    """A network on its way through the steps, changed in place, and the account of what was done to it.
-
-    ``moments`` are those of the outputs of layers that a batch norm was folded into, ``levels`` the encodings of
-    weights that have few, both by weight name.
-    """
-
-    network: nn.Module
-    context: Context
-    split: Split | None
-    edits: list[Edit] = field(default_factory=list)
-    skipped: list[Skip] = field(default_factory=list)
-    moments: dict[str, Moments] = field(default_factory=dict)
-    levels: dict[str, Encoding] = field(default_factory=dict)
-    history: tuple[Mapping[str, float], ...] = ()
-    measured: list[Measured] = field(default_factory=list)
-
-    @property
-    def samples(self) -> Split:
-        """The calibration samples."""
-        assert self.split is not None, "a step that looks at samples asks for them"
-        return self.split
-
-    def use_depthwise(self, exclude: Iterable[str]) -> None:
-        """Run in integers what is left of batch norms."""
-        replaced = use_depthwise(self.network, self.context.example_inputs, exclude)
-        layers = {edit.layer for edit in replaced}
-        self.edits += replaced
-        self.skipped = [skip for skip in self.skipped if skip.layer not in layers]
-
-    def account(self, edits: Iterable[Edit], skipped: Iterable[Skip] = ()) -> None:
-        """Add to the account."""
-        self.edits += edits
-        self.skipped += skipped
+    def _revert(self, state: State, task: Task) -> State:
+        """With layers in float that are slower in integers."""
+        clock, context = self._clock_for_reverting(task.context), task.context
+        kept = revert_slower(
+            state.network,
+            state.encodings,
+            context.example_inputs,
+            clock,
+            fastest=self.fastest,
+            progress=context.progress,
+        )
+        measured = Measured.by(clock, "the layers that compute in float", kept.told())
+        return state.after((), kept.skipped, encodings=dict(kept.encodings), measured=(*state.measured, measured))
 
 
-def _fold(work: _Work, *, keep_moments: bool) -> None:
-    """Fold batch norms; where ``keep_moments``, keep what they tell of the values."""
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in work.network.modules()):
-        return
-    known = batch_norm_moments(work.network, work.context) if keep_moments else {}
-    folded = Fold().apply(work.network, work.context)
-    work.network = folded.model
-    work.moments = folded_moments(known, folded.edits)
-    work.account(folded.edits, folded.skipped)
+def _fold(state: State, task: Task) -> State:
+    """With batch norms folded, and what they tell of the values, where a method needs that."""
+    network = state.network
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return state
+    known = batch_norm_moments(network, task.context) if "moments" in task.needs else {}
+    folded = Fold().apply(network, task.context)
+    moments = folded_moments(known, folded.edits)
+    return state.after(folded.edits, folded.skipped, network=folded.model, moments=moments)
+
+
+def _in_integers(state: State, task: Task) -> State:
+    """With depthwise convolutions for what is left of batch norms."""
+    replaced = use_depthwise(state.network, task.context.example_inputs, task.exclude)
+    layers = {edit.layer for edit in replaced}
+    skipped = tuple(skip for skip in state.skipped if skip.layer not in layers)
+    return replace(state, skipped=skipped).after(replaced)
+
+
+def _placed(state: State, task: Task) -> State:
+    """With the graph and what becomes integers, and a bias in every layer where biases will change."""
+    state = state.placed(task)
+    if "biases" in task.needs:
+        given = give_biases(state.graph, state.placement.products)
+        if given:
+            state = state.after(given).placed(task)
+    return state
+
+
+def _before_rounding(state: State, task: Task) -> State:
+    """With a copy of the network, where a method looks at the weights that it has now."""
+    return state.after(unrounded=evaluation_copy(state.network)) if "unrounded" in task.needs else state
+
+
+def _account(state: State) -> Result:
+    """The result, with the weights that are held in other types and the layers that are not."""
+    encodings = state.encodings
+    names = dict.fromkeys(layer.weight for layer in state.placement.products if layer.weight in encodings)
+    rounded = (
+        Edit(name.rpartition(".")[0], name.rpartition(".")[2], "float32", encodings[name].stored, kind="precision")
+        for name in names
+    )
+    # Of batch normalizations that were not folded it is told already why.
+    explained = {skip.layer for skip in state.skipped} | set(state.floats)
+    left = (s for s in state.placement.skipped if s.layer not in explained or "batch_norm" not in s.reason)
+    told = {skip.layer for skip in state.skipped}
+    chosen = (Skip(layer, "kept in float: chosen so") for layer in state.floats if layer not in told)
+    skipped = tuple(dict.fromkeys((*state.skipped, *chosen, *left)))
+    return Result(state.network, (*state.edits, *rounded), skipped, encodings, state.history, state.measured)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..errors import InvalidInput
 from ..integers.encoding import Encoding, Kind
-from .observe import WeightCalibration, weight_ranges
+from .ranges.observers import WeightCalibration, weight_ranges
 
 SchemeName = Literal[
     "int8", "w4a8", "w8a16", "w8", "w4", "fp16", "bf16",

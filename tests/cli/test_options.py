@@ -24,7 +24,7 @@ IN_WORDS = {
     "--ratios": ("nan", "0.5,2", "0.5,0.25", "-1", "a"),
     "--block": ("0,4", "-1,4", "4", "a,b", "4," + "9" * 30),
     "--limit": ("a=nan", "a=2", "a=-1", "a", "a=x"),
-    "--smooth": ("nan", "2", "-1", "some"),
+    "--recover": ("smooth=nan", "smooth=2", "smooth=-1", "smooth=some", "adaround=0"),
     "--round-to": ("0", "-1", "1.5", "²", "9" * 5000, "some"),
 }
 """Options whose text holds numbers."""
@@ -108,7 +108,7 @@ def test_numbers_that_are_none_are_refused(
 
 SETTINGS = {
     "prune": (Prune, {}),
-    "quantize": (Quantize, {"momentum": "--range-momentum"}),
+    "quantize": (Quantize, {}),
     "sparsify": (Sparsify, {}),
     "regularize": (Regularize, {}),
     "train": (Training, {"learning_rate": "--lr"}),
@@ -136,9 +136,9 @@ def test_settings_are_told_as_they_are_typed(command: str) -> None:
         ("prune net:build -o out", "one of --ratio, --macs, --parameters, --size and --latency, got none"),
         ("prune net:build --ratio 0.5 --macs 2 -o out", "and --latency, got --ratio, --macs"),
         ("remove-blocks net:build -o out", "give exactly one of --count and --macs"),
-        ("quantize net:build --range-momentum 1 -o out", "--range-momentum: Input should be less than 1, got 1.0"),
+        ("quantize net:build --calibration-momentum 1 -o out", "--calibration-momentum: Input should be less than 1"),
         ("quantize net:build --size 2 --latency 2 -o out", "give one budget: --size or --latency"),
-        ("quantize net:build --scheme ternary --equalize -o out", "--equalize: not with the scheme ternary"),
+        ("quantize net:build --scheme ternary --recover equalize -o out", "equalize: not with the scheme ternary"),
         ("sparsify net:build --schedule gradual -o out", "set --epochs, or --schedule one_shot"),
         ("sparsify net:build --granularity n:m --n 4 -o out", "leaves --n of --m weights"),
         ("regularize net:build --method growing --data digits -o out", "growing needs a --ratio"),

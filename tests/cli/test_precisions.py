@@ -26,8 +26,8 @@ def test_a_scan_is_written_and_read(small_net_file: Path, npz: Path, tmp_path: P
     assert curve["points"][0]["bytes"] < curve["points"][-1]["bytes"] < curve["float_bytes"]
     budget = ("--size", "1.5", "--scan", str(scan), "--keep-slower")
     run("quantize", network, "--data", str(npz), *budget, "-o", str(mixed), "--json-file", str(tmp_path / "told.json"))
-    config = json.loads((tmp_path / "told.json").read_text())["config"]["mixed"]
-    assert config["size"] == 1.5 and config["by"] == "snr" and config["scan"] == str(scan)
+    config = json.loads((tmp_path / "told.json").read_text())["config"]["budget"]
+    assert config["size"] == 1.5 and config["sensitivity"] == "snr" and config["scan"] == str(scan)
 
 
 def test_a_scan_without_a_budget_is_refused(small_net_file: Path, tmp_path: Path) -> None:

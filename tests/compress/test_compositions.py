@@ -22,9 +22,9 @@ from tests.support.small_networks import EXACT_TARGET, context_on, snr_db
 
 QUANTIZERS = {
     "int8": Quantize(),
-    "w4a8": Quantize(scheme="w4a8", bias_correction="empirical"),
-    "adaround": Quantize(scheme="w4a8", rounding="adaround", rounding_iterations=20),
-    "equalized": Quantize(equalize=True, calibration="mse"),
+    "w4a8": Quantize(scheme="w4a8", recover=[{"bias_correction": "empirical"}]),
+    "adaround": Quantize(scheme="w4a8", recover=[{"adaround": 20}]),
+    "equalized": Quantize(ranges={"calibration": "mse"}, recover=["equalize"]),
 }
 FIRST: dict[str, tuple[Stage, ...]] = {
     "pruned": (Prune(ratio=0.5),),

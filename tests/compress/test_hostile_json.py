@@ -13,7 +13,7 @@ import pytest
 from compress import artifact
 from compress.errors import InvalidInput
 from compress.prune.sensitivity import Sensitivity
-from compress.quantize.sensitivity import PrecisionSensitivity, _Sums
+from compress.quantize.budget.sensitivity import PrecisionSensitivity, _Sums
 from compress.report import read as read_report
 from compress.resume import ORIGIN, Origin
 

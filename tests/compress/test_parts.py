@@ -17,13 +17,15 @@ from compress.prune.criteria import CRITERIA, Criterion
 from compress.prune.criteria.taylor import Taylor
 from compress.prune.repair import REPAIRS
 from compress.prune.select import SELECTIONS
+from compress.quantize.recover import RECOVERIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-KINDS = (CRITERIA, SELECTIONS, REPAIRS)
+KINDS = (CRITERIA, SELECTIONS, REPAIRS, RECOVERIES)
 PLACES = {
     "criterion": "prune/criteria/spread.py",
     "selection": "prune/select/late.py",
     "repair": "prune/repair/rescale.py",
+    "recovery": "quantize/recover/trim.py",
 }
 """Each example, and where its first line says that it is put."""
 
@@ -79,6 +81,40 @@ print(json.dumps({
     "cli": [done.exit_code, done.output[-300:]],
 }))
 """
+
+
+QUANTIZING = """
+import json, torch, models
+from click.testing import CliRunner
+from compress.cli import cli
+from compress.data import DataConfig, load
+from compress.quantize import Quantize
+from compress.recipe import Recipe, schema
+from compress.stage import Context
+
+settings = {"recover": ["bias_correction", {"trim": {"deviations": 1.5}}]}
+recipe = Recipe.model_validate({"model": "resnet20", "stages": [{"quantize": settings}]})
+stage = recipe.stages[0].stage
+assert stage == Quantize(**settings), stage
+torch.manual_seed(0)
+model = models.build("resnet20", width=4).eval()
+result = stage.apply(model, Context((torch.zeros(1, 3, 8, 8),), load(DataConfig(source="data.npz"), 0)))
+done = CliRunner().invoke(cli, "quantize resnet20:width=4 --data data.npz --recover trim=2,equalize -o int8".split())
+told = [str(edit.after) for edit in result.edits]
+print(json.dumps({
+    "trimmed": sum(text.startswith("within") for text in told),
+    "before_biases": next(i for i, t in enumerate(told) if "within" in t) < next(
+        i for i, t in enumerate(told) if "corrected" in t),
+    "schema": "trim" in json.dumps(schema()) and "deviations" in json.dumps(schema()),
+    "cli": [done.exit_code, done.output[-300:]],
+}))
+"""
+
+
+def test_a_recovery_method_is_one_file(copy: Path) -> None:
+    told = json.loads(run(copy, QUANTIZING).splitlines()[-1])
+    assert told["trimmed"] > 10 and told["before_biases"] and told["schema"]
+    assert told["cli"][0] == 0, told["cli"][1]
 
 
 def test_parts_of_pruning_are_one_file_each(copy: Path) -> None:

@@ -129,10 +129,10 @@ STAGES: dict[str, Callable[[], Stage]] = {
     "int8": Quantize,
     "w4": lambda: Quantize(scheme="w4"),
     "fp16": lambda: Quantize(scheme="fp16"),
-    "recovered": lambda: Quantize(equalize=True, absorb=True, smooth=0.5, bias_correction="empirical"),
-    "adaround": lambda: Quantize(rounding="adaround", rounding_iterations=4, samples=16),
-    "aware": lambda: Quantize(training=FAST),
-    "signs": lambda: Quantize(scheme="bwn", ends="same", training=FAST),
+    "recovered": lambda: Quantize(recover=["equalize", "absorb", {"smooth": 0.5}, {"bias_correction": "empirical"}]),
+    "adaround": lambda: Quantize(ranges={"samples": 16}, recover=[{"adaround": 4}]),
+    "aware": lambda: Quantize(train=FAST),
+    "signs": lambda: Quantize(scheme="bwn", first_last="same", train=FAST),
     "prune": lambda: Prune(ratio=0.5, round_to=1),
     "sparsify": lambda: Sparsify(sparsity=0.5),
     "share": Share,
@@ -222,7 +222,7 @@ def test_a_layer_is_known_by_each_of_its_names() -> None:
 
 def test_weights_on_few_levels_are_no_other_layer_s() -> None:
     model, _, context = made(TwoConvolutions)
-    result = Quantize(scheme="bwn", ends="same", training=FAST).apply(model, context)
+    result = Quantize(scheme="bwn", first_last="same", train=FAST).apply(model, context)
     reasons = {skip.layer: skip.reason for skip in result.skipped}
     assert reasons["a"] == "kept in float: it shares its weight with b"
     assert reasons["b"] == "kept in float: it shares its weight with a"

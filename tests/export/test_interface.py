@@ -38,7 +38,7 @@ def job() -> Job:
     torch.manual_seed(0)
     model = Whole().eval()
     context = context_on((torch.randn(32, 3, 8, 8),))
-    result = Quantize(results=True).apply(model, context)
+    result = Quantize(quantize_outputs=True).apply(model, context)
     return Job(result.model, context.example_inputs, "ort-x86", result.encodings)
 
 

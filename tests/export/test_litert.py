@@ -76,7 +76,7 @@ class Made:
 def quantized(kind: type[nn.Module], scheme: str = "int8") -> tuple[nn.Module, dict[str, Encoding], tuple[Tensor, ...]]:
     """A network with its encodings, those of its results too."""
     model, inputs, context = made(kind)
-    result = Quantize(scheme=scheme, samples=16).apply(model, context)
+    result = Quantize(scheme=scheme, ranges={"samples": 16}).apply(model, context)
     encodings = dict(result.encodings)
     with torch.no_grad():
         value = result.model(*inputs)
@@ -215,7 +215,7 @@ class Pooled(nn.Module):
 def test_an_average_of_windows_that_is_joined_keeps_its_scale(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = Pooled().eval(), (torch.randn(16, 3, 8, 8),)
-    result = Quantize(samples=16).apply(model, context_on(inputs))
+    result = Quantize(ranges={"samples": 16}).apply(model, context_on(inputs))
     job = Job(result.model, (inputs[0][:1],), "litert", result.encodings)
     exported = litert.export(job, tmp_path / "pooled.tflite")
     file = File(exported.file.read_bytes())
@@ -340,7 +340,7 @@ def test_a_layer_in_float_between_integers_is_computed_in_float(kind: str, tmp_p
     made_of = [nn.Conv2d(4, 4, 3) if images else nn.Linear(4, 4) for _ in range(3)]
     model = nn.Sequential(made_of[0], nn.ReLU(), made_of[1], nn.ReLU(), made_of[2]).eval()
     x = torch.randn(16, 4, 8, 8) if images else torch.randn(16, 4)
-    result = Quantize(exclude=("2",), results=True).apply(model, context_on((x,)))
+    result = Quantize(exclude=("2",), quantize_outputs=True).apply(model, context_on((x,)))
     exported = litert.export(Job(result.model, (x[:1],), "litert", result.encodings), tmp_path / "net.tflite")
     engine = Interpreter(
         str(exported.file), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

@@ -29,7 +29,7 @@ teacher: baseline
 stages:
   - prune: {macs: 1.2, criterion: l2, round_to: 1, limits: {conv: 0.5}}
   - sparsify: {sparsity: 0.5}
-  - quantize: {samples: 8, scheme: int8, revert_slower: false}
+  - quantize: {ranges: {samples: 8}, scheme: int8, revert_slower: false}
 gates: {macs_ratio: 1.1, top1_drop: 100}
 """
 

@@ -47,7 +47,7 @@ stages:
   - distill: {{training: {TRAINING}}}
   - sparsify: {{sparsity: 0.3, training: {TRAINING}}}
   - sparsify: {{sparsity: 0.6, training: {TRAINING}}}
-  - quantize: {{samples: 8, revert_slower: false, training: {TRAINING}}}
+  - quantize: {{ranges: {{samples: 8}}, revert_slower: false, train: {TRAINING}}}
 """,
     "two processes": f"""
 model: net.py:build
@@ -61,7 +61,7 @@ model: net.py:build
 {DATA}
 train: {TRAINING}
 stages:
-  - quantize: {{samples: 8, scheme: ternary, ends: same, training: {TRAINING}}}
+  - quantize: {{ranges: {{samples: 8}}, scheme: ternary, first_last: same, train: {TRAINING}}}
 """,
 }
 RUN = Command.of("run r.yaml --trust -q -o out")

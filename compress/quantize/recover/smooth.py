@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.fx import Node
 
 from ...data import Split
 from ...fold import COPIES, DROPOUTS, uses
 from ...graph import Graph, argument
+from ...settings import setting
 from ...stage import Context, Edit, Skip
-from ..calibration import observe
-from .layers import Layer, layers_of
+from ..ranges.calibration import observe
+from ..state import State, Task
+from . import Phase, Recovery
+from .shared.layers import Layer, layers_of
 
 aten = torch.ops.aten
 
@@ -63,6 +67,24 @@ class _Place:
         for reader in self.readers:
             reader.scale_inputs(scale)
             reader.store()
+
+
+class Smooth(Recovery):
+    """Move outlying channels between layer norms and linear layers into the weights (Xiao et al., 2023)."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | Literal["search"] = setting(
+        "search",
+        "How much of the difficulty moves to the weights, from 0 to 1; search takes for each layer norm the value with "
+        "the least error.",
+    )
+
+    phase: ClassVar[Phase] = "weights"
+    rank: ClassVar[int] = 30
+
+    def apply(self, state: State, task: Task) -> State:
+        """:func:`smooth`."""
+        bits = task.scheme.weight_bits
+        return state.after(*smooth(state.graph, self.alpha, task.samples, task.count, task.context, bits=bits))
 
 
 def smooth(

@@ -18,7 +18,7 @@ import compress
 from compress.errors import InvalidInput
 from compress.integers.plan import Plan, plan
 from compress.quantize import TARGETS, Quantize, simulate
-from compress.quantize.aware_training import learnable
+from compress.quantize.train.aware_training import learnable
 from export.onnx.exporter import TARGETS as ONNX_TARGETS
 from export.onnx.exporter import export_onnx
 from tests.support.small_networks import Joined, TwoInputs, Unfolded, context_on, made, snr_db
@@ -51,7 +51,7 @@ def planned(kind: type[nn.Module], target: str, **settings: object) -> tuple[nn.
         context = context_on(inputs)
     else:
         model, inputs, context = made(kind)
-    quantize = Quantize.model_validate({"samples": 8, "target": target, "revert_slower": False, **settings})
+    quantize = Quantize.model_validate({"ranges": {"samples": 8}, "target": target, "revert_slower": False, **settings})
     result = quantize.apply(model, context)
     return result.model, inputs, plan(result.model, context.example_inputs, result.encodings, target)
 
@@ -108,7 +108,7 @@ def test_a_file_has_exactly_the_integers_that_were_simulated(
 @pytest.mark.parametrize("rounding", ["adaround", "brecq"])
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_learnt_weights_lie_on_the_grid_of_the_target_that_is_asked_for(target: str, rounding: str) -> None:
-    model, _, learnt = planned(Windows, target, rounding=rounding, rounding_iterations=4)
+    model, _, learnt = planned(Windows, target, recover=[{rounding: 4}])
     _, _, nearest = planned(Windows, target)
     assert set(learnt.grids) == {"first.weight", "grouped.weight", "classify.weight"}
     for name, grid in learnt.grids.items():
@@ -122,7 +122,7 @@ def test_learnt_weights_lie_on_the_grid_of_the_target_that_is_asked_for(target: 
 
 
 def test_rounding_for_a_target_leaves_alone_what_that_computes_in_float() -> None:
-    model, _, learnt = planned(Joined, "ncnn", rounding="adaround", rounding_iterations=2)
+    model, _, learnt = planned(Joined, "ncnn", recover=[{"adaround": 2}])
     before, _, _ = planned(Joined, "ncnn")
     assert "depthwise.weight" not in learnt.grids
     assert torch.equal(model.get_parameter("depthwise.weight"), before.get_parameter("depthwise.weight"))
@@ -201,4 +201,4 @@ def test_integers_are_decided_in_one_place() -> None:
         *("export/coreml.py", "export/executorch/exporter.py", "export/ncnn/exporter.py", "export/onnx/exporter.py"),
     }
     # What can be in integers, before there are encodings, is asked by what makes these.
-    assert callers("placement_of") == {"compress/quantize/few_levels.py", "compress/quantize/quantize.py"}
+    assert callers("placement_of") == {"compress/quantize/train/few_levels.py", "compress/quantize/state.py"}

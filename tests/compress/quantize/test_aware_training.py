@@ -16,7 +16,7 @@ from compress.data import Data
 from compress.errors import InvalidInput
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
-from compress.quantize.aware_training import Learned, learnable, train_quantized
+from compress.quantize.train.aware_training import Learned, learnable, train_quantized
 from compress.train import Training, fit
 from tests.support.small_classifier import SmallNet, pattern_data
 from tests.support.small_networks import SHAPES, Joined, PoolFirst, Tokens, made, snr_db
@@ -197,7 +197,7 @@ def test_the_stage_rounds_and_trains() -> None:
     torch.manual_seed(0)
     model, context = SmallNet().eval(), Context((data.example(2),), data)
     training = TRAINING.model_copy(update={"epochs": 1})
-    stage = Quantize(scheme="w4a8", rounding="adaround", rounding_iterations=5, training=training, learned="pact")
+    stage = Quantize(scheme="w4a8", train={**dict(training), "method": "pact"}, recover=[{"adaround": 5}])
     result = stage.apply(model, context)
     assert [edit.after for edit in result.edits if edit.kind == "weights" and not edit.layer] == [
         "rounded by adaround",
@@ -207,4 +207,4 @@ def test_the_stage_rounds_and_trains() -> None:
     assert {e.bits for e in result.encodings.values() if e.axis == 0} == {4}
     assert float(simulate(result.model, result.encodings, context.example_inputs)(data.example(2)).detach().sum())
     with pytest.raises(InvalidInput, match="no calibration samples"):
-        Quantize(scheme="w4", rounding="brecq").apply(model, replace(context, data=Data("none", {})))
+        Quantize(scheme="w4", recover=["brecq"]).apply(model, replace(context, data=Data("none", {})))

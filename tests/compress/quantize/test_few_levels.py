@@ -71,7 +71,7 @@ def test_weights_of_the_middle_take_few_values(scheme: str) -> None:
 @pytest.mark.parametrize(("scheme", "bits"), [("binary", 8), ("w2a8", 2)])
 def test_ends(scheme: str, bits: int) -> None:
     model, context = made()
-    kept = Quantize(scheme=scheme, ends="w8" if scheme == "binary" else "same").apply(model, context)
+    kept = Quantize(scheme=scheme, first_last="w8" if scheme == "binary" else "same").apply(model, context)
     assert kept.encodings["stem.0.weight"].bits == bits
     assert kept.encodings["stem.0.weight"].kind == ("integer" if bits == 8 else "levels")
 
@@ -94,7 +94,7 @@ def test_training_learns(scheme: str) -> None:
     training = Training(
         epochs=12, batch_size=16, optimizer="adamw", learning_rate=1e-2, weight_decay=0.0, precision="fp32"
     )
-    result = Quantize(scheme=scheme, training=training).apply(model, context)
+    result = Quantize(scheme=scheme, train=training).apply(model, context)
     losses = [record["loss"] for record in result.history]
     assert len(losses) == 12 and [record["epoch"] for record in result.history] == list(range(1, 13))
     assert losses[-1] < 0.8 * losses[0]
@@ -157,15 +157,15 @@ def test_bit_operations_are_those_that_run(scheme: str, factor: int) -> None:
     assert layers["stem.0"].bit_operations == (64 if scheme in ("w2a8", "int8") else 1024) * layers["stem.0"].macs
 
 
-@pytest.mark.parametrize("options", [{"equalize": True}, {"rounding": "adaround"}, {"smooth": 0.5}])
-def test_what_would_move_weights_off_their_levels_is_refused(options: dict[str, object]) -> None:
+@pytest.mark.parametrize("recover", ["equalize", "adaround", "smooth=0.5"])
+def test_what_would_move_weights_off_their_levels_is_refused(recover: str) -> None:
     with pytest.raises(ValidationError, match="few levels"):
-        Quantize(scheme="ternary", **options)
+        Quantize(scheme="ternary", recover=recover)
 
 
 def test_refusals() -> None:
     model, context = made()
     with pytest.raises(InvalidInput, match="no data to train on"):
-        Quantize(scheme="ttq", training=Training(epochs=1)).apply(model, Context(context.example_inputs))
+        Quantize(scheme="ttq", train=Training(epochs=1)).apply(model, Context(context.example_inputs))
     with pytest.raises(InvalidInput, match="no layer of this network can have few levels"):
         Quantize(scheme="ttq", exclude=("middle.*", "hidden")).apply(model, context)

@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from compress.data import Data
 from compress.errors import InvalidInput
-from compress.quantize import Quantize, hessian
-from compress.quantize.hessian import HessianScan, hessian_traces
-from compress.quantize.precisions import Candidates
+from compress.quantize import Quantize
+from compress.quantize.budget import hessian
+from compress.quantize.budget.hessian import HessianScan, hessian_traces
+from compress.quantize.budget.precisions import Candidates
 from compress.stage import Context
 from tests.support.small_networks import Unfolded, made
 

@@ -16,14 +16,15 @@ from compress.data import Data
 from compress.deploy.clock import MachineClock
 from compress.errors import InvalidInput
 from compress.integers.encoding import Encoding
-from compress.quantize import Quantize, mixed
+from compress.quantize import Quantize
+from compress.quantize.budget import budget as mixed
+from compress.quantize.budget.budget import ORDER, Budget, Mixing
+from compress.quantize.budget.layer_costs import Costs, Latency
+from compress.quantize.budget.precisions import Candidates, Precision
+from compress.quantize.budget.sensitivity import PrecisionScan, UnitSensitivity
+from compress.quantize.budget.trade_off import trade_off
 from compress.quantize.detect import detected
-from compress.quantize.layer_costs import Costs, Latency
-from compress.quantize.mixed import ORDER, Mixed, Mixing
-from compress.quantize.precisions import Candidates, Precision
 from compress.quantize.revert import Kept, without
-from compress.quantize.sensitivity import PrecisionScan, UnitSensitivity
-from compress.quantize.trade_off import trade_off
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
 from export.onnx.parts import bytes_by_layer
@@ -39,8 +40,8 @@ def stored(path: Path) -> int:
 
 def test_a_budget_of_bytes_is_kept_by_the_file(data: Data, small_net: nn.Module, tmp_path: Path) -> None:
     context = Context((data.example(),), data, clock=MachineClock())
-    mix = Mixed(size=3.2, samples=20, precisions=("int4", "int8"))
-    stage = Quantize(mixed=mix, rounding="adaround", rounding_iterations=5)
+    mix = Budget(size=3.2, samples=20, precisions=("int4", "int8"))
+    stage = Quantize(budget=mix, recover=[{"adaround": 5}])
     result = stage.apply(small_net, context)
     file, target = tmp_path / "mixed.onnx", detected().target
     export_onnx(result.model, context.example_inputs, file, encodings=result.encodings, target=target)
@@ -123,7 +124,7 @@ def test_latencies_choose_between_integers_and_float(monkeypatch: pytest.MonkeyP
             return self.costs(candidates, ()).of(chosen)  # type: ignore[arg-type]
 
     monkeypatch.setattr(mixed, "Latency", Timed)
-    mix = Mixed(latency=1.5, samples=20).start(candidates, context, MachineClock()).choose()
+    mix = Budget(latency=1.5, samples=20).start(candidates, context, MachineClock()).choose()
     integers = {name for name, precision in mix.precisions.items() if precision == "int8"}
     assert "stem.weight" in integers and len(integers) == 2 and integers & {"left.weight", "right.weight"}
     assert mix.told() == "2 int8, 3 float: 6.500 of at most 7.000 ms"
@@ -141,7 +142,7 @@ def test_latencies_of_an_engine_that_tells_no_parts_are_differences_of_whole_net
     assert costs.whole == 9.25 and costs.rest == 5.0
     assert {name: costs.units[f"{name}.weight"]["float"] for name in slower} == pytest.approx(slower)
     assert clock.asked == ["profile", "profile", "time 7"]  # two whole networks and five with a layer in float
-    mix = Mixed(latency=1.5, samples=20).start(candidates, context, clock).choose()
+    mix = Budget(latency=1.5, samples=20).start(candidates, context, clock).choose()
     assert mix.cost <= 9.25 / 1.5 and mix.precisions["depthwise.weight"] == "float"
     assert mix.precisions["stem.weight"] == "int8"
 
@@ -160,8 +161,8 @@ def test_layers_that_go_back_to_float_stay_stored_in_the_bits_that_were_chosen(m
     known = {f"{name}.weight": {"int4": n / 2, "int8": n, "float": 4 * n} for name, n in numbers.items()}
     gauge = Sums(Costs(known, 0.0, 2592.0), 0.0)  # type: ignore[arg-type]
     monkeypatch.setattr(mixed, "FileBytes", lambda clock: gauge)
-    chosen = Quantize(mixed=Mixed(size=4, samples=20)).apply(model, context)
-    result = Quantize(mixed=Mixed(size=4, samples=20), revert_slower=True).apply(model, context)
+    chosen = Quantize(budget=Budget(size=4, samples=20)).apply(model, context)
+    result = Quantize(budget=Budget(size=4, samples=20), revert_slower=True).apply(model, context)
     bits = {name: result.encodings[name].bits for name in known}
     assert bits == {name: chosen.encodings[name].bits for name in known} and set(bits.values()) <= {4, 8}
     assert [name for name in known if result.encodings[name].restored] == ["left.weight"]
@@ -208,11 +209,11 @@ def test_tensors_belong_to_the_layer_that_alone_reads_them() -> None:
 def test_what_cannot_be_asked_for() -> None:
     for given in ({}, {"size": 2.0, "latency": 2.0}, {"size": 2.0, "precisions": ()}, {"size": 0.5}):
         with pytest.raises(ValidationError):
-            Mixed(**given)
-    assert Mixed(latency=2).options == ("int8", "float")
+            Budget(**given)
+    assert Budget(latency=2).options == ("int8", "float")
     model, _, context = made(Joined)
     with pytest.raises(InvalidInput, match="no weight of this network is in integers"):
-        Quantize(scheme="fp16", mixed=Mixed(size=2)).apply(model, context)
+        Quantize(scheme="fp16", budget=Budget(size=2)).apply(model, context)
     lone = UnitSensitivity(
         layers=("a",), weight="a.weight", parameters=1, precisions=("int4",), noise=(0.5,), top1=(1.0,)
     )

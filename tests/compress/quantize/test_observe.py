@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.integers.encoding import Encoding
-from compress.quantize.observe import (
+from compress.quantize.ranges.observers import (
     BINS,
     Calibration,
     Entropy,

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
-from compress.quantize import Quantize, sensitivity, simulate
-from compress.quantize.precisions import Candidates
-from compress.quantize.sensitivity import PrecisionScan, PrecisionSensitivity, noise_ratio
-from compress.quantize.trade_off import Comparison
+from compress.quantize import Quantize, simulate
+from compress.quantize.budget import sensitivity
+from compress.quantize.budget.precisions import Candidates
+from compress.quantize.budget.sensitivity import PrecisionScan, PrecisionSensitivity, noise_ratio
+from compress.quantize.budget.trade_off import Comparison
 from compress.stage import Context
 from tests.support.small_networks import Joined, Tokens, Unfolded, made
 

@@ -15,7 +15,7 @@ from compress import Context
 from compress.data import Data, LoaderSplit
 from compress.errors import InvalidInput
 from compress.quantize import Encoding, Quantize, simulate
-from compress.quantize.observe import Calibration
+from compress.quantize.ranges.observers import Calibration
 from tests.support.small_networks import SHAPES, Joined, PoolFirst, TwoInputs, Unfolded, context_on, made, snr_db
 from tests.support.zoo_networks import every_network, small
 
@@ -41,7 +41,7 @@ def test_the_network_is_kept_and_its_simulation_is_near(kind: type[nn.Module]) -
 def test_ranges_are_those_of_the_values() -> None:
     model, inputs, context = made(Joined)
     seen: dict[str, Tensor] = {}
-    result = Quantize(samples=33).apply(model, context)
+    result = Quantize(ranges={"samples": 33}).apply(model, context)
     model.get_submodule("stem").register_forward_hook(lambda _m, _i, out: seen.update(relu=torch.relu(out)))
     model.get_submodule("depthwise").register_forward_hook(lambda _m, _i, out: seen.update(conv2d_1=out))
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_ranges_are_those_of_the_values() -> None:
 def test_percentiles_are_within_the_extremes() -> None:
     model, _, context = made(Joined)
     extremes = Quantize().apply(model, context).encodings
-    inner = Quantize(calibration="percentile", percentile=99).apply(model, context).encodings
+    inner = Quantize(ranges={"calibration": "percentile", "percentile": 99}).apply(model, context).encodings
     assert inner.keys() == extremes.keys()
     narrower = 0
     for name, encoding in inner.items():
@@ -176,13 +176,13 @@ def test_values_that_are_not_finite() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"percentile": 101},
-        {"samples": 0},
+        {"ranges": {"percentile": 101}},
+        {"ranges": {"samples": 0}},
         {"scheme": "int3"},
         {"bits": 8},
-        {"smooth": 1.5},
-        {"smooth": "s"},
-        {"momentum": 1},
+        {"recover": [{"smooth": 1.5}]},
+        {"recover": [{"smooth": "s"}]},
+        {"ranges": {"momentum": 1}},
     ],
 )
 def test_options_out_of_range_are_errors(wrong: dict[str, object]) -> None:
@@ -210,7 +210,7 @@ def test_every_kind_of_network_in_the_zoo(name: str) -> None:
 def test_other_calibrations_are_within_what_was_seen(options: dict[str, str]) -> None:
     model, inputs, context = made(PoolFirst)
     extremes = Quantize().apply(model, context).encodings
-    result = Quantize.model_validate({**options, "weight_calibration": "mse"}).apply(model, context)
+    result = Quantize.model_validate({"ranges": {**options, "weight_calibration": "mse"}}).apply(model, context)
     assert result.encodings.keys() == extremes.keys()
     for name, encoding in result.encodings.items():
         assert all(a >= min(0, b) - 1e-6 for a, b in zip(encoding.low, extremes[name].low, strict=True))
@@ -226,23 +226,23 @@ def test_all_steps_together_on_a_residual_network() -> None:
     inputs = torch.randn(8, 3, 16, 16)
     model.train()(inputs)
     context = context_on((inputs,))
-    result = Quantize(
-        reestimate=True, equalize=True, absorb=True, smooth=0.5, bias_correction="empirical", scheme="w4a8"
-    ).apply(model, context)
+    recover = ["recalibrate_bn", "equalize", "absorb", {"smooth": 0.5}, {"bias_correction": "empirical"}]
+    result = Quantize(scheme="w4a8", recover=recover).apply(model, context)
     assert {str(edit.after).split(" ")[0] for edit in result.edits if edit.kind == "weights"} >= {
         "folded",
         "equalized",
         "corrected",
     }
     assert {encoding.bits for encoding in result.encodings.values()} == {4, 8}
-    assert Quantize(scheme="fp16", bias_correction="empirical").apply(model, Context(context.example_inputs)).encodings
+    shorter = Quantize(scheme="fp16", recover=["bias_correction"])
+    assert shorter.apply(model, Context(context.example_inputs)).encodings
 
 
 def test_statistics_of_batch_norms_are_measured_again_first() -> None:
     model, inputs, context = made(Unfolded)
     with torch.no_grad():
         model.get_buffer("norm.running_mean").fill_(3.0)
-    result = Quantize(reestimate=True, scheme="w8").apply(model, context)
+    result = Quantize(scheme="w8", recover=["recalibrate_bn"]).apply(model, context)
     expected = model.get_submodule("first")(inputs[0]).mean((0, 2, 3))
     torch.testing.assert_close(result.model.get_buffer("norm.running_mean"), expected, rtol=1e-4, atol=1e-5)
 
@@ -255,7 +255,7 @@ def test_wild_and_missing_values_are_told(calibration: Calibration, caplog: pyte
     with torch.no_grad():
         model.get_parameter("stem.bias").fill_(-1e9)
     with caplog.at_level("WARNING", "compress"):
-        result = Quantize(calibration=calibration).apply(model, context_on((image,)))
+        result = Quantize(ranges={"calibration": calibration}).apply(model, context_on((image,)))
     wild, zero = (record.getMessage() for record in caplog.records)
     assert "values far beyond all others" in wild and "image: 1e+04, others within" in wild
     assert ("they are cut off" in wild) == (calibration != "minmax")

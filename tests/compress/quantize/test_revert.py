@@ -17,8 +17,8 @@ from compress.errors import InvalidInput
 from compress.load import Network
 from compress.pipeline import advance
 from compress.quantize import Quantize, TargetName, revert, simulate
+from compress.quantize.budget.budget import Budget
 from compress.quantize.detect import detected, suited
-from compress.quantize.mixed import Mixed
 from compress.quantize.revert import revert_slower, slowest, without
 from compress.quantize.scheme import SchemeName
 from compress.specification import Source
@@ -124,7 +124,7 @@ def test_only_a_target_that_runs_here_decides() -> None:
     times = [(9.0, 5.0), (9.0, 5.0, 4.0)]
     assert reverted(measured(times, {"stem": 2.0, "left": 0.5}), target=here).encodings["stem.weight"].restored
     nothing = InventedClock()  # nothing is measured any more
-    for settings in ({"samples": 40}, {"target": "litert"}, {"target": here, "revert_slower": False}):
+    for settings in ({"ranges": {"samples": 40}}, {"target": "litert"}, {"target": here, "revert_slower": False}):
         result = reverted(nothing, **settings)
         assert not result.measured and not result.encodings["stem.weight"].restored
     other: TargetName = "ort-avx2" if here != "ort-avx2" else "ort-arm"
@@ -136,10 +136,10 @@ def test_only_a_target_that_runs_here_decides() -> None:
             with pytest.raises(InvalidInput, match=told):
                 Quantize(target=target, **{asked: True}).apply(model, context)
         with pytest.raises(InvalidInput, match=rf"--latency is measured on this machine \({here}\), and .* {target}"):
-            Quantize(target=target, mixed=Mixed(latency=1.1)).apply(model, context)
+            Quantize(target=target, budget=Budget(latency=1.1)).apply(model, context)
 
 
-@pytest.mark.parametrize("settings", [{"revert_slower": True}, {"mixed": {"latency": 1.1}}, {"mixed": {"size": 3.0}}])
+@pytest.mark.parametrize("settings", [{"revert_slower": True}, {"budget": {"latency": 1.1}}, {"budget": {"size": 3.0}}])
 def test_a_context_without_a_clock_is_told_how_to_get_one(settings: dict[str, object]) -> None:
     model, _, context = made(Joined)
     with pytest.raises(InvalidInput, match=r"no clock; give one: Context\(\.\.\., clock=compress\.MachineClock\(\)\)"):
@@ -184,7 +184,7 @@ def test_what_the_target_cannot_have_is_refused_before_the_work(scheme: SchemeNa
 @pytest.mark.parametrize("target", ["tensorrt", "ncnn", "executorch", "openvino", "coreml", "litert"])
 def test_mixed_precision_has_the_bits_of_its_target(target: TargetName) -> None:
     model, _, context = made(Joined)
-    result = Quantize(target=target, mixed=Mixed(size=1.5)).apply(model, context)
+    result = Quantize(target=target, budget=Budget(size=1.5)).apply(model, context)
     bits = {encoding.bits for name, encoding in result.encodings.items() if name.endswith(".weight")}
     assert bits <= ({4, 8} if target == "litert" else {8}) and bits
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.quantize.few_levels import encode
+from compress.quantize.train.few_levels import encode
 from compress.rounding.weights import Bases, Binary, Centroids, LearnedSteps, PowersOfTwo, Ternary, TrainedTernary
 
 RULES: dict[str, Callable[[Tensor], nn.Module]] = {

@@ -17,9 +17,9 @@ from compress.integers.placement import placement_of
 from compress.integers.plan import plan_of
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
-from compress.quantize.recover.blocks import brecq, find_blocks
-from compress.quantize.recover.lockstep import Lockstep
-from compress.quantize.recover.rounding import LearnedRounding
+from compress.quantize.recover.adaround import LearnedRounding
+from compress.quantize.recover.brecq import brecq, find_blocks
+from compress.quantize.recover.shared.paired_execution import Lockstep
 from tests.support.small_classifier import SmallNet
 from tests.support.small_networks import SHAPES, Joined, TwoInputs, context_on, made
 

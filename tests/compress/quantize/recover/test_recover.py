@@ -12,10 +12,11 @@ from compress import Context
 from compress.edits import replay
 from compress.graph import trace
 from compress.quantize import Quantize, simulate
-from compress.quantize.calibration import calibration_split
-from compress.quantize.recover.bias import correct_biases, correct_biases_analytically
-from compress.quantize.recover.equalize import absorb, equalize
-from compress.quantize.recover.moments import ChannelStatistics, Moments, clipped
+from compress.quantize.moments import ChannelStatistics, Moments, clipped
+from compress.quantize.ranges.calibration import calibration_split
+from compress.quantize.recover.absorb import absorb
+from compress.quantize.recover.bias_correction import correct_biases, correct_biases_analytically
+from compress.quantize.recover.equalize import equalize
 from compress.quantize.recover.smooth import ALPHAS, scales, smooth
 from compress.stage import Result
 from models.mobilenet_v2 import InvertedResidual
@@ -106,7 +107,7 @@ def test_channels_that_relu6_clips_keep_their_scale() -> None:
 @pytest.mark.parametrize("kind", SHAPES, ids=lambda kind: kind.__name__)
 def test_other_networks_keep_their_outputs(kind: type[nn.Module]) -> None:
     model, inputs, context = made(kind)
-    result = Quantize(equalize=True, smooth=0.5).apply(model, context)
+    result = Quantize(recover=["equalize", {"smooth": 0.5}]).apply(model, context)
     with torch.no_grad():
         torch.testing.assert_close(result.model(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
     if kind is Tokens:
@@ -135,7 +136,10 @@ def test_equalization_helps_weights_of_one_range() -> None:
     expected = model(samples)
     plain, better = (
         snr_db(expected, simulate(r.model, r.encodings, context.example_inputs)(samples))
-        for r in (Quantize(per_channel=False, equalize=on).apply(model, context) for on in (False, True))
+        for r in (
+            Quantize(ranges={"per_channel": False}, recover=recover).apply(model, context)
+            for recover in ((), ("equalize",))
+        )
     )
     assert better > plain + 4
 
@@ -146,7 +150,7 @@ def test_inverted_residuals() -> None:
     samples = torch.randn(8, 4, 8, 8)
     model.train()(samples)
     model.eval()
-    result = Quantize(equalize=True).apply(model, context_on((samples,)))
+    result = Quantize(recover=["equalize"]).apply(model, context_on((samples,)))
     with torch.no_grad():
         torch.testing.assert_close(result.model(samples), model(samples), rtol=1e-5, atol=1e-5)
     equalized = {edit.layer for edit in result.edits if str(edit.after).startswith("equalized")}
@@ -212,7 +216,7 @@ def quantized(model: nn.Module, context: Context, **options: object) -> Result:
 
 def test_empirical_correction_removes_the_shift_of_every_layer() -> None:
     model, samples, context = uneven()
-    result = quantized(model, context, bias_correction="empirical")
+    result = quantized(model, context, recover="bias_correction")
     plain = quantized(model, context)
     assert result.encodings.keys() == plain.encodings.keys()
     simulated = simulate(result.model, result.encodings, context.example_inputs)
@@ -240,7 +244,7 @@ def test_analytic_correction_is_the_error_times_the_expected_input() -> None:
         model[1].weight.uniform_(0.5, 2)  # type: ignore[operator]
     context = context_on((samples,))
     plain = quantized(model.eval(), context)
-    result = quantized(model, context, bias_correction="analytic")
+    result = quantized(model, context, recover="bias_correction=analytic")
     weight = model[3].weight.detach().double()  # type: ignore[operator]
     low, high = (np.asarray(end) for end in (plain.encodings["3.weight"].low, plain.encodings["3.weight"].high))
     step = torch.from_numpy(np.maximum(-low, high) / 7).view(-1, 1, 1, 1)
@@ -257,7 +261,7 @@ def test_analytic_correction_is_the_error_times_the_expected_input() -> None:
 
 def test_layers_whose_bias_has_no_place_of_its_own_are_told() -> None:
     model, _, context = made(Tokens)
-    result = Quantize(bias_correction="empirical").apply(model, context)
+    result = Quantize(recover=[{"bias_correction": "empirical"}]).apply(model, context)
     assert any(skip.layer == "query" and "several calls share it" in skip.reason for skip in result.skipped)
     assert ("value", "bias", None, (8,)) in {(e.layer, e.what, e.before, e.after) for e in result.edits}
     torch.testing.assert_close(result.model.get_parameter("query.bias"), model.get_parameter("query.bias"))
@@ -298,7 +302,7 @@ def outlying() -> tuple[nn.Module, Tensor, Context]:
 def test_smoothed_outputs_stay(alpha: float | str) -> None:
     model, samples, context = outlying()
     expected = model(samples)
-    result = Quantize.model_validate({"smooth": alpha}).apply(model, context)
+    result = Quantize(recover=[{"smooth": alpha}]).apply(model, context)
     largest = float(expected.detach().abs().max())
     torch.testing.assert_close(result.model(samples) / largest, expected / largest, rtol=0, atol=2e-5)
     assert ("norm3", "not smoothed: the network returns its output") in {(s.layer, s.reason) for s in result.skipped}
@@ -324,7 +328,8 @@ def test_smoothing_helps_outliers_and_a_search_is_no_worse() -> None:
     expected = model(samples)
 
     def snr(alpha: float | str | None) -> float:
-        result = Quantize.model_validate({"smooth": alpha}).apply(model, context)
+        recover = [] if alpha is None else [{"smooth": alpha}]
+        result = Quantize(recover=recover).apply(model, context)
         return snr_db(expected, simulate(result.model, result.encodings, context.example_inputs)(samples))
 
     plain, half, searched = snr(None), snr(0.5), snr("search")

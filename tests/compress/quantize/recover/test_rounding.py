@@ -21,8 +21,8 @@ from compress.integers.placement import placement_of
 from compress.integers.plan import plan_of
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
-from compress.quantize.recover.rounding import LearnedRounding, Rounding, adaround
-from compress.quantize.recover.rows import sampled_rows
+from compress.quantize.recover.adaround import LearnedRounding, Rounding, adaround
+from compress.quantize.recover.shared.sampled_rows import sampled_rows
 from export.onnx.exporter import export_onnx
 from tests.support.small_networks import SHAPES, Joined, Tokens, context_on, made
 

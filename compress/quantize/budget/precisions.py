@@ -8,13 +8,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..errors import InvalidInput
-from ..graph import Graph, one_sample, trace
-from ..integers.encoding import Encoding
-from ..integers.placement import IntegerLayer, encoded_placement
-from .observe import WeightCalibration
-from .revert import without
-from .scheme import SCHEMES, Scheme
+from ...errors import InvalidInput
+from ...graph import Graph, one_sample, trace
+from ...integers.encoding import Encoding
+from ...integers.placement import IntegerLayer, encoded_placement
+from ..ranges.observers import WeightCalibration
+from ..revert import without
+from ..scheme import SCHEMES, Scheme
 
 Precision = Literal["int4", "int8", "float"]
 IntegerPrecision = Literal["int4", "int8"]

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ...fold import CONVOLUTIONS, COPIES, DROPOUTS, pads_nothing, uses
-from ...graph import Graph, argument
-from ...integers.placement import clip_bounds
+from ....fold import CONVOLUTIONS, COPIES, DROPOUTS, pads_nothing, uses
+from ....graph import Graph, argument
+from ....integers.placement import clip_bounds
 
 aten = torch.ops.aten
+
+MARGIN = 1.1
+"""How far above the largest value seen, relative to it, a bound has to be to count as never reached."""
 
 LINEAR = aten.linear.default
 LEAKY = frozenset({aten.leaky_relu.default, aten.leaky_relu_.default})

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from ...data import Split
-from ...graph import Graph
-from ...integers.encoding import Encoding, IntegerParameters
-from ...integers.placement import IntegerLayer
-from ...integers.plan import Plan, plan, plan_of
-from ...integers.simulate import simulate
-from ...stage import Context, evaluation_copy
-from ..calibration import calibration_batches
+from ....data import Split
+from ....graph import Graph
+from ....integers.encoding import Encoding, IntegerParameters
+from ....integers.placement import IntegerLayer
+from ....integers.plan import Plan, plan, plan_of
+from ....integers.simulate import simulate
+from ....stage import Context, evaluation_copy
+from ...ranges.calibration import calibration_batches
 
 Values = dict[Node, object]
 

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from ..distill import objective_for
-from ..errors import InvalidInput
-from ..integers.encoding import Encoding, IntegerParameters
-from ..integers.grids import activation_encoding
-from ..integers.placement import MOVES, NOTHING, clip_bounds
-from ..integers.plan import Integers, Plan, plan, plan_of
-from ..integers.simulate import simulated
-from ..rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
-from ..stage import Context, Objective, evaluation_copy
-from ..train import Training, classification, fit
+from ...distill import objective_for
+from ...errors import InvalidInput
+from ...integers.encoding import Encoding, IntegerParameters
+from ...integers.grids import activation_encoding
+from ...integers.placement import MOVES, NOTHING, clip_bounds
+from ...integers.plan import Integers, Plan, plan, plan_of
+from ...integers.simulate import simulated
+from ...rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
+from ...stage import Context, Objective, evaluation_copy
+from ...train import Training, classification, fit
 
 aten = torch.ops.aten
 

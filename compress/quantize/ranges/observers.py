@@ -14,7 +14,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from ..integers.encoding import Encoding
+from ...integers.encoding import Encoding
 
 BINS = 2**14
 WILD = 0.01

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from ..data import Split
-from ..errors import InvalidInput, first_line
-from ..graph import Graph, one_sample
-from ..stage import Context
+from ...data import Split
+from ...errors import InvalidInput, first_line
+from ...graph import Graph, one_sample
+from ...stage import Context
 
 BATCH = 32
 BATCH_VALUES = 2**19

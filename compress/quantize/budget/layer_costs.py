@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..clock import Clock, Part, Timed
-from ..graph import one_sample
-from ..integers.encoding import Encoding
+from ...clock import Clock, Part, Timed
+from ...graph import one_sample
+from ...integers.encoding import Encoding
 from .precisions import BITS, Candidates, Precision, Unit
 
 

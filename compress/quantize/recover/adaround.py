@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -20,9 +20,12 @@ from ...data import Split
 from ...integers.encoding import Encoding, IntegerParameters
 from ...integers.grids import scale_for
 from ...integers.placement import CLIPS, NOTHING, IntegerLayer
-from ...stage import Config, Context, Samples
-from .lockstep import Lockstep, Rounded
-from .rows import Rows, sampled_rows
+from ...settings import setting
+from ...stage import Config, Context, Edit, Samples
+from ..state import State, Task
+from . import Phase, Recovery
+from .shared.paired_execution import Lockstep, Rounded
+from .shared.sampled_rows import Rows, sampled_rows
 
 aten = torch.ops.aten
 
@@ -123,6 +126,22 @@ class Rounding:
     def integers(self) -> Tensor:
         """The grid points chosen, as integers in float32."""
         return (self.floor + (self.variable.detach() >= 0)).clamp(self.low, self.high)
+
+
+class AdaRound(Recovery):
+    """Round each weight up or down so that its layer errs least, as learnt on samples: Nagel et al. (2020)."""
+
+    iterations: int = setting(2000, "Steps for each layer.", ge=1, le=10**7)
+    batch: int | None = setting(None, "Positions of a layer's output in a step.", hidden=True, ge=1, le=2**20)
+
+    phase: ClassVar[Phase] = "rounding"
+
+    def apply(self, state: State, task: Task) -> State:
+        """:func:`adaround`."""
+        config = LearnedRounding(iterations=self.iterations, batch=self.batch, samples=task.count)
+        done = adaround(state.network, state.encodings, task.context, task.samples, config, target=task.grid)
+        edit = Edit("", "weights", "float32", f"rounded by {self.name}", "weights")
+        return state.after([edit], network=done.model, encodings=done.encodings)
 
 
 def adaround(

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...fold import CONVOLUTIONS, COPIES, DROPOUTS
-from ...graph import Graph, argument, trace
-from ...integers.placement import clip_bounds
-from ...stage import Context, Edit
+from ..fold import CONVOLUTIONS, COPIES, DROPOUTS
+from ..graph import Graph, argument, trace
+from ..integers.placement import clip_bounds
+from ..stage import Context, Edit
 
 aten = torch.ops.aten
 

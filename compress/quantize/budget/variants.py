@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 from torch.fx.node import map_arg
 
-from ..graph import Graph
-from ..integers.encoding import Encoding, IntegerParameters
-from ..integers.plan import Integers, LayerPlan, plan_of
-from ..integers.simulate import round_blocks
-from ..integers.target import Target
+from ...graph import Graph
+from ...integers.encoding import Encoding, IntegerParameters
+from ...integers.plan import Integers, LayerPlan, plan_of
+from ...integers.simulate import round_blocks
+from ...integers.target import Target
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ not zero in the mean over the few weights of a channel, and layers pass the shif
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,13 @@ from ...integers.encoding import Encoding
 from ...integers.placement import IntegerLayer
 from ...integers.plan import Plan, plan
 from ...integers.simulate import simulated
+from ...settings import setting
 from ...stage import Context, Edit, Skip
-from ..calibration import calibration_batches, observe
-from .lockstep import Walk, bytes_per_sample
-from .moments import ChannelStatistics, Moments, derived
+from ..moments import ChannelStatistics, Moments, derived
+from ..ranges.calibration import calibration_batches, observe
+from ..state import State, Task
+from . import Need, Phase, Recovery
+from .shared.paired_execution import Walk, bytes_per_sample
 
 aten = torch.ops.aten
 
@@ -31,6 +35,34 @@ MEMORY_BYTES = 2**30
 """Of activations that the empirical correction holds; it looks at fewer samples where they would take more."""
 
 Account = tuple[tuple[Edit, ...], tuple[Skip, ...]]
+
+
+class BiasCorrection(Recovery):
+    """Take the mean error of rounding off the biases: Nagel et al., "Data-Free Quantization" (2019), section 4.2."""
+
+    source: Literal["empirical", "analytic"] = setting(
+        "empirical", "Where that mean is from: measured on calibration samples, or as batch norms tell."
+    )
+
+    phase: ClassVar[Phase] = "biases"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The weights before rounding, a bias in every layer, and samples or what batch norms tell."""
+        told: Need = "samples" if self.source == "empirical" else "moments"
+        return frozenset({"unrounded", "biases", told})
+
+    def apply(self, state: State, task: Task) -> State:
+        """:func:`correct_biases`, or :func:`correct_biases_analytically`."""
+        network, encodings, unrounded, context = state.network, state.encodings, state.unrounded, task.context
+        assert unrounded is not None, "it says that it needs the weights before rounding"
+        if self.source == "empirical":
+            done = correct_biases(network, unrounded, encodings, task.samples, task.count, context, target=task.grid)
+        else:
+            done = correct_biases_analytically(
+                network, encodings, state.moments, context, reference=unrounded, target=task.grid
+            )
+        return state.after(*done)
 
 
 def give_biases(graph: Graph, products: Iterable[IntegerLayer]) -> tuple[Edit, ...]:

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..distill import objective_for
-from ..edits import replay
-from ..errors import InvalidInput
-from ..fold import Fold
-from ..graph import Graph, trace
-from ..integers.encoding import Encoding
-from ..integers.placement import PRODUCTS, IntegerLayer, placement_of
-from ..replacements import ROUNDING
-from ..rounding.inputs import Rounding, rounding_layers, rounds_inputs
-from ..rounding.weights import (
+from ...distill import objective_for
+from ...edits import replay
+from ...errors import InvalidInput
+from ...fold import Fold
+from ...graph import Graph, trace
+from ...integers.encoding import Encoding
+from ...integers.placement import PRODUCTS, IntegerLayer, placement_of
+from ...replacements import ROUNDING
+from ...rounding.inputs import Rounding, rounding_layers, rounds_inputs
+from ...rounding.weights import (
     Bases,
     Binary,
     LearnedSteps,
@@ -36,9 +36,9 @@ from ..rounding.weights import (
     WeightRounding,
     WeightRule,
 )
-from ..stage import Context, Edit, Skip
-from ..train import Training, fit
-from .scheme import Schedule, Scheme
+from ...stage import Context, Edit, Skip
+from ...train import Training, fit
+from ..scheme import Schedule, Scheme
 
 SHARES = (0.5, 0.75, 0.875)
 """Of the weights that are fixed before each part of an incremental training (INQ, section 3.1); then all are."""
@@ -130,7 +130,7 @@ def choose_layers(
             skipped.append(Skip(product.layer, f"kept in float: {reason}"))
     if not layers:
         raise InvalidInput(
-            "quantize: no layer of this network can have few levels; see what was skipped with --ends same"
+            "quantize: no layer of this network can have few levels; see what was skipped with --first-last same"
         )
     return layers, skipped
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,9 +24,12 @@ from ...integers.encoding import Encoding
 from ...integers.grids import activation_encoding
 from ...integers.placement import NOTHING, IntegerLayer
 from ...rounding.learned_scales import gradient_factor, lsq
-from ...stage import Context
-from .lockstep import Lockstep, Rounded, Values, Walk, traced_shape
-from .rounding import ACTIVATIONS, LearnedRounding, Rounding, fit_layer, learn, with_activation
+from ...settings import setting
+from ...stage import Context, Edit
+from ..state import State, Task
+from . import Phase, Recovery
+from .adaround import ACTIVATIONS, LearnedRounding, Rounding, fit_layer, learn, with_activation
+from .shared.paired_execution import Lockstep, Rounded, Values, Walk, traced_shape
 
 aten = torch.ops.aten
 
@@ -90,6 +94,32 @@ def _only_activates(nodes: Sequence[Node]) -> bool:
     return all(node.target in ACTIVATIONS or node.target in NOTHING for node in computing)
 
 
+class Brecq(Recovery):
+    """Round the weights of a residual block together so that the block errs least: BRECQ, Li et al. (2021)."""
+
+    iterations: int = setting(2000, "Steps for each block.", ge=1, le=10**7)
+    batch: int | None = setting(None, "Samples in a step.", hidden=True, ge=1, le=2**20)
+    fisher: bool = setting(False, "Weigh the errors of a block by the Fisher information of its output.", hidden=True)
+    learn_activations: bool = setting(
+        False, "Learn the scales of activations within a block along with the roundings.", hidden=True
+    )
+
+    phase: ClassVar[Phase] = "rounding"
+
+    def apply(self, state: State, task: Task) -> State:
+        """:func:`brecq`."""
+        config = LearnedRounding(
+            iterations=self.iterations,
+            batch=self.batch,
+            fisher=self.fisher,
+            learn_activations=self.learn_activations,
+            samples=task.count,
+        )
+        done = brecq(state.network, state.encodings, task.context, task.samples, config, target=task.grid)
+        edit = Edit("", "weights", "float32", f"rounded by {self.name}", "weights")
+        return state.after([edit], network=done.model, encodings=done.encodings)
+
+
 def brecq(
     model: nn.Module,
     encodings: Mapping[str, Encoding],
@@ -101,7 +131,7 @@ def brecq(
 ) -> Rounded:
     """A copy of ``model`` with the weights of integer layers on grid points learnt block by block.
 
-    Layers in no block are fitted alone, as by :func:`compress.quantize.recover.rounding.adaround`. Where nearest
+    Layers in no block are fitted alone, as by :func:`compress.quantize.recover.adaround.adaround`. Where nearest
     rounding gives a block a smaller error on the samples, it stays.
 
     Args:

@@ -11,12 +11,12 @@ from pydantic import ConfigDict
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..errors import InvalidInput
-from ..integers.encoding import Encoding
-from ..integers.simulate import simulate
-from ..stage import Context, Findings
+from ...errors import InvalidInput
+from ...integers.encoding import Encoding
+from ...integers.simulate import simulate
+from ...stage import Context, Findings
+from .budget import ORDER, cheapest, summed
 from .layer_costs import Costs
-from .mixed import ORDER, cheapest, summed
 from .precisions import Candidates, Precision
 from .sensitivity import By, PrecisionSensitivity, batches_of, decibels, noise_ratio, scored_split
 

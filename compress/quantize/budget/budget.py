@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ..clock import Clock
-from ..errors import InvalidInput
-from ..integers.encoding import Encoding
-from ..knapsack import least_loss
-from ..stage import Config, Context, Progress, Samples, Times, silent
+from ...clock import Clock
+from ...errors import InvalidInput
+from ...integers.encoding import Encoding
+from ...integers.target import Target
+from ...knapsack import least_loss
+from ...settings import setting
+from ...stage import Config, Context, Progress, Samples, Times, silent
 from .hessian import HessianScan
 from .layer_costs import Costs, FileBytes, Gauge, Latency
 from .precisions import Candidates, Precision
@@ -33,31 +35,55 @@ NEAR = 0.005
 ORDER: tuple[Precision, ...] = ("int4", "int8", "float")
 
 
-class Mixed(Config):
-    """A budget, and what tells how much each layer costs. Give one of ``size`` and ``latency``.
+class Budget(Config):
+    """A budget, and what tells how much each layer costs. Give one of ``size`` and ``latency``."""
 
-    Args:
-        size: how many times fewer bytes the ONNX file stores (weights, biases, scales, zero points) than in float.
-        latency: how many times faster than in float the network is, as the context's clock tells for the target. 4 bits
-            are no faster than 8 in any engine, and are not chosen.
-        by: what is summed over layers: noise at the network's output (``snr``), points of top-1, or the mean curvature
-            of the loss times the squared error of rounding (``hessian``).
-        precisions: that a layer may have.
-        around: what the other layers are in while one is measured.
-        samples: of the validation split (for ``hessian`` the calibration split) that sensitivities are measured on.
-        scan: what ``compress sensitivity --of quantize`` wrote for this network, not to measure again.
-    """
-
-    size: Times | None = None
-    latency: float | None = Field(None, gt=0, le=1e9)
-    by: By = "snr"
-    precisions: tuple[Precision, ...] = ORDER
-    around: Around = "float"
-    samples: Samples = 512
-    scan: Path | None = None
+    size: Times | None = setting(
+        None,
+        "Store so many times fewer bytes than in float (weights, biases, scales and zero points of the ONNX file): "
+        "bits are chosen for each layer.",
+        group="budget",
+        unit="times",
+        common=True,
+    )
+    latency: float | None = setting(
+        None,
+        "Divide the latency by this: int8 or float for each layer, as the clock tells for the target. 4 bits are no "
+        "faster than 8 in any engine, and are not chosen.",
+        group="budget",
+        unit="times",
+        common=True,
+        gt=0,
+        le=1e9,
+    )
+    sensitivity: By = setting(
+        "snr",
+        "What is summed over layers: noise at the network's output (snr), points of top-1, or the mean curvature of "
+        "the loss times the squared error of rounding (hessian).",
+        group="budget",
+    )
+    precisions: tuple[Precision, ...] = setting(ORDER, "That a layer may have.", group="budget", hidden=True)
+    others_in: Around = setting(
+        "float", "What the other layers are in while one is measured.", group="budget", hidden=True
+    )
+    samples: Samples = setting(
+        512,
+        "Of the validation split (for hessian the calibration split), that sensitivities are measured on.",
+        flag="--budget-samples",
+        group="budget",
+        unit="samples",
+        hidden=True,
+    )
+    scan: Path | None = setting(
+        None,
+        "What compress sensitivity --of quantize wrote for this network, not to measure again.",
+        group="budget",
+    )
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Mixed:
+    def _one_budget(self) -> Budget:
+        if self.scan is not None and self.size is None and self.latency is None:
+            raise ValueError("`scan` tells what layers cost under a budget; give `size` or `latency` too")
         if (self.size is None) == (self.latency is None):
             raise ValueError("give one budget: `size` or `latency`")
         if not self.precisions:
@@ -70,13 +96,19 @@ class Mixed(Config):
         taken = [p for p in ORDER if p in self.precisions and not (p == "int4" and self.latency is not None)]
         return tuple(taken) or ("int8",)
 
-    def sensitivity(self, candidates: Candidates, context: Context) -> PrecisionSensitivity:
+    def measured(self, candidates: Candidates, context: Context) -> PrecisionSensitivity:
         """The scan that was given, or one made now."""
         if self.scan is not None:
             return PrecisionSensitivity.read(self.scan)
-        if self.by == "hessian":
+        if self.sensitivity == "hessian":
             return HessianScan(samples=self.samples).measure(candidates, context)
-        return PrecisionScan(around=self.around, samples=self.samples).measure(candidates, context)
+        return PrecisionScan(around=self.others_in, samples=self.samples).measure(candidates, context)
+
+    def for_target(self, target: Target | None) -> Budget:
+        """Without 4 bits, where the target's engine cannot multiply them."""
+        if target is None or target.four_bit_products:
+            return self
+        return self.model_copy(update={"precisions": tuple(one for one in self.precisions if one != "int4")})
 
     def start(self, candidates: Candidates, context: Context, clock: Clock) -> Mixing:
         """All that choosing needs: sensitivities and costs, measured.
@@ -87,14 +119,16 @@ class Mixed(Config):
         Raises:
             InvalidInput: there are no samples, no labels where they are needed, or the scan is of another network.
         """
-        units = self.sensitivity(candidates, context).of_units(candidates.units)
+        units = self.measured(candidates, context).of_units(candidates.units)
         gauge: Gauge = FileBytes(clock) if self.size is not None else Latency(clock)
         context.progress("measure layers", 0, 1, gauge.unit)
         costs = gauge.costs(candidates, self.options)
         context.progress("measure layers", 1, 1)
         factor = self.size if self.size is not None else self.latency
         assert factor is not None, "there is one budget"
-        return Mixing(candidates, units, costs, gauge, self.by, self.options, costs.whole / factor, context.progress)
+        return Mixing(
+            candidates, units, costs, gauge, self.sensitivity, self.options, costs.whole / factor, context.progress
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What recovery methods share: networks run in pairs, layers that can be rescaled, moments, rows of products."""
