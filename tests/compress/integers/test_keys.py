@@ -85,7 +85,7 @@ def test_another_trace_gives_the_encodings_back(kind: type[nn.Module]) -> None:
         context = context_on(inputs)
     else:
         model, inputs, context = made(kind)
-    result = Quantize(samples=8).apply(model, context)
+    result = Quantize(ranges={"samples": 8}).apply(model, context)
     first, second = (trace(result.model, context.example_inputs, dynamic_batch=True) for _ in range(2))
     keyed = keys.with_keys(first, result.encodings)
     assert list(keyed.values()) == list(result.encodings.values())
@@ -109,7 +109,7 @@ def test_a_batch_of_another_size_has_the_same_keys_and_another_structure_another
 
 def test_encodings_of_another_network_are_refused() -> None:
     model, _, context = made(next(iter(SHAPES)))
-    encodings = Quantize(samples=8).apply(model, context).encodings
+    encodings = Quantize(ranges={"samples": 8}).apply(model, context).encodings
     graph = trace(Sums().eval(), (torch.randn(1, 3, 4, 4),))
     with pytest.raises(InvalidInput, match="is no tensor of this network"):
         keys.with_keys(graph, encodings)
@@ -120,7 +120,7 @@ def saved(tmp_path: Path) -> tuple[Path, Network]:
     source = Source("zoo", "mobilenet_v3_small", options={"num_classes": 3})
     model, source = build(source)
     inputs = (torch.randn(2, 3, 32, 32),)
-    result = Quantize(samples=4).apply(model, context_on(inputs))
+    result = Quantize(ranges={"samples": 4}).apply(model, context_on(inputs))
     edits = tuple(edit for edit in result.edits if edit.kind not in ("precision", "weights"))
     network = Network(result.model, source, edits, (), result.encodings, inputs)
     artifact.save(network, tmp_path / "a")
