@@ -54,6 +54,16 @@ def test_training_learns(small_net: nn.Module, data: Data) -> None:
     assert not small_net.training
 
 
+def test_accuracy_is_that_in_evaluation_and_leaves_the_network_as_it_was(small_net: nn.Module, data: Data) -> None:
+    split = data.split("test")
+    x, y = next(iter(split.batches(len(split))))
+    with torch.no_grad():
+        expected = 100.0 * float((small_net(x).argmax(1) == y).double().mean())
+    training = copy.deepcopy(small_net).train()
+    assert top1(training, split, batch_size=5) == pytest.approx(expected)
+    assert training.training and states_equal(training, small_net)
+
+
 class Recorder:
     """Remembers the weights after every step."""
 
