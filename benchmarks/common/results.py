@@ -182,9 +182,11 @@ def bar_markdown(bar: Bar) -> str:
     return f"- {bar.what}: {shown(bar.value, column)} ({bar.side} {limit}: {verdict})"
 
 
-def _decimals(value: float) -> int:
-    """So many that four digits are shown."""
-    return min(9, max(0, 3 - math.floor(math.log10(abs(value))))) if value else 0
+def _decimals(value: float) -> int | None:
+    """So many that four digits are shown; None for what is shown with an exponent."""
+    if value == 0:
+        return 0
+    return max(0, 3 - math.floor(math.log10(abs(value)))) if abs(value) >= 1e-3 else None
 
 
 def header(results: Results) -> str:

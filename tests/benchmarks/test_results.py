@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.common.results import FOLDER, Bar, Column, Machine, Results, Table, markdown, read, write
+from benchmarks.common.results import FOLDER, Bar, Column, Machine, Results, Table, bar_markdown, markdown, read, write
 
 TABLE = Table(
     title="files",
@@ -49,6 +49,11 @@ def test_markdown() -> None:
         "**files**\n\n| file | p50 |\n|---|---|\n| a\\|b | 1.24 ms |\n| c | - |\n\nBusy.\n\n"
         "- speed: 1.900x (at least 2x: **missed**)\n- loss: 0 (at most 0: holds)\n\nA note.\n"
     )
+
+
+def test_a_small_figure_keeps_its_digits() -> None:
+    bar = Bar(what="error", value=3.641e-16, limit=1e-8, side="at most")
+    assert bar_markdown(bar) == "- error: 3.641e-16 (at most 1e-08: holds)"
 
 
 @pytest.mark.parametrize(
