@@ -18,6 +18,7 @@ from ..distill import Distill
 from ..parts import Kind
 from ..prune import Prune, RemoveBlocks
 from ..prune.regularize import Regularize
+from ..prune.sensitivity import Scan
 from ..quantize import Quantize
 from ..recipe import Benchmark, Export, schema
 from ..settings import flag_of, setting_of
@@ -40,6 +41,7 @@ CONFIGURATIONS: Mapping[str, type[Config]] = {
     "quantize": Quantize,
     "remove_blocks": RemoveBlocks,
     "sparsify": Sparsify,
+    "sensitivity": Scan,
     "share": Share,
     "distill": Distill,
 }
@@ -148,8 +150,14 @@ def _json(value: Any) -> str:
 
 
 def main() -> None:
-    """Write every file that is stale, and tell which."""
-    for path, text in files().items():
+    """Write every file that is stale, and tell which: the table first, which the commands are made of."""
+    _write({generated.FILE: _json(options_table())})
+    generated.table.cache_clear()
+    _write(files())
+
+
+def _write(wanted: Mapping[Path, str]) -> None:
+    for path, text in wanted.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

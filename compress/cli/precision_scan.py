@@ -1,4 +1,4 @@
-"""compress sensitivity --of quantize"""
+"""compress sensitivity --stage quantize"""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 By = Literal["snr", "top1", "hessian"]
 
 
-def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclude: tuple[str, ...]) -> None:
-    """Quantize, scan each layer's precisions, write the scan and the trade-off with their figures, and tell them."""
+def scan_precisions(
+    given: Options, *, others_in: str, sensitivity: str, exclude: tuple[str, ...] = (), **samples: int
+) -> None:
+    """Quantize, scan each layer's precisions, write the scan and the trade-off with their figures, and tell them.
+
+    Args:
+        samples: how many, as ``samples``; left out, as many as each scan has by default.
+    """
     from ..deploy.clock import MachineClock
     from ..errors import InvalidInput
     from ..outputs import write_folder
@@ -32,7 +38,7 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
 
     output = given.output
     assert output is not None, "it has --output"
-    scan = configured(PrecisionScan, around=around, samples=samples)
+    scan = configured(PrecisionScan, {"around": "others_in"}, around=others_in, **samples)
     given.claim_output()
     if given.data is None:
         raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
@@ -44,13 +50,13 @@ def scan_precisions(given: Options, *, samples: int, around: str, by: str, exclu
         candidates = Candidates.of(
             quantized.model, quantized.encodings, context.example_inputs, target=detected().target
         )
-        if by == "hessian":
-            found = configured(HessianScan, samples=samples).measure(candidates, context)
+        if sensitivity == "hessian":
+            found = configured(HessianScan, **samples).measure(candidates, context)
         else:
             record = output.with_name(f".{output.name}.scan.json")
             found = scan.measure(candidates, context, record=record)
         costs = FileBytes(MachineClock()).costs(candidates, ORDER)
-        wanted: By = "hessian" if by == "hessian" else "top1" if by == "top1" else "snr"
+        wanted: By = "hessian" if sensitivity == "hessian" else "top1" if sensitivity == "top1" else "snr"
         curve = trade_off(candidates, found, costs, context, by=wanted)
     write_folder(
         output,

@@ -17,42 +17,38 @@ if TYPE_CHECKING:
 
 @options.command("sensitivity", short_help="Prune or round each layer alone, and measure what it costs.")
 @options.network
-@click.option(
-    "--of",
-    "kind",
+@options.option(
+    "--stage",
+    common=True,
     type=click.Choice(["prune", "quantize"]),
     default="prune",
     show_default=True,
-    help="Remove channels of each layer, or store its weights in 4 and 8 bits.",
+    help="Whose sensitivity: channels of each layer go (prune), or its weights are stored in 4 and 8 bits (quantize).",
 )
-@click.option("--ratios", default="0.25,0.5,0.75,0.9", show_default=True, help="Shares of the channels to remove.")
-@click.option("--samples", type=int, default=1024, show_default=True, help="Of the validation split, the first ones.")
-@click.option("--criterion", default="l2", show_default=True, help="Which channels go first, as prune has it.")
-@click.option(
-    "--around",
+@options.settings("sensitivity")
+@options.option(
+    "--others-in",
+    common=True,
     type=click.Choice(["float", "int8"]),
     default="float",
     show_default=True,
     help="Of quantize: what the other layers are in.",
 )
-@click.option(
+@options.option(
     "--sensitivity",
-    "by",
+    common=True,
     type=click.Choice(["snr", "top1", "hessian"]),
     default="snr",
     show_default=True,
-    help="Of quantize: what the trade-off is chosen by; hessian measures the curvature of the loss instead.",
+    help="Of quantize: what the trade-off is chosen by, as in its budget; hessian measures the curvature of the loss.",
 )
-@options.exclude
 @options.data
 @options.output
 @options.common
-def command(
-    kind: str, ratios: str, samples: int, criterion: str, around: str, by: str, exclude: tuple[str, ...], **values: Any
-) -> None:
+def command(stage: str, others_in: str, sensitivity: str, **values: Any) -> None:
     """Prune each group of coupled layers alone, without fine-tuning, and measure validation accuracy.
 
-    Writes sensitivity.json, which prune --select sensitivity=FOLDER reads, and sensitivity.svg. With --of quantize,
+    Writes sensitivity.json, which prune --select sensitivity=FOLDER reads, and sensitivity.svg. With --stage quantize,
     each layer alone is stored in fewer bits; quantize --scan reads that, and trade_off.json and .svg tell what accuracy
     can be had for how many bytes. Such a scan that is interrupted goes on where it was.
 
@@ -60,25 +56,25 @@ def command(
     Example:
       compress sensitivity out/base --data digits -o out/sensitivity
       compress prune out/base --macs 3 --select sensitivity=out/sensitivity -o out/pruned
-      compress sensitivity out/base --of quantize --data digits -o out/scan
+      compress sensitivity out/base --stage quantize --data digits -o out/scan
       compress quantize out/base --size 6 --scan out/scan --data digits -o out/mixed
     """
     from ..errors import InvalidInput
     from ..prune.sensitivity import Scan
     from ..stage import Context
-    from .session import Options, configured, progress_bars
+    from .session import Options, configured, progress_bars, settings_of, typed
 
+    asked = settings_of("sensitivity", values, Scan)
     given = Options(**values)
-    if kind == "quantize":
+    if stage == "quantize":
         from .precision_scan import scan_precisions
 
-        scan_precisions(given, samples=samples, around=around, by=by, exclude=exclude)
+        spare = next((name for name in asked if name not in ("samples", "exclude")), None)
+        if spare is not None:
+            raise InvalidInput(f"{typed(spare)}: it is of --stage prune; leave it out, or give that")
+        scan_precisions(given, others_in=others_in, sensitivity=sensitivity, **asked)
         return
-    try:
-        shares = tuple(float(part) for part in ratios.split(","))
-    except ValueError as error:
-        raise InvalidInput(f"--ratios {ratios}: expected shares with commas, as 0.25,0.5") from error
-    scan = configured(Scan, criterion=criterion, ratios=shares, samples=samples, exclude=exclude)
+    scan = configured(Scan, **asked)
     assert given.output is not None, "it has --output"
     given.claim_output()
     if given.data is None:

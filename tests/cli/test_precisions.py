@@ -1,4 +1,4 @@
-"""compress sensitivity --of quantize, and compress quantize under a budget that reads it."""
+"""compress sensitivity --stage quantize, and compress quantize under a budget that reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_scan_is_written_and_read(small_net_file: Path, npz: Path, tmp_path: P
         assert result.exit_code == 0, result.exception
 
     network, scan, mixed = f"{small_net_file}:build", tmp_path / "scan", tmp_path / "mixed"
-    run("sensitivity", network, "--of", "quantize", "--data", str(npz), "--samples", "10", "-o", str(scan))
+    run("sensitivity", network, "--stage", "quantize", "--data", str(npz), "--samples", "10", "-o", str(scan))
     assert {path.name for path in scan.iterdir()} == {
         "sensitivity.json", "sensitivity.svg", "trade_off.json", "trade_off.svg",
     }  # fmt: skip

@@ -31,7 +31,7 @@ COMMANDS = (
     "check files",
     "bench ort-x86.onnx files/model.onnx --preset quick --allow-unstable",
     "sensitivity net.py:build --data data.npz --samples 10 -o scan",
-    "sensitivity net.py:build --of quantize --data data.npz --samples 10 -o precisions",
+    "sensitivity net.py:build --stage quantize --data data.npz --samples 10 -o precisions",
     "run recipe.yaml --trust -o run",
 )
 RECIPE = """

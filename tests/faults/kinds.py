@@ -238,7 +238,7 @@ def prune_scan(folder: Path, worker: Worker) -> None:
 
 
 def precision_scan(folder: Path, worker: Worker) -> None:
-    done(worker, folder, f"sensitivity {NET} --data data.npz --of quantize -o scan")
+    done(worker, folder, f"sensitivity {NET} --data data.npz --stage quantize -o scan")
 
 
 spoil_scan = only("scan/sensitivity.json", m.either(m.json_text, m.json_text, m.damaged))
