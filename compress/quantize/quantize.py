@@ -18,6 +18,7 @@ from ..clock import Clock
 from ..config import refuse_moved
 from ..errors import InvalidInput
 from ..fold import Fold
+from ..integers.plan import plan_of
 from ..integers.target import TARGETS, TargetName, require_bits
 from ..parts import Listed
 from ..settings import setting
@@ -196,6 +197,8 @@ class Quantize(Config):
         yield from self._recovery("biases")
         if integer and self.train is not None:
             yield self.train.fit_rounded
+        if self.target is not None and TARGETS[self.target].products_only:
+            yield _told_floats
 
     def _recovery(self, phase: Phase) -> list[Step]:
         """The methods that run then, in their order; schemes without integers have none."""
@@ -324,6 +327,15 @@ class Quantize(Config):
         )
         measured = Measured.by(clock, "the layers that compute in float", kept.told())
         return state.after((), kept.skipped, encodings=dict(kept.encodings), measured=(*state.measured, measured))
+
+
+def _told_floats(state: State, task: Task) -> State:
+    """With an account of the layers that have integers and that the target computes in float all the same."""
+    layers = plan_of(state.graph, state.encodings, TARGETS[task.grid]).layers
+    told = [
+        Skip(each.layer.layer, each.reason) for each in layers if each.reason and each.layer.read in state.encodings
+    ]
+    return state.after((), told)
 
 
 def _fold(state: State, task: Task) -> State:

@@ -162,6 +162,9 @@ def test_a_plan_tells_what_computes_in_integers_and_why_the_rest_does_not() -> N
     _, _, on_ncnn = planned(Joined, "ncnn")
     assert on_ncnn.values == {} and on_ncnn.operations == frozenset()
     told = {skip.layer: skip.reason for skip in on_ncnn.floats}
+    model, _, context = made(Joined)
+    stage = Quantize(ranges={"samples": 8}, target="ncnn").apply(model, context)
+    assert [skip.layer for skip in stage.skipped if "faster so in ncnn" in skip.reason] == ["depthwise"]
     assert told["depthwise"] == "kept in float: depthwise convolutions are faster so in ncnn"
     _, _, alone = planned(Joined, "ort-x86", scheme="w8")
     reasons = {skip.layer: skip.reason for skip in alone.floats}
@@ -202,3 +205,15 @@ def test_integers_are_decided_in_one_place() -> None:
     }
     # What can be in integers, before there are encodings, is asked by what makes these.
     assert callers("placement_of") == {"compress/quantize/train/few_levels.py", "compress/quantize/state.py"}
+
+
+def test_no_simulation_is_in_the_integers_of_a_target_that_nobody_asked_for() -> None:
+    root = Path(compress.__file__).parent
+    calls = [
+        (file.name, node)
+        for file in root.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "simulate"
+    ]
+    assert len(calls) > 2
+    assert [name for name, node in calls if all(keyword.arg != "target" for keyword in node.keywords)] == []
