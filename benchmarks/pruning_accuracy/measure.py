@@ -3,163 +3,69 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import click
-import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from benchmarks.common.frame import write_whole
 from benchmarks.peers.importances import TorchPruning, baseline, multiply_adds, widths
-from compress.arithmetic import native_bfloat16
-from compress.batch_norm import reestimate_batch_norm
 from compress.cost import cost
 from compress.data import Data, SampleSplit
 from compress.distill import objective_for
 from compress.fold import Fold
 from compress.prune import Prune
-from compress.prune.blocks import RemoveBlocks
-from compress.prune.repair.reconstruct import RIDGES, reconstruct
-from compress.stage import Context, Edit
+from compress.stage import Context
 from compress.train import Training, fit, top1
 
 SHORT = Training(epochs=1, batch_size=128, learning_rate=0.02, warmup_epochs=0.1, augment=("flip", "crop"))
 FINALISTS = 2
 
 STREAM = ("conv1", "layer*.*.conv2", "layer*.shortcut*")
-BLOCKS = tuple(f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3))
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+BOTH = ["reconstruct", "recalibrate_bn"]
+"""What is done after the cut: layers that lost inputs are refit, and batch norms are measured again."""
+
+STRONG = [{"reconstruct": {"ridges": [0.1]}}, "recalibrate_bn"]
 
 
 class Ours:
-    """Channels go, whole blocks before them or not; the layers that read cut channels are refit by least squares to the
-    outputs of the baseline, and the batch norms are measured again.
+    """The candidates, each what a user of Prune can ask for.
 
-    The candidates differ in where channels go: within the blocks alone ("same share", "scan"), or in the residual
-    stream too. The scan cuts one block at a time to several widths, refits it, and takes the validation loss. The
-    widths are then those with the least sum of increases within the budget: an exact knapsack, with increases
-    interpolated linearly.
+    They differ in where channels go: within the blocks alone ("same share", "scan"), or in the residual stream too; and
+    in whether whole blocks go before them. The scan is the selection ``knapsack``: each layer alone is cut to several
+    widths and refit, and the widths are those with the least sum of losses within the budget.
     """
 
-    def __init__(self, data: Data, scan: Path) -> None:
-        self.example = data.example(8)
-        self.context = Context((self.example,), data)
-        self.calibration, self.validation = data.split("calibration"), data.split("validation")
+    def __init__(self, data: Data, checkpoints: Path) -> None:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        self.context = Context((data.example(8),), data, checkpoints=str(checkpoints))
         self.network = baseline()
-        self.widths = {block: self.inner(self.network, block).out_channels for block in BLOCKS}
-        self.scan = kept(scan, self.scanned)
 
     def candidates(self) -> dict[str, Callable[[float], nn.Module]]:
-        return {
-            "l2, same share": lambda ratio: self.pruned(ratio, exclude=STREAM),
-            "l2, scan": self.scanned_widths,
-            "l2, scan, at least 1-8": lambda ratio: self.scanned_widths(ratio, least=1 / 8),
-            "taylor, scan": lambda ratio: self.scanned_widths(ratio, criterion="taylor"),
-            "l2 with the stream, ridge 0.1": lambda ratio: self.pruned(ratio, (0.1,), select="global"),
-            "without 2 blocks, l2 with the stream, ridge 0.1": lambda ratio: self.shallower(ratio, 2),
-            "without 3 blocks, l2 with the stream, ridge 0.1": lambda ratio: self.shallower(ratio, 3),
+        within: dict[str, Any] = {"exclude": STREAM, "repair": BOTH}
+        scanned = {**within, "select": "knapsack", "limits": {"*": 15 / 16}}
+        stream: dict[str, Any] = {"select": "global", "repair": STRONG}
+        settings: dict[str, dict[str, Any]] = {
+            "l2, same share": within,
+            "l2, scan": scanned,
+            "l2, scan, at least 1-8": {**scanned, "limits": {"*": 7 / 8}},
+            "taylor, scan": {**scanned, "criterion": "taylor"},
+            "l2 with the stream, ridge 0.1": stream,
+            "without 2 blocks, l2 with the stream, ridge 0.1": {**stream, "blocks": 2},
+            "without 3 blocks, l2 with the stream, ridge 0.1": {**stream, "blocks": 3},
         }
+        return {name: partial(self.pruned, **each) for name, each in settings.items()}
 
-    @staticmethod
-    def inner(model: nn.Module, block: str) -> nn.Conv2d:
-        layer = model.get_submodule(f"{block}.conv1")
-        assert isinstance(layer, nn.Conv2d)
-        return layer
-
-    def pruned(self, ratio: float, ridges: Sequence[float] = RIDGES, **settings: Any) -> nn.Module:
-        result = Prune(macs=ratio, round_to=1, criterion="l2", **settings).apply(self.network, self.context)
-        return self.repaired(result.model, result.edits, ridges)
-
-    def shallower(self, ratio: float, blocks: int) -> nn.Module:
-        """First whole blocks go, then channels; the refit is to the outputs of the whole network."""
-        shorter = RemoveBlocks(count=blocks).apply(self.network, self.context).model
-        left = ratio * multiply_adds(shorter, self.example) / multiply_adds(self.network, self.example)
-        result = Prune(macs=left, round_to=1, criterion="l2", select="global").apply(shorter, self.context)
-        return self.repaired(result.model, result.edits, (0.1,))
-
-    def scanned_widths(
-        self, ratio: float, ridges: Sequence[float] = RIDGES, criterion: str = "l2", least: float = 0
-    ) -> nn.Module:
-        budget = multiply_adds(self.network, self.example) / ratio
-        return self.repaired(*self.cut(self.allocated(budget, least), criterion), ridges)
-
-    def repaired(self, pruned: nn.Module, edits: Sequence[Edit], ridges: Sequence[float]) -> nn.Module:
-        """What reads cut channels refit, then the batch norms measured again."""
-        reconstruct(self.network, pruned, edits, self.calibration, ridges=ridges)
-        reestimate_batch_norm(pruned, self.calibration)
-        return pruned.eval()
-
-    def cut(self, plan: Mapping[str, int], criterion: str) -> tuple[nn.Module, list[Edit]]:
-        """The network with ``plan[block]`` channels within each block, and the edits that made it."""
-        model, made = self.network, list[Edit]()
-        convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
-        for block, keep in plan.items():
-            if keep < self.widths[block]:
-                others = tuple(name for name in convolutions if name != f"{block}.conv1")
-                share = 1 - keep / self.widths[block]
-                result = Prune(ratio=share, round_to=1, criterion=criterion, exclude=others).apply(model, self.context)
-                model = result.model
-                made += result.edits
-                assert self.inner(model, block).out_channels == keep
-        return model, made
-
-    def loss(self, model: nn.Module, samples: int = 1280) -> float:
-        total, seen = 0.0, 0
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16("cpu")):
-            for x, y in self.validation.batches(256):
-                if seen >= samples or y is None:
-                    break
-                total += float(cross_entropy(model(x).float(), y, reduction="sum"))
-                seen += len(y)
-        return total / seen
-
-    def scanned(self) -> dict[str, Any]:
-        """For each block, the increase of the loss at some widths; fewer channels never count as better."""
-        found: dict[str, Any] = {}
-        base = self.loss(self.network)
-        for block, full in self.widths.items():
-            losses = {full: 0.0}
-            for keep in sorted({int(full * share) for share in SHARES[:-1]}, reverse=True):
-                model, edits = self.cut({block: keep}, "l2")
-                reconstruct(self.network, model, edits, self.calibration)
-                losses[keep] = max(self.loss(model) - base, *losses.values())
-            found[block] = [[keep, losses[keep]] for keep in sorted(losses)]
-        return found
-
-    def allocated(self, budget: float, least: float) -> dict[str, int]:
-        """The widths of the blocks with the least sum of increases: a knapsack over their multiply-adds."""
-        resolutions = {"1": 32, "2": 16, "3": 8}
-        costs = {
-            block: 9 * resolutions[block[5]] ** 2 * (self.inner(self.network, block).in_channels + full)
-            for block, full in self.widths.items()
-        }
-        fixed = multiply_adds(self.network, self.example) - sum(costs[b] * full for b, full in self.widths.items())
-        unit = math.gcd(*costs.values())
-        room = int((budget - fixed) // unit)
-        best: list[tuple[float, dict[str, int]] | None] = [(0.0, {})] + [None] * room
-        for block, full in self.widths.items():
-            points, increases = zip(*self.scan[block], strict=True)
-            after: list[tuple[float, dict[str, int]] | None] = [None] * (room + 1)
-            for keep in range(max(points[0], math.ceil(least * full)), full + 1):
-                worse, weight = float(np.interp(keep, points, increases)), keep * costs[block] // unit
-                for used, before in enumerate(best[: room + 1 - weight]):
-                    there = after[used + weight]
-                    if before is not None and (there is None or before[0] + worse < there[0]):
-                        after[used + weight] = (before[0] + worse, {**before[1], block: keep})
-            best = after
-        reached = [entry for entry in best if entry is not None]
-        if not reached:
-            raise click.ClickException(f"no widths with at most {budget:,.0f} multiply-adds")
-        return min(reached, key=lambda entry: entry[0])[1]
+    def pruned(self, ratio: float, **settings: Any) -> nn.Module:
+        """ResNet-20 with so many times fewer multiply-adds."""
+        stage = Prune.model_validate({"macs": ratio, "round_to": 1, "criterion": "l2", **settings})
+        return stage.apply(self.network, self.context).model
 
 
 def part(data: Data, share: float) -> Data:
@@ -229,7 +135,7 @@ class Comparison:
     @cached_property
     def sides(self) -> dict[str, Ours | TorchPruning]:
         return {
-            "ours": Ours(self.data, self.output / "scan.json"),
+            "ours": Ours(self.data, self.output / "scan"),
             "torch-pruning": TorchPruning(self.data, self.data.example(8)),
         }
 
