@@ -28,7 +28,8 @@ def warning(name: str, stage: object, before: float | None, after: float | None,
     if before - after <= MOST * (before - guessed):
         return None
     own = getattr(stage, "remedy", None)
-    trained = getattr(getattr(stage, "training", stage), "epochs", 0)
+    training = next((getattr(stage, name) for name in ("training", "train") if hasattr(stage, name)), stage)
+    trained = getattr(training, "epochs", 0)
     usual = "train longer (--epochs), or ask for less" if trained else None
     remedy = own or usual or "fine-tune the network (training, --epochs), or ask for less"
     return f"{name}: validation top-1 fell from {before:.2f} to {after:.2f} %: {remedy}"

@@ -38,7 +38,7 @@ def scan_precisions(
 
     output = given.output
     assert output is not None, "it has --output"
-    scan = configured(PrecisionScan, {"around": "others_in"}, around=others_in, **samples)
+    scan = configured(PrecisionScan, others_in=others_in, **samples)
     given.claim_output()
     if given.data is None:
         raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")

@@ -76,7 +76,7 @@ class Budget(Config):
     )
     scan: Path | None = setting(
         None,
-        "What compress sensitivity --of quantize wrote for this network, not to measure again.",
+        "What compress sensitivity --stage quantize wrote for this network, not to measure again.",
         group="budget",
     )
 
@@ -102,7 +102,7 @@ class Budget(Config):
             return PrecisionSensitivity.read(self.scan)
         if self.sensitivity == "hessian":
             return HessianScan(samples=self.samples).measure(candidates, context)
-        return PrecisionScan(around=self.others_in, samples=self.samples).measure(candidates, context)
+        return PrecisionScan(others_in=self.others_in, samples=self.samples).measure(candidates, context)
 
     def for_target(self, target: Target | None) -> Budget:
         """Without 4 bits, where the target's engine cannot multiply them."""

@@ -25,6 +25,7 @@ from ...integers.encoding import Encoding
 from ...integers.placement import without_layers
 from ...integers.target import target_named
 from ...outputs import write_text
+from ...settings import setting
 from ...stage import Config, Context, Findings, Samples
 from ...untrusted import read_json
 from .precisions import Candidates, Precision, Unit
@@ -106,13 +107,13 @@ class PrecisionSensitivity(Findings):
 
     @classmethod
     def read(cls, path: Path) -> PrecisionSensitivity:
-        """The scan in a file, or in the folder that ``compress sensitivity --of quantize`` wrote.
+        """The scan in a file, or in the folder that ``compress sensitivity --stage quantize`` wrote.
 
         Raises:
             InvalidInput: it cannot be read, or is no such file.
         """
         file = path / "sensitivity.json" if path.is_dir() else path
-        told = "write one with compress sensitivity --of quantize"
+        told = "write one with compress sensitivity --stage quantize"
         content = read_json(file, "scan", told)
         try:
             return cls.model_validate(content)
@@ -138,15 +139,12 @@ class PrecisionSensitivity(Findings):
 
 
 class PrecisionScan(Config):
-    """Store each layer alone in fewer bits, and measure the output on the validation split.
+    """Store each layer alone in fewer bits, and measure the output on the validation split."""
 
-    Args:
-        around: what the other layers stay in: ``float``, or the ``int8`` that the network was quantized to.
-        samples: of the validation split, its first ones.
-    """
-
-    around: Around = "float"
-    samples: Samples = 512
+    others_in: Around = setting(
+        "float", "What the other layers stay in: float, or the int8 that the network was quantized to."
+    )
+    samples: Samples = setting(512, "Of the validation split, its first ones.")
 
     def measure(self, candidates: Candidates, context: Context, *, record: Path | None = None) -> PrecisionSensitivity:
         """What each layer costs; the test split is not read.
@@ -187,9 +185,9 @@ class PrecisionScan(Config):
         self, candidates: Candidates, rounder: Rounder
     ) -> tuple[Variant, list[tuple[Unit, Precision, Variant]]]:
         tried: list[tuple[Unit, Precision, Variant]] = []
-        whole = candidates.encodings_of(candidates.uniform("int8")) if self.around == "int8" else {}
+        whole = candidates.encodings_of(candidates.uniform("int8")) if self.others_in == "int8" else {}
         for unit in candidates.units:
-            if self.around == "int8":
+            if self.others_in == "int8":
                 four = whole | {name: candidates.weights["int4"][name] for name in unit.weights}
                 tried.append((unit, "int4", rounder.variant(four)))
                 tried.append((unit, "float", rounder.variant(_without(candidates, whole, unit))))
@@ -213,8 +211,8 @@ class PrecisionScan(Config):
         around = sums.ratio(None)
         records = []
         for unit in candidates.units:
-            noise: dict[Precision, float] = {self.around: 0.0}
-            lost: dict[Precision, float] = {self.around: 0.0}
+            noise: dict[Precision, float] = {self.others_in: 0.0}
+            lost: dict[Precision, float] = {self.others_in: 0.0}
             for number, (of, precision, _) in enumerate(tried):
                 if of is unit:
                     noise[precision] = sums.ratio(number) - around
@@ -231,7 +229,7 @@ class PrecisionScan(Config):
                 )
             )
         return PrecisionSensitivity(
-            around=self.around,
+            around=self.others_in,
             samples=sums.samples,
             split=split,
             top1=100 * sums.exact_right / sums.samples if sums.labelled else None,

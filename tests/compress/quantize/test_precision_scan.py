@@ -37,7 +37,7 @@ def candidates_of(kind: type[nn.Module]) -> tuple[Candidates, tuple[Tensor, ...]
 def test_each_layer_costs_what_its_simulation_says(kind: type[nn.Module]) -> None:
     candidates, inputs, context = candidates_of(kind)
     around = NETWORKS[kind]
-    found = PrecisionScan(around=around, samples=33).measure(candidates, context)
+    found = PrecisionScan(others_in=around, samples=33).measure(candidates, context)
     x = tuple(each[:33] for each in inputs)
     with torch.no_grad():
         exact = (candidates.model(*x),)
