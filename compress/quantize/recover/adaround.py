@@ -7,9 +7,9 @@ network yields there after the activation function (their equation 25, asymmetri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -123,6 +123,15 @@ class Rounding:
         """Their equation 24: 1 - |2 h(V) - 1|^beta, the mean over the elements, which is 0 at grid points."""
         return 1 - (2 * self.up() - 1).abs().pow(beta).mean()
 
+    def at(self, beta: float | None) -> tuple[Tensor, Tensor]:
+        """:meth:`soft` and :meth:`pull` at once, whose gradients are known without a graph of each operation.
+
+        Args:
+            beta: of the pull; None for none, which is 0.
+        """
+        weight, pull = _Soft.apply(self.variable, self.floor, self.scale, self.low, self.high, beta)  # type: ignore[no-untyped-call]
+        return weight, pull
+
     def integers(self) -> Tensor:
         """The grid points chosen, as integers in float32."""
         return (self.floor + (self.variable.detach() >= 0)).clamp(self.low, self.high)
@@ -142,6 +151,39 @@ class AdaRound(Recovery):
         done = adaround(state.network, state.encodings, task.context, task.samples, config, target=task.grid)
         edit = Edit("", "weights", "float32", f"rounded by {self.name}", "weights")
         return state.after([edit], network=done.model, encodings=done.encodings)
+
+
+class _Soft(torch.autograd.Function):
+    """A weight between grid points and the pull to them, and how both change with the rounding variables."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, variable: Tensor, floor: Tensor, scale: Tensor, low: int, high: int, beta: float | None
+    ) -> tuple[Tensor, Tensor]:
+        share = torch.sigmoid(variable)
+        stretched = share * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
+        up = stretched.clamp(0, 1)
+        slope = (share * (1 - share)).mul_(STRETCH_HIGH - STRETCH_LOW).mul_(up == stretched)
+        between = floor + up
+        within = between.clamp(low, high)
+        weight_slope = (scale * slope).mul_(within == between)
+        if beta is None:
+            ctx.save_for_backward(weight_slope)
+            return scale * within, weight_slope.new_zeros(())
+        distance = up.mul_(2).sub_(1)
+        size = distance.abs()
+        power = size.pow(beta - 1)
+        pull = 1 - (power * size).mean()
+        ctx.save_for_backward(weight_slope, power.mul_(distance.sign_()).mul_(slope).mul_(-2 * beta / slope.numel()))
+        return scale * within, pull
+
+    @staticmethod
+    def backward(ctx: Any, of_weight: Tensor, of_pull: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        weight_slope, *pull_slope = ctx.saved_tensors
+        gradient = of_weight * weight_slope
+        if pull_slope:
+            gradient += of_pull * pull_slope[0]
+        return gradient, None, None, None, None, None
 
 
 def adaround(
@@ -235,9 +277,10 @@ def _fit(
     if unit > 0:
         count, batch = len(layer.rows), config.batch or 512
 
-        def loss() -> Tensor:
+        def loss(weights: Sequence[Tensor]) -> Tensor:
             index = torch.randint(count, (batch,), generator=generator)
-            return (layer.output(rounding.soft(), index) - layer.rows.targets[index]).square().sum(1).mean() / unit
+            difference = layer.output(weights[0], index) - layer.rows.targets.index_select(0, index)
+            return difference.square().sum() / (batch * unit)
 
         learn([rounding], loss, config)
     with torch.no_grad():
@@ -249,23 +292,30 @@ def _fit(
 
 
 def learn(
-    roundings: list[Rounding], loss: Callable[[], Tensor], config: LearnedRounding, *more: dict[str, object]
+    roundings: list[Rounding],
+    loss: Callable[[Sequence[Tensor]], Tensor],
+    config: LearnedRounding,
+    *more: dict[str, object],
 ) -> None:
     """Minimize ``loss`` plus the pull to grid points over the rounding variables (their equation 25), with Adam.
 
     Args:
+        loss: of the weights as they are between grid points, in the order of ``roundings``.
         more: groups of other parameters to learn with them, as an optimizer takes them.
     """
     variables = {"params": [rounding.variable for rounding in roundings], "lr": config.learning_rate}
-    optimizer = torch.optim.Adam([variables, *more])
+    optimizer = torch.optim.Adam([variables, *more], fused=True)
     count = sum(rounding.variable.numel() for rounding in roundings)
     for step in range(config.iterations):
-        total = loss()
         beta = config.exponent(step)
+        weights, pulls = zip(*(rounding.at(beta) for rounding in roundings), strict=True)
+        total = loss(weights)
         if beta is not None:
-            for rounding in roundings:
-                total = total + config.strength * rounding.variable.numel() / count * rounding.pull(beta)
-        optimizer.zero_grad()
+            for rounding, pull in zip(roundings, pulls, strict=True):
+                total = total + config.strength * rounding.variable.numel() / count * pull
+        for group in optimizer.param_groups:  # zero_grad takes longer than a step of a small layer
+            for parameter in group["params"]:
+                parameter.grad = None
         total.backward()
         optimizer.step()
 

@@ -185,9 +185,9 @@ class _BlockLearner:
         if self.config.learn_activations:
             program.scales = self._scales(program)
 
-        def loss() -> Tensor:
+        def loss(between: Sequence[Tensor]) -> Tensor:
             index = torch.randperm(len(targets), generator=self.generator)[: program.batch]
-            soft = {nodes[name]: rounding.soft() for name, rounding in roundings.items()}
+            soft = {nodes[name]: weight for name, weight in zip(roundings, between, strict=True)}
             difference = program.output(soft, index) - targets[index]
             return (difference.square() * (weights if len(weights) == 1 else weights[index])).mean() / nearest
 

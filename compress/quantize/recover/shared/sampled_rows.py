@@ -36,7 +36,9 @@ class Rows:
         groups = len(self.inputs)
         matrix = weight.reshape(groups, -1, self.inputs.shape[2])
         if groups == 1:
-            return self.inputs[0][index] @ matrix[0].T
+            rows = self.inputs[0]
+            rows = rows[index] if isinstance(index, slice) else rows.index_select(0, index)
+            return rows @ matrix[0].T
         products = torch.bmm(self.inputs[:, index], matrix.transpose(1, 2))
         return products.transpose(0, 1).reshape(products.shape[1], -1)
 

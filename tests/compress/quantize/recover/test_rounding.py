@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compress import Context
 from compress.errors import InvalidInput
 from compress.graph import trace
+from compress.integers.encoding import IntegerParameters
 from compress.integers.grids import activation_encoding, scale_for
 from compress.integers.placement import placement_of
 from compress.integers.plan import plan_of
@@ -209,6 +210,28 @@ def test_the_rectified_sigmoid() -> None:
     np.testing.assert_allclose(rounding.up().detach().numpy()[0], h, rtol=1e-5)
     np.testing.assert_allclose(float(rounding.pull(3.0).detach()), np.mean(1 - np.abs(2 * h - 1) ** 3), rtol=1e-5)
     assert rounding.integers().tolist() == [[1.0, -1.0, 3.0, -4.0]]
+
+
+@pytest.mark.parametrize("beta", [None, 20.0, 2.0])
+def test_gradients_at_once_are_those_of_each_operation(beta: float | None) -> None:
+    """Of the weight and of the pull to grid points, also where a weight is clipped and where a rounding is decided."""
+    torch.manual_seed(0)
+    weight = torch.randn(6, 5, 3, 3)
+    grid = IntegerParameters(np.full(6, 0.1, np.float32), np.zeros(6, np.int64), -8, 7)
+    direction = torch.randn_like(weight)
+    gradients = []
+    for at_once in (True, False):
+        rounding = Rounding(weight, grid)
+        with torch.no_grad():
+            rounding.variable.add_(4 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+        if at_once:
+            soft, pull = rounding.at(beta)
+        else:
+            soft, pull = rounding.soft(), torch.zeros(()) if beta is None else rounding.pull(beta)
+        ((soft * direction).sum() + 1000 * pull).backward()
+        gradients.append((soft.detach(), pull.detach(), rounding.variable.grad))
+    for got, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ort-x86", "ort-arm", "tensorrt", "ncnn"])
