@@ -20,7 +20,7 @@ recipe = Recipe.model_validate(
         "stages": [
             {"prune": {"macs": 3, "training": {"epochs": 4, "batch_size": 32}}},
             {"fold": {}},
-            {"quantize": {"samples": 128}},
+            {"quantize": {"ranges": {"calibration": "mse"}}},
         ],
         "exports": [{"name": "baseline", "after": "baseline"}, {"name": "int8", "after": "quantize"}],
         "benchmark": {"threads": 1, "preset": "quick"},

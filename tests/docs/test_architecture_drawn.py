@@ -8,6 +8,17 @@ import pytest
 
 from docs.generate import architecture
 
+STALE = "it is stale: run `make docs` and commit what it writes"
+
+
+def test_the_picture_is_drawn_from_the_code() -> None:
+    assert architecture.PICTURE.read_text(encoding="utf-8") == architecture.draw(), f"architecture.svg: {STALE}"
+
+
+def test_the_table_is_that_of_the_code() -> None:
+    text = architecture.PAGE.read_text(encoding="utf-8")
+    assert text == architecture.with_table(text), f"architecture.md: {STALE}"
+
 
 def test_every_box_says_what_it_is() -> None:
     assert not [unit for unit in architecture.imports() if not architecture.purpose(unit)]
