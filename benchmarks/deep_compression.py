@@ -22,7 +22,7 @@ from benchmarks.common.frame import Run, benchmark, numbers, slug
 
 if TYPE_CHECKING:
     from compress.data import Data
-    from compress.load import Network
+    from compress.sources.load import Network
 
 SMALLER, AIM, MOST_LOST = 49.0, 100.0, 0.2
 AUGMENT: dict[str, Any] = {"batch_size": 128, "augment": ("flip", "crop")}
@@ -65,7 +65,7 @@ def main(
     from compress.pipeline import fold_for_export, open_network
     from compress.share import Share
     from compress.sparsify import Sparsify
-    from compress.train import Training
+    from compress.training.loop import Training
 
     if run.quick:
         epochs, prune_epochs, share_epochs, bits = 1, 1, 1, bits[:1]

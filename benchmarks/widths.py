@@ -21,7 +21,7 @@ from benchmarks.common.frame import Run, benchmark
 if TYPE_CHECKING:
     from torch import nn
 
-    from compress.load import Network
+    from compress.sources.load import Network
 
 RULES: tuple[int | str, ...] = (1, 2, 8, "measured")
 
@@ -55,7 +55,7 @@ def main(run: Run, precision: str, macs: float, preset: Literal["quick", "standa
     from benchmarks.common.cifar10 import trained
     from benchmarks.common.results import Column
     from compress import Context, MachineClock, Prune, deploy
-    from compress.cost import cost
+    from compress.cost.count import cost
 
     base = trained()
     networks = {"not pruned": base}

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from .deploy.clock import MachineClock as MachineClock
     from .distill import Distill as Distill
     from .fold import Fold as Fold
-    from .load import Network as Network
     from .pipeline import advance as advance
     from .pipeline import open_network as open_network
     from .pipeline import run as run
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
     from .quantize import Quantize as Quantize
     from .recipe import Recipe as Recipe
     from .share import Share as Share
+    from .sources.load import Network as Network
     from .sparsify import Sparsify as Sparsify
     from .stage import Context as Context
     from .stage import Edit as Edit
     from .stage import Result as Result
     from .stage import Skip as Skip
-    from .train import Training as Training
+    from .training.loop import Training as Training
 
 # What is public, and where it lives. Importing `compress` must not import torch: the command line starts at once.
 _PUBLIC = {
@@ -36,7 +36,7 @@ _PUBLIC = {
     "Edit": "stage",
     "Fold": "fold",
     "MachineClock": "deploy.clock",
-    "Network": "load",
+    "Network": "sources.load",
     "Prune": "prune",
     "Quantize": "quantize",
     "Recipe": "recipe",
@@ -46,7 +46,7 @@ _PUBLIC = {
     "Share": "share",
     "Skip": "stage",
     "Sparsify": "sparsify",
-    "Training": "train",
+    "Training": "training.loop",
     "advance": "pipeline",
     "open_network": "pipeline",
     "run": "pipeline",

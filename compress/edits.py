@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .edit import Edit
+from .core.edit import Edit
 from .errors import InvalidInput
-from .graph import first_names, named_tensors
-from .parametrized import bake
+from .graph.parametrized import bake
+from .graph.trace import first_names, named_tensors
 from .replacements import replacement
 
 PLAIN = (bool, int, float, str, tuple, list, torch.Size)

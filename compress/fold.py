@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from .edits import replay
-from .graph import Graph, argument, shape_of, trace
+from .graph.trace import Graph, argument, shape_of, trace
 from .stage import Config, Context, Edit, Result, Skip, evaluation_copy
 
 aten = torch.ops.aten

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from .data import Preprocessing
 from .errors import InvalidInput
-from .graph import Graph, trace
-from .interface import told_by
-from .load import Network
+from .graph.interface import told_by
+from .graph.trace import Graph, trace
 from .quantize import Encoding
+from .sources.load import Network
 
 
 class Preprocessed(nn.Module):

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from . import strict_yaml
+from .core.settings import KEY, required, setting
 from .data import DataConfig
 from .distill import Distill
 from .errors import InvalidInput
+from .files import strict_yaml
+from .files.untrusted import read_text
 from .fold import Fold
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import Quantize, TargetName
-from .settings import KEY, required, setting
 from .share import Share
 from .siblings import export as exporters
+from .sources.specification import Source, parse
 from .sparsify import Sparsify
-from .specification import Source, parse
 from .stage import Config, Seed, Stage, Threads
-from .train import Training
-from .untrusted import read_text
+from .training.loop import Training
 
 LARGEST_BYTES = 2**18
 """Of a recipe."""

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .core.settings import exclude, setting
 from .errors import InvalidInput
 from .integers.encoding import Encoding
 from .quantize.train.few_levels import Parts, choose_layers, encode, fold, round_weights, settle
 from .rounding.weights import Centroids
-from .settings import exclude, setting
 from .stage import Config, Context, Edit, Result, Skip, evaluation_copy
-from .train import Training, gentle
+from .training.loop import Training, gentle
 
 Init = Literal["linear", "density", "random"]
 ITERATIONS = 50

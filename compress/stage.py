@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from .clock import Clock
-from .config import Config, Findings, Samples, Seed, Threads, Times
+from .core.config import Config, Findings, Samples, Seed, Threads, Times
+from .core.edit import Edit, EditKind, Skip
 from .data import Data
-from .edit import Edit, EditKind, Skip
 from .errors import InvalidInput
+from .graph.parametrized import bake, keep_no_graph
 from .integers.encoding import Encoding
-from .parametrized import bake, keep_no_graph
 
 __all__ = [
     "Config",
@@ -73,8 +73,8 @@ class Result:
     """What a stage returns: the network and an account of what was done and what was not.
 
     Measuring is the runner's work: a stage never reports its own cost or accuracy. ``history`` has a record per epoch
-    of what :func:`compress.train.fit` saw, where weights were fitted. ``measured`` tells choices by latency, ``target``
-    whose integers the encodings were made for.
+    of what :func:`compress.training.loop.fit` saw, where weights were fitted. ``measured`` tells choices by latency,
+    ``target`` whose integers the encodings were made for.
     """
 
     model: nn.Module

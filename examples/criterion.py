@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from compress.core.settings import setting
 from compress.prune.criteria import Criterion
 from compress.prune.scoring.scores import Normalization, slices
-from compress.settings import setting
 
 
 class Spread(Criterion):

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from compress import Context, Prune, Training, advance, artifact, open_network
+from compress import Context, Prune, Training, advance, open_network
 from compress.data import load
+from compress.sources import artifact
 
 NETWORK = f"{Path(__file__).with_name('net.py')}:build"  # or a name of the zoo, an artifact, an ONNX file
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import torch
 
+from compress.core.settings import setting
 from compress.quantize.recover import Need, Phase, Recovery
 from compress.quantize.state import State, Task
-from compress.settings import setting
 from compress.stage import Edit
 
 

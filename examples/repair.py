@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from compress.core.settings import setting
 from compress.prune.repair import Account, Damage, Repair
-from compress.settings import setting
 from compress.stage import Edit
 
 

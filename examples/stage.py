@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from compress import Context, Edit, Fold, Quantize, Result, Training, advance, open_network
-from compress.config import Config
+from compress.core.config import Config
+from compress.core.settings import setting
 from compress.data import load
-from compress.settings import setting
 from compress.stage import evaluation_copy
 
 

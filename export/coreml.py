@@ -16,9 +16,9 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
-from compress.graph import Graph, shape_of, trace
-from compress.interface import Names, names_of
-from compress.outputs import new_files
+from compress.files.outputs import new_files
+from compress.graph.interface import Names, names_of
+from compress.graph.trace import Graph, shape_of, trace
 from compress.stage import evaluation_copy
 
 from .decomposed import in_integers

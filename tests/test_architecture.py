@@ -21,8 +21,8 @@ SEES_EVERYTHING = (
     "compress/cli/",
     "compress/deploy/",
     "compress/pipeline",
-    "compress/load.py",
-    "compress/specification.py",
+    "compress/sources/load.py",
+    "compress/sources/specification.py",
     "compress/siblings.py",
     "compress/recipe.py",
 )
@@ -33,7 +33,7 @@ STAGES = (
     "compress/quantize/",
     "compress/share.py",
     "compress/sparsify/",
-    "compress/train.py",
+    "compress/training/loop.py",
 )
 FACTS = {"cache", "facts", "processor"}
 """Of ``runtimes``, what stages may look at: where things are kept, what is known of engines and of this machine."""
@@ -137,7 +137,7 @@ def test_help_imports_neither_torch_nor_onnx(arguments: list[str]) -> None:
 
 
 def test_the_words_for_a_network_are_read_without_torch() -> None:
-    code = "import sys, compress.specification, compress.outputs; assert 'torch' not in sys.modules"
+    code = "import sys, compress.sources.specification, compress.files.outputs; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -167,9 +167,9 @@ def test_what_is_asked_in_vain_is_told_before_torch_is_imported(arguments: str, 
 def test_only_training_brings_the_compiler_of_torch() -> None:
     """It takes as long to import as torch itself."""
     code = (
-        "import sys, compress.train, compress.pipeline, compress.cli.session\n"
+        "import sys, compress.training.loop, compress.pipeline, compress.cli.session\n"
         "assert not {'torch._dynamo', 'lightning_fabric'} & set(sys.modules)\n"
-        "compress.train._fabric(compress.train.Training(accelerator='cpu'))\n"
+        "compress.training.loop._fabric(compress.training.loop.Training(accelerator='cpu'))\n"
         "assert 'lightning_fabric' in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from compress.data import Data, DataConfig
 from compress.data import load as load_data
-from compress.load import Network
 from compress.pipeline import open_network
+from compress.sources.load import Network
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 NETWORKS = {

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 
 from compress import Context
-from compress.artifact import load as load_artifact
-from compress.artifact import save
 from compress.cli.session import Options, progress_bars
 from compress.data import Data
-from compress.load import Network
 from compress.pipeline import advance
+from compress.sources.artifact import load as load_artifact
+from compress.sources.artifact import save
+from compress.sources.load import Network
 from compress.stage import Stage
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from benchmarks.common.steps import account, applied
 from compress import deploy
 from compress.data import Data
-from compress.load import Network
 from compress.pipeline import open_network
 from compress.quantize import Quantize, simulate
-from compress.train import Training, top1
+from compress.sources.load import Network
+from compress.training.loop import Training, top1
 
 COMMON: dict[str, Any] = {
     "optimizer": "adamw",

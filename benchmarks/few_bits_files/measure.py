@@ -10,9 +10,9 @@ import torch
 
 from compress import Context, deploy
 from compress.data import Data, SampleSplit
-from compress.load import Network
 from compress.pipeline import fold_for_export, open_network
 from compress.quantize import Quantize
+from compress.sources.load import Network
 from runtimes.benchmark import PresetName
 
 INPUT = (1, 3, 32, 32)

@@ -16,11 +16,11 @@ from benchmarks.common.cifar10 import trained as trained_network
 from benchmarks.peers.onnxruntime import METHODS, prepared, quantized
 from compress import deploy
 from compress.data import Data
-from compress.load import Network
 from compress.pipeline import fold_for_export
 from compress.quantize import Quantize
+from compress.sources.load import Network
 from compress.stage import Context
-from compress.train import Training
+from compress.training.loop import Training
 from runtimes.check import accuracy
 from runtimes.runtime import Options, load
 

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from compress import deploy
 from compress.data import Data
 from compress.errors import CompressError
-from compress.load import Network
 from compress.pipeline import fold_for_export, open_network
 from compress.quantize import Quantize
+from compress.sources.load import Network
 from compress.stage import Context
-from compress.train import Training, top1
+from compress.training.loop import Training, top1
 from runtimes import gate
 from runtimes.errors import RuntimesError
 

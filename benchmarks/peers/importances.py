@@ -25,7 +25,7 @@ def baseline() -> nn.Module:
 
 
 def multiply_adds(model: nn.Module, example: Tensor) -> int:
-    """Of convolutions and linear layers for one sample, as :mod:`compress.cost` counts them."""
+    """Of convolutions and linear layers for one sample, as :mod:`compress.cost.count` counts them."""
     counts: list[int] = []
 
     def count(layer: nn.Module, _: Any, output: Tensor) -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.pruning_accuracy --data DIR --peers DIR [--ratios 2.5,4] [--seeds 0,1,2]
 
 DIR is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*). Both sides start from
-``benchmarks/checkpoints/resnet20_cifar10.safetensors`` and are fine-tuned by the same ``compress.train.Training``. Each
+``benchmarks/checkpoints/resnet20_cifar10.safetensors`` and are fine-tuned by the same ``Training``. Each
 side's way to choose the channels is itself chosen on the validation split: a quarter of an epoch for every candidate, a
 whole epoch for the best two. The test split is read once per finished run. Started again after an interruption, it goes
 on where it stopped; every result is a JSON file in the work folder.

@@ -16,13 +16,13 @@ from torch import nn
 
 from benchmarks.common.frame import write_whole
 from benchmarks.peers.importances import TorchPruning, baseline, multiply_adds, widths
-from compress.cost import cost
+from compress.cost.count import cost
 from compress.data import Data, SampleSplit
 from compress.distill import objective_for
 from compress.fold import Fold
 from compress.prune import Prune
 from compress.stage import Context
-from compress.train import Training, fit, top1
+from compress.training.loop import Training, fit, top1
 
 SHORT = Training(epochs=1, batch_size=128, learning_rate=0.02, warmup_epochs=0.1, augment=("flip", "crop"))
 FINALISTS = 2

@@ -15,7 +15,7 @@ from compress import Context, deploy
 from compress.packing import pack, unpack
 from compress.pipeline import advance, fold_for_export
 from compress.sparsify import Sparsify
-from compress.train import Training
+from compress.training.loop import Training
 
 PATTERNS: dict[str, dict[str, Any]] = {
     "dense": {},

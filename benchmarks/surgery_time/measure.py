@@ -21,12 +21,12 @@ from compress.prune import Prune
 from compress.stage import Context
 
 PHASES = {
-    "trace": ("compress.graph", "trace"),
-    "walk": ("compress.prune.walk", "walk"),
+    "trace": ("compress.graph.trace", "trace"),
+    "walk": ("compress.prune.channels.walk", "walk"),
     "scores": ("compress.prune.criteria", "Criterion.score"),
     "copies": ("compress.stage", "evaluation_copy"),
     "surgery": ("compress.edits", "replay"),
-    "verification": ("compress.prune.verify", "difference"),
+    "verification": ("compress.prune.channels.verify", "difference"),
 }
 """The functions whose times are told apart."""
 

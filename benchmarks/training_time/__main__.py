@@ -33,7 +33,7 @@ JOBS: dict[str, tuple[str, str | None]] = {
 def main(run: Run, jobs: str, count: int, number: int) -> None:
     from benchmarks.common.results import Column
     from benchmarks.training_time.measure import epochs, images
-    from compress.train import Training
+    from compress.training.loop import Training
 
     if run.quick:
         jobs, count, number = next(iter(JOBS)), 256, 2

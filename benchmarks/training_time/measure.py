@@ -18,7 +18,7 @@ from compress.distill import Distill
 from compress.pipeline import open_network
 from compress.quantize import Quantize
 from compress.stage import Stage
-from compress.train import Training
+from compress.training.loop import Training
 
 
 def images(count: int, folder: Path) -> Data:

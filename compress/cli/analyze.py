@@ -35,7 +35,7 @@ def command(target: str | None, **values: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..cost import cost
+    from ..cost.count import cost
     from ..integers.plan import plan
     from ..quantize.detect import detected
     from .session import Options

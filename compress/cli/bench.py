@@ -52,11 +52,11 @@ def command(
 
     from .. import deploy
     from ..errors import InvalidInput
-    from ..load import random_inputs
-    from ..outputs import write_text
+    from ..files.outputs import write_text
     from ..pipeline import fold_for_export
     from ..recipe import Benchmark
     from ..siblings import runtimes
+    from ..sources.load import random_inputs
     from .bench_table import bench_table
     from .session import Options, as_json, configured, progress_bars, settings_of
 

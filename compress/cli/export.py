@@ -44,7 +44,7 @@ def command(formats: tuple[str, ...], **values: Any) -> None:
     """
     from .. import deploy
     from ..errors import InvalidInput
-    from ..outputs import new_folder
+    from ..files.outputs import new_folder
     from ..pipeline import ready_for_export, wanted
     from ..recipe import Export
     from ..siblings import export
@@ -88,7 +88,7 @@ def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
 def _alone(given: Options, network: Any, wanted: Wanted) -> ExportRecord:
     """Write the file, and what belongs to it, where the output says; nothing is there before the check has passed."""
     from .. import deploy
-    from ..outputs import new_files
+    from ..files.outputs import new_files
 
     assert given.output is not None
     with new_files(given.output, overwrite=given.overwrite) as folder:

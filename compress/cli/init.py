@@ -29,7 +29,7 @@ def command(target: str | None, **values: Any) -> None:
     """
     from rich.text import Text
 
-    from ..outputs import write_text
+    from ..files.outputs import write_text
     from .recipe_draft import Draft
     from .session import Options
 

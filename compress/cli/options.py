@@ -164,7 +164,7 @@ common = _all(
 
 
 LISTS = {"targets": TARGETS, "formats": FORMATS}
-"""Choices that engines make, by their name in :class:`compress.settings.Setting`."""
+"""Choices that engines make, by their name in :class:`compress.core.settings.Setting`."""
 
 TYPES = {"int": click.INT, "float": click.FLOAT, "path": PATH}
 

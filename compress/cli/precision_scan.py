@@ -24,7 +24,7 @@ def scan_precisions(
     """
     from ..deploy.clock import MachineClock
     from ..errors import InvalidInput
-    from ..outputs import write_folder
+    from ..files.outputs import write_folder
     from ..quantize import Quantize
     from ..quantize.budget.budget import ORDER
     from ..quantize.budget.hessian import HessianScan

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .. import strict_yaml
 from ..data import Data
 from ..errors import InvalidInput
+from ..files import strict_yaml
 from ..integers.target import TargetName
-from ..load import Network
 from ..prune import Prune
 from ..recipe import Recipe
 from ..siblings import export, runtimes
+from ..sources.load import Network
 from ..stage import Context
 from .session import Options
 

@@ -8,9 +8,9 @@ import click
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from ..core.settings import setting_of
 from ..recipe import STAGES, Benchmark, Export, Gates, Recipe
-from ..settings import setting_of
-from ..train import Training
+from ..training.loop import Training
 from . import COMMANDS, cli, parameters
 from .shapes import configuration_in, in_words, parts_in, shape_of, standard
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput
-from ..outputs import require_free
-from ..specification import parse, readings, require_data
+from ..files.outputs import require_free
+from ..sources.specification import parse, readings, require_data
 from . import generated
 
 

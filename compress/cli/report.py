@@ -25,7 +25,7 @@ def command(output: Path | None, **values: Any) -> None:
     """
     from rich.text import Text
 
-    from ..outputs import write_text
+    from ..files.outputs import write_text
     from ..report import read, render, terminal, write
     from .session import Options
 

@@ -42,8 +42,8 @@ def command(
     from rich.text import Text
 
     from ..errors import GateFailed, InvalidInput
-    from ..outputs import require_free
-    from ..untrusted import require_file
+    from ..files.outputs import require_free
+    from ..files.untrusted import require_file
 
     if not schema:
         if recipe is None:

@@ -91,7 +91,7 @@ def command(stage: str, others_in: str, sensitivity: str, **values: Any) -> None
 
 def _write(found: Sensitivity, output: Path, overwrite: bool) -> None:
     """Both files, in a folder that appears whole."""
-    from ..outputs import write_folder
+    from ..files.outputs import write_folder
     from ..report.heat_map import heat_map
 
     most = max((max(found.losses(group)) for group in found.groups), default=0.0)

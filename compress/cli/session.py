@@ -25,16 +25,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import InvalidInput
-from ..outputs import claim, write_text
-from ..specification import parse_shape, readings
+from ..files.outputs import claim, write_text
+from ..sources.specification import parse_shape, readings
 from . import generated
 from .refusals import one_network
 from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..data import Data
-    from ..load import Network
     from ..report.schema import Cost, StageRecord
+    from ..sources.load import Network
     from ..stage import Config, Stage
     from ..stage import Progress as ProgressReport
 
@@ -114,7 +114,7 @@ def _value(entry: generated.Entry, value: Any) -> Any:
 
 def _join_parts(name: str, given: dict[str, Any], kind: type[BaseModel]) -> None:
     """Put the settings that were typed of a part into the part, in place."""
-    from ..parts import kind_of
+    from ..core.parts import kind_of
 
     entries = {entry["name"]: entry for entry in generated.settings(name)}
     of_parts: dict[str, dict[str, Any]] = {}
@@ -205,7 +205,7 @@ class Options:
 
     def open_other(self, specification: str, data: Data | None, weights: Path | None = None) -> Network:
         """Another network on the same data (a teacher)."""
-        from ..load import name_code
+        from ..sources.load import name_code
 
         if self.source is not None:
             name_code(self.source)
@@ -305,7 +305,7 @@ def _lines(console: Console) -> ProgressReport:
 def run_stage(kind: type[Config], name: str, values: dict[str, Any]) -> None:
     """What a command does that is a stage: make the configuration that was typed, and apply it."""
     from ..stage import Stage
-    from ..train import Training
+    from ..training.loop import Training
 
     stage = configured(kind, **settings_of(name, values, kind))
     assert isinstance(stage, Stage), f"{kind.__name__} is a stage"
@@ -321,9 +321,9 @@ def apply_stage(
     options: Options, stage: Stage, name: str, *, needs_data: bool = False, starts_random: bool = False
 ) -> None:
     """Open the network, apply one stage, write the artifact, tell what happened."""
-    from ..artifact import save
     from ..deploy.clock import MachineClock
     from ..pipeline import advance
+    from ..sources.artifact import save
     from ..stage import Context
 
     assert options.output is not None, "commands that write have --output"

@@ -21,7 +21,7 @@ def command(**values: Any) -> None:
       compress train resnet20:width=32 --data digits --epochs 8 -o out/base
       compress train net.py:build --data photos/ --input-shape 3,64,64 --epochs 90 --augment flip,crop -o out/base
     """
-    from ..train import Training
+    from ..training.loop import Training
     from .session import run_stage
 
     run_stage(Training, "train", values)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InvalidInput
-from ..specification import require_data
+from ..sources.specification import require_data
 from .digits import digits
 from .image_folder import image_folder
 from .npz import arrays_file
@@ -56,7 +56,7 @@ def load(config: DataConfig | str, seed: int = 0) -> Data:
 
 
 def _from_callable(source: str) -> Data:
-    from ..load import call
+    from ..sources.load import call
 
     made = call(source)
     if isinstance(made, Data):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..untrusted import ARRAY_BYTES, require_at_most
+from ..files.untrusted import ARRAY_BYTES, require_at_most
 from .partition import DataConfig, deal, partition
 from .split import Data
 

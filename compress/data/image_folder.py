@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import CompressError, InvalidInput
-from ..untrusted import require_at_most, require_file
+from ..files.untrusted import require_at_most, require_file
 from .partition import DataConfig, deal
 from .split import Data, Samples
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidInput
-from ..untrusted import read_arrays, require_at_most
+from ..files.untrusted import read_arrays, require_at_most
 from .partition import DataConfig, deal, given_preprocessing
 from .split import Data, Preprocessing, SampleSplit, Split, SplitName
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Config
-from ..config import Samples as Count
+from ..core.config import Config
+from ..core.config import Samples as Count
+from ..core.settings import required, setting
 from ..errors import InvalidInput
-from ..settings import required, setting
 from .split import Data, Preprocessing, Samples, SampleSplit, Split, SplitName
 
 MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..arithmetic import arranged
+from ..core.arithmetic import arranged
 from ..errors import CompressError, InvalidInput
 
 SplitName = Literal["train", "calibration", "validation", "test"]

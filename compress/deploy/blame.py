@@ -20,7 +20,7 @@ from torch.fx import Graph as FxGraph
 from torch.fx import GraphModule, Interpreter, Node
 
 from ..errors import CompressError
-from ..graph import Graph, trace
+from ..graph.trace import Graph, trace
 from ..siblings import export, runtimes
 
 SECONDS = 60.0

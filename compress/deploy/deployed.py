@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..load import Network
 from ..quantize import TargetName
 from ..siblings import runtimes
+from ..sources.load import Network
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..arithmetic import precision_on, training_device
+from ..core.arithmetic import precision_on, training_device
 from ..siblings import runtimes
 
 

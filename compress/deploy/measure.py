@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..classification import require_classifier
 from ..data import Data
 from ..report.schema import BenchmarkRecord, Latency
 from ..siblings import runtimes
 from ..stage import Progress, silent
+from ..tasks.classification import require_classifier
 from .deployed import Deployed
 from .parity import accuracy, parity_on, some, taken
 

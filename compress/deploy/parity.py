@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..artifact import outputs_of
 from ..data import Data
-from ..load import Network
 from ..preprocessing import Preprocessed
 from ..quantize import TargetName, simulate
 from ..quantize.detect import detected
 from ..report.schema import Parity
 from ..siblings import runtimes
+from ..sources.artifact import outputs_of
+from ..sources.load import Network
 from .deployed import Deployed
 
 

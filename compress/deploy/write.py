@@ -11,18 +11,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..artifact import outputs_of
 from ..data import Data
 from ..errors import GateFailed, InvalidInput
-from ..graph import one_sample
+from ..graph.trace import one_sample
 from ..integers.target import target_named
-from ..load import Network
 from ..packing import pack
 from ..quantize import Encoding, TargetName
 from ..quantize.detect import detected, suited
 from ..report.schema import ExportRecord, NodeCounts, Parity
 from ..siblings import export as exporters
 from ..siblings import runtimes
+from ..sources.artifact import outputs_of
+from ..sources.load import Network
 from ..stage import Progress, silent
 from . import blame
 from .deployed import Deployed

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..classification import class_scores
+from ..core.settings import setting
 from ..errors import InvalidInput
-from ..settings import setting
 from ..stage import Config, Context, Edit, Objective, Result, evaluation_copy
-from ..train import Training, compiled, fit, logits_of
+from ..tasks.classification import class_scores
+from ..training.loop import Training, compiled, fit, logits_of
 from .losses import soft_target_loss
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch.fx import Node
 
-from ..graph import Graph
+from ..graph.trace import Graph
 
 aten = torch.ops.aten
 

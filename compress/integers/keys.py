@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..errors import InvalidInput
-from ..graph import Graph, named_tensors
+from ..graph.trace import Graph, named_tensors
 from .encoding import Encoding
 from .placement import NOTHING
 

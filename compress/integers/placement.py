@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch.fx import Node
 
-from ..edit import Skip
+from ..core.edit import Skip
 from ..errors import InvalidInput
-from ..graph import Graph, named_tensors
+from ..graph.trace import Graph, named_tensors
 from .decompose import decompose, gate, is_scaling, is_shift
 from .encoding import Encoding
 

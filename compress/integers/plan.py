@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from ..edit import Skip
-from ..graph import Graph, argument, trace
+from ..core.edit import Skip
+from ..graph.trace import Graph, argument, trace
 from .encoding import Encoding, Integer, IntegerParameters
 from .grids import weight_encoding
 from .placement import (

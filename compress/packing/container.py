@@ -30,8 +30,8 @@ import zstandard
 from pydantic import Field, ValidationError
 
 from ..errors import InvalidInput
-from ..outputs import new_file
-from ..untrusted import read_bytes, require_at_most
+from ..files.outputs import new_file
+from ..files.untrusted import read_bytes, require_at_most
 from . import codings
 from .memory import memory
 from .streams import LARGEST_BYTES, LEVEL, Record, Size, Stream, compressed, decompressed, estimated_bytes, restored

@@ -10,11 +10,11 @@ from .. import deploy
 from ..data import Data
 from ..errors import InvalidInput
 from ..fold import Fold
-from ..graph import one_sample
-from ..load import Network
+from ..graph.trace import one_sample
 from ..preprocessing import bake
 from ..recipe import Export, Recipe
 from ..report.schema import BenchmarkRecord, ExportRecord
+from ..sources.load import Network
 from ..stage import Context, Progress
 
 

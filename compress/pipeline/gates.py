@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..cost import cost
-from ..load import Network
+from ..cost.count import cost
 from ..recipe import Gates
 from ..report.schema import BenchmarkRecord, ExportRecord, Gate, LayerRecord, Summary
 from ..siblings import runtimes
+from ..sources.load import Network
 
 
 def layers(network: Network) -> tuple[LayerRecord, ...]:

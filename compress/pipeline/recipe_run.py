@@ -16,21 +16,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import artifact, deploy
-from ..classification import require_classifier
+from .. import deploy
 from ..data import Data
 from ..data import load as load_data
 from ..errors import GateFailed, InvalidInput
-from ..load import Network, require_named
-from ..outputs import resumable_folder
+from ..files.outputs import resumable_folder
 from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..report import write as write_report
 from ..report.schema import DataRecord, Layers, Report, StageRecord
-from ..resume import ORIGIN, Origin, fingerprint, origin
+from ..sources import artifact
+from ..sources.load import Network, require_named
 from ..stage import Context, Progress, silent
+from ..tasks.classification import require_classifier
 from .files import write_files
 from .gates import check_gates, layers, summary
+from .resume import ORIGIN, Origin, fingerprint, origin
 from .source import open_network
 from .step import advance, train
 

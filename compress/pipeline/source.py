@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import artifact
 from ..data import Data
 from ..errors import InvalidInput
-from ..load import Network, build, check_runs, fitting_inputs, random_inputs
-from ..parametrized import bake
+from ..graph.parametrized import bake
 from ..siblings import models
-from ..specification import parse
-from ..weights import load_weights, require_finite
+from ..sources import artifact
+from ..sources.load import Network, build, check_runs, fitting_inputs, random_inputs
+from ..sources.specification import parse
+from ..sources.weights import load_weights, require_finite
 
 
 def open_network(
@@ -30,14 +30,14 @@ def open_network(
     source: str | None = None,
     seed: int = 0,
 ) -> Network:
-    """The network that a user's words name: an artifact folder, or what :func:`compress.specification.parse` reads.
+    """The network that a user's words name: an artifact folder, or as :mod:`compress.sources.specification` reads them.
 
     Without shapes and data it is tried on inputs that it knows itself: an artifact's, an ONNX file's, those of the zoo.
 
     Args:
         input_shapes: of the inputs, each with its batch.
         other_shapes: what they may mean instead, where the network does not run on those; see
-            :func:`compress.specification.readings`.
+            :func:`compress.sources.specification.readings`.
         trust: run code that the artifact or a pickle of weights names, though the user did not name it.
         source: the code that builds the network of an artifact, in place of what the artifact names.
 
@@ -79,7 +79,7 @@ def open_network(
     elif data is not None:
         inputs = (data.example(8),)
     elif network.source.kind == "onnx":
-        from ..onnx_import import example_inputs_of
+        from ..sources.onnx_import import example_inputs_of
 
         inputs = example_inputs_of(Path(network.source.name))
     elif network.source.kind == "zoo":
@@ -94,7 +94,7 @@ def _typed(network: Network, shapes: tuple[tuple[int, ...], ...], seed: int) -> 
     """Inputs of ``shapes`` in the types that the ONNX file of a network says, None for other networks."""
     if network.source.kind != "onnx" or not shapes or not Path(network.source.name).is_file():
         return None
-    from ..onnx_import import inputs_of_shapes
+    from ..sources.onnx_import import inputs_of_shapes
 
     return inputs_of_shapes(Path(network.source.name), shapes, seed)
 
@@ -110,7 +110,7 @@ def _as_declared(
     path: Path, shapes: tuple[tuple[int, ...], ...], others: tuple[tuple[int, ...], ...]
 ) -> tuple[tuple[int, ...], ...]:
     """``shapes``, with those of ``others`` that have as many sizes as an ONNX file says."""
-    from ..onnx_import.read import graph_inputs, parse
+    from ..sources.onnx_import.read import graph_inputs, parse
 
     ranks = [None if dimensions is None else len(dimensions) for _, _, dimensions in graph_inputs(parse(path))]
     ranks += [None] * len(shapes)

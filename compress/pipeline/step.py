@@ -9,17 +9,18 @@ from typing import Any
 
 from torch import nn
 
-from .. import artifact, lost_accuracy
-from ..classification import require_classifier
-from ..cost import cost
+from ..cost.count import cost
 from ..data import Data
 from ..integers.plan import plan
 from ..integers.simulate import simulated
-from ..load import Network
 from ..quantize.detect import detected
 from ..report.schema import Cost, EditRecord, SkipRecord, StageRecord
+from ..sources import artifact
+from ..sources.load import Network
 from ..stage import Context, Result, Stage
-from ..train import Training, top1
+from ..tasks.classification import require_classifier
+from ..training.loop import Training, top1
+from . import lost_accuracy
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..cost import cost
+from ..core.settings import exclude, setting
+from ..cost.count import cost
 from ..distill import objective_for
 from ..edits import replay
 from ..errors import InvalidInput
-from ..graph import Graph, trace
-from ..settings import exclude, setting
+from ..graph.trace import Graph, trace
 from ..stage import Config, Context, Edit, Result, Samples, Skip, Times, evaluation_copy
-from ..train import Training, fit
+from ..training.loop import Training, fit
+from .channels.residual import Block, blocks, bypassed_outputs
 from .influence import Influence, influences, left_out
-from .residual import Block, blocks, bypassed_outputs
 
 TOLERANCE = 1e-6
 """Of the largest output: the shorter network computes nothing else, in the same order."""

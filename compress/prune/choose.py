@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..stage import Skip
-from .channels import Channels, Group
+from .channels.groups import Channels, Group
 from .counts import Kept
 from .criteria import Criterion
 from .target import Curve

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..core.parts import Part
+from ..core.settings import setting
 from ..errors import InvalidInput
-from ..graph import Graph
-from ..parts import Part
-from ..settings import setting
+from ..graph.trace import Graph
 from ..stage import Context
-from .channels import Channels, Group
-from .labels import Site
+from .channels.groups import Channels, Group
+from .channels.labels import Site
 from .scoring import scores
 from .scoring.scores import Aggregate, Members, Normalization
 

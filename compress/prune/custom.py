@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
+from ..core.settings import required
 from ..errors import InvalidInput
-from ..settings import required
 from ..stage import Context
+from .channels.labels import Site
 from .criterion import Criterion
-from .labels import Site
 
 Function = Callable[[Tensor, int], Tensor]
 """``criterion(weight, axis)``: the scores of the slices of a weight along a dimension, (weight.shape[axis],)."""
@@ -53,7 +53,7 @@ class Custom(Criterion):
         """
         if not isinstance(self.function, str):
             return self.function
-        from ..load import find
+        from ..sources.load import find
 
         try:
             found = find(self.function)

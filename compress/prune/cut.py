@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from ..clock import Clock, Precision, Timed
 from ..edits import replay
 from ..errors import InvalidInput
-from ..graph import trace
+from ..graph.trace import trace
 from ..integers.target import TargetName
 from ..stage import Context, Edit, Skip, evaluation_copy
 from . import latency
-from .channels import Channels, Group
+from .channels.groups import Channels, Group
+from .channels.shuffles import families, narrow
+from .channels.verify import ADVICE, difference, readable
 from .choose import Range, Rules, Selection, eligible, require_matches, scorable
 from .counts import Counts, Kept
 from .criteria import CRITERIA, Criterion
 from .select import Select
-from .shuffles import families, narrow
 from .target import WORDS, Beginning, Target, count, key_of, units_at_first
-from .verify import ADVICE, difference, readable
 from .widths import SPEED, Latencies, Search, candidates, importance
 
 ROUNDS = 5

@@ -13,7 +13,7 @@ from torch.linalg import vector_norm
 
 from ..data import Split
 from ..stage import Context
-from ..train import top1
+from ..training.loop import top1
 
 Influence = Literal["similarity", "magnitude", "accuracy"]
 

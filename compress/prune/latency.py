@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from ..clock import Clock, LayerShape, Precision, Timed
 from ..data import Data
 from ..errors import InvalidInput
+from ..files.untrusted import read_json
 from ..fold import Fold
-from ..graph import one_sample
+from ..graph.trace import one_sample
 from ..quantize import Quantize
 from ..siblings import runtimes
 from ..stage import Context, Progress, evaluation_copy, silent
-from ..untrusted import read_json
 
 BATCH = 32
 """Layers that are timed in one interleaved loop."""

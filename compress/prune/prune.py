@@ -11,18 +11,18 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from ..clock import Precision
-from ..config import refuse_moved
+from ..core.config import refuse_moved
+from ..core.parts import Listed
+from ..core.settings import setting
 from ..distill import objective_for
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
+from ..files.outputs import write_text
+from ..files.untrusted import read_json
 from ..integers.target import TargetName as LatencyTarget
-from ..manifest import EditRecord
-from ..outputs import write_text
-from ..parts import Listed
-from ..settings import setting
+from ..sources.manifest import EditRecord
 from ..stage import Config, Context, Edit, Measured, Result, Skip, Threads, Times, evaluation_copy
-from ..train import Training, fit
-from ..untrusted import read_json
+from ..training.loop import Training, fit
 from .blocks import RemoveBlocks
 from .choose import Rules
 from .criteria import CRITERIA, AnyCriterion

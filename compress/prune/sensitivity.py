@@ -12,19 +12,19 @@ import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
+from ..core.settings import exclude, setting
 from ..data import Split
 from ..edits import replay
 from ..errors import InvalidInput
-from ..graph import trace
-from ..settings import exclude, setting
+from ..files.untrusted import read_json
+from ..graph.trace import trace
 from ..stage import Config, Context, Edit, Findings, Samples, evaluation_copy
-from ..train import top1
-from ..untrusted import read_json
-from .channels import Channels, Group
+from ..training.loop import top1
+from .channels.groups import Channels, Group
+from .channels.verify import readable
 from .choose import eligible, scorable
 from .criteria import CRITERIA, AnyCriterion
 from .target import Curve, Key, key_of
-from .verify import readable
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from .channels import Group
+from .channels.groups import Group
+from .channels.labels import Site
 from .counts import Counts, Kept
-from .labels import Site
 
 TargetName = Literal["ratio", "macs", "parameters", "size", "latency"]
 WORDS: Mapping[TargetName, str] = {

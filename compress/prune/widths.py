@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..clock import LayerShape
-from ..graph import Graph, argument, shape_of
+from ..graph.trace import Graph, argument, shape_of
 from ..stage import Skip
 from .choose import Range, Selection
 from .counts import Counts, Kept

@@ -12,7 +12,7 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..fold import CONVOLUTIONS, COPIES, DROPOUTS
-from ..graph import Graph, argument, trace
+from ..graph.trace import Graph, argument, trace
 from ..integers.placement import clip_bounds
 from ..stage import Context, Edit
 

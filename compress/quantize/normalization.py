@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from ..edits import replay
 from ..fold import affine
-from ..graph import argument, trace
+from ..graph.trace import argument, trace
 from ..integers.placement import CLIPS, JOINS, MOVES, POOLS, PRODUCTS, source_of
 from ..stage import Edit
 

@@ -15,15 +15,15 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from torch import nn
 
 from ..clock import Clock
-from ..config import refuse_moved
+from ..core.config import refuse_moved
+from ..core.parts import Listed
+from ..core.settings import setting
 from ..errors import InvalidInput
 from ..fold import Fold
 from ..integers.plan import plan_of
 from ..integers.target import TARGETS, TargetName, require_bits
-from ..parts import Listed
-from ..settings import setting
+from ..sources.weights import require_finite
 from ..stage import Config, Context, Edit, Measured, Result, Skip, Threads, evaluation_copy
-from ..weights import require_finite
 from .budget.budget import Budget
 from .budget.precisions import Candidates
 from .detect import detected

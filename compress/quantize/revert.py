@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from ..clock import Clock, Part, Timed
-from ..graph import one_sample, trace
+from ..graph.trace import one_sample, trace
 from ..integers.encoding import Encoding
 from ..integers.placement import encoded_placement, without_layers
 from ..stage import Progress, Skip, silent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..data import Split
-from ..graph import Graph, trace
+from ..graph.trace import Graph, trace
 from ..integers.encoding import Encoding
 from ..integers.placement import Placement, placement_of
 from ..stage import Context, Edit, Measured, Skip

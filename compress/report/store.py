@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ..errors import InvalidInput
-from ..outputs import new_files
-from ..untrusted import read_json
+from ..files.outputs import new_files
+from ..files.untrusted import read_json
 from .page import render
 from .schema import SCHEMA_VERSION, Report
 

@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass
 class MaskedTraining:
-    """A :class:`compress.train.Callback`: the weights at ``sites`` are masked after every step.
+    """A :class:`compress.training.loop.Callback`: the weights at ``sites`` are masked after every step.
 
     A weight that goes keeps its value in ``aside`` and gets no more updates; it is scored with that value, and comes
     back with it where a later choice lets it (Zhu and Gupta, 2017, section 3; Sanh et al., 2020, section 4: the

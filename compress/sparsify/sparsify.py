@@ -9,11 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..core.settings import exclude, setting
 from ..distill import objective_for
 from ..errors import InvalidInput
-from ..settings import exclude, setting
 from ..stage import Config, Context, Edit, Result, Samples, Skip, evaluation_copy
-from ..train import Training, classification, fit
+from ..training.loop import Training, classification, fit
 from . import gains
 from .callback import Choice, MaskedTraining
 from .criteria import Criterion

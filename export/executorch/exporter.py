@@ -25,8 +25,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.utils._pytree import tree_leaves, tree_map
 
 from compress.errors import InvalidInput
-from compress.graph import Graph, trace
-from compress.outputs import new_files
+from compress.files.outputs import new_files
+from compress.graph.trace import Graph, trace
 from compress.stage import evaluation_copy
 
 from ..decomposed import in_integers

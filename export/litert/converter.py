@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from compress.graph import Graph
+from compress.graph.trace import Graph
 
 from ..quiet import quiet as quiet_python
 

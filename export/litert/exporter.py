@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from compress.errors import InvalidInput
-from compress.graph import Graph, trace
+from compress.files.outputs import new_files
+from compress.graph.interface import Names, names_of
+from compress.graph.trace import Graph, trace
 from compress.integers.plan import plan
-from compress.interface import Names, names_of
-from compress.outputs import new_files
 from compress.stage import evaluation_copy
 
 from ..format import Exported, Job, NotConvertible
@@ -43,7 +43,7 @@ REDUCED_PRECISION = b"fp16accfp16"
 def export(job: Job, path: Path) -> Exported:
     """The account of the file that was written to ``path``: all of it, or nothing.
 
-    Inputs and outputs are called as :func:`compress.interface.names_of` tells.
+    Inputs and outputs are called as :func:`compress.graph.interface.names_of` tells.
 
     Raises:
         InvalidInput: an operation that the format does not have, encodings of another network, an interface in integers

@@ -10,7 +10,7 @@ from ai_edge_litert import interpreter
 from ai_edge_litert import schema_py_generated as schema
 
 from compress.errors import InvalidInput
-from compress.interface import Names
+from compress.graph.interface import Names
 
 from .converter import quiet
 from .file import File

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from compress.errors import GateFailed, InvalidInput
-from compress.graph import Graph
+from compress.graph.trace import Graph
 
 from ..format import NotConvertible
 from . import param

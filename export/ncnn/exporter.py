@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from compress.errors import InvalidInput
-from compress.graph import Graph, trace
+from compress.files.outputs import new_files
+from compress.graph.interface import Names, names_of, told_by
+from compress.graph.trace import Graph, trace
 from compress.integers.plan import plan
-from compress.interface import Names, names_of, told_by
-from compress.outputs import new_files
 from compress.stage import evaluation_copy
 
 from ..format import Exported, Job

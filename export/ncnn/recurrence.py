@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compress.errors import InvalidInput
-from compress.graph import Graph, argument
+from compress.graph.trace import Graph, argument
 
 aten = torch.ops.aten
 RECURRENT: dict[object, tuple[type[nn.RNNBase], dict[str, Any]]] = {

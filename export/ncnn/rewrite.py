@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch.fx import Node
 
-from compress.graph import Graph, argument, shape_of
+from compress.graph.trace import Graph, argument, shape_of
 
 aten = torch.ops.aten
 

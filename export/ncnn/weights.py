@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule, Node
 
 from compress.errors import GateFailed
-from compress.graph import Graph
+from compress.graph.trace import Graph
 from compress.integers.encoding import IntegerParameters
 from compress.integers.placement import PRODUCTS
 from compress.integers.plan import multiplies_integers

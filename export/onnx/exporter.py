@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from compress.clock import LayerShape, Precision
 from compress.errors import GateFailed, InvalidInput
-from compress.graph import Graph, trace, without_collection
+from compress.files.outputs import new_files
+from compress.graph.interface import Names, names_of
+from compress.graph.trace import Graph, trace, without_collection
 from compress.integers.encoding import Encoding
 from compress.integers.plan import Plan, plan_of
 from compress.integers.target import target_named
-from compress.interface import Names, names_of
-from compress.outputs import new_files
 from compress.quantize.scheme import SCHEMES, scheme_of
 from compress.stage import evaluation_copy
 
@@ -123,7 +123,7 @@ def export_onnx(
 ) -> Exported:
     """The account of the file that was written to ``path``: nothing is there before the file is whole and valid.
 
-    Inputs and outputs are called as :func:`compress.interface.names_of` tells.
+    Inputs and outputs are called as :func:`compress.graph.interface.names_of` tells.
 
     Args:
         encodings: of the tensors that run in integers, from the stage Quantize; none writes a float file.

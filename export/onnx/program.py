@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from compress.fold import DROPOUTS
-from compress.graph import Graph, argument
+from compress.graph.trace import Graph, argument
 
 from . import site
 

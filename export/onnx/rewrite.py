@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
-from compress.interface import Names
+from compress.graph.interface import Names
 
 SHARED_BYTES = 2**14
 

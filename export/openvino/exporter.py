@@ -20,7 +20,7 @@ from openvino.preprocess import PrePostProcessor
 
 from compress.clock import LayerShape, Precision
 from compress.errors import GateFailed, InvalidInput
-from compress.outputs import new_files
+from compress.files.outputs import new_files
 
 from .. import rules
 from ..format import Exported, Job, NotConvertible

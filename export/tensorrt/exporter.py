@@ -18,7 +18,7 @@ import onnx
 import tensorrt as trt
 
 from compress.errors import GateFailed, InvalidInput, PackageMissing
-from compress.outputs import new_files
+from compress.files.outputs import new_files
 
 from .. import rules
 from ..format import Exported, Job

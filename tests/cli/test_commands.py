@@ -14,10 +14,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from compress import artifact
 from compress.cli import COMMANDS, cli, main
 from compress.quantize.detect import detected
 from compress.report import read as read_report
+from compress.sources import artifact
 from tests.support.small_classifier import SMALL_NET
 
 FAST = "--batch-size 16 --lr 0.05 --precision fp32 --accelerator cpu --quiet"
@@ -175,7 +175,7 @@ def test_an_interrupted_run_goes_on_with_the_same_result(run: Run, monkeypatch: 
     run("run r.yaml --trust -o whole -q")
 
     from compress.fold import Fold
-    from compress.train import Training
+    from compress.training.loop import Training
 
     original = Fold.apply
     calls = {"fit": 0}

@@ -15,8 +15,9 @@ from pathlib import Path
 import click
 import pytest
 
-from compress import cli, train
+from compress import cli
 from compress.errors import InvalidInput
+from compress.training import loop as train
 from runtimes import ending
 from tests.support.small_classifier import SMALL_NET
 

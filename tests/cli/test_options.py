@@ -14,7 +14,7 @@ from compress.prune import Prune
 from compress.prune.regularize import Regularize
 from compress.quantize import Quantize
 from compress.sparsify import Sparsify
-from compress.train import Training
+from compress.training.loop import Training
 
 VALUES = ("-1", "nan", "inf", "1e400", "1" + "0" * 30)
 IN_WORDS = {

@@ -15,9 +15,9 @@ from compress.cli.generate import CONFIGURATIONS, LEFT_OUT
 from compress.cli.parameters import Option
 from compress.cli.session import settings_of
 from compress.cli.shapes import configuration_in, in_words, standard
+from compress.core.settings import setting_of
 from compress.errors import InvalidInput
 from compress.prune import Prune
-from compress.settings import setting_of
 
 
 def command_of(name: str) -> click.Command:

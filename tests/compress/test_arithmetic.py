@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import runtimes.processor as processor
-from compress import arithmetic
-from compress.arithmetic import arranged, memory_format_of, native_bfloat16, precision_on
+from compress.core import arithmetic
+from compress.core.arithmetic import arranged, memory_format_of, native_bfloat16, precision_on
 from compress.data import Data
-from compress.train import Training, fit
+from compress.training.loop import Training, fit
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/compress"
@@ -114,7 +114,7 @@ def test_batches_reach_the_network_in_the_order_of_its_weights(data: Data, monke
     only = Data(data.name, {"train": data.split("train")})
     training = Training(epochs=1, batch_size=16, precision="fp32", accelerator="cpu", augment=("crop",))
     for layout in (torch.contiguous_format, torch.channels_last):
-        monkeypatch.setattr("compress.train.memory_format_of", lambda model, device, layout=layout: layout)
+        monkeypatch.setattr("compress.training.loop.memory_format_of", lambda model, device, layout=layout: layout)
         fit(network, only, training)
         assert set(orders) == {layout is torch.contiguous_format}
         orders.clear()

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from compress import artifact, outputs
 from compress.edits import replay
 from compress.errors import InvalidInput
+from compress.files import outputs
 from compress.integers.encoding import Encoding
-from compress.load import Network, build
 from compress.pipeline import open_network
-from compress.specification import Source
+from compress.sources import artifact
+from compress.sources.load import Network, build
+from compress.sources.specification import Source
 from compress.stage import Edit
 
 
@@ -47,7 +48,7 @@ def test_reload_in_a_new_process_bit_for_bit(network: Network, tmp_path: Path) -
     artifact.save(network, tmp_path / "a")
     expected = artifact.outputs_of(network.model, network.example_inputs)[0]
     code = (
-        "import sys, numpy, torch; from pathlib import Path; from compress import artifact\n"
+        "import sys, numpy, torch; from pathlib import Path; from compress.sources import artifact\n"
         "torch.set_num_threads(1)\n"
         "network = artifact.load(Path(sys.argv[1]))\n"
         "numpy.save(sys.argv[2], artifact.outputs_of(network.model, network.example_inputs)[0].numpy())\n"
@@ -199,7 +200,7 @@ def test_an_onnx_source_is_stored_whole(tmp_path: Path, external: bool, monkeypa
     assert torch.equal(artifact.outputs_of(again.model, network.example_inputs)[0], expected)
     artifact.save(again, tmp_path / "b")  # and from one artifact to the next
     assert artifact.load(tmp_path / "b").source.sha256 == artifact._digest((tmp_path / "b/source.onnx").read_bytes())
-    monkeypatch.setattr("compress.onnx_import.read._LARGEST_BYTES", 100)
+    monkeypatch.setattr("compress.sources.onnx_import.read._LARGEST_BYTES", 100)
     if external:  # as where the weights are too many for one file
         path = written_onnx(tmp_path / "large", external=True)
         artifact.save(open_network(str(path)), tmp_path / "c")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from compress import Context, Fold, Prune
-from compress.onnx_import import load_onnx
 from compress.quantize import Quantize, simulate
+from compress.sources.onnx_import import load_onnx
 from compress.sparsify import Sparsify
 from compress.stage import Stage
 from export.onnx.exporter import export_onnx

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 import compress
 from compress.recipe import explain
 from compress.stage import Config
-from compress.train import Training
+from compress.training.loop import Training
 
 
 def configs() -> list[type[Config]]:

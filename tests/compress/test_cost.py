@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
-from compress.cost import Cost, Uncounted, cost
-from compress.graph import trace
+from compress.cost.count import Cost, Uncounted, cost
+from compress.graph.trace import trace
 from tests.support.zoo_networks import every_network, small
 
 torch.set_num_threads(1)

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from compress.classification import class_scores, require_classifier
 from compress.data import Data, DataConfig, LoaderSplit, SampleSplit, load
 from compress.errors import InvalidInput
-from compress.train import Training, augmentation, fit, top1
+from compress.tasks.classification import class_scores, require_classifier
+from compress.training.loop import Training, augmentation, fit, top1
 from runtimes.untrusted import limits_lifted
 
 X = np.random.default_rng(0).integers(0, 255, (12, 1, 8, 8), dtype=np.uint8)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from compress import artifact
 from compress.errors import InvalidInput
+from compress.pipeline.resume import ORIGIN, Origin
 from compress.prune.sensitivity import Sensitivity
 from compress.quantize.budget.sensitivity import PrecisionSensitivity, _Sums
 from compress.report import read as read_report
-from compress.resume import ORIGIN, Origin
+from compress.sources import artifact
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "sensitivity": ("sensitivity.json", Sensitivity.read),

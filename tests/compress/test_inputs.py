@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import InvalidInput
-from compress.graph import one_sample
-from compress.load import check_runs, fitting_inputs
+from compress.graph.trace import one_sample
 from compress.pipeline import open_network
-from compress.specification import readings
+from compress.sources.load import check_runs, fitting_inputs
+from compress.sources.specification import readings
 
 
 class Sound(nn.Module):

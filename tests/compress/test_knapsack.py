@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from compress.knapsack import least_loss
+from compress.core.knapsack import least_loss
 
 
 def tried(losses: list[list[float]], costs: list[list[float]], budget: float) -> tuple[float, float] | None:

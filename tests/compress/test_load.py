@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.load import build
 from compress.pipeline import open_network
 from compress.siblings import ROOT, sibling
-from compress.specification import parse, parse_shape, zoo_names
+from compress.sources.load import build
+from compress.sources.specification import parse, parse_shape, zoo_names
 
 
 def test_the_zoo_is_known_by_name() -> None:
@@ -110,8 +110,8 @@ def test_a_script_in_a_project_with_its_own_models_and_export(users_project: Pat
         import torch
         from pathlib import Path
         from compress import Context, Fold, Prune
-        from compress.load import Network, build
-        from compress.specification import Source, parse
+        from compress.sources.load import Network, build
+        from compress.sources.specification import Source, parse
         from compress import deploy
         from net import build as mine
 

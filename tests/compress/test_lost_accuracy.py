@@ -8,10 +8,10 @@ from torch import nn
 
 from compress.data import load
 from compress.data.partition import DataConfig
-from compress.lost_accuracy import warning
 from compress.pipeline import advance, open_network
+from compress.pipeline.lost_accuracy import warning
 from compress.stage import Context, Edit, Result, evaluation_copy
-from compress.train import Training
+from compress.training.loop import Training
 
 
 class Forget:

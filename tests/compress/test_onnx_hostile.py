@@ -15,8 +15,8 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, nump
 
 from compress.cli import cli
 from compress.errors import InvalidInput
-from compress.limits import Measured, TooLarge, require_memory
-from compress.onnx_import import load_onnx
+from compress.files.limits import Measured, TooLarge, require_memory
+from compress.sources.onnx_import import load_onnx
 from export.onnx.contents import load_model
 from runtimes.untrusted import limits_lifted
 
@@ -198,7 +198,7 @@ def test_what_would_take_all_memory_names_the_option(case: str, tmp_path: Path) 
 
 
 def test_arithmetic_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.limits._MULTIPLY_ADDS", 10**9)
+    monkeypatch.setattr("compress.files.limits._MULTIPLY_ADDS", 10**9)
     nodes = [make_node("Expand", ["x", "s"], ["e"])] + [
         make_node("ReduceSum", ["e"], [f"r{i}"], keepdims=0) for i in range(1000)
     ]

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import models
 from compress.errors import InvalidInput
 from compress.fold import Fold
-from compress.graph import trace
-from compress.onnx_import import OnnxNetwork, example_inputs_of, load_onnx, operations
+from compress.graph.trace import trace
 from compress.prune import Prune
+from compress.sources.onnx_import import OnnxNetwork, example_inputs_of, load_onnx, operations
 from compress.stage import Context
 from tests.support.zoo_networks import every_network, small
 

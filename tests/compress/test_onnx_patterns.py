@@ -12,10 +12,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.integers.placement import placement_of
-from compress.onnx_import import OnnxNetwork, load_onnx
-from compress.train import classification, logits_of
+from compress.sources.onnx_import import OnnxNetwork, load_onnx
+from compress.training.loop import classification, logits_of
 
 NUMBERS = "float three = {3}, float six = {6}, float zero = {0}, float sixth = {0.16666667}, float five = {5}"
 

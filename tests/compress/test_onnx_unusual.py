@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from compress.cli import cli
 from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
-from compress.graph import trace
-from compress.onnx_import import example_inputs_of, inputs, load_onnx
-from compress.onnx_import import load as loading
-from compress.onnx_import.read import parse
+from compress.graph.trace import trace
 from compress.pipeline import open_network
 from compress.quantize import Quantize
+from compress.sources.onnx_import import example_inputs_of, inputs, load_onnx
+from compress.sources.onnx_import import load as loading
+from compress.sources.onnx_import.read import parse
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
 

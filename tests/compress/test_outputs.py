@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from compress import lock, outputs
 from compress.errors import InvalidInput
+from compress.files import lock, outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 @contextmanager
 def writer(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that runs ``code``, in ``folder``, as far as the line that it prints; killed at the end."""
-    code = f"import sys, time; from pathlib import Path; from compress import outputs\n{code}"
+    code = f"import sys, time; from pathlib import Path; from compress.files import outputs\n{code}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
@@ -161,7 +161,7 @@ def test_what_is_overwritten_stays_until_the_new_is_whole(kind: str, tmp_path: P
 
 KILLED_WITHIN = """
 import os
-from compress.outputs import Path
+from compress.files.outputs import Path
 outputs._rename = lambda old, new, flag: False
 renamed = Path.rename
 def rename(self, target):

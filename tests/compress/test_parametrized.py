@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from compress import Context, Fold, Prune, Quantize, artifact
+from compress import Context, Fold, Prune, Quantize
 from compress.data import Data, SampleSplit
 from compress.edits import replay
 from compress.errors import InvalidInput
-from compress.parametrized import bake, is_parametrized
+from compress.graph.parametrized import bake, is_parametrized
 from compress.pipeline import open_network
+from compress.sources import artifact
+from compress.sources.weights import load_weights
 from compress.sparsify import Sparsify
 from compress.stage import Stage, evaluation_copy
-from compress.train import Training
-from compress.weights import load_weights
+from compress.training.loop import Training
 
 Layer = Callable[[nn.Module], object]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.parts import Kind
+from compress.core.parts import Kind
 from compress.prune.criteria import CRITERIA, Criterion
 from compress.prune.criteria.taylor import Taylor
 from compress.prune.repair import REPAIRS

@@ -11,10 +11,10 @@ from torch import nn
 from compress import Context, Sparsify, Training
 from compress.data import Data
 from compress.integers.plan import plan
-from compress.load import Network
 from compress.pipeline import advance, step
 from compress.quantize.detect import detected
-from compress.specification import Source
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from tests.support.small_networks import Three, labelled
 
 

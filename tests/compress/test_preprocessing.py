@@ -14,10 +14,10 @@ from compress import deploy
 from compress.data import Preprocessing
 from compress.data import load as load_data
 from compress.errors import InvalidInput
-from compress.load import Network
 from compress.preprocessing import bake
 from compress.quantize import Quantize
-from compress.specification import Source
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from compress.stage import Context
 from runtimes.gate import check_folder
 

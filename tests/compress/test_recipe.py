@@ -12,7 +12,7 @@ from compress.prune import Prune
 from compress.recipe import STAGES, Gates, Recipe, Step, read, schema
 from compress.report.schema import Summary
 from compress.stage import Stage
-from compress.train import Training
+from compress.training.loop import Training
 
 WITHOUT = "at least 2 (this processor has no dot products of 8-bit integers; at least 4 with them)"
 GOOD = """

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from compress import artifact, pipeline, resume
-from compress.load import Network
+from compress import pipeline
+from compress.pipeline import resume
+from compress.sources import artifact
+from compress.sources.load import Network
 from tests.support.small_classifier import SMALL_NET
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +35,8 @@ KILLED = """
 import os, sys, torch
 torch.set_num_threads(int(sys.argv[3]))
 from lightning_fabric import Fabric
-from compress import artifact, pipeline
+from compress import pipeline
+from compress.sources import artifact
 step, epoch = sys.argv[1], int(sys.argv[2])
 save, run_fit, seen = artifact.save, Fabric.save, []
 def saved(network, folder, **options):

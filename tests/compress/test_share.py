@@ -14,7 +14,7 @@ from compress.packing import pack, unpack
 from compress.quantize import simulate
 from compress.share import Share, cluster
 from compress.sparsify import Sparsify
-from compress.train import Training
+from compress.training.loop import Training
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 from tests.support.small_classifier import SmallNet

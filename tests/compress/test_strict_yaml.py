@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from compress import recipe, strict_yaml
+from compress import recipe
 from compress.errors import InvalidInput
+from compress.files import strict_yaml
 
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nmodel: *b\n"
 HOSTILE = {

@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import Context, Fold, Prune, Quantize, artifact
+from compress import Context, Fold, Prune, Quantize
 from compress.data import Data, SampleSplit
 from compress.deploy import export
 from compress.edits import replay
-from compress.graph import first_names, trace
-from compress.load import Network
+from compress.graph.trace import first_names, trace
 from compress.pipeline import measure
 from compress.quantize import simulate
 from compress.share import Share
+from compress.sources import artifact
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from compress.sparsify import Sparsify
-from compress.specification import Source
 from compress.stage import Stage
-from compress.train import Training
+from compress.training.loop import Training
 from tests.support.small_networks import snr_db
 
 FAST = Training(epochs=1, batch_size=16, learning_rate=0.01, precision="fp32", accelerator="cpu")
@@ -238,8 +239,8 @@ def test_an_artifact_holds_a_tied_tensor_once(tmp_path: Path, monkeypatch: pytes
         "from torch import nn\n\n\ndef build():\n    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))\n"
         "    net[2].weight = net[0].weight\n    return net\n"
     )
-    from compress.load import build
-    from compress.specification import parse
+    from compress.sources.load import build
+    from compress.sources.specification import parse
 
     model, source = build(parse(f"{tmp_path}/net.py:build"))
     network = Network(model, source, example_inputs=(torch.randn(2, 6),))

@@ -13,10 +13,10 @@ from torch._inductor import config as inductor_config
 
 from compress.data import Data
 from compress.errors import InvalidInput
-from compress.load import build
-from compress.specification import parse
+from compress.sources.load import build
+from compress.sources.specification import parse
 from compress.stage import Context
-from compress.train import Training, augmentation, fit, learning_rate_factor, top1
+from compress.training.loop import Training, augmentation, fit, learning_rate_factor, top1
 
 FAST = Training(epochs=3, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from compress import artifact, pipeline, user_code
+from compress import pipeline
 from compress.errors import InvalidInput
-from compress.load import Network, build, call, require_named
 from compress.recipe import Recipe
 from compress.recipe import read as read_recipe
-from compress.specification import Source, parse
+from compress.sources import artifact, user_code
+from compress.sources.load import Network, build, call, require_named
+from compress.sources.specification import Source, parse
 
 CODE = """
 import os

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compress.errors import InvalidInput
-from compress.weights import load_weights, require_finite
+from compress.sources.weights import load_weights, require_finite
 from tests.support.small_classifier import SMALL_NET, SmallNet
 
 State = dict[str, Tensor]

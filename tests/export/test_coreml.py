@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.errors import InvalidInput
-from compress.outputs import new_files
+from compress.files.outputs import new_files
 from compress.quantize import Quantize, simulate
 from export.facts import formats
 from export.format import Exported, Job, exporter

@@ -19,7 +19,7 @@ import flatbuffers
 from flatbuffers import number_types
 
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.integers.encoding import Encoding
 from compress.quantize import Quantize, simulate
 from export.format import Exported, Job

@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compress.graph import trace
-from compress.interface import Names, names_of
-from compress.onnx_import import load_onnx
+from compress.graph.interface import Names, names_of
+from compress.graph.trace import trace
+from compress.sources.onnx_import import load_onnx
 from export.format import Job, exporter
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from compress import deploy
-from compress.load import Network
 from compress.quantize import Quantize, simulate
-from compress.specification import Source
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from export.onnx.bits import packed
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load

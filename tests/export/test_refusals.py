@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from compress import deploy
 from compress.errors import CompressError
-from compress.load import Network
-from compress.specification import Source
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from export.format import Job, exporter
 from runtimes.runtime import load
 

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from compress.outputs import claim
+from compress.files.outputs import claim
 from tests.faults.commands import Command, Worker, contents, faults
 from tests.faults.kinds import NET, TRAINING, common, done, network_file, report_file
 

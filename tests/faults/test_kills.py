@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from compress import artifact
+from compress.sources import artifact
 from tests.faults.commands import Command, Worker
 from tests.faults.kinds import common
 

@@ -33,7 +33,13 @@ IMPORTED = (
         "safetensors.torch",
         "PIL.Image",
     ),
-    *("compress.pipeline", "compress.deploy", "compress.report", "compress.packing.container", "compress.onnx_import"),
+    *(
+        "compress.pipeline",
+        "compress.deploy",
+        "compress.report",
+        "compress.packing.container",
+        "compress.sources.onnx_import",
+    ),
     *("compress.cli.session", "compress.cli.run", "export.onnx.exporter", "runtimes.gate", "runtimes.__main__", "yaml"),
     *("torch.nn.utils.parametrize", "matplotlib.figure", "zstandard", "sklearn.datasets", "lightning_fabric"),
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from compress.cost import Cost, cost
+from compress.cost.count import Cost, cost
 
 IMAGENET, CIFAR = {"num_classes": 1000, "small_images": False}, {"num_classes": 10}
 UNITS = {"": 1, "M": 10**6, "G": 10**9}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from compress.graph import trace
+from compress.graph.trace import trace
 from models import zoo
 from tests.support.zoo_networks import FAST, every_network, options_of, small
 

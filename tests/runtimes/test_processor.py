@@ -10,9 +10,9 @@ import torch
 
 import runtimes.gate
 from compress import deploy
-from compress.load import Network
 from compress.quantize import TARGETS, Quantize
-from compress.specification import Source
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from runtimes import processor
 from runtimes.gate import check_folder, notes
 from tests.support.small_networks import Joined, made

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from compress.edits import from_json, replay, to_json
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.masked import masked_outputs
-from compress.prune.verify import readable
+from compress.prune.channels.masked import masked_outputs
+from compress.prune.channels.verify import readable
 from compress.stage import Context, Edit, Result, Skip, evaluation_copy
 from tests.support.random_weights import randomized
 

@@ -1,4 +1,4 @@
-"""What makes a channel important: one criterion a file, found by its name; see :mod:`compress.parts`.
+"""What makes a channel important: one criterion a file, found by its name; see :mod:`compress.core.parts`.
 
 A criterion scores every index of a dimension of a weight (a *slice*). These scores are normalized within the layer,
 averaged over the indices that a unit takes there, and aggregated over the coupled layers of the group.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from ...parts import Kind
+from ...core.parts import Kind
 from ..criterion import Criterion, weights
 from ..custom import Custom
 

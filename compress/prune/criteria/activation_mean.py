@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...graph import Graph
-from ...settings import setting
+from ...core.settings import setting
+from ...graph.trace import Graph
 from ...stage import Context, Samples
-from ..channels import Group
-from ..labels import Site
+from ..channels.groups import Group
+from ..channels.labels import Site
 from ..scoring.activations import activation_means, outputs
 from ..scoring.scores import Normalization
 from . import Criterion

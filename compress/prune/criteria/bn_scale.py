@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..channels import Group
-from ..labels import Site
+from ..channels.groups import Group
+from ..channels.labels import Site
 from . import Criterion
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 from torch.nn.functional import cross_entropy
 
+from ...core.settings import setting
 from ...errors import InvalidInput
-from ...graph import Graph, shape_of, trace
-from ...settings import setting
+from ...graph.trace import Graph, shape_of, trace
 from ...stage import Context, Samples
-from ..labels import Site
+from ..channels.labels import Site
 from ..scoring.activations import fixed_batch, readers_of
 from ..scoring.samples import BATCH, sample_batches
 from ..scoring.scores import Members, Normalization

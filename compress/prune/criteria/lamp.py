@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import InvalidInput
 from ...stage import Context
-from ..channels import Channels, Group
+from ..channels.groups import Channels, Group
 from ..scoring.scores import Normalization, filter_norms
 from . import Criterion
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
-from ...settings import setting
+from ...core.settings import setting
 from ...stage import Context, Samples
-from ..labels import Site
+from ..channels.labels import Site
 from ..scoring.gradients import loss_scores
 from ..scoring.scores import slices
 from . import Criterion

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...stage import Context
-from ..channels import Channels, Group
+from ..channels.groups import Channels, Group
 from . import Criterion
 
 

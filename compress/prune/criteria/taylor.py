@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ...settings import setting
+from ...core.settings import setting
 from ...stage import Context, Samples
-from ..labels import Site
+from ..channels.labels import Site
 from ..scoring.gradients import loss_scores
 from ..scoring.scores import Members, slices
 from . import Criterion

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..channels import Channels, Group
-from ..labels import Site
+from ..channels.groups import Channels, Group
+from ..channels.labels import Site
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidInput
-from ...train import Training, learning_rate_factor
+from ...training.loop import Training, learning_rate_factor
 from .members import Members, Slices
 
 NEAR_ZERO = 0.01
@@ -23,7 +23,7 @@ GROWTH = 0.75
 
 
 class Penalty:
-    """A callback of :func:`compress.train.fit`: does nothing to the weights, and counts the units that are near zero.
+    """A callback of :func:`compress.training.loop.fit`: leaves weights alone, and counts the units that are near zero.
 
     Args:
         measured: what the norm of a unit is taken over: its scales, or its filters.

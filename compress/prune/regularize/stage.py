@@ -8,15 +8,15 @@ from typing import Literal
 from pydantic import model_validator
 from torch import nn
 
+from ...core.settings import exclude, setting
 from ...distill import objective_for
 from ...errors import InvalidInput
-from ...graph import trace
-from ...settings import exclude, setting
+from ...graph.trace import trace
 from ...stage import Config, Context, Edit, Result, evaluation_copy
-from ...train import Training, fit
-from ..channels import Channels, Group
+from ...training.loop import Training, fit
+from ..channels.groups import Channels, Group
+from ..channels.verify import readable
 from ..choose import eligible
-from ..verify import readable
 from .members import filters, produced, scales
 from .penalties import NEAR_ZERO, GroupNorm, Growing, L1Scales, Penalty, Soft
 

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from torch import nn
 
+from ...core.parts import Kind, Part
 from ...data import Split
 from ...errors import InvalidInput
-from ...parts import Kind, Part
 from ...stage import Context, Edit, Skip
 
 Augmentations = Sequence[Literal["flip", "crop", "cutout"]]

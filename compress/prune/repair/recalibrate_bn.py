@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ...batch_norm import inputs_for, reestimate_batch_norm
 from ...data import Split
 from ...stage import Skip
+from ...training.batch_norm import inputs_for, reestimate_batch_norm
 from . import Account, Augmentations, Damage, Repair
 
 BATCHES, BATCH = 16, 32
 
 
 class RecalibrateBn(Repair):
-    """Take the statistics of batch norms again (:func:`compress.batch_norm.reestimate_batch_norm`).
+    """Take the statistics of batch norms again (:func:`compress.training.batch_norm.reestimate_batch_norm`).
 
     Statistics that lead the outputs away from the original's are not taken, as where the calibration samples are
     other pictures than those of the training.

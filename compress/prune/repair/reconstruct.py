@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from ...batch_norm import inputs_for
+from ...core.settings import setting
 from ...data import Split
-from ...settings import setting
 from ...stage import Edit, Progress, Samples, Skip, silent
+from ...training.batch_norm import inputs_for
 from . import Account, Damage, Repair
 
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)

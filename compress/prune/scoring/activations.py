@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
 from ...errors import InvalidInput
-from ...graph import Graph, argument, shape_of, trace
+from ...graph.trace import Graph, argument, shape_of, trace
 from ...stage import Context
-from ..labels import Site
+from ..channels.labels import Site
 from .samples import BATCH, sample_batches
 
 Statistic = Callable[[Tensor, int], Tensor]

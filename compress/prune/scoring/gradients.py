@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ...errors import InvalidInput
-from ...gradients import differentiable
 from ...stage import Context
-from ..labels import Site
+from ...training.gradients import differentiable
+from ..channels.labels import Site
 from .samples import BATCH, sample_batches
 
 GRADIENT_BATCH = 8

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-from ...parts import Kind, Part
+from ...core.parts import Kind, Part
 from ...stage import Context
-from ..channels import Channels
+from ..channels.groups import Channels
 from ..choose import Plan, Selection
 from ..criteria import Criterion
 from ..target import Curve, Key

@@ -15,15 +15,15 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from ...core.knapsack import least_loss
+from ...core.settings import setting
 from ...data import Split
 from ...errors import InvalidInput
-from ...knapsack import least_loss
-from ...outputs import write_text
-from ...settings import setting
+from ...files.outputs import write_text
+from ...files.untrusted import read_json
 from ...stage import Context, Findings, Samples
-from ...train import classification
-from ...untrusted import read_json
-from ..channels import Channels
+from ...training.loop import classification
+from ..channels.groups import Channels
 from ..choose import Selection
 from ..criteria import Criterion
 from ..target import Curve, Key

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ...outputs import write_text
-from ...settings import setting
+from ...core.settings import setting
+from ...files.outputs import write_text
 from ...stage import Context
-from ..channels import Channels
+from ..channels.groups import Channels
 from ..choose import Selection
 from ..criteria import Criterion
 from ..target import Curve, Key

@@ -15,11 +15,11 @@ from pathlib import Path
 from pydantic import model_validator
 
 from ...clock import Clock
+from ...core.knapsack import least_loss
+from ...core.settings import setting
 from ...errors import InvalidInput
 from ...integers.encoding import Encoding
 from ...integers.target import Target
-from ...knapsack import least_loss
-from ...settings import setting
 from ...stage import Config, Context, Progress, Samples, Times, silent
 from .hessian import HessianScan
 from .layer_costs import Costs, FileBytes, Gauge, Latency

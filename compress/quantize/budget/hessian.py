@@ -16,12 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ...classification import class_scores
 from ...errors import InvalidInput
-from ...gradients import differentiable
 from ...integers.plan import Plan, plan_of
 from ...integers.target import target_named
 from ...stage import Config, Context, Progress, Samples, silent
+from ...tasks.classification import class_scores
+from ...training.gradients import differentiable
 from ..ranges.calibration import calibration_split
 from .precisions import Candidates, Unit
 from .sensitivity import PrecisionSensitivity, UnitSensitivity, batches_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...clock import Clock, Part, Timed
-from ...graph import one_sample
+from ...graph.trace import one_sample
 from ...integers.encoding import Encoding
 from .precisions import BITS, Candidates, Precision, Unit
 

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ...errors import InvalidInput
-from ...graph import Graph, one_sample, trace
+from ...graph.trace import Graph, one_sample, trace
 from ...integers.encoding import Encoding
 from ...integers.placement import IntegerLayer, encoded_placement
 from ..ranges.observers import WeightCalibration

@@ -19,15 +19,15 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
 
+from ...core.settings import setting
 from ...data import Split
 from ...errors import InvalidInput
+from ...files.outputs import write_text
+from ...files.untrusted import read_json
 from ...integers.encoding import Encoding
 from ...integers.placement import without_layers
 from ...integers.target import target_named
-from ...outputs import write_text
-from ...settings import setting
 from ...stage import Config, Context, Findings, Samples
-from ...untrusted import read_json
 from .precisions import Candidates, Precision, Unit
 from .variants import Program, Rounder, Variant
 
@@ -198,7 +198,7 @@ class PrecisionScan(Config):
         return rounder.variant(whole), tried
 
     def _digest(self, candidates: Candidates, split: str) -> str:
-        from ...artifact import weights_digest  # an artifact holds encodings
+        from ...sources.artifact import weights_digest  # an artifact holds encodings
 
         told = [self.model_dump(mode="json"), split, candidates.target, weights_digest(candidates.model)]
         found: list[Mapping[str, Encoding]] = [candidates.encodings, *candidates.weights.values()]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 from torch.fx.node import map_arg
 
-from ...graph import Graph
+from ...graph.trace import Graph
 from ...integers.encoding import Encoding, IntegerParameters
 from ...integers.plan import Integers, LayerPlan, plan_of
 from ...integers.simulate import round_blocks

@@ -15,7 +15,7 @@ from torch.fx import Interpreter, Node
 
 from ...data import Split
 from ...errors import InvalidInput, first_line
-from ...graph import Graph, one_sample
+from ...graph.trace import Graph, one_sample
 from ...stage import Context
 
 BATCH = 32

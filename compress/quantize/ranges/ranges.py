@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from ...graph import Graph
+from ...core.settings import setting
+from ...graph.trace import Graph
 from ...integers.encoding import Encoding
-from ...settings import setting
 from ...stage import Config, Samples
 from ..scheme import SCHEMES, Scheme
 from ..state import State, Task

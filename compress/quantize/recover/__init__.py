@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from ...parts import Kind, Part
+from ...core.parts import Kind, Part
 from ..state import State, Task
 
 Phase = Literal["statistics", "weights", "rounding", "biases"]

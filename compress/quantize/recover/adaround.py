@@ -16,11 +16,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.fx import Node
 
+from ...core.settings import setting
 from ...data import Split
 from ...integers.encoding import Encoding, IntegerParameters
 from ...integers.grids import scale_for
 from ...integers.placement import CLIPS, NOTHING, IntegerLayer
-from ...settings import setting
 from ...stage import Config, Context, Edit, Samples
 from ..state import State, Task
 from . import Phase, Recovery

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
+from ...core.settings import setting
 from ...data import Split
 from ...edits import replay
 from ...fold import uses
-from ...graph import Graph, argument, trace
+from ...graph.trace import Graph, argument, trace
 from ...integers.encoding import Encoding
 from ...integers.placement import IntegerLayer
 from ...integers.plan import Plan, plan
 from ...integers.simulate import simulated
-from ...settings import setting
 from ...stage import Context, Edit, Skip
 from ..moments import ChannelStatistics, Moments, derived
 from ..ranges.calibration import calibration_batches, observe

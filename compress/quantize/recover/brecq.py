@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from ...core.settings import setting
 from ...data import Split
 from ...errors import InvalidInput
-from ...graph import Graph
+from ...graph.trace import Graph
 from ...integers.encoding import Encoding
 from ...integers.grids import activation_encoding
 from ...integers.placement import NOTHING, IntegerLayer
 from ...rounding.learned_scales import gradient_factor, lsq
-from ...settings import setting
 from ...stage import Context, Edit
 from ..state import State, Task
 from . import Phase, Recovery

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...data import Split
-from ...graph import Graph
+from ...graph.trace import Graph
 from ...stage import Context, Edit, Skip
 from ..moments import ChannelStatistics
 from ..ranges.calibration import observe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ...batch_norm import reestimate_batch_norm
+from ...training.batch_norm import reestimate_batch_norm
 from ..state import State, Task
 from . import Phase, Recovery
 

@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.fx import Node
 
+from ...core.settings import setting
 from ...data import Split
 from ...fold import COPIES, DROPOUTS, uses
-from ...graph import Graph, argument
-from ...settings import setting
+from ...graph.trace import Graph, argument
 from ...stage import Context, Edit, Skip
 from ..ranges.calibration import observe
 from ..state import State, Task

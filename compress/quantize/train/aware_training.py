@@ -25,7 +25,7 @@ from ...integers.plan import Integers, Plan, plan, plan_of
 from ...integers.simulate import simulated
 from ...rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from ...stage import Context, Objective, evaluation_copy
-from ...train import Training, classification, fit
+from ...training.loop import Training, classification, fit
 
 aten = torch.ops.aten
 

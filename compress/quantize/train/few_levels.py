@@ -20,7 +20,7 @@ from ...distill import objective_for
 from ...edits import replay
 from ...errors import InvalidInput
 from ...fold import Fold
-from ...graph import Graph, trace
+from ...graph.trace import Graph, trace
 from ...integers.encoding import Encoding
 from ...integers.placement import PRODUCTS, IntegerLayer, placement_of
 from ...replacements import ROUNDING
@@ -37,7 +37,7 @@ from ...rounding.weights import (
     WeightRule,
 )
 from ...stage import Context, Edit, Skip
-from ...train import Training, fit
+from ...training.loop import Training, fit
 from ..scheme import Schedule, Scheme
 
 SHARES = (0.5, 0.75, 0.875)

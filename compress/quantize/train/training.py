@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from ...settings import setting
+from ...core.settings import setting
 from ...stage import Edit
-from ...train import Training
+from ...training.loop import Training
 from ..state import State, Task
 from .aware_training import Learned, train_quantized
 

@@ -12,7 +12,7 @@ from compress.data import Data
 from compress.distill import Distill, Distillation, objective_for, soft_target_loss
 from compress.errors import InvalidInput
 from compress.stage import Context
-from compress.train import Training, fit
+from compress.training.loop import Training, fit
 
 FAST = Training(epochs=4, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
 

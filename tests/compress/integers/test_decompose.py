@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress import Context, Result
 from compress.edits import replay
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.integers.decompose import decompose, gate
 from compress.integers.placement import placement_of
 from compress.quantize import Quantize, simulate

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import artifact
 from compress.errors import InvalidInput
-from compress.graph import Graph, trace
+from compress.graph.trace import Graph, trace
 from compress.integers import keys
-from compress.load import Network, build
 from compress.quantize import Quantize
-from compress.specification import Source
+from compress.sources import artifact
+from compress.sources.load import Network, build
+from compress.sources.specification import Source
 from tests.support.small_networks import SHAPES, context_on, made
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.integers.encoding import Encoding
 from compress.integers.placement import pools_in_one_scale
 from compress.integers.target import target_named

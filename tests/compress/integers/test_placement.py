@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
-from compress.graph import Graph, trace
+from compress.graph.trace import Graph, trace
 from compress.integers.placement import Placement, placement_of
 from compress.quantize import Quantize
 from compress.stage import Context

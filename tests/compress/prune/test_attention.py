@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from compress import graph
-from compress.prune import Prune, cut, verify
+from compress.graph import trace as graph
+from compress.prune import Prune, cut
+from compress.prune.channels import verify
 from compress.stage import Context
 from tests.support.masked_by_hand import halved, shapes
 

@@ -15,20 +15,20 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 import models
-from compress import artifact
 from compress.cli import cli
-from compress.cost import cost
+from compress.cost.count import cost
 from compress.data import Data, SampleSplit
 from compress.edits import from_json, replay, to_json
 from compress.errors import InvalidInput
-from compress.graph import trace
-from compress.load import Network
+from compress.graph.trace import trace
 from compress.prune import Prune, RemoveBlocks
+from compress.prune.channels.residual import blocks
 from compress.prune.influence import First, block_influence, influences, relative_change
-from compress.prune.residual import blocks
-from compress.specification import parse
+from compress.sources import artifact
+from compress.sources.load import Network
+from compress.sources.specification import parse
 from compress.stage import Context, Result
-from compress.train import Training, top1
+from compress.training.loop import Training, top1
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CONTEXT = Context((IMAGE,))

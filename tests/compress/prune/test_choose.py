@@ -11,20 +11,20 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compress.cost import cost
+from compress.cost.count import cost
 from compress.data import Data, SampleSplit
 from compress.edits import from_json, replay, to_json
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import channels
+from compress.prune.channels.groups import channels
 from compress.prune.choose import Range, Selection
 from compress.prune.counts import Counts
 from compress.prune.cut import Surgery
 from compress.prune.select import SELECTIONS
 from compress.prune.target import Curve, Target
 from compress.stage import Context, evaluation_copy
-from compress.train import Training
+from compress.training.loop import Training
 
 IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 CONTEXT = Context((IMAGE,))

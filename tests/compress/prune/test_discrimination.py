@@ -12,9 +12,9 @@ from torch.nn.functional import conv2d, cross_entropy
 
 from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import channels
+from compress.prune.channels.groups import channels
 from compress.prune.criteria import CRITERIA
 from compress.prune.criteria.discrimination import Head, discrimination_scores
 from compress.stage import Context

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from compress.edits import from_json, replay, to_json
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.masked import masked_outputs
-from compress.prune.verify import readable
+from compress.prune.channels.masked import masked_outputs
+from compress.prune.channels.verify import readable
 from compress.stage import Context, Edit, Result, evaluation_copy
 from tests.support.generated_networks import program_through, programs
 from tests.support.generated_operations import ANY, OPERATIONS, PRUNABLE

@@ -16,11 +16,11 @@ import models
 from compress.data import Data, SampleSplit
 from compress.edits import from_json, replay, to_json
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import channels
+from compress.prune.channels.groups import channels
 from compress.stage import Context
-from compress.train import Training
+from compress.training.loop import Training
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CONTEXT = Context((IMAGE,))
@@ -225,7 +225,7 @@ def test_the_dimension_of_a_grid_that_shrinks_is_found_out() -> None:
 
 def test_a_network_that_runs_but_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "compress.prune.verify.masked_outputs", lambda _graph, _labels, _removed, _x: (torch.zeros(1, 5),)
+        "compress.prune.channels.verify.masked_outputs", lambda _graph, _labels, _removed, _x: (torch.zeros(1, 5),)
     )
     with pytest.raises(InvalidInput, match="the smaller network computes something else"):
         Prune(ratio=0.5, round_to=1).apply(chain(8, 8), CONTEXT)

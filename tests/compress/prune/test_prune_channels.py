@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import channels
-from compress.prune.masked import masked_outputs
+from compress.prune.channels.groups import channels
+from compress.prune.channels.masked import masked_outputs
 from compress.stage import Context, Edit, Result
 from tests.support.random_weights import randomized
 from tests.support.zoo_networks import FAST, every_network, small

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
-from compress.batch_norm import reestimate_batch_norm
 from compress.data import Data, SampleSplit
 from compress.edits import replay
 from compress.errors import InvalidInput
-from compress.graph import trace
-from compress.prune.channels import channels
+from compress.graph.trace import trace
+from compress.prune.channels.groups import channels
 from compress.prune.repair import REPAIRS, repair
 from compress.prune.repair.reconstruct import LeastSquares, patches, reconstruct
 from compress.stage import Context, Edit
+from compress.training.batch_norm import reestimate_batch_norm
 
 BOTH = (REPAIRS.read("recalibrate_bn"), REPAIRS.read("reconstruct"))
 RECALIBRATED = BOTH[:1]

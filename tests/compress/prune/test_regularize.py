@@ -17,15 +17,15 @@ from compress.cli import main
 from compress.data import Data, DataConfig
 from compress.data import load as load_data
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import Channels, channels
+from compress.prune.channels.groups import Channels, channels
 from compress.prune.regularize import Regularize
 from compress.prune.regularize.members import filters, produced, scales
 from compress.prune.regularize.penalties import GroupNorm, Growing, L1Scales, Soft, growing_factor, lowest
 from compress.recipe import Recipe
 from compress.stage import Context
-from compress.train import Training, fit, learning_rate_factor
+from compress.training.loop import Training, fit, learning_rate_factor
 from tests.support.small_classifier import SmallNet, pattern_data
 
 TRAINING = Training(epochs=2, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")

@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy, relu
 
 from compress.data import Data, LoaderSplit, SampleSplit
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import Channels, Group, channels
+from compress.prune.channels.groups import Channels, Group, channels
 from compress.prune.criteria import CRITERIA
 from compress.prune.criteria.activation_mean import ActivationMean
 from compress.prune.criteria.fpgm import fpgm

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 import models
-from compress.cost import cost
+from compress.cost.count import cost
 from compress.data import Data, SampleSplit
 from compress.edits import replay
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import channels
+from compress.prune.channels.groups import channels
 from compress.prune.choose import Range, Selection
 from compress.prune.repair.recalibrate_bn import output_error
 from compress.prune.select import SELECTIONS
 from compress.prune.select.knapsack import Losses
 from compress.prune.target import Curve
 from compress.stage import Context
-from compress.train import Training
+from compress.training.loop import Training
 
 IMAGE = (3, 16, 16)
 
@@ -41,7 +41,7 @@ def noise() -> Data:
 
 @pytest.fixture(scope="module")
 def resnet(noise: Data) -> nn.Module:
-    from compress.batch_norm import reestimate_batch_norm
+    from compress.training.batch_norm import reestimate_batch_norm
 
     torch.manual_seed(0)
     model = models.build("resnet20", width=8, num_classes=5).eval()

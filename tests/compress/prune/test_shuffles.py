@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from compress.edits import replay
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import channels
-from compress.prune.shuffles import families, narrow
+from compress.prune.channels.groups import channels
+from compress.prune.channels.shuffles import families, narrow
 from compress.stage import Context, evaluation_copy
 from tests.support.random_weights import randomized
 

@@ -16,9 +16,9 @@ from compress.clock import LayerShape, Precision, Timed
 from compress.deploy.clock import MachineClock
 from compress.edits import replay
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels import channels
+from compress.prune.channels.groups import channels
 from compress.prune.choose import Rules, Selection
 from compress.prune.counts import Counts
 from compress.prune.latency import LatencyTable, deployable

@@ -17,7 +17,7 @@ from compress.errors import InvalidInput
 from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.train.aware_training import Learned, learnable, train_quantized
-from compress.train import Training, fit
+from compress.training.loop import Training, fit
 from tests.support.small_classifier import SmallNet, pattern_data
 from tests.support.small_networks import SHAPES, Joined, PoolFirst, Tokens, made, snr_db
 

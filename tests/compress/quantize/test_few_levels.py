@@ -11,16 +11,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from compress import Context
-from compress.artifact import load as load_artifact
-from compress.artifact import save
-from compress.cost import cost
+from compress.cost.count import cost
 from compress.edits import replay, undo
 from compress.errors import InvalidInput
 from compress.integers.plan import plan
 from compress.pipeline import advance, open_network
 from compress.quantize import Quantize, simulate
 from compress.quantize.scheme import SCHEMES
-from compress.train import Training
+from compress.sources.artifact import load as load_artifact
+from compress.sources.artifact import save
+from compress.training.loop import Training
 from tests.support.small_networks import Three, context_on, labelled
 
 FEW = [name for name, scheme in SCHEMES.items() if scheme.kind == "levels"]

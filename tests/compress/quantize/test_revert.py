@@ -14,14 +14,14 @@ from compress import deploy
 from compress.clock import Clock, Part, Timed
 from compress.deploy.clock import MachineClock
 from compress.errors import InvalidInput
-from compress.load import Network
 from compress.pipeline import advance
 from compress.quantize import Quantize, TargetName, revert, simulate
 from compress.quantize.budget.budget import Budget
 from compress.quantize.detect import detected, suited
 from compress.quantize.revert import revert_slower, slowest, without
 from compress.quantize.scheme import SchemeName
-from compress.specification import Source
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from compress.stage import Result
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import models
-from compress.cost import cost
-from compress.load import Network
+from compress.cost.count import cost
 from compress.pipeline import layers as layer_records
 from compress.prune import Prune, RemoveBlocks
 from compress.report import EditRecord, Report, SkipRecord, StageRecord, render
 from compress.report.cuts import LayerCut, folded, shares, stage_cuts, title
 from compress.report.findings import skip_groups
-from compress.specification import Source
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from compress.stage import Context, Edit
 from tests.support.report_text import outline, printed, spaces
 

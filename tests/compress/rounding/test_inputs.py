@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.rounding.inputs import ResidualSigns, Sign, Signs, Steps, rounding_inputs, rounding_of
 
 

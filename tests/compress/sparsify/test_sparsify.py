@@ -17,7 +17,7 @@ from compress.sparsify.callback import Choice, MaskedTraining
 from compress.sparsify.fisher import fisher_diagonal
 from compress.sparsify.gains import GAINS
 from compress.sparsify.sites import Site, find_sites
-from compress.train import Training, classification
+from compress.training.loop import Training, classification
 
 FAST = Training(epochs=2, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
 ONE = (torch.zeros(1, 1, 8, 8),)

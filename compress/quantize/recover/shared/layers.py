@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ....fold import CONVOLUTIONS, COPIES, DROPOUTS, pads_nothing, uses
-from ....graph import Graph, argument
+from ....graph.trace import Graph, argument
 from ....integers.placement import clip_bounds
 
 aten = torch.ops.aten

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from ....data import Split
-from ....graph import Graph
+from ....graph.trace import Graph
 from ....integers.encoding import Encoding, IntegerParameters
 from ....integers.placement import IntegerLayer
 from ....integers.plan import Plan, plan, plan_of

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn.functional import pad
 
-from ....graph import argument
+from ....graph.trace import argument
 
 aten = torch.ops.aten
 

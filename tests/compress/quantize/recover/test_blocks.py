@@ -11,7 +11,7 @@ from torch import nn
 import models
 from compress import Context
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.integers.grids import scale_for
 from compress.integers.placement import placement_of
 from compress.integers.plan import plan_of

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from compress import Context
 from compress.edits import replay
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.quantize import Quantize, simulate
 from compress.quantize.moments import ChannelStatistics, Moments, clipped
 from compress.quantize.ranges.calibration import calibration_split

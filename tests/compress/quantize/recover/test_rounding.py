@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress import Context
 from compress.errors import InvalidInput
-from compress.graph import trace
+from compress.graph.trace import trace
 from compress.integers.encoding import IntegerParameters
 from compress.integers.grids import activation_encoding, scale_for
 from compress.integers.placement import placement_of

@@ -1,0 +1,1 @@
+"""What everything stands on: settings and parts of stages, edits, and plain mathematics."""

@@ -1,0 +1,1 @@
+"""What a batch means: inputs, labels, loss and score."""

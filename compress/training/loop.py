@@ -1,0 +1,533 @@
+"""The one training loop: every stage that fits weights calls :func:`fit`.
+
+Lightning Fabric moves it to the device, the precision and the number of processes that :class:`Training` asks for. A
+training is checkpointed after each epoch and resumes with the result that it would have had uninterrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import multiprocessing
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import cloudpickle
+import torch
+from numpy.typing import NDArray
+from pydantic import BeforeValidator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..core.arithmetic import arrange, arranged, memory_format_of, native_bfloat16, precision_on, training_device
+from ..core.settings import TRAINING, setting
+from ..data import Data, Split
+from ..errors import InvalidInput
+from ..stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
+from ..tasks.classification import class_scores
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+_LOG = logging.getLogger(__name__)
+FEW_DEVICES = 8
+"""Processes that any machine may be asked for, to try how it goes on more."""
+
+
+class Training(Config):
+    """How weights are fitted. A stage may have other defaults than these: see :func:`gentle`."""
+
+    HEADING: ClassVar[str] = TRAINING
+
+    epochs: int = setting(
+        10,
+        "How often every sample is seen. 0 leaves the weights as they are.",
+        common=True,
+        switch=True,
+        ge=0,
+        le=10**6,
+    )
+    batch_size: int = setting(128, "Samples of a step.", ge=1, le=2**20)
+    optimizer: Literal["sgd", "adamw"] = setting(
+        "sgd", "What steps follow from gradients: SGD with Nesterov momentum, or AdamW."
+    )
+    learning_rate: float = setting(
+        0.1,
+        "The highest learning rate, which is reached after the warm-up.",
+        short="--lr",
+        common=True,
+        gt=0,
+        le=1e4,
+    )
+    momentum: float = setting(0.9, "Of SGD.", ge=0, lt=1)
+    weight_decay: float = setting(
+        5e-4,
+        "How much weights shrink in each step. Biases and the scales of norms are left free.",
+        ge=0,
+        le=1e4,
+    )
+    lr_schedule: Literal["cosine", "constant"] = setting(
+        "cosine",
+        "The learning rate after the warm-up: along a cosine to zero (Loshchilov and Hutter, SGDR, 2016, equation 5, "
+        "without restarts), or constant.",
+    )
+    warmup_epochs: float = setting(
+        1.0, "Over which the learning rate rises from near zero.", unit="epochs", ge=0, le=10**6
+    )
+    label_smoothing: float = setting(0.0, "The share of each label that is spread over all classes.", ge=0, lt=1)
+    ema: float | None = setting(
+        None,
+        "The decay of an exponential moving average of the weights, as 0.999; the average is then the result.",
+        gt=0,
+        lt=1,
+    )
+    augment: tuple[Literal["flip", "crop", "cutout"], ...] = setting(
+        (),
+        "Random changes of images. Horizontal flips, crops after padding by an eighth of the image, and cutouts of a "
+        "quarter of the side (DeVries and Taylor, 2017).",
+        common=True,
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "Of the forward pass; auto is bf16 where the processor or GPU has instructions for it. Weights stay in "
+        "float32; where there are no such instructions bf16 would be far slower.",
+    )
+    compiled: bool = setting(
+        False,
+        "Run the passes through torch.compile, which pays for few bits. It fuses what lies between convolutions: a "
+        "minute to begin with, then faster where inputs are rounded to few bits, and not elsewhere. On a CPU it needs "
+        "a C++ compiler.",
+    )
+    accelerator: Literal["auto", "cpu", "cuda"] = setting("auto", "Where it runs.")
+    devices: int = setting(1, "Processes (CPU) or GPUs, each with its share of every batch.", ge=1, le=64)
+    temperature: float = setting(4.0, "Of the teacher's soft targets (Hinton et al., 2015).", ge=1e-3, le=1e4)
+    teacher_weight: float = setting(
+        0.9, "The share of the teacher's loss in the sum; that of the labels is the rest.", ge=0, le=1
+    )
+
+    def apply(self, model: nn.Module, context: Context) -> Result:
+        """A copy of ``model`` trained on labels alone: the stage that makes a baseline.
+
+        Raises:
+            InvalidInput: there is no data to train on.
+        """
+        if context.data is None:
+            raise InvalidInput("train: it needs data to train on; give --data")
+        trained = evaluation_copy(model)
+        checkpoint = Path(context.checkpoints, "train.ckpt") if context.checkpoints else None
+        history = fit(trained, context.data, self, seed=context.seed, checkpoint=checkpoint, progress=context.progress)
+        return Result(trained, (Edit("", "weights", "given", "trained", kind="weights"),), history=tuple(history))
+
+
+def gentle(**defaults: Any) -> BeforeValidator:
+    """Other defaults of a stage's :class:`Training`, where the usual ones would do harm, for all that is not set.
+
+    It is the same for a mapping, as in recipes, and for a ``Training`` made in Python.
+
+    >>> from typing import Annotated
+    >>> from pydantic import TypeAdapter
+    >>> few = TypeAdapter(Annotated[Training, gentle(learning_rate=1e-3)])
+    >>> few.validate_python({"epochs": 2}).learning_rate, few.validate_python(Training(learning_rate=0.2)).learning_rate
+    (0.001, 0.2)
+    """
+
+    def filled(value: object) -> object:
+        if isinstance(value, Training):
+            value = {name: getattr(value, name) for name in value.model_fields_set}
+        return {**defaults, **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(filled)
+
+
+class Callback(Protocol):
+    """What a stage does within every step of :func:`fit`, in each process alike. Steps count from 1 to ``steps``.
+
+    ``model`` is the network that is trained, ``average`` its moving average where there is one. What a callback keeps
+    from step to step is in its state, so that an interrupted training goes on exactly.
+    """
+
+    def after_backward(self, model: nn.Module, step: int, steps: int) -> None:
+        """The gradients are there, averaged over the processes, and the weights are still those that made them."""
+
+    def after_step(self, model: nn.Module, average: nn.Module | None, step: int, steps: int) -> None:
+        """The weights, and after them the average, have been updated."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, for the checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint.
+
+        Raises:
+            InvalidInput: it is of a callback with other settings.
+        """
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["cosine", "constant"]) -> float:
+    """The factor on the highest learning rate at ``step`` of ``steps``.
+
+    >>> [round(learning_rate_factor(s, 10, 2, "cosine"), 3) for s in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def augmentation(x: Tensor, generator: torch.Generator, names: Sequence[str]) -> Tensor:
+    """A batch of stored pixels (N, C, H, W), changed at random by the augmentations named; same shape and dtype."""
+    if x.ndim != 4 and names:
+        raise InvalidInput(f"augment: it is for images (N, C, H, W), and samples have the shape {tuple(x.shape[1:])}")
+    count, (height, width) = len(x), x.shape[-2:]
+    for name in names:
+        if name == "flip":
+            flipped = torch.rand(count, generator=generator) < 0.5
+            x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(3), x)
+        elif name == "crop":
+            margin = max(1, height // 8)
+            top = torch.randint(0, 2 * margin + 1, (count, 1), generator=generator)
+            left = torch.randint(0, 2 * margin + 1, (count, 1), generator=generator)
+            rows, columns = top + torch.arange(height), left + torch.arange(width)
+            padded = pad(x, (margin,) * 4).permute(0, 2, 3, 1)
+            x = padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        else:
+            side = max(1, height // 4)
+            top = torch.randint(1 - side, height, (count, 1), generator=generator)
+            left = torch.randint(1 - side, width, (count, 1), generator=generator)
+            row_hit = (torch.arange(height) >= top) & (torch.arange(height) < top + side)
+            column_hit = (torch.arange(width) >= left) & (torch.arange(width) < left + side)
+            x = x.masked_fill((row_hit[:, :, None] & column_hit[:, None, :])[:, None], 0)
+    return x
+
+
+def top1(model: nn.Module, split: Split, batch_size: int = 256) -> float:
+    """The share of a labelled split that ``model`` gets right, in percent."""
+    was_training = model.training
+    model.eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    right = seen = 0
+    with torch.no_grad():
+        for x, y in split.batches(batch_size):
+            if y is None:
+                raise InvalidInput("accuracy needs labels, and this split has none")
+            logits = class_scores(model(x.to(device)), y, "accuracy")
+            right += int((logits.argmax(1).cpu() == y).sum())
+            seen += len(y)
+    model.train(was_training)
+    return 100.0 * right / max(1, seen)
+
+
+def logits_of(outputs: Tensor) -> Tensor:
+    """``outputs`` (N, classes), or their logarithms where a network gives probabilities, as those that deploy often do.
+
+    The logarithm of a softmax has the softmax of what it was taken of, at any temperature; a loss that took the softmax
+    of probabilities would barely tell them apart.
+
+    >>> logits_of(torch.tensor([[0.25, 0.75]])).softmax(1)
+    tensor([[0.2500, 0.7500]])
+    """
+    with torch.no_grad():
+        probable = bool((outputs >= 0).all()) and bool(((outputs.float().sum(1) - 1).abs() < 1e-2).all())
+    return outputs.float().clamp_min(torch.finfo(torch.float32).tiny).log() if probable else outputs
+
+
+def classification(label_smoothing: float = 0.0) -> Objective:
+    """The cross-entropy of ``model(x)``, logits or probabilities, against ``y``."""
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        logits = class_scores(model(x), y, "training")
+        return cross_entropy(logits_of(logits), y.long(), label_smoothing=label_smoothing)
+
+    return objective
+
+
+def compiled(network: nn.Module, training: Training) -> nn.Module:
+    """``network``, or what runs its compiled passes on the same weights where ``training`` wants that.
+
+    Shapes are fixed, so that the last, smaller batch of an epoch is compiled apart and leaves the others fast.
+    """
+    return torch.compile(network, dynamic=False) if training.compiled else network  # type: ignore[return-value]
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    *,
+    objective: Objective | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+    task: str = "train",
+    callback: Callback | None = None,
+) -> list[dict[str, float]]:
+    """Train ``model`` in place on the train split; returns one record per epoch (loss, learning rate, validation top1).
+
+    The weights are those of the last epoch (or of its moving average): nothing is chosen on any split. They are the
+    same in every run with the same seed on the same kind of processor with the same number of threads, among which
+    sums of floats are shared out.
+
+    Args:
+        objective: the loss, :func:`classification` by default.
+        checkpoint: a file written after each epoch and read first if it exists; an interrupted training goes on from
+            there with the result of an uninterrupted one.
+        callback: called within every step.
+
+    Raises:
+        InvalidInput: the loss is no longer finite, the checkpoint is of another training, or ``torch.compile`` failed.
+    """
+    device = training_device(training.accelerator)
+    if training.precision == "bf16" and not native_bfloat16(device):
+        _LOG.warning("%s: this processor has no instructions for bf16, which makes training far slower than fp32", task)
+    training = training.model_copy(update={"precision": precision_on(device, training.precision)})
+    if training.devices > max(FEW_DEVICES, os.cpu_count() or 1, torch.cuda.device_count()):
+        raise InvalidInput(f"{task}: --devices (devices) {training.devices}, and here are {os.cpu_count()} processors")
+    if training.devices > 1:
+        return _fit_in_processes(model, data, training, objective, seed, checkpoint, task, callback)
+    return _fit_on(_fabric(training), model, data, training, objective, seed, checkpoint, progress, task, callback)
+
+
+def _fit_on(
+    fabric: Fabric,
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    objective: Objective | None,
+    seed: int,
+    checkpoint: Path | None,
+    progress: Progress,
+    task: str,
+    callback: Callback | None,
+) -> list[dict[str, float]]:
+    """:func:`fit` on a launched fabric: every process of it calls this with the same arguments."""
+    objective = objective or classification(training.label_smoothing)
+    split = data.split("train")
+    steps_per_epoch = max(1, len(split) // training.batch_size)
+    total, warmup = steps_per_epoch * training.epochs, round(training.warmup_epochs * steps_per_epoch)
+
+    torch.manual_seed(seed + fabric.global_rank)
+    order = memory_format_of(model, "cpu" if fabric.device.type == "cpu" else "cuda")
+    arrange(model.train(), order)
+    optimizer = _optimizer(model, training)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total, warmup, training.lr_schedule)
+    )
+    average: AveragedModel | None = None
+    if training.ema is not None:
+        average_with = get_ema_multi_avg_fn(training.ema)
+        average = AveragedModel(model, multi_avg_fn=average_with, use_buffers=True)
+    wrapped, wrapped_optimizer = fabric.setup(compiled(model, training), optimizer)
+    if average is not None:
+        average.to(fabric.device)
+    state: dict[str, Any] = {
+        "model": wrapped,
+        "optimizer": wrapped_optimizer,
+        "scheduler": scheduler,
+        "epoch": 0,
+        "history": [],
+        "settings": training.model_dump_json(),
+        "seed": seed,
+        "rng": torch.get_rng_state(),
+    }
+    if average is not None:
+        state["average"] = average
+    saved = _saved(fabric, checkpoint)
+    if saved is not None:
+        of_this = saved.get("settings") == state["settings"] and saved.get("seed") == seed
+        if not of_this or ("callback" in saved) != (callback is not None):
+            raise InvalidInput(
+                f"checkpoint {checkpoint}: it belongs to a training with other settings; remove it or restore them"
+            )
+        for key in ("model", "optimizer", "scheduler", "average"):
+            if key in state:
+                state[key].load_state_dict(saved[key])
+        if callback is not None:
+            callback.load_state_dict(saved["callback"])
+        state.update(epoch=saved["epoch"], history=saved["history"])
+        torch.set_rng_state(saved["rng"])
+
+    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+        return augmentation(x, generator, training.augment)
+
+    for epoch in range(state["epoch"], training.epochs):
+        model.train()
+        loss_sum = 0.0
+        batches = split.batches(
+            training.batch_size,
+            shuffle_seed=(seed, epoch),
+            augment=augment if training.augment else None,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+        step = 0
+        for step, (x, y) in enumerate(batches, 1):
+            reached = epoch * steps_per_epoch + min(step, steps_per_epoch)
+            if y is None:
+                raise InvalidInput(f"data {data.name}: training needs labels, and the train split has none")
+            x = arranged(fabric.to_device(x), order)
+            try:
+                with fabric.autocast():
+                    loss = objective(wrapped, x, fabric.to_device(y))
+                fabric.backward(loss)
+            except RuntimeError as error:
+                if training.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    reason = str(error).splitlines()[0]
+                    raise InvalidInput(f"{task}: torch.compile failed ({reason}); train without compiled") from error
+                raise
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InvalidInput(
+                    f"{task}: a batch of {len(x)} leaves batch norm one value per channel, which has no variance; "
+                    "give a larger --batch-size (batch_size), or more samples"
+                ) from error
+            if callback is not None:
+                callback.after_backward(model, reached, total)
+            wrapped_optimizer.step()
+            wrapped_optimizer.zero_grad()
+            scheduler.step()
+            if average is not None:
+                average.update_parameters(model)
+            if callback is not None:
+                callback.after_step(model, average.module if average is not None else None, reached, total)
+            loss_sum += float(loss.detach())
+            progress(task, reached, total, f"epoch {epoch + 1}/{training.epochs}")
+        if not math.isfinite(loss_sum):
+            raise InvalidInput(
+                f"{task}: the loss is not finite in epoch {epoch + 1}; "
+                f"lower the learning rate ({training.learning_rate:g})"
+            )
+        record = {"epoch": epoch + 1, "loss": loss_sum / max(1, step), "learning_rate": scheduler.get_last_lr()[0]}
+        if "validation" in data.splits and fabric.is_global_zero:
+            record["validation_top1"] = top1(
+                average.module if average is not None else model, data.splits["validation"]
+            )
+        state["history"].append(record)
+        note = ", ".join(f"{key} {value:.4g}" for key, value in record.items())
+        progress(task, (epoch + 1) * steps_per_epoch, total, note)
+        if checkpoint is not None:
+            state.update(epoch=epoch + 1, rng=torch.get_rng_state())
+            if callback is not None:
+                state["callback"] = callback.state_dict()
+            try:
+                fabric.save(checkpoint.with_suffix(".partial"), state)
+            except (OSError, RuntimeError) as error:  # torch's writer tells a full disk as a RuntimeError
+                reason = " ".join(str(error).split())[:200]
+                raise InvalidInput(f"checkpoint {checkpoint}: cannot be written ({reason}); make room") from error
+            if fabric.is_global_zero:
+                checkpoint.with_suffix(".partial").replace(checkpoint)
+            fabric.barrier()
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
+    arrange(model.to("cpu").eval(), torch.contiguous_format)
+    return list(state["history"])
+
+
+def _saved(fabric: Fabric, checkpoint: Path | None) -> dict[str, Any] | None:
+    """What the checkpoint holds: plain values and tensors; None where there is none, or none that is whole."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            other = archive.testzip()  # torch reads tensors whose bytes are not those that it wrote
+        if other is not None:
+            raise ValueError(f"{other} has another checksum")
+        saved: dict[str, Any] = fabric.load(checkpoint, weights_only=True)
+        if {"model", "optimizer", "scheduler", "epoch", "history", "settings", "seed", "rng"} <= saved.keys():
+            return saved
+        reason = "parts are missing"
+    except Exception as error:  # noqa: BLE001 - a damaged archive fails in as many ways as it can be damaged
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:100]
+    _LOG.warning("checkpoint %s is damaged (%s): this training begins anew", checkpoint, reason)
+    return None
+
+
+def _fabric(training: Training) -> Fabric:
+    from lightning_fabric import Fabric  # it brings all of torch._dynamo, a second for commands that train nothing
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every training
+
+    return Fabric(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        strategy="ddp_spawn" if training.devices > 1 else "auto",
+        precision="bf16-mixed" if training.precision == "bf16" else "32-true",
+    )
+
+
+def _fit_in_processes(
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    objective: Objective | None,
+    seed: int,
+    checkpoint: Path | None,
+    task: str,
+    callback: Callback | None,
+) -> list[dict[str, float]]:
+    """:func:`fit` in ``training.devices`` new processes; the first one's weights come back into ``model``."""
+    # A user's class may live in a file that a new process cannot import: such modules travel as code.
+    users = {type(module).__module__ for network in (model, objective) for module in _modules_of(network)}
+    by_value = [sys.modules[name] for name in users if name.startswith("_user_")]
+    for module in by_value:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        payload = cloudpickle.dumps((model, data, training, objective, seed, checkpoint, task, callback))
+    finally:
+        for module in by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+    try:
+        state, history, kept = _fabric(training).launch(_process, payload)  # type: ignore[arg-type]
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()  # the others of them would wait for each other
+        raise
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    if callback is not None:
+        callback.load_state_dict(torch.load(io.BytesIO(kept), weights_only=True))
+    model.eval()
+    return list(history)
+
+
+def _modules_of(network: object) -> Iterable[nn.Module]:
+    parts = [network, *vars(network).values()] if hasattr(network, "__dict__") else [network]
+    for part in parts:
+        if isinstance(part, nn.Module):
+            yield from part.modules()
+
+
+def _process(fabric: Fabric, payload: bytes) -> tuple[dict[str, NDArray[Any]], list[dict[str, float]], bytes]:
+    model, data, training, objective, seed, checkpoint, task, callback = cloudpickle.loads(payload)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // training.devices))
+    history = _fit_on(fabric, model, data, training, objective, seed, checkpoint, silent, task, callback)
+    kept = io.BytesIO()
+    torch.save(callback.state_dict() if callback is not None else {}, kept)
+    # As arrays and bytes: a tensor's memory would be gone with this process before the other end has read it.
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}, history, kept.getvalue()
+
+
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Weight decay on weights alone: biases and normalization scales (one dimension) are left free."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(
+        groups,
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        nesterov=training.momentum > 0,
+    )
