@@ -50,6 +50,32 @@ def test_every_page_has_one_title() -> None:
         assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1, page
 
 
+PLACE = re.compile(r"`((?:compress|export|runtimes|models|tests|benchmarks|examples|recipes|docs)/[\w./-]*)`")
+MODULE = re.compile(r"`((?:compress|runtimes)\.[a-z_.]*[a-z_])(?:\.[A-Z]\w*)?`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    named = set(PLACE.findall(page.read_text(encoding="utf-8")))
+    missing = {place for place in named if not (ROOT / place).exists()}
+    assert not missing, f"{page.relative_to(ROOT)}: there is no {', '.join(sorted(missing))}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_that_are_named_exist(page: Path) -> None:
+    for name in MODULE.findall(page.read_text(encoding="utf-8")):
+        place = ROOT.joinpath(*name.split("."))
+        inside = (
+            place.parent / "__init__.py"
+            if (place.parent / "__init__.py").is_file()
+            else place.parent.with_suffix(".py")
+        )
+        known = place.is_dir() or place.with_suffix(".py").is_file()
+        assert known or name.rpartition(".")[2] in inside.read_text(encoding="utf-8"), (
+            f"{page.relative_to(ROOT)}: {name}"
+        )
+
+
 PYTHON = [block for page in PAGES for block in blocks(page, "python")]
 
 
