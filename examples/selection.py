@@ -6,8 +6,8 @@ It is then ``--select late`` on the command line, ``select: late`` in a recipe a
 from __future__ import annotations
 
 from compress.core.settings import setting
-from compress.prune.choose import Selection
 from compress.prune.select import Plan, Select
+from compress.prune.surgery.choose import Selection
 
 
 class Late(Select):

@@ -21,7 +21,7 @@ from ..graph.trace import Graph, trace
 from ..stage import Config, Context, Edit, Result, Samples, Skip, Times, evaluation_copy
 from ..training.loop import Training, fit
 from .channels.residual import Block, blocks, bypassed_outputs
-from .influence import Influence, influences, left_out
+from .scoring.block_importance import Influence, influences, left_out
 
 TOLERANCE = 1e-6
 """Of the largest output: the shorter network computes nothing else, in the same order."""

@@ -24,12 +24,12 @@ from ..sources.manifest import EditRecord
 from ..stage import Config, Context, Edit, Measured, Result, Skip, Threads, Times, evaluation_copy
 from ..training.loop import Training, fit
 from .blocks import RemoveBlocks
-from .choose import Rules
 from .criteria import CRITERIA, AnyCriterion
-from .cut import ChannelReport, Cut, Surgery, Timing
 from .repair import REPAIRS, AnyRepair, repair
 from .select import SELECTIONS, AnySelect
-from .target import Beginning, Target, TargetName
+from .surgery.choose import Rules
+from .surgery.cut import ChannelReport, Cut, Surgery, Timing
+from .surgery.goal import Beginning, Target, TargetName
 
 MOVED = {
     "scope": "select",

@@ -22,9 +22,9 @@ from ..stage import Config, Context, Edit, Findings, Samples, evaluation_copy
 from ..training.loop import top1
 from .channels.groups import Channels, Group
 from .channels.verify import readable
-from .choose import eligible, scorable
 from .criteria import CRITERIA, AnyCriterion
-from .target import Curve, Key, key_of
+from .surgery.choose import eligible, scorable
+from .surgery.goal import Curve, Key, key_of
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 

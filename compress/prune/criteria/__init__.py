@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from ...core.parts import Kind
-from ..criterion import Criterion, weights
-from ..custom import Custom
+from ..scoring.criterion import Criterion, weights
+from ..scoring.custom import Custom
 
 __all__ = ["CRITERIA", "AnyCriterion", "Criterion", "weights"]
 

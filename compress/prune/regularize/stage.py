@@ -16,7 +16,7 @@ from ...stage import Config, Context, Edit, Result, evaluation_copy
 from ...training.loop import Training, fit
 from ..channels.groups import Channels, Group
 from ..channels.verify import readable
-from ..choose import eligible
+from ..surgery.choose import eligible
 from .members import filters, produced, scales
 from .penalties import NEAR_ZERO, GroupNorm, Growing, L1Scales, Penalty, Soft
 

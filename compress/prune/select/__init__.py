@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 from ...core.parts import Kind, Part
 from ...stage import Context
 from ..channels.groups import Channels
-from ..choose import Plan, Selection
 from ..criteria import Criterion
-from ..target import Curve, Key
+from ..surgery.choose import Plan, Selection
+from ..surgery.goal import Curve, Key
 
 __all__ = ["SELECTIONS", "AnySelect", "Plan", "Select"]
 

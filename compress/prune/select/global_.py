@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from ..choose import Selection
+from ..surgery.choose import Selection
 from . import Plan, Select
 
 

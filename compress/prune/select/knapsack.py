@@ -24,9 +24,9 @@ from ...files.untrusted import read_json
 from ...stage import Context, Findings, Samples
 from ...training.loop import classification
 from ..channels.groups import Channels
-from ..choose import Selection
 from ..criteria import Criterion
-from ..target import Curve, Key
+from ..surgery.choose import Selection
+from ..surgery.goal import Curve, Key
 from . import Plan, Select
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -76,7 +76,7 @@ class Knapsack(Select):
             InvalidInput: there are no validation samples with labels, or no calibration samples to refit on.
         """
         from ..sensitivity import numbered
-        from ..target import Curve, key_of
+        from ..surgery.goal import Curve, key_of
 
         kept = Path(context.checkpoints, "prune-knapsack.json") if context.checkpoints is not None else None
         if kept is not None and kept.exists():
@@ -93,9 +93,9 @@ class Knapsack(Select):
         }
 
     def _scanned(self, channels: Channels, criterion: Criterion, exclude: tuple[str, ...], context: Context) -> Losses:
-        from ..choose import eligible, scorable
         from ..repair.reconstruct import reconstruct
         from ..sensitivity import Slice, numbered, trials
+        from ..surgery.choose import eligible, scorable
 
         if context.data is None:
             raise InvalidInput("prune: the selection knapsack measures losses on validation samples; give --data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..choose import Selection
+from ..surgery.choose import Selection
 from . import Plan, Select
 
 

@@ -10,9 +10,9 @@ from ...core.settings import setting
 from ...files.outputs import write_text
 from ...stage import Context
 from ..channels.groups import Channels
-from ..choose import Selection
 from ..criteria import Criterion
-from ..target import Curve, Key
+from ..surgery.choose import Selection
+from ..surgery.goal import Curve, Key
 from . import Plan, Select
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from compress.graph import trace as graph
-from compress.prune import Prune, cut
+from compress.prune import Prune
 from compress.prune.channels import verify
+from compress.prune.surgery import cut
 from compress.stage import Context
 from tests.support.masked_by_hand import halved, shapes
 

@@ -23,7 +23,7 @@ from compress.errors import InvalidInput
 from compress.graph.trace import trace
 from compress.prune import Prune, RemoveBlocks
 from compress.prune.channels.residual import blocks
-from compress.prune.influence import First, block_influence, influences, relative_change
+from compress.prune.scoring.block_importance import First, block_influence, influences, relative_change
 from compress.sources import artifact
 from compress.sources.load import Network
 from compress.sources.specification import parse

@@ -18,11 +18,11 @@ from compress.errors import InvalidInput
 from compress.graph.trace import trace
 from compress.prune import Prune
 from compress.prune.channels.groups import channels
-from compress.prune.choose import Range, Selection
-from compress.prune.counts import Counts
-from compress.prune.cut import Surgery
 from compress.prune.select import SELECTIONS
-from compress.prune.target import Curve, Target
+from compress.prune.surgery.choose import Range, Selection
+from compress.prune.surgery.cut import Surgery
+from compress.prune.surgery.goal import Curve, Target
+from compress.prune.surgery.size_model import Counts
 from compress.stage import Context, evaluation_copy
 from compress.training.loop import Training
 

@@ -18,11 +18,11 @@ from compress.errors import InvalidInput
 from compress.graph.trace import trace
 from compress.prune import Prune
 from compress.prune.channels.groups import channels
-from compress.prune.choose import Range, Selection
 from compress.prune.repair.recalibrate_bn import output_error
 from compress.prune.select import SELECTIONS
 from compress.prune.select.knapsack import Losses
-from compress.prune.target import Curve
+from compress.prune.surgery.choose import Range, Selection
+from compress.prune.surgery.goal import Curve
 from compress.stage import Context
 from compress.training.loop import Training
 

@@ -19,11 +19,11 @@ from compress.errors import InvalidInput
 from compress.graph.trace import trace
 from compress.prune import Prune
 from compress.prune.channels.groups import channels
-from compress.prune.choose import Rules, Selection
-from compress.prune.counts import Counts
-from compress.prune.latency import LatencyTable, deployable
+from compress.prune.latency.table import LatencyTable, deployable
+from compress.prune.latency.widths import Latencies, Search, candidates, importance, timed_layers
 from compress.prune.select import SELECTIONS
-from compress.prune.widths import Latencies, Search, candidates, importance, timed_layers
+from compress.prune.surgery.choose import Rules, Selection
+from compress.prune.surgery.size_model import Counts
 from compress.quantize.detect import detected
 from compress.stage import Context, evaluation_copy
 from export.onnx.one_layer import layer_file

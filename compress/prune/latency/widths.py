@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ..clock import LayerShape
-from ..graph.trace import Graph, argument, shape_of
-from ..stage import Skip
-from .choose import Range, Selection
-from .counts import Counts, Kept
-from .latency import LatencyTable
+from ...clock import LayerShape
+from ...graph.trace import Graph, argument, shape_of
+from ...stage import Skip
+from ..surgery.choose import Range, Selection
+from ..surgery.size_model import Counts, Kept
+from .table import LatencyTable
 
 Cost = Callable[[Kept], float]
 

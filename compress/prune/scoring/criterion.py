@@ -8,15 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..core.parts import Part
-from ..core.settings import setting
-from ..errors import InvalidInput
-from ..graph.trace import Graph
-from ..stage import Context
-from .channels.groups import Channels, Group
-from .channels.labels import Site
-from .scoring import scores
-from .scoring.scores import Aggregate, Members, Normalization
+from ...core.parts import Part
+from ...core.settings import setting
+from ...errors import InvalidInput
+from ...graph.trace import Graph
+from ...stage import Context
+from ..channels.groups import Channels, Group
+from ..channels.labels import Site
+from . import scores
+from .scores import Aggregate, Members, Normalization
 
 
 class Criterion(Part):

@@ -18,15 +18,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..clock import Clock, LayerShape, Precision, Timed
-from ..data import Data
-from ..errors import InvalidInput
-from ..files.untrusted import read_json
-from ..fold import Fold
-from ..graph.trace import one_sample
-from ..quantize import Quantize
-from ..siblings import runtimes
-from ..stage import Context, Progress, evaluation_copy, silent
+from ...clock import Clock, LayerShape, Precision, Timed
+from ...data import Data
+from ...errors import InvalidInput
+from ...files.untrusted import read_json
+from ...fold import Fold
+from ...graph.trace import one_sample
+from ...quantize import Quantize
+from ...siblings import runtimes
+from ...stage import Context, Progress, evaluation_copy, silent
 
 BATCH = 32
 """Layers that are timed in one interleaved loop."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from ..data import Split
-from ..stage import Context
-from ..training.loop import top1
+from ...data import Split
+from ...stage import Context
+from ...training.loop import top1
 
 Influence = Literal["similarity", "magnitude", "accuracy"]
 

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from .channels.groups import Channels, Group, Unit
+from ..channels.groups import Channels, Group, Unit
 
 Kept = Sequence[int]
 """How many units of each group stay, in the order of the groups."""

@@ -11,12 +11,12 @@ from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from ..errors import InvalidInput
-from ..stage import Skip
-from .channels.groups import Channels, Group
-from .counts import Kept
-from .criteria import Criterion
-from .target import Curve
+from ...errors import InvalidInput
+from ...stage import Skip
+from ..channels.groups import Channels, Group
+from ..criteria import Criterion
+from .goal import Curve
+from .size_model import Kept
 
 
 @dataclass(frozen=True)

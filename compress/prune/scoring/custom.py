@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
-from ..core.settings import required
-from ..errors import InvalidInput
-from ..stage import Context
-from .channels.labels import Site
+from ...core.settings import required
+from ...errors import InvalidInput
+from ...stage import Context
+from ..channels.labels import Site
 from .criterion import Criterion
 
 Function = Callable[[Tensor, int], Tensor]
@@ -53,7 +53,7 @@ class Custom(Criterion):
         """
         if not isinstance(self.function, str):
             return self.function
-        from ..sources.load import find
+        from ...sources.load import find
 
         try:
             found = find(self.function)

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from .channels.groups import Group
-from .channels.labels import Site
-from .counts import Counts, Kept
+from ..channels.groups import Group
+from ..channels.labels import Site
+from .size_model import Counts, Kept
 
 TargetName = Literal["ratio", "macs", "parameters", "size", "latency"]
 WORDS: Mapping[TargetName, str] = {

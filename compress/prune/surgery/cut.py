@@ -11,22 +11,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..clock import Clock, Precision, Timed
-from ..edits import replay
-from ..errors import InvalidInput
-from ..graph.trace import trace
-from ..integers.target import TargetName
-from ..stage import Context, Edit, Skip, evaluation_copy
-from . import latency
-from .channels.groups import Channels, Group
-from .channels.shuffles import families, narrow
-from .channels.verify import ADVICE, difference, readable
+from ...clock import Clock, Precision, Timed
+from ...edits import replay
+from ...errors import InvalidInput
+from ...graph.trace import trace
+from ...integers.target import TargetName
+from ...stage import Context, Edit, Skip, evaluation_copy
+from ..channels.groups import Channels, Group
+from ..channels.shuffles import families, narrow
+from ..channels.verify import ADVICE, difference, readable
+from ..criteria import CRITERIA, Criterion
+from ..latency import table as latency
+from ..latency.widths import SPEED, Latencies, Search, candidates, importance
+from ..select import Select
 from .choose import Range, Rules, Selection, eligible, require_matches, scorable
-from .counts import Counts, Kept
-from .criteria import CRITERIA, Criterion
-from .select import Select
-from .target import WORDS, Beginning, Target, count, key_of, units_at_first
-from .widths import SPEED, Latencies, Search, candidates, importance
+from .goal import WORDS, Beginning, Target, count, key_of, units_at_first
+from .size_model import Counts, Kept
 
 ROUNDS = 5
 """Networks that are measured, at most, to meet a latency."""
