@@ -29,7 +29,7 @@ from .repair import REPAIRS, AnyRepair, repair
 from .select import SELECTIONS, AnySelect
 from .surgery.choose import Rules
 from .surgery.cut import ChannelReport, Cut, Surgery, Timing
-from .surgery.goal import Beginning, Target, TargetName
+from .surgery.goal import Baseline, GoalName, PruneGoal
 
 MOVED = {
     "scope": "select",
@@ -173,7 +173,7 @@ class Prune(Config):
 
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
-        names = TargetName.__args__  # type: ignore[attr-defined]
+        names = GoalName.__args__  # type: ignore[attr-defined]
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
             *first, last = (f"`{name}`" for name in names)
@@ -182,11 +182,11 @@ class Prune(Config):
         return self
 
     @property
-    def target(self) -> Target:
-        """The one target that is given."""
+    def goal(self) -> PruneGoal:
+        """The one goal that is given."""
         return next(
-            Target(name, value)
-            for name in TargetName.__args__  # type: ignore[attr-defined]
+            PruneGoal(name, value)
+            for name in GoalName.__args__  # type: ignore[attr-defined]
             if (value := getattr(self, name)) is not None
         )
 
@@ -211,7 +211,7 @@ class Prune(Config):
         """What is cut, and by which rules."""
         rules = Rules(self.round_to, self.minimum, self.limits, self.exclude)
         timing = Timing(self.latency_precision, self.threads, self.cache, self.latency_target)
-        return Surgery(self.target, self.criterion, self.select, rules, timing)
+        return Surgery(self.goal, self.criterion, self.select, rules, timing)
 
     def apply(self, model: nn.Module, context: Context) -> Result:
         """The smaller network, of the same class and in evaluation mode, with what was cut and what was left alone.
@@ -222,7 +222,7 @@ class Prune(Config):
             InvalidInput: nothing can be pruned, the target is out of reach, a pattern matches nothing, the network's
                 code holds channel counts as numbers, or there is no data to fine-tune on or to measure accuracy on.
         """
-        if self.target.name == "latency" or self.round_to == "measured":
+        if self.goal.name == "latency" or self.round_to == "measured":
             self.surgery.timing.clock(context)  # what cannot be measured is refused before the work
         if self.training is not None and context.data is None:
             raise InvalidInput("prune: training is set, and there is no data to train on; give data or leave it out")
@@ -230,16 +230,16 @@ class Prune(Config):
         edits: tuple[Edit, ...] = ()
         skipped: tuple[Skip, ...] = ()
         history: list[dict[str, float]] = []
-        begun: Beginning | None = None
+        baseline: Baseline | None = None
         for step in range(1, self.steps + 1):
             before = pruned
             done = self._resumed(pruned, context, step)
             if done is None:
-                if begun is None and (step > 1 or self.blocks):
-                    begun = ChannelReport.of(self.surgery, model, context).beginning()
-                done = self._cut(pruned, context, begun, step)
+                if baseline is None and (step > 1 or self.blocks):
+                    baseline = ChannelReport.of(self.surgery, model, context).baseline()
+                done = self._cut(pruned, context, baseline, step)
                 self._remember(done, context, step)
-            pruned, skipped, begun = done.model, done.skipped, done.begun or begun
+            pruned, skipped, baseline = done.model, done.skipped, done.baseline or baseline
             mended, left = self._repair(before, pruned, done.edits, context)
             edits, skipped = (*edits, *done.edits, *mended), (*skipped, *left)
             trained = self._fine_tune(pruned, context, step)
@@ -248,20 +248,20 @@ class Prune(Config):
                 history += trained
         return Result(pruned, edits, skipped, history=tuple(history), measured=self._measured(context))
 
-    def _cut(self, model: nn.Module, context: Context, begun: Beginning | None, step: int) -> Cut:
+    def _cut(self, model: nn.Module, context: Context, baseline: Baseline | None, step: int) -> Cut:
         """The surgery of a step: in the first one whole blocks go first."""
         share = step / self.steps
         if step > 1 or not self.blocks:
-            return self.surgery.apply(model, context, begun, share)
+            return self.surgery.apply(model, context, baseline, share)
         shorter = RemoveBlocks(count=self.blocks).apply(model, context)
-        done = self.surgery.apply(shorter.model, context, begun, share)
-        return Cut(done.model, (*shorter.edits, *done.edits), (*shorter.skipped, *done.skipped), done.begun)
+        done = self.surgery.apply(shorter.model, context, baseline, share)
+        return Cut(done.model, (*shorter.edits, *done.edits), (*shorter.skipped, *done.skipped), done.baseline)
 
     def _measured(self, context: Context) -> tuple[Measured, ...]:
         """The account of widths that were chosen by latency."""
         told = {"float": "in float", "int8": "in int8"}[self.latency_precision]
-        if self.target.name == "latency":
-            told = f"widths: {told}, at least {self.target.factor:.3g} times faster than before"
+        if self.goal.name == "latency":
+            told = f"widths: {told}, at least {self.goal.factor:.3g} times faster than before"
         elif self.round_to == "measured":
             told = f"widths: those that pay {told}"
         else:

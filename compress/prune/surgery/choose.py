@@ -1,4 +1,4 @@
-"""Which units go: by a target, within rounding and limits."""
+"""Which units go: as many as the goal asks for, within rounding and limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...stage import Skip
 from ..channels.groups import Channels, Group
 from ..criteria import Criterion
 from .goal import Curve
-from .size_model import Kept
+from .size_model import Widths
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Rules:
-    """What limits every group; the names are those of :class:`compress.prune.Prune`."""
+    """How narrow every group may become at most; the names are those of :class:`compress.prune.Prune`."""
 
     round_to: int | Literal["measured"] = 1
     minimum: int = 1
@@ -88,12 +88,12 @@ class Shares(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """What to choose from, and how groups share what goes.
+    """The groups of channels to choose from, and how they share what goes.
 
     Args:
         scores: of the units of each group.
         curves: what the selection measured of each group before the first step; a group may have none.
-        cost: of so many units left of each group, what the target divides.
+        cost: of so many units left of each group, what the goal divides.
     """
 
     groups: Sequence[Group]
@@ -101,7 +101,7 @@ class Selection:
     ranges: Sequence[Range]
     select: Shares
     curves: Sequence[Curve | None]
-    cost: Callable[[Kept], float] = sum
+    cost: Callable[[Widths], float] = sum
 
     @cached_property
     def _plan(self) -> Plan:
@@ -148,7 +148,7 @@ class Selection:
             )
         return self.rounded(self.wanted(ratio))
 
-    def within(self, cost: Callable[[Kept], float], budget: float) -> tuple[list[float], list[int]]:
+    def within(self, cost: Callable[[Widths], float], budget: float) -> tuple[list[float], list[int]]:
         """The widest that costs no more than ``budget``, before and after rounding; what was rounded down the most
         goes up again where the budget allows, at most to a step above. The least widths where nothing is within.
         """
@@ -160,47 +160,47 @@ class Selection:
             else:
                 high = middle
         wanted = self.wanted(high)
-        kept = self.rounded(wanted)
-        if cost(kept) > budget:
+        widths = self.rounded(wanted)
+        if cost(widths) > budget:
             return [float(keep) for keep in self.least], self.least
         steps = [bounds.step for bounds in self.ranges]
         for spare in (0, 1):  # first what is narrower than wanted, then up to a step more
-            for index in sorted(range(len(kept)), key=lambda i: (kept[i] - wanted[i]) / self.ranges[i].first):
-                if kept[index] < wanted[index] + spare * steps[index]:
-                    wider = [*kept]
-                    wider[index] = min(len(self.groups[index].units), kept[index] + steps[index])
+            for index in sorted(range(len(widths)), key=lambda i: (widths[i] - wanted[i]) / self.ranges[i].first):
+                if widths[index] < wanted[index] + spare * steps[index]:
+                    wider = [*widths]
+                    wider[index] = min(len(self.groups[index].units), widths[index] + steps[index])
                     if cost(wider) <= budget:
-                        kept = wider
-        return wanted, kept
+                        widths = wider
+        return wanted, widths
 
-    def out_of_reach(self, target: object, reachable: float, what: str) -> InvalidInput:
-        """The error for a target beyond the least widths."""
+    def out_of_reach(self, goal: object, reachable: float, what: str) -> InvalidInput:
+        """The error for a goal beyond the least widths."""
         return InvalidInput(
-            f"prune: {target} is out of reach: at most {reachable:.2f} times {what} with {self._rules()}; "
+            f"prune: {goal} is out of reach: at most {reachable:.2f} times {what} with {self._rules()}; "
             "lower it, or loosen the rules"
         )
 
     def _rules(self) -> str:
         return "; ".join(dict.fromkeys(bounds.reasons for bounds in self.ranges))
 
-    def unchanged(self, kept: Kept) -> bool:
+    def unchanged(self, widths: Widths) -> bool:
         """Whether every group has all that it had before the first step."""
-        return all(keep >= bounds.first for keep, bounds in zip(kept, self.ranges, strict=True))
+        return all(keep >= bounds.first for keep, bounds in zip(widths, self.ranges, strict=True))
 
-    def held_back(self, kept: Kept, wanted: Sequence[float]) -> list[Skip]:
+    def held_back(self, widths: Widths, wanted: Sequence[float]) -> list[Skip]:
         """The layers that keep more channels than ``wanted`` because of a rule, and by more than rounding explains."""
         return [
             Skip(layer, f"{keep * g.per_unit} channels stay where {want * g.per_unit:.1f} are wanted: {bounds.reasons}")
-            for g, bounds, keep, want in zip(self.groups, self.ranges, kept, wanted, strict=True)
+            for g, bounds, keep, want in zip(self.groups, self.ranges, widths, wanted, strict=True)
             if want + bounds.step < keep < bounds.first
             for layer in g.layers
         ]
 
-    def untouched(self, kept: Kept) -> list[Skip]:
+    def untouched(self, widths: Widths) -> list[Skip]:
         """The layers that keep all the channels that they had before the first step."""
         return [
             Skip(layer, f"{group.width} channels stay: {bounds.reasons}")
-            for group, bounds, keep in zip(self.groups, self.ranges, kept, strict=True)
+            for group, bounds, keep in zip(self.groups, self.ranges, widths, strict=True)
             if keep >= bounds.first
             for layer in group.layers
         ]
@@ -211,19 +211,19 @@ def owners_of(group: Group) -> set[str]:
     return {site[0].rpartition(".")[0] for site in (*group.filters, *group.scales)} | set(group.layers)
 
 
-def require_matches(found: Channels, patterns: Sequence[str], option: str) -> None:
+def require_matches(channels: Channels, patterns: Sequence[str], option: str) -> None:
     """Raise InvalidInput where a pattern matches the name of no layer."""
-    names = [name for name, _ in found.graph.model.named_modules() if name]
+    names = [name for name, _ in channels.graph.model.named_modules() if name]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
             raise InvalidInput(f"prune: {option} {pattern!r} matches no layer; layers are named like {names[:3]}")
 
 
-def eligible(found: Channels, exclude: Sequence[str], needs_scales: bool = False) -> tuple[list[Group], list[Skip]]:
+def eligible(channels: Channels, exclude: Sequence[str], needs_scales: bool = False) -> tuple[list[Group], list[Skip]]:
     """The groups that may be cut, and the layers of all others with the reason."""
-    require_matches(found, exclude, "exclude")
-    groups, skipped = [], list(found.skipped)
-    for group in found.groups:
+    require_matches(channels, exclude, "exclude")
+    groups, skipped = [], list(channels.skipped)
+    for group in channels.groups:
         excluded = sorted(o for o in owners_of(group) if any(fnmatch(o, pattern) for pattern in exclude))
         if excluded:
             skipped += [Skip(layer, f"excluded ({', '.join(excluded)})") for layer in group.layers]
@@ -235,10 +235,10 @@ def eligible(found: Channels, exclude: Sequence[str], needs_scales: bool = False
 
 
 def scorable(
-    groups: Sequence[Group], skipped: Sequence[Skip], found: Channels, criterion: Criterion
+    groups: Sequence[Group], skipped: Sequence[Skip], channels: Channels, criterion: Criterion
 ) -> tuple[list[Group], list[Skip]]:
     """The groups whose units the criterion can tell apart, and the skipped layers with those of all others."""
-    reasons = [criterion.blind_to(group, found) for group in groups]
+    reasons = [criterion.blind_to(group, channels) for group in groups]
     blind = [
         Skip(layer, reason)
         for group, reason in zip(groups, reasons, strict=True)

@@ -25,8 +25,8 @@ from ..latency import table as latency
 from ..latency.widths import SPEED, Latencies, Search, candidates, importance
 from ..select import Select
 from .choose import Range, Rules, Selection, eligible, require_matches, scorable
-from .goal import WORDS, Beginning, Target, count, key_of, units_at_first
-from .size_model import Counts, Kept
+from .goal import WORDS, Baseline, PruneGoal, count, key_of, units_at_first
+from .size_model import SizeModel, Widths
 
 ROUNDS = 5
 """Networks that are measured, at most, to meet a latency."""
@@ -42,12 +42,12 @@ OVERSHOT = 1.1
 
 @dataclass(frozen=True)
 class Cut:
-    """A network after one surgery, what was done and what was left alone; ``begun`` is for the next step."""
+    """A network after one surgery, what was done and what was left alone; ``baseline`` is for the next step."""
 
     model: nn.Module
     edits: tuple[Edit, ...]
     skipped: tuple[Skip, ...]
-    begun: Beginning | None
+    baseline: Baseline | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Timing:
     target: TargetName | None = None
 
     def clock(self, context: Context) -> Clock:
-        """What tells latencies.
+        """The clock that tells how long networks take, for the target and threads of this.
 
         Raises:
             InvalidInput: the context has no clock, or it cannot time what this asks for.
@@ -70,42 +70,42 @@ class Timing:
 
 @dataclass(frozen=True)
 class Surgery:
-    """What is cut out of a network: channels that matter least, until the target is reached, within the rules."""
+    """What is cut out of a network: channels that matter least, until the goal is reached, within the rules."""
 
-    target: Target
+    goal: PruneGoal
     criterion: Criterion
     select: Select
     rules: Rules = field(default_factory=Rules)
     timing: Timing = field(default_factory=Timing)
 
-    def apply(self, model: nn.Module, context: Context, begun: Beginning | None = None, share: float = 1.0) -> Cut:
-        """A smaller copy of ``model``, ``share`` of the way from the network at the beginning to the target.
+    def apply(self, model: nn.Module, context: Context, baseline: Baseline | None = None, share: float = 1.0) -> Cut:
+        """A smaller copy of ``model``, ``share`` of the way from the network at the beginning to the goal.
 
         Args:
-            begun: the network before the first step; ``model`` itself where it is None.
+            baseline: the network before the first step; ``model`` itself where it is None.
 
         Raises:
-            InvalidInput: nothing can be pruned, the target is out of reach, a pattern matches nothing, or the network's
+            InvalidInput: nothing can be pruned, the goal is out of reach, a pattern matches nothing, or the network's
                 code holds channel counts as numbers.
         """
         context.progress("prune", 0, 4, "trace")
         report = ChannelReport.of(self, model, context)
         context.progress("prune", 1, 4, "score")
-        if begun is None:
-            begun = report.beginning()
+        if baseline is None:
+            baseline = report.baseline()
             narrowed = self._narrowed(model, report)
             if narrowed is not None and not narrowed.edits:
                 told = {skip.layer for skip in narrowed.skipped}
                 report.skipped[:] = [*narrowed.skipped, *(skip for skip in report.skipped if skip.layer not in told)]
             elif narrowed is not None:
-                done = self.apply(narrowed.model, context, begun, share)
+                done = self.apply(narrowed.model, context, baseline, share)
                 layers = {edit.layer for edit in narrowed.edits}
                 skipped = (skip for skip in done.skipped if skip.layer not in layers)
-                return Cut(done.model, (*narrowed.edits, *done.edits), (*narrowed.skipped, *skipped), begun)
-        step = Step(report, begun, self.target.after(share), last=share == 1.0)
-        kept, notes = step.widths()
-        removed = report.counts.removed(kept)
-        if not removed and step.last and step.selection.unchanged(kept):
+                return Cut(done.model, (*narrowed.edits, *done.edits), (*narrowed.skipped, *skipped), baseline)
+        step = Step(report, baseline, self.goal.after(share), last=share == 1.0)
+        widths, notes = step.widths()
+        removed = report.size_model.removed(widths)
+        if not removed and step.last and step.selection.unchanged(widths):
             left = "; ".join(f"{skip.layer}: {skip.reason}" for skip in report.skipped[:3])
             raise InvalidInput(
                 f"prune: nothing is removed: with {self.rules} every width rounds to what it was; prune more or set "
@@ -120,16 +120,16 @@ class Surgery:
         if wrong is not None:
             raise InvalidInput(f"prune: the smaller network {wrong}; {ADVICE}")
         context.progress("prune", 4, 4)
-        return Cut(pruned, changes, (*report.skipped, *step.selection.untouched(kept), *notes), begun)
+        return Cut(pruned, changes, (*report.skipped, *step.selection.untouched(widths), *notes), baseline)
 
     def _narrowed(self, model: nn.Module, report: ChannelReport) -> Cut | None:
         """``model`` with its shuffled stages narrower, if it has any: their channels cannot go one by one."""
-        found = families(report.channels)
-        if not found:
+        shuffled = families(report.channels)
+        if not shuffled:
             return None
-        target, rules = self.target, self.rules
-        ratio = target.value if target.name == "ratio" else 1 - target.factor**-0.5  # inputs and outputs get narrower
-        layers = [layer for family in found for layer in family.layers]
+        goal, rules = self.goal, self.rules
+        ratio = goal.value if goal.name == "ratio" else 1 - goal.factor**-0.5  # inputs and outputs get narrower
+        layers = [layer for family in shuffled for layer in family.layers]
         limits = [share for pattern, share in rules.limits.items() if any(fnmatch(one, pattern) for one in layers)]
         stand_in = self.criterion.stand_in
         narrowed, edits, skipped = narrow(
@@ -157,24 +157,24 @@ class ChannelReport:
     @classmethod
     def of(cls, surgery: Surgery, model: nn.Module, context: Context) -> ChannelReport:
         """Read ``model``, which is left as it was."""
-        found = readable(trace(evaluation_copy(model), context.example_inputs), context)
-        require_matches(found, tuple(surgery.rules.limits), "limits")
-        groups, skipped = scorable(*eligible(found, surgery.rules.exclude), found, surgery.criterion)
+        channels = readable(trace(evaluation_copy(model), context.example_inputs), context)
+        require_matches(channels, tuple(surgery.rules.limits), "limits")
+        groups, skipped = scorable(*eligible(channels, surgery.rules.exclude), channels, surgery.criterion)
         if not groups:
             reasons = "; ".join(dict.fromkeys(f"{s.layer}: {s.reason}" for s in skipped)) or "it has no channels"
             raise InvalidInput(f"prune: nothing in {type(model).__name__} can be pruned: {reasons}")
-        return cls(surgery, context, found, groups, skipped)
+        return cls(surgery, context, channels, groups, skipped)
 
     @cached_property
     def scores(self) -> list[Tensor]:
-        """Of the units of each group."""
+        """The importance of the units of each group, (units,) each, as the criterion scores them."""
         return self.surgery.criterion.score(self.groups, self.channels, self.context)
 
     @cached_property
-    def counts(self) -> Counts:
+    def size_model(self) -> SizeModel:
         """The network with the least important units gone."""
         orders = [torch.argsort(score, stable=True).tolist() for score in self.scores]
-        return Counts(self.channels, self.groups, orders)
+        return SizeModel(self.channels, self.groups, orders)
 
     @cached_property
     def latencies(self) -> Latencies:
@@ -182,125 +182,125 @@ class ChannelReport:
         timing = self.surgery.timing
         clock, folder = timing.clock(self.context), timing.cache or latency.cache_folder()
         table = latency.LatencyTable(clock, folder, self.context.progress, precision=timing.precision)
-        return Latencies(self.counts, table)
+        return Latencies(self.size_model, table)
 
-    def cost(self, kept: Kept) -> float:
-        """What the target divides, with so many units of each group left."""
-        name = self.surgery.target.name
-        return self.latencies.ms(kept) if name == "latency" else count(self.counts, name, kept)
+    def cost(self, widths: Widths) -> float:
+        """What the goal divides, with so many units of each group left."""
+        name = self.surgery.goal.name
+        return self.latencies.ms(widths) if name == "latency" else count(self.size_model, name, widths)
 
-    def beginning(self) -> Beginning:
+    def baseline(self) -> Baseline:
         """This network, as the one before the first step."""
         units = {key_of(group): len(group.units) for group in self.groups}
         surgery = self.surgery
         curves = surgery.select.curves(self.channels, surgery.criterion, surgery.rules.exclude, self.context)
-        return Beginning(self.channels.graph.model, units, self.cost(self.counts.whole), curves)
+        return Baseline(self.channels.graph.model, units, self.cost(self.size_model.whole), curves)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: ``target`` is what it has to reach, relative to the network at the beginning."""
+    """One step: ``goal`` is what it has to reach, relative to the network at the beginning."""
 
     report: ChannelReport
-    begun: Beginning
-    target: Target
+    baseline: Baseline
+    goal: PruneGoal
     last: bool
 
     @property
     def rules(self) -> Rules:
-        """Those of the surgery."""
+        """The rules that the surgery keeps to."""
         return self.report.surgery.rules
 
     @cached_property
     def selection(self) -> Selection:
         """How the groups share what goes."""
         groups = self.report.groups
-        firsts = units_at_first(groups, self.begun)
+        firsts = units_at_first(groups, self.baseline)
         ranges: list[Range] = [self.rules.range_of(g, first) for g, first in zip(groups, firsts, strict=True)]
-        curves = [self.begun.curves.get(key_of(group)) for group in groups]
+        curves = [self.baseline.curves.get(key_of(group)) for group in groups]
         return Selection(groups, self.report.scores, ranges, self.report.surgery.select, curves, self.report.cost)
 
     def widths(self) -> tuple[list[int], list[Skip]]:
         """Units to keep of each group, and what is to be told of them."""
-        if self.target.name == "latency":
+        if self.goal.name == "latency":
             return self._latency()
         measured = self.rules.round_to == "measured"
-        if self.target.name == "ratio" and self.selection.select.of_units and not measured:
-            kept = self.selection.nearest(self.target.value)
-            return kept, self.selection.held_back(kept, self.selection.wanted(self.target.value))
+        if self.goal.name == "ratio" and self.selection.select.of_units and not measured:
+            widths = self.selection.nearest(self.goal.value)
+            return widths, self.selection.held_back(widths, self.selection.wanted(self.goal.value))
         cost = self.report.cost
-        budget = self.begun.counted / self.target.factor
+        budget = self.baseline.counted / self.goal.factor
         if cost(self.selection.least) > budget:
             raise self.selection.out_of_reach(
-                self.target, self.begun.counted / cost(self.selection.least), WORDS[self.target.name]
+                self.goal, self.baseline.counted / cost(self.selection.least), WORDS[self.goal.name]
             )
-        wanted, kept = self.selection.within(cost, budget)
+        wanted, widths = self.selection.within(cost, budget)
         skipped: list[Skip] = []
         if measured:
-            kept = self._search(wanted).within(cost, budget, kept, speed=SPEED) or kept
+            widths = self._search(wanted).within(cost, budget, widths, speed=SPEED) or widths
             skipped = self.report.latencies.skipped
-        return kept, [*skipped, *self._overshot(self.begun.counted / cost(kept))]
+        return widths, [*skipped, *self._overshot(self.baseline.counted / cost(widths))]
 
     def _search(self, wanted: list[float], *, all_wider: bool = False) -> Search:
         options = candidates(self.selection, wanted, all_wider=all_wider)
-        return Search(self.report.latencies, options, importance(self.selection, self.report.counts))
+        return Search(self.report.latencies, options, importance(self.selection, self.report.size_model))
 
     def _overshot(self, reached: float) -> list[Skip]:
         """What to tell where the widths that are allowed lie so far apart that the target is passed by much."""
-        asked = self.target.factor
+        asked = self.goal.factor
         if reached <= OVERSHOT * asked:
             return []
-        words = f"{WORDS[self.target.name]}: {reached:.2f} times, where {asked:.3g} were asked for"
+        words = f"{WORDS[self.goal.name]}: {reached:.2f} times, where {asked:.3g} were asked for"
         return [Skip("", f"{words}; wider layers would not reach it with {self.rules}")]
 
     def _within_ms(self, budget_ms: float) -> list[int]:
         """The most important channels whose layers take no longer than this together, or the least widths."""
         latencies = self.report.latencies
-        wanted, kept = self.selection.within(latencies.ms, budget_ms)
+        wanted, widths = self.selection.within(latencies.ms, budget_ms)
         # A width that is as slow as a wider one makes ``wanted`` narrower than it has to be.
-        return self._search(wanted, all_wider=True).within(latencies.ms, budget_ms, kept, speed=0.0) or kept
+        return self._search(wanted, all_wider=True).within(latencies.ms, budget_ms, widths, speed=0.0) or widths
 
     def _latency(self) -> tuple[list[int], list[Skip]]:
         """Widths whose network, measured as a file, is so many times faster than the one at the beginning.
 
-        The table's sum meets the target first; then the network itself is measured, and what that says of the sum
+        The table's sum meets the goal first; then the network itself is measured, and what that says of the sum
         corrects its budget. Steps before the last are not measured.
         """
-        latencies, asked = self.report.latencies, self.target.factor
-        whole_ms = self.begun.counted
+        latencies, asked = self.report.latencies, self.goal.factor
+        whole_ms = self.baseline.counted
         if not self.last:
             return self._within_ms(whole_ms / asked), latencies.skipped
         network_ms = latencies.table.clock.ms(self._unpruned)
         saved_ms = network_ms * (1 - 1 / asked) / SLOPE
         tried: dict[tuple[int, ...], float] = {}
         for _ in range(ROUNDS):
-            kept = tuple(self._within_ms(whole_ms - saved_ms))
-            if kept in tried:
+            widths = tuple(self._within_ms(whole_ms - saved_ms))
+            if widths in tried:
                 break
-            tried[kept] = reached = self._faster(kept)
+            tried[widths] = reached = self._faster(widths)
             if asked <= reached <= NEAR_ENOUGH * asked:
                 break
             # What the sum saves is proportional to what the network does; one percent is for noise.
             aim = 1 - 1 / (1.01 * asked)
-            saved_ms = (whole_ms - latencies.ms(kept)) * aim / (1 - 1 / reached) if reached > 1.02 else 1.5 * saved_ms
-        enough = [kept for kept, reached in tried.items() if reached >= asked]
+            saved_ms = (whole_ms - latencies.ms(widths)) * aim / (1 - 1 / reached) if reached > 1.02 else 1.5 * saved_ms
+        enough = [widths for widths, reached in tried.items() if reached >= asked]
         if not enough:
-            raise self.selection.out_of_reach(self.target, max(tried.values()), WORDS["latency"])
-        worth: Callable[[Kept], float] = importance(self.selection, self.report.counts)
+            raise self.selection.out_of_reach(self.goal, max(tried.values()), WORDS["latency"])
+        worth: Callable[[Widths], float] = importance(self.selection, self.report.size_model)
         best = max(enough, key=worth)
         return list(best), [*latencies.skipped, *self._overshot(tried[best])]
 
-    def _faster(self, kept: Kept) -> float:
+    def _faster(self, widths: Widths) -> float:
         """How many times faster the network is with so many units left than at the beginning."""
         pruned = evaluation_copy(self.report.channels.graph.model)
-        replay(pruned, self.report.channels.edits(self.report.counts.removed(kept)))
+        replay(pruned, self.report.channels.edits(self.report.size_model.removed(widths)))
         before_ms, after_ms = self.report.latencies.table.clock.ms_of([self._unpruned, self._timed(pruned)])
         return before_ms / after_ms
 
     @cached_property
     def _unpruned(self) -> Timed:
         """The network at the beginning, as it is deployed."""
-        return self._timed(self.begun.model)
+        return self._timed(self.baseline.model)
 
     def _timed(self, network: nn.Module) -> Timed:
         context, timing = self.report.context, self.report.surgery.timing

@@ -1,4 +1,4 @@
-"""What pruning is to reach: one target, and the network before the first step that it is relative to."""
+"""What pruning is to reach: one goal, and the network before the first step that it is relative to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 
 from ..channels.groups import Group
 from ..channels.labels import Site
-from .size_model import Counts, Kept
+from .size_model import SizeModel, Widths
 
-TargetName = Literal["ratio", "macs", "parameters", "size", "latency"]
-WORDS: Mapping[TargetName, str] = {
+GoalName = Literal["ratio", "macs", "parameters", "size", "latency"]
+WORDS: Mapping[GoalName, str] = {
     "ratio": "fewer channels",
     "macs": "fewer multiply-adds",
     "parameters": "fewer parameters",
@@ -27,21 +27,21 @@ Key = frozenset[Site]
 
 
 @dataclass(frozen=True)
-class Target:
+class PruneGoal:
     """``value`` is a share of the channels for ``ratio``, and what to divide by for all others."""
 
-    name: TargetName
+    name: GoalName
     value: float
 
-    def after(self, share: float) -> Target:
-        """The target of a step: ``share`` of the way, so that equal shares keep equal parts of what is there.
+    def after(self, share: float) -> PruneGoal:
+        """The goal of a step: ``share`` of the way, so that equal shares keep equal parts of what is there.
 
-        >>> Target("macs", 4.0).after(0.5), Target("ratio", 0.75).after(0.5)
-        (Target(name='macs', value=2.0), Target(name='ratio', value=0.5))
+        >>> PruneGoal("macs", 4.0).after(0.5), PruneGoal("ratio", 0.75).after(0.5)
+        (PruneGoal(name='macs', value=2.0), PruneGoal(name='ratio', value=0.5))
         """
         if self.name == "ratio":
-            return Target("ratio", 1 - (1 - self.value) ** share)
-        return Target(self.name, self.value**share)
+            return PruneGoal("ratio", 1 - (1 - self.value) ** share)
+        return PruneGoal(self.name, self.value**share)
 
     @property
     def factor(self) -> float:
@@ -97,12 +97,12 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class Baseline:
     """The network before the first step.
 
     Args:
         units: of each group.
-        counted: what the target divides: channels (ratio), multiply-adds, parameters, bytes, or the sum of the
+        counted: what the goal divides: channels (ratio), multiply-adds, parameters, bytes, or the sum of the
             latencies of the layers in ms.
         curves: how sensitive each group is, where the scope is "sensitivity".
     """
@@ -118,14 +118,17 @@ def key_of(group: Group) -> Key:
     return frozenset(group.sites)
 
 
-def count(counts: Counts, name: TargetName, kept: Kept) -> int:
-    """What the target called ``name`` divides (not latency, which is measured)."""
+def count(size_model: SizeModel, name: GoalName, widths: Widths) -> int:
+    """What the goal called ``name`` divides (not latency, which is measured)."""
     counted = {
-        "ratio": counts.channels, "macs": counts.macs, "parameters": counts.parameters, "size": counts.size_bytes,
-    }  # fmt: skip
-    return counted[name](kept)
+        "ratio": size_model.channel_count,
+        "macs": size_model.macs,
+        "parameters": size_model.parameters,
+        "size": size_model.size_bytes,
+    }
+    return counted[name](widths)
 
 
-def units_at_first(groups: Sequence[Group], begun: Beginning) -> list[int]:
+def units_at_first(groups: Sequence[Group], baseline: Baseline) -> list[int]:
     """Units that each group had before the first step."""
-    return [begun.units.get(key_of(group), len(group.units)) for group in groups]
+    return [baseline.units.get(key_of(group), len(group.units)) for group in groups]

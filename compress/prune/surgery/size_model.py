@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..channels.groups import Channels, Group, Unit
 
-Kept = Sequence[int]
+Widths = Sequence[int]
 """How many units of each group stay, in the order of the groups."""
 
 
@@ -24,78 +24,79 @@ class Length:
     whole: int
     lost: Mapping[int, Sequence[int]]
 
-    def of(self, kept: Kept) -> int:
-        """With ``kept`` units left."""
-        return self.whole - sum(lost[len(lost) - 1 - kept[group]] for group, lost in self.lost.items())
+    def of(self, widths: Widths) -> int:
+        """The length with so many units of each group left."""
+        return self.whole - sum(lost[len(lost) - 1 - widths[group]] for group, lost in self.lost.items())
 
 
 @dataclass(frozen=True)
-class Counts:
+class SizeModel:
     """The network with so many units of each group kept: those that are first in ``orders`` go first.
 
     Args:
+        channels: all of the network's.
         groups: those that may be cut; all other channels stay.
         orders: for each group the indices of its units, the least important first.
     """
 
-    found: Channels
+    channels: Channels
     groups: Sequence[Group]
     orders: Sequence[Sequence[int]]
 
     @property
     def whole(self) -> list[int]:
-        """Every unit kept."""
+        """The widths of the network before pruning: every unit of each group."""
         return [len(group.units) for group in self.groups]
 
-    def removed(self, kept: Kept) -> list[Unit]:
+    def removed(self, widths: Widths) -> list[Unit]:
         """The units that go, in the order of their indices within each group."""
         return [
             group.units[i]
-            for group, order, keep in zip(self.groups, self.orders, kept, strict=True)
+            for group, order, keep in zip(self.groups, self.orders, widths, strict=True)
             for i in sorted(order[: len(order) - keep])
         ]
 
-    def channels(self, kept: Kept) -> int:
-        """Channels of the groups."""
-        return sum(keep * group.per_unit for keep, group in zip(kept, self.groups, strict=True))
+    def channel_count(self, widths: Widths) -> int:
+        """How many channels the groups have together."""
+        return sum(keep * group.per_unit for keep, group in zip(widths, self.groups, strict=True))
 
-    def macs(self, kept: Kept) -> int:
+    def macs(self, widths: Widths) -> int:
         """Multiply-adds on the example inputs, as :meth:`Channels.macs` counts them."""
         total = 0
         for number, (constant, sides, groups) in enumerate(self._products):
-            key = (number, *(kept[group] for group in groups))
+            key = (number, *(widths[group] for group in groups))
             if key not in self._macs:
-                self._macs[key] = constant * math.prod(side.of(kept) for side in sides)
+                self._macs[key] = constant * math.prod(side.of(widths) for side in sides)
             total += self._macs[key]
         return total
 
-    def parameters(self, kept: Kept) -> int:
+    def parameters(self, widths: Widths) -> int:
         """Elements of the parameters, those that layers share once."""
-        return sum(self._elements(tensor, kept) for tensor in self.found.graph.model.parameters())
+        return sum(self._elements(tensor, widths) for tensor in self.channels.graph.model.parameters())
 
-    def size_bytes(self, kept: Kept) -> int:
+    def size_bytes(self, widths: Widths) -> int:
         """Bytes of the stored weights: of the parameters and buffers of the state dict, in the types that they have."""
-        state = self.found.graph.model.state_dict(keep_vars=True)
+        state = self.channels.graph.model.state_dict(keep_vars=True)
         tensors = {id(tensor): tensor for tensor in state.values()}.values()
-        return sum(self._elements(tensor, kept) * tensor.element_size() for tensor in tensors)
+        return sum(self._elements(tensor, widths) * tensor.element_size() for tensor in tensors)
 
-    def shape(self, tensor: Tensor, kept: Kept) -> tuple[int, ...]:
+    def shape(self, tensor: Tensor, widths: Widths) -> tuple[int, ...]:
         """The shape of a parameter or buffer of the network."""
         axes = self._axes.get(id(tensor), {})
-        return tuple(axes[axis].of(kept) if axis in axes else size for axis, size in enumerate(tensor.shape))
+        return tuple(axes[axis].of(widths) if axis in axes else size for axis, size in enumerate(tensor.shape))
 
     def groups_of(self, tensor: Tensor) -> tuple[int, ...]:
         """The numbers of the groups that the shape of a parameter or buffer depends on."""
         lengths = self._axes.get(id(tensor), {}).values()
         return tuple(sorted({group for length in lengths for group in length.lost}))
 
-    def _elements(self, tensor: Tensor, kept: Kept) -> int:
-        return math.prod(self.shape(tensor, kept))
+    def _elements(self, tensor: Tensor, widths: Widths) -> int:
+        return math.prod(self.shape(tensor, widths))
 
     @cached_property
     def _axes(self) -> dict[int, dict[int, Length]]:
         """For each tensor, by its identity, the dimensions that are cut."""
-        model = self.found.graph.model
+        model = self.channels.graph.model
         tensors = dict(model.named_parameters(remove_duplicate=False))
         tensors |= dict(model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
         lost: dict[tuple[str, int], dict[int, list[int]]] = defaultdict(dict)
@@ -123,17 +124,17 @@ class Counts:
 
         def length(labels: Tensor) -> Length:
             gone: dict[int, list[int]] = {}
-            for root in self.found.labels.roots(labels).tolist():
+            for root in self.channels.labels.roots(labels).tolist():
                 if root in owner:
                     number, place = owner[root]
                     gone.setdefault(number, [0] * len(self.orders[number]))[place] += 1
             return Length(len(labels), {number: _running(counted) for number, counted in gone.items()})
 
-        found = []
-        for product in self.found.labels.products:
+        products = []
+        for product in self.channels.labels.products:
             sides = [length(labels) for labels in (product.inputs, product.outputs) if labels is not None]
-            found.append((product.constant, sides, tuple(sorted({group for side in sides for group in side.lost}))))
-        return found
+            products.append((product.constant, sides, tuple(sorted({group for side in sides for group in side.lost}))))
+        return products
 
 
 def _running(counted: Iterable[int]) -> list[int]:

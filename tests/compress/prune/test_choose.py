@@ -21,8 +21,8 @@ from compress.prune.channels.groups import channels
 from compress.prune.select import SELECTIONS
 from compress.prune.surgery.choose import Range, Selection
 from compress.prune.surgery.cut import Surgery
-from compress.prune.surgery.goal import Curve, Target
-from compress.prune.surgery.size_model import Counts
+from compress.prune.surgery.goal import Curve, PruneGoal
+from compress.prune.surgery.size_model import SizeModel
 from compress.stage import Context, evaluation_copy
 from compress.training.loop import Training
 
@@ -106,7 +106,7 @@ def test_counts_are_those_of_the_network_that_is_cut() -> None:
     found = channels(trace(evaluation_copy(model), (IMAGE,)))
     generator = torch.Generator().manual_seed(3)
     orders = [torch.randperm(len(g.units), generator=generator).tolist() for g in found.groups]
-    counts = Counts(found, found.groups, orders)
+    counts = SizeModel(found, found.groups, orders)
     assert counts.macs(counts.whole) == found.macs() == counted(model, "macs")
     for seed in range(5):
         generator.manual_seed(seed)
@@ -158,14 +158,14 @@ def test_edits_of_all_steps_rebuild_the_network_and_reach_the_target(target: dic
 
 
 def test_steps_keep_similar_shares_and_are_relative_to_the_beginning() -> None:
-    stage, model, begun = Prune(macs=4.0, round_to=1, steps=2), net(), None
+    stage, model, baseline = Prune(macs=4.0, round_to=1, steps=2), net(), None
     sizes = [counted(model, "macs")]
     for share in (0.5, 1.0):
-        done = stage.surgery.apply(model, CONTEXT, begun, share)
-        model, begun = done.model, done.begun
+        done = stage.surgery.apply(model, CONTEXT, baseline, share)
+        model, baseline = done.model, done.baseline
         sizes.append(counted(model, "macs"))
     assert sizes[0] / sizes[1] == pytest.approx(2.0, rel=0.15) and sizes[0] / sizes[2] == pytest.approx(4.0, rel=0.15)
-    assert [Target("ratio", 0.75).after(s).value for s in (0.5, 1.0)] == [0.5, 0.75]
+    assert [PruneGoal("ratio", 0.75).after(s).value for s in (0.5, 1.0)] == [0.5, 0.75]
 
 
 def test_limits_and_rounding_of_a_later_step_are_those_of_the_beginning() -> None:

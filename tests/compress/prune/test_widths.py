@@ -23,7 +23,7 @@ from compress.prune.latency.table import LatencyTable, deployable
 from compress.prune.latency.widths import Latencies, Search, candidates, importance, timed_layers
 from compress.prune.select import SELECTIONS
 from compress.prune.surgery.choose import Rules, Selection
-from compress.prune.surgery.size_model import Counts
+from compress.prune.surgery.size_model import SizeModel
 from compress.quantize.detect import detected
 from compress.stage import Context, evaluation_copy
 from export.onnx.one_layer import layer_file
@@ -193,12 +193,12 @@ def test_layers_are_timed_in_the_engine_of_another_target(target: str, precision
     assert clock.conditions["target"] == target
 
 
-def search_of(model: nn.Module, clock: InventedClock, scope: str = "layer") -> tuple[Selection, Counts, Latencies]:
+def search_of(model: nn.Module, clock: InventedClock, scope: str = "layer") -> tuple[Selection, SizeModel, Latencies]:
     found = channels(trace(evaluation_copy(model), (IMAGE,)))
     groups = found.groups
     generator = torch.Generator().manual_seed(0)
     scores = [torch.rand(len(g.units), generator=generator, dtype=torch.float64) for g in groups]
-    counts = Counts(found, groups, [torch.argsort(s).tolist() for s in scores])
+    counts = SizeModel(found, groups, [torch.argsort(s).tolist() for s in scores])
     rules = Rules("measured")
     ranges = [rules.range_of(g, len(g.units)) for g in groups]
     selection = Selection(groups, scores, ranges, SELECTIONS.read(scope), [None] * len(groups))
@@ -210,7 +210,7 @@ def test_layers_are_timed_at_the_shapes_of_the_network_that_is_cut() -> None:
     assert [layer.shape.kind for layer in latencies.layers] == ["conv", "conv", "conv", "linear"]
     for kept in ([16, 32], [5, 9], [1, 32]):
         pruned = evaluation_copy(net())
-        replay(pruned, counts.found.edits(counts.removed(kept)))
+        replay(pruned, counts.channels.edits(counts.removed(kept)))
         layers, skipped = timed_layers(trace(pruned, (IMAGE,)))
         assert latencies.ms(kept) == pytest.approx(sum(staircase_ms(layer.shape) for layer in layers)) and not skipped
     assert latencies.layers[1].shape.groups == 16 and latencies.layers[1].shape.padding == (0, 0)
