@@ -57,20 +57,20 @@ if TYPE_CHECKING:
     import export.rules
     import models as models
     import runtimes as runtimes
-    import runtimes.benchmark
     import runtimes.bound
     import runtimes.cache
-    import runtimes.check
+    import runtimes.checks.check
+    import runtimes.checks.folder
+    import runtimes.checks.gate
     import runtimes.devices.local
     import runtimes.ending
     import runtimes.errors
     import runtimes.facts
-    import runtimes.folder
-    import runtimes.gate
-    import runtimes.onnx_sound
+    import runtimes.files.onnx_sound
+    import runtimes.files.untrusted
+    import runtimes.measure.benchmark
     import runtimes.processor
     import runtimes.runtime
-    import runtimes.untrusted
 else:
 
     class _Package:

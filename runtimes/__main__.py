@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import ending
-from .benchmark import PRESETS, benchmark, require_stable
+from .checks.gate import check_folder, to_json
 from .errors import InvalidInputs, Unstable
 from .facts import engines
-from .gate import check_folder, to_json
+from .files.untrusted import OPTION, limits_lifted, read_arrays
+from .measure.benchmark import PRESETS, benchmark, require_stable
 from .runtime import MOST_THREADS, Options, load
-from .untrusted import OPTION, limits_lifted, read_arrays
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .check import run_samples
+from .checks.check import run_samples
 from .errors import InvalidInputs
 from .runtime import Array, Runtime, TensorSpec
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import EngineMissing, InvalidInputs, InvalidModel
 from .facts import describe, engine_of, suffixes
-from .untrusted import Unreadable, require_at_most, require_file
+from .files.untrusted import Unreadable, require_at_most, require_file
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]

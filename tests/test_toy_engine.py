@@ -50,7 +50,7 @@ SCRIPT = """
 import contextlib, io, json, sys
 import torch
 from compress.cli import main
-from compress.cli.engine_pages import page
+from compress.cli.generate.engine_pages import page
 from compress.recipe import Recipe
 from export.facts import formats_here
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.benchmark import PRESETS, PresetName, interleave, sentinel
+from runtimes.measure.benchmark import PRESETS, PresetName, interleave, sentinel
 from runtimes.runtime import Options, Runtime, engine_named
 
 Clock = Literal["wall", "processor", "thread"]

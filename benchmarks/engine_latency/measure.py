@@ -20,8 +20,8 @@ from compress.quantize.ranges.ranges import Ranges
 from compress.stage import Context
 from export.facts import formats
 from export.format import Job, exporter
-from runtimes.benchmark import PresetName
 from runtimes.bound import Binding, one_feed
+from runtimes.measure.benchmark import PresetName
 from runtimes.runtime import Options, Runtime, available, engine_named
 
 SAMPLES = 8

@@ -13,7 +13,7 @@ from compress.data import Data, SampleSplit
 from compress.pipeline import fold_for_export, open_network
 from compress.quantize import Quantize
 from compress.sources.load import Network
-from runtimes.benchmark import PresetName
+from runtimes.measure.benchmark import PresetName
 
 INPUT = (1, 3, 32, 32)
 

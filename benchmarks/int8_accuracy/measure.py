@@ -21,7 +21,7 @@ from compress.quantize import Quantize
 from compress.sources.load import Network
 from compress.stage import Context
 from compress.training.loop import Training
-from runtimes.check import accuracy
+from runtimes.checks.check import accuracy
 from runtimes.runtime import Options, load
 
 CALIBRATION = 256

@@ -19,7 +19,7 @@ from compress.quantize import Quantize
 from compress.sources.load import Network
 from compress.stage import Context
 from compress.training.loop import Training, top1
-from runtimes import gate
+from runtimes.checks import gate
 from runtimes.errors import RuntimesError
 
 SAMPLES = 360

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from .parameters import close_to
+from .grammar.parameters import close_to
 
 COMMANDS = (
     "init",

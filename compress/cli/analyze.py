@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 _MOST_ROWS = 500
 

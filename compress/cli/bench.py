@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 
 @options.command("bench", short_help="Time files in their engine, side by side.")
@@ -57,7 +57,7 @@ def command(
     from ..recipe import Benchmark
     from ..siblings import runtimes
     from ..sources.load import random_inputs
-    from .bench_table import bench_table
+    from .output.bench_table import bench_table
     from .session import Options, as_json, configured, progress_bars, settings_of
 
     timing = configured(Benchmark, **settings_of("bench", values, Benchmark))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 
 @options.command("check", short_help="Run exported files in their engines against what they must give.")
@@ -41,7 +41,7 @@ def command(folder: Path, engines: tuple[str, ...], threads: int, agreement: flo
     from .session import Options
 
     given = Options(**values)
-    gate = runtimes.gate
+    gate = runtimes.checks.gate
     table = Table(*gate.COLUMNS, title=str(folder), title_justify="left")
     found = []
     for checked in gate.check_folder(folder, engines=engines, threads=threads, agreement=agreement):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from . import generated
-from .parameters import Command
+from .grammar import generated
+from .grammar.parameters import Command
 
 VARIABLE = "_COMPRESS_COMPLETE"
 WHERE = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 
 @options.command("doctor", short_help="Tell what this machine can run, and what is missing.")

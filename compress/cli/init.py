@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 
 @options.command("init", short_help="Write a recipe for a network, to run or to change.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options
+from .grammar import options
 
 if TYPE_CHECKING:
     from rich.table import Table

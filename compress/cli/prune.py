@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import options
+from .grammar import options
 
 
 @options.command("prune", short_help="Remove channels, and fine-tune.")

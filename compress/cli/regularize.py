@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import options
+from .grammar import options
 
 
 @options.command("regularize", short_help="Train so that pruning finds channels that hardly matter.")

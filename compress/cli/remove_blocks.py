@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import options
+from .grammar import options
 
 
 @options.command("remove-blocks", short_help="Remove whole residual blocks, and fine-tune.")

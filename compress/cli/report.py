@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 
 @options.command("report", short_help="Show a run's report, and draw its page again.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 
 @options.command("run", short_help="Run a recipe from a network to measured files.")

@@ -27,9 +27,9 @@ from rich.text import Text
 from ..errors import InvalidInput
 from ..files.outputs import claim, write_text
 from ..sources.specification import parse_shape, readings
-from . import generated
-from .refusals import one_network
-from .terminal import Terminal
+from .grammar import generated
+from .grammar.refusals import one_network
+from .output.terminal import Terminal
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -144,7 +144,7 @@ def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of :mod:`compress.cli.options`, as a command got them."""
+    """The options of :mod:`compress.cli.grammar.options`, as a command got them."""
 
     network: str | None = None
     model: str | None = None

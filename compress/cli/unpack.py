@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options
+from .grammar import options
 
 
 @options.command("unpack", short_help="Restore a packed file, bit for bit.")

@@ -76,7 +76,7 @@ def miscomputed(name: str, engine: str, job: export.format.Job) -> Culprit | Non
                 session.close()
             wanted = [tensor.detach().numpy() for tensor in _tuple(alone(*(x.clone() for x in inputs)))]
             pairs = [{f"{place:03}": array for place, array in enumerate(arrays)} for arrays in (wanted, got)]
-            return bool(runtimes.gate.judge("float32", runtimes.check.compare(*pairs)))
+            return bool(runtimes.checks.gate.judge("float32", runtimes.checks.check.compare(*pairs)))
         except (CompressError, runtimes.errors.RuntimesError):
             return False  # an operation that cannot stand alone says nothing
 

@@ -31,7 +31,7 @@ def measure(
         if data is not None and file.network is not None:
             require_classifier(file.network.model, data, ["test"])
     options = runtimes.runtime.Options(threads=threads)
-    measured = runtimes.benchmark.benchmark(
+    measured = runtimes.measure.benchmark.benchmark(
         [file.path for file in files],
         engine=[file.engine for file in files],
         options=options,

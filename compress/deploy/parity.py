@@ -53,7 +53,7 @@ def parity_on(file: Deployed, batches: Sequence[tuple[Tensor, ...]], threads: in
             expected.append([tensor.numpy() for tensor in run(*inputs)])
     finally:
         engine.close()
-    found = runtimes.check.compare(_joined(expected), _joined(actual))
+    found = runtimes.checks.check.compare(_joined(expected), _joined(actual))
     return Parity(
         samples=found.samples,
         max_abs_error=found.max_abs_error,
@@ -89,7 +89,7 @@ def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
                 )
 
     try:
-        found: float = runtimes.check.top1(answers())
+        found: float = runtimes.checks.check.top1(answers())
     finally:
         engine.close()
     return found

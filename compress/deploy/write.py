@@ -191,7 +191,7 @@ def _run(file: Deployed, form: exporters.facts.Format, job: exporters.format.Job
         return _Run(None, None, (f"not run here: {reason}",))
     warning = runtimes.processor.warning(target) if kind_of(network) == "integer" else None
     parity = parity_on(file, [network.example_inputs])
-    reasons = runtimes.gate.judge(kind_of(network), runtimes.check.Parity(**parity.model_dump()))
+    reasons = runtimes.checks.gate.judge(kind_of(network), runtimes.checks.check.Parity(**parity.model_dump()))
     if reasons:
         culprit = blame.miscomputed(form.name, engine, job)
         advice = "write it with other operations, or choose another --format"
@@ -243,7 +243,7 @@ def _one_sample(network: Network) -> tuple[Tensor, ...]:
     return one
 
 
-def kind_of(network: Network) -> runtimes.folder.Kind:
+def kind_of(network: Network) -> runtimes.checks.folder.Kind:
     """What a file of the network computes in."""
     if not network.encodings:
         return "float32"
@@ -307,7 +307,7 @@ def write_files(
     """
     inputs, labels, source = _samples(asked[0].network, data, samples)
     made: list[tuple[ExportRecord, Deployed]] = []
-    entries: list[runtimes.folder.Entry] = []
+    entries: list[runtimes.checks.folder.Entry] = []
     for number, each in enumerate(asked):
         progress("export", number, len(asked), each.name)
         format_name, target = each.wanted.resolved()
@@ -319,11 +319,11 @@ def write_files(
         if not (folder / expected).exists():
             run = reference(each.network, target)
             outputs = [run(*batch) for batch in inputs]
-            runtimes.folder.write_arrays(
+            runtimes.checks.folder.write_arrays(
                 folder / expected, [torch.cat(parts).numpy() for parts in zip(*outputs, strict=True)]
             )
         entries.append(
-            runtimes.folder.Entry(
+            runtimes.checks.folder.Entry(
                 path.name,
                 format_name,
                 deployed.engine or "",
@@ -338,9 +338,9 @@ def write_files(
         )
         made.append((record, deployed))
     records = tuple(record.model_dump(mode="json") for record, _ in made)
-    told = runtimes.folder.Folder(folder, tuple(entries), source=source, records=records)
+    told = runtimes.checks.folder.Folder(folder, tuple(entries), source=source, records=records)
     arrays = [torch.cat(parts).numpy() for parts in zip(*inputs, strict=True)]
-    runtimes.folder.write_arrays(folder / told.samples, arrays, None if labels is None else labels.numpy())
+    runtimes.checks.folder.write_arrays(folder / told.samples, arrays, None if labels is None else labels.numpy())
     told.write()
     progress("export", len(asked), len(asked))
     return made

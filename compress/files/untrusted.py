@@ -1,4 +1,4 @@
-"""Files that others wrote, as :mod:`runtimes.untrusted` reads them; what it refuses is an InvalidInput here."""
+"""Files that others wrote, as :mod:`runtimes.files.untrusted` reads them; what it refuses is an InvalidInput here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from ..errors import InvalidInput
 from ..siblings import runtimes
 
-TEXT_BYTES: int = runtimes.untrusted.TEXT_BYTES
-ARRAY_BYTES: int = runtimes.untrusted.ARRAY_BYTES
-OPTION: str = runtimes.untrusted.OPTION
-large_files: Callable[[], bool] = runtimes.untrusted.large_files
+TEXT_BYTES: int = runtimes.files.untrusted.TEXT_BYTES
+ARRAY_BYTES: int = runtimes.files.untrusted.ARRAY_BYTES
+OPTION: str = runtimes.files.untrusted.OPTION
+large_files: Callable[[], bool] = runtimes.files.untrusted.large_files
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def refused(what: str = "", advice: str = "") -> Iterator[None]:
     """Tell what is refused within as InvalidInput, with ``what`` the file is before it and ``advice`` behind."""
     try:
         yield
-    except runtimes.untrusted.Unreadable as error:
+    except runtimes.files.untrusted.Unreadable as error:
         told = f"{what} {error}".lstrip()
         raise InvalidInput(f"{told}; {advice}" if advice else told) from error
 
@@ -31,43 +31,43 @@ def refused(what: str = "", advice: str = "") -> Iterator[None]:
 def require_at_most(count: int, most: int, what: str, where: object) -> None:
     """Raise InvalidInput if ``where`` has more than ``most`` of ``what``, and the limits are not lifted."""
     with refused():
-        runtimes.untrusted.require_at_most(count, most, what, where)
+        runtimes.files.untrusted.require_at_most(count, most, what, where)
 
 
 def require_file(path: Path, what: str) -> None:
     """Raise InvalidInput unless ``path`` is a plain file, or a link to one."""
     with refused(what):
-        runtimes.untrusted.require_file(path)
+        runtimes.files.untrusted.require_file(path)
 
 
 def read_bytes(path: Path, what: str, most: int = ARRAY_BYTES) -> bytes:
     """What is in a file; raises InvalidInput."""
     with refused(what):
-        content: bytes = runtimes.untrusted.read_bytes(path, most)
+        content: bytes = runtimes.files.untrusted.read_bytes(path, most)
     return content
 
 
 def read_text(path: Path, what: str, advice: str = "", most: int = TEXT_BYTES) -> str:
     """The text of a file in UTF-8; raises InvalidInput."""
     with refused(what, advice):
-        text: str = runtimes.untrusted.read_text(path, most)
+        text: str = runtimes.files.untrusted.read_text(path, most)
     return text
 
 
 def read_json(path: Path, what: str, advice: str = "") -> Any:
     """What a file of JSON holds; raises InvalidInput."""
     with refused(what, advice):
-        return runtimes.untrusted.read_json(path)
+        return runtimes.files.untrusted.read_json(path)
 
 
 def parse_json(text: str, where: str, advice: str = "") -> Any:
     """What ``text`` holds; raises InvalidInput."""
     with refused("", advice):
-        return runtimes.untrusted.parse_json(text, where)
+        return runtimes.files.untrusted.parse_json(text, where)
 
 
 def read_arrays(path: Path, what: str, advice: str = "") -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz`` by name; raises InvalidInput."""
     with refused(what, advice):
-        arrays: dict[str, NDArray[Any]] = runtimes.untrusted.read_arrays(path)
+        arrays: dict[str, NDArray[Any]] = runtimes.files.untrusted.read_arrays(path)
     return arrays

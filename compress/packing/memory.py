@@ -46,7 +46,7 @@ def memory(content: bytes) -> Memory:
 
     try:
         model = onnx.load_model_from_string(content)
-        runtimes.onnx_sound.require_sound(model, "the file")
+        runtimes.files.onnx_sound.require_sound(model, "the file")
     except (DecodeError, runtimes.errors.InvalidModel):
         return Memory(None)
     for tensor in model.graph.initializer:

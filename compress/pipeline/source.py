@@ -110,7 +110,7 @@ def _as_declared(
     path: Path, shapes: tuple[tuple[int, ...], ...], others: tuple[tuple[int, ...], ...]
 ) -> tuple[tuple[int, ...], ...]:
     """``shapes``, with those of ``others`` that have as many sizes as an ONNX file says."""
-    from ..sources.onnx_import.read import graph_inputs, parse
+    from ..sources.onnx_import.reading.read import graph_inputs, parse
 
     ranks = [None if dimensions is None else len(dimensions) for _, _, dimensions in graph_inputs(parse(path))]
     ranks += [None] * len(shapes)

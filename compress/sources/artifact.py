@@ -116,7 +116,7 @@ def _read_encodings(
 
 def _write_source(source: Source, folder: Path) -> Source:
     """Put the ONNX file, with the weights that lie beside it, into ``folder``; returns it as it is named there."""
-    from .onnx_import.read import write_whole
+    from .onnx_import.reading.read import write_whole
 
     path, place = Path(source.name), folder / SOURCE
     if not path.is_file():

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from compress.errors import InvalidInput
-from compress.sources.onnx_import.read import parse
+from compress.sources.onnx_import.reading.read import parse
 
 
 @dataclass(frozen=True)

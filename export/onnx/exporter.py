@@ -32,13 +32,15 @@ from compress.stage import evaluation_copy
 
 from .. import rules
 from ..format import Exported, Interface, Job, Layout, NotConvertible
-from . import parts, program, qdq, rewrite, site, torchlib
+from . import parts
 from .bits import bitwise
 from .bits.bit_operators import use_bit_operators
 from .contents import contents_of
-from .half import in_half
-from .interface import exchange_integers, take_channels_last
-from .kernels import use_integer_kernels
+from .conversion import program, site, torchlib
+from .edits import qdq, rewrite
+from .edits.half import in_half
+from .edits.interface import exchange_integers, take_channels_last
+from .edits.kernels import use_integer_kernels
 from .one_layer import layer_file
 
 OPSET = 18

@@ -21,7 +21,7 @@ Array = NDArray[np.float32]
 def layer_file(layer: LayerShape, precision: Precision, target: str) -> ModelProto:
     """The layer with random weights and a ReLU behind it, from float to float, in the integers of ``target``.
 
-    In int8 it stands between QuantizeLinear and DequantizeLinear, as :mod:`export.onnx.qdq` places them, and the
+    In int8 it stands between QuantizeLinear and DequantizeLinear, as :mod:`export.onnx.edits.qdq` places them, and the
     ReLU is what rounding does. What a file has besides its layer is nearly the same at all widths.
     """
     rng = np.random.default_rng(0)

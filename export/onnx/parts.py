@@ -9,7 +9,7 @@ import onnx
 
 from compress.clock import Part
 
-from .rewrite import rename
+from .edits.rewrite import rename
 
 FOLLOWERS = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "Add", "Mul"})
 """Operations that engines fuse into what comes before, or that have no weights: part of it."""

@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from ..onnx import rewrite
 from ..onnx.bits import packed
+from ..onnx.edits import rewrite
 
 Role = Literal["activation", "weight", "bias", "constant"]
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import InvalidInputs, InvalidModel
-from ..flatbuffer import Schema
+from ..files.flatbuffer import Schema
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 
 TITLE = "ExecuTorch"

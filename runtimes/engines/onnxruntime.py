@@ -16,8 +16,8 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from ..errors import InvalidModel
+from ..files.untrusted import Unreadable, require_file
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
-from ..untrusted import Unreadable, require_file
 
 TITLE = "ONNX Runtime"
 PACKAGE = "onnxruntime"
@@ -247,7 +247,7 @@ def _require_sound(file: Path) -> None:
         raise InvalidModel(f"{file}: its weights are in {error}") from error
     if file.suffix.lower() == ".onnx":
         try:
-            from ..onnx_sound import require_sound_file
+            from ..files.onnx_sound import require_sound_file
         except ModuleNotFoundError:
             return
         require_sound_file(file)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorrt as trt
 
-from ..cuda import Cuda
+from ..devices.cuda import Cuda
 from ..errors import InvalidInputs, InvalidModel
 from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, check_inputs, one_line, random_inputs
 

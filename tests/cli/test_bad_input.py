@@ -216,7 +216,7 @@ def test_an_unstable_measurement_is_exit_code_5_and_is_told_all_the_same(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from compress.cli import main
-    from runtimes import benchmark
+    from runtimes.measure import benchmark
 
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(benchmark, "TOLERANCE", -1.0)

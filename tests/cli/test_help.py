@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from compress.cli import COMMANDS, cli
 from compress.cli.completion import VARIABLE
-from compress.cli.generate import files
+from compress.cli.generate.__main__ import files
 
 
 def said(*words: str) -> str:

@@ -10,11 +10,12 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from compress.cli import cli, generated
-from compress.cli.generate import CONFIGURATIONS, LEFT_OUT
-from compress.cli.parameters import Option
+from compress.cli import cli
+from compress.cli.generate.__main__ import CONFIGURATIONS, LEFT_OUT
+from compress.cli.generate.shapes import configuration_in, in_words, standard
+from compress.cli.grammar import generated
+from compress.cli.grammar.parameters import Option
 from compress.cli.session import settings_of
-from compress.cli.shapes import configuration_in, in_words, standard
 from compress.core.settings import setting_of
 from compress.errors import InvalidInput
 from compress.prune import Prune

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compress.cli import main
-from compress.cli.terminal import ENDLESS, Terminal
+from compress.cli.output.terminal import ENDLESS, Terminal
 from tests.support.small_classifier import SMALL_NET
 
 BORDERS = str.maketrans(dict.fromkeys("┏━┳┓┃┡╇┩│├┼┤└┴┘─┌┬┐╷╵", " "))

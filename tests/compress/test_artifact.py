@@ -200,7 +200,7 @@ def test_an_onnx_source_is_stored_whole(tmp_path: Path, external: bool, monkeypa
     assert torch.equal(artifact.outputs_of(again.model, network.example_inputs)[0], expected)
     artifact.save(again, tmp_path / "b")  # and from one artifact to the next
     assert artifact.load(tmp_path / "b").source.sha256 == artifact._digest((tmp_path / "b/source.onnx").read_bytes())
-    monkeypatch.setattr("compress.sources.onnx_import.read._LARGEST_BYTES", 100)
+    monkeypatch.setattr("compress.sources.onnx_import.reading.read._LARGEST_BYTES", 100)
     if external:  # as where the weights are too many for one file
         path = written_onnx(tmp_path / "large", external=True)
         artifact.save(open_network(str(path)), tmp_path / "c")

@@ -19,7 +19,7 @@ from compress.data import Data, DataConfig, LoaderSplit, SampleSplit, load
 from compress.errors import InvalidInput
 from compress.tasks.classification import class_scores, require_classifier
 from compress.training.loop import Training, augmentation, fit, top1
-from runtimes.untrusted import limits_lifted
+from runtimes.files.untrusted import limits_lifted
 
 X = np.random.default_rng(0).integers(0, 255, (12, 1, 8, 8), dtype=np.uint8)
 Y = np.arange(12) % 3

@@ -157,7 +157,7 @@ def test_our_packages_are_reached_beside_those_of_the_user(users_project: Path) 
         "import sys, models as theirs\n"
         "assert 'resnet20' in models.names() and not hasattr(theirs, 'names')\n"
         "assert 'onnx' in export.facts.formats()\n"
-        "assert export.onnx.rewrite.__name__.endswith('export.onnx.rewrite')\n"
+        "assert export.onnx.edits.rewrite.__name__.endswith('export.onnx.edits.rewrite')\n"
         "assert runtimes.devices.local is runtimes.devices.local\n"
         "try:\n    runtimes.nothing\nexcept AttributeError:\n    print('good')\n"
     )

@@ -18,7 +18,7 @@ from compress.errors import InvalidInput
 from compress.files.limits import Measured, TooLarge, require_memory
 from compress.sources.onnx_import import load_onnx
 from export.onnx.contents import load_model
-from runtimes.untrusted import limits_lifted
+from runtimes.files.untrusted import limits_lifted
 
 torch.set_num_threads(1)
 make_node = helper.make_node

@@ -26,7 +26,7 @@ from compress.pipeline import open_network
 from compress.quantize import Quantize
 from compress.sources.onnx_import import example_inputs_of, inputs, load_onnx
 from compress.sources.onnx_import import load as loading
-from compress.sources.onnx_import.read import parse
+from compress.sources.onnx_import.reading.read import parse
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
 

@@ -19,7 +19,7 @@ from compress.quantize import Quantize
 from compress.sources.load import Network
 from compress.sources.specification import Source
 from compress.stage import Context
-from runtimes.gate import check_folder
+from runtimes.checks.gate import check_folder
 
 SEEN = Preprocessing(1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.cli.shapes import in_words
+from compress.cli.generate.shapes import in_words
 from compress.errors import InvalidInput
 from compress.pipeline import check_gates
 from compress.prune import Prune

@@ -23,7 +23,7 @@ from compress.errors import GateFailed, InvalidInput
 from compress.quantize import Quantize, simulate
 from export.format import Exported
 from export.onnx import exporter as onnx_format
-from export.onnx import rewrite
+from export.onnx.edits import rewrite
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 from tests.support.small_networks import (

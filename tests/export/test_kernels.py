@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from compress.quantize import Quantize
-from export.onnx import kernels
+from export.onnx.edits import kernels
 from export.onnx.exporter import export_onnx
 from tests.support.small_networks import EXACT_TARGET, context_on
 

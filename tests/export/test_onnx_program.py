@@ -16,7 +16,8 @@ from torch.export import ExportedProgram
 from torch.nn import functional
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from export.onnx import program, qdq, site, torchlib
+from export.onnx.conversion import program, site, torchlib
+from export.onnx.edits import qdq
 from export.onnx.exporter import export_onnx
 
 

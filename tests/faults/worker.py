@@ -40,7 +40,14 @@ IMPORTED = (
         "compress.packing.container",
         "compress.sources.onnx_import",
     ),
-    *("compress.cli.session", "compress.cli.run", "export.onnx.exporter", "runtimes.gate", "runtimes.__main__", "yaml"),
+    *(
+        "compress.cli.session",
+        "compress.cli.run",
+        "export.onnx.exporter",
+        "runtimes.checks.gate",
+        "runtimes.__main__",
+        "yaml",
+    ),
     *("torch.nn.utils.parametrize", "matplotlib.figure", "zstandard", "sklearn.datasets", "lightning_fabric"),
 )
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from runtimes import benchmark as module
 from runtimes.__main__ import main
-from runtimes.benchmark import PRESETS, Measurement, Preset, Samples, benchmark, interleave, require_stable
 from runtimes.devices.local import conditions
 from runtimes.errors import InvalidInputs, InvalidModel, Unstable
+from runtimes.measure import benchmark as module
+from runtimes.measure.benchmark import PRESETS, Measurement, Preset, Samples, benchmark, interleave, require_stable
 
 Saved = Callable[[ModelProto, str], Path]
 Models = dict[str, Callable[..., ModelProto]]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from runtimes.check import accuracy, compare, run_samples
+from runtimes.checks.check import accuracy, compare, run_samples
 from runtimes.errors import InvalidInputs
 from runtimes.runtime import load
 

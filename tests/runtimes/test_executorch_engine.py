@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
-from runtimes.flatbuffer import Schema
+from runtimes.files.flatbuffer import Schema
 from runtimes.runtime import Options, engine_named, load, size_bytes
 
 pytest.importorskip("executorch")

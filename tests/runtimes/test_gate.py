@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import pytest
 
-from runtimes import gate
 from runtimes.__main__ import main
 from runtimes.bound import Binding, call
-from runtimes.check import Parity
+from runtimes.checks import gate
+from runtimes.checks.check import Parity
+from runtimes.checks.folder import Entry, Folder, Kind, write_arrays
+from runtimes.checks.gate import Checked, check_folder, judge
 from runtimes.errors import InvalidInputs
-from runtimes.folder import Entry, Folder, Kind, write_arrays
-from runtimes.gate import Checked, check_folder, judge
 from runtimes.processor import is_exact
 from runtimes.runtime import Options, load
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-import runtimes.memory
+import runtimes.measure.memory
 from runtimes.errors import InvalidModel
-from runtimes.memory import peak_memory, process_peak_bytes
+from runtimes.measure.memory import peak_memory, process_peak_bytes
 
 Saved = Callable[[ModelProto, str], Path]
 Models = dict[str, Callable[..., ModelProto]]
@@ -51,14 +51,14 @@ def test_works_from_a_folder_that_has_names_of_ours(
 
 
 def test_works_when_imported_under_another_name(linear: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Path(runtimes.memory.__file__).parent
+    package = Path(runtimes.__file__).parent
     spec = importlib.util.spec_from_file_location(
         "other_name", package / "__init__.py", submodule_search_locations=[str(package)]
     )
     assert spec is not None
     monkeypatch.setitem(sys.modules, "other_name", importlib.util.module_from_spec(spec))
-    module = importlib.import_module("other_name.memory")
-    assert module.__name__ == "other_name.memory" and module.peak_memory is not peak_memory
+    module = importlib.import_module("other_name.measure.memory")
+    assert module.__name__ == "other_name.measure.memory" and module.peak_memory is not peak_memory
     assert module.peak_memory(linear).peak_bytes > 0
     for name in [name for name in sys.modules if name.startswith("other_name.")]:
         monkeypatch.delitem(sys.modules, name)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import runtimes.gate
+import runtimes.checks.gate
 from compress import deploy
 from compress.quantize import TARGETS, Quantize
 from compress.sources.load import Network
 from compress.sources.specification import Source
 from runtimes import processor
-from runtimes.gate import check_folder, notes
+from runtimes.checks.gate import check_folder, notes
 from tests.support.small_networks import Joined, made
 
 AVX2, VNNI = ["avx2"], ["avx2", "avx512_vnni"]
@@ -43,7 +43,7 @@ def test_a_file_for_another_device_is_judged_as_that_computes(
 ) -> None:
     """On every processor: where this one is exact, it is told that it is not."""
     monkeypatch.setattr(processor, "is_exact", lambda target: False)
-    monkeypatch.setattr(runtimes.gate, "is_exact", lambda target: False)
+    monkeypatch.setattr(runtimes.checks.gate, "is_exact", lambda target: False)
     model, inputs, context = made(Joined)
     result = Quantize().apply(model, context)
     network = Network(result.model, Source("module", "Joined"), encodings=dict(result.encodings), example_inputs=inputs)

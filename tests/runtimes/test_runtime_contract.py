@@ -189,7 +189,8 @@ def test_missing_package_gives_the_install_line(engine: str, monkeypatch: pytest
 
 def test_listing_engines_imports_none_of_them() -> None:
     code = (
-        "import sys; from runtimes.facts import describe, engines; import runtimes.benchmark, runtimes.check; "
+        "import sys; from runtimes.facts import describe, engines; import runtimes.measure.benchmark; "
+        "import runtimes.checks.check; "
         "packages = [describe(engine).package for engine in engines()]; "
         "print(sorted(set(sys.modules) & {*packages, 'torch', 'compress', 'onnx', 'pydantic'}))"
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes import cuda
+from runtimes.devices import cuda
 from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
 from runtimes.runtime import Runtime, available, load
 from tests.support.imitated_tensorrt import Imitation

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtimes import untrusted
 from runtimes.__main__ import main
+from runtimes.checks.folder import Entry, Folder, write_arrays
 from runtimes.errors import InvalidModel
-from runtimes.folder import Entry, Folder, write_arrays
+from runtimes.files import untrusted
+from runtimes.files.untrusted import Unreadable, read_arrays, read_bytes, read_json, read_text
 from runtimes.runtime import existing
-from runtimes.untrusted import Unreadable, read_arrays, read_bytes, read_json, read_text
 
 Spoil = Callable[[Path], None]
 
@@ -232,7 +232,7 @@ def test_a_listing_is_of_the_form_that_export_writes(
 
 @pytest.mark.parametrize("labels", [np.array(3), np.zeros(4), np.array([0, 1, -1, 2]), np.zeros((4, 1), int)], ids=str)
 def test_labels_of_an_exported_folder_are_a_class_for_each_sample(labels: np.ndarray) -> None:
-    from runtimes.check import top1
+    from runtimes.checks.check import top1
     from runtimes.errors import InvalidInputs
 
     with pytest.raises(InvalidInputs, match="labels: expected"):

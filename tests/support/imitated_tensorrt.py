@@ -46,7 +46,7 @@ class Imitation:
         return [call[1:] for call in self.calls if call[0] == name]
 
     def cuda(self) -> Any:
-        """An object with the methods of `runtimes.cuda.Cuda`, whose memory is in ``memory``."""
+        """An object with the methods of `runtimes.devices.cuda.Cuda`, whose memory is in ``memory``."""
         return _Cuda(self)
 
     def module(self) -> ModuleType:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...files.limits import Measured
 from .operations import FUNCTIONS, ON_SHAPES, run
-from .read import array_of, attributes_of, constant_of, dimensions_of, label_of, opset_of
+from .reading.read import array_of, attributes_of, constant_of, dimensions_of, label_of, opset_of
 from .step import Array, Call, Step
 
 _ROUNDS = 50

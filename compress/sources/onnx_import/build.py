@@ -20,7 +20,7 @@ from .layers import LAYERS
 from .network import OnnxNetwork, class_with_inputs
 from .operations import FUNCTIONS, KNOWN_INPUTS, ON_SHAPES
 from .patterns import recognized
-from .read import (
+from .reading.read import (
     Dimensions,
     array_of,
     attributes_of,
@@ -30,7 +30,7 @@ from .read import (
     label_of,
     opset_of,
 )
-from .sound import short, type_name
+from .reading.sound import short, type_name
 from .step import DTYPES, Array, Attribute, Call, Step, Unsupported, Value, as_tensor, at_node
 
 _MOST_PARTS = 10_000

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ...errors import InvalidInput
 from ...files.limits import require_memory
-from .half import HALVES
-from .read import Dimensions, graph_inputs, parse
+from .reading.half import HALVES
+from .reading.read import Dimensions, graph_inputs, parse
 from .step import DTYPES
 
 _PASSES = frozenset(

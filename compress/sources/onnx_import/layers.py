@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from .operations.windows import pads_apart, transposed_pads, window_pads
-from .read import Dimensions
+from .reading.read import Dimensions
 from .step import Array, Step
 
 _CONVOLUTIONS: tuple[Callable[..., nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from .branches import settle
 from .build import Builder
-from .half import to_single
 from .network import OnnxNetwork
-from .read import read, require_supported
+from .reading.half import to_single
+from .reading.read import read, require_supported
 from .verify import compare
 
 _LOG = logging.getLogger(__name__)

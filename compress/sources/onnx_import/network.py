@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import InvalidInput
 from ...files.limits import TooLarge
 from .operations import run
-from .sound import cut
+from .reading.sound import cut
 from .step import Array, Call, Step, Unsupported, Value, as_tensor
 
 

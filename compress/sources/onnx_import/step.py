@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInput
 from ...files.limits import TooLarge
-from .sound import cut, type_name
+from .reading.sound import cut, type_name
 
 Array = NDArray[Any]
 Value = Tensor | Array

@@ -16,8 +16,8 @@ from ...errors import InvalidInput
 from ...files.limits import Measured, TooLarge
 from .inputs import filled_shapes, random_inputs
 from .network import OnnxNetwork
-from .read import gathered, graph_inputs, parse
-from .sound import cut
+from .reading.read import gathered, graph_inputs, parse
+from .reading.sound import cut
 from .step import Array, reason_of
 
 TOLERANCE = 1e-4

@@ -17,8 +17,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from compress.integers.encoding import Encoding
 
-from .. import rewrite
-from ..qdq import Marked, mark_name
+from ..edits import rewrite
+from ..edits.qdq import Marked, mark_name
 from . import bitwise
 
 

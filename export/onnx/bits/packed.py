@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .. import rewrite
+from ..edits import rewrite
 
 WIDTHS = (1, 2, 4, 8)
 

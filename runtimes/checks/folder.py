@@ -15,10 +15,10 @@ from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from .bound import Binding
-from .errors import InvalidInputs
-from .runtime import Array
-from .untrusted import read_arrays, read_json
+from ..bound import Binding
+from ..errors import InvalidInputs
+from ..files.untrusted import read_arrays, read_json
+from ..runtime import Array
 
 Kind = Literal["float32", "float16", "integer"]
 Layout = Literal["nchw", "nhwc"]

@@ -15,7 +15,7 @@ import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from .errors import InvalidModel
+from ..errors import InvalidModel
 from .untrusted import OPTION, large_files
 
 MOST_NODES = 100_000

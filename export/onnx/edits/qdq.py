@@ -21,8 +21,8 @@ from compress.integers.placement import IntegerLayer
 from compress.integers.plan import LayerPlan, Plan
 from compress.integers.target import Target
 
+from ..bits import packed
 from . import rewrite
-from .bits import packed
 
 Form = Literal["value", "dequantize", "multiply", "cast", "levels"]
 MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool")

@@ -41,7 +41,7 @@ def settings(name: str) -> list[Entry]:
 
 def parts(folder: str) -> list[str]:
     """The names of the files in a folder of parts, below that of ``compress``; see :mod:`compress.core.parts`."""
-    files = (FILE.parent.parent / folder).glob("*.py")
+    files = (FILE.parents[2] / folder).glob("*.py")
     return sorted(file.stem.removesuffix("_") for file in files if file.stem != "__init__")
 
 

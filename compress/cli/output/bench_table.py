@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ..report.schema import BenchmarkRecord
+from ...report.schema import BenchmarkRecord
 
 
 def bench_table(records: Sequence[BenchmarkRecord]) -> Table:

@@ -12,11 +12,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .devices.local import Conditions, conditions, pinned
-from .errors import InvalidInputs, Unstable
-from .facts import engine_of
+from ..devices.local import Conditions, conditions, pinned
+from ..errors import InvalidInputs, Unstable
+from ..facts import engine_of
+from ..runtime import Arrays, Options, Runtime, check_inputs, engine_named, existing, random_inputs
 from .memory import peak_memory
-from .runtime import Arrays, Options, Runtime, check_inputs, engine_named, existing, random_inputs
 
 PresetName = Literal["standard", "quick", "mlperf"]
 

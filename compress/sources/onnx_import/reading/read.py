@@ -14,12 +14,12 @@ import onnx.inliner
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from ...errors import InvalidInput
-from ...files.untrusted import require_file
+from ....errors import InvalidInput
+from ....files.untrusted import require_file
+from ..operations import FUNCTIONS, ON_SHAPES
+from ..step import DTYPES, Array, Attribute, Unsupported, reason_of
 from .beside import load_beside
-from .operations import FUNCTIONS, ON_SHAPES
 from .sound import called, require_sound, short, type_name
-from .step import DTYPES, Array, Attribute, Unsupported, reason_of
 
 _OLDEST_OPSET = 7
 _LARGEST_BYTES = 2**30
@@ -92,7 +92,7 @@ def parse(path: Path, *, weights: bool = False) -> ModelProto:
         weights: read those that lie in other files, too.
 
     Raises:
-        InvalidInput: the file is missing or damaged, or breaks what :mod:`compress.sources.onnx_import.sound` looks at.
+        InvalidInput: the file is missing or damaged, or breaks what :mod:`.sound` looks at.
     """
     if not path.exists():
         raise InvalidInput(f"{path}: no such file")

@@ -8,10 +8,11 @@ import click
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ..core.settings import setting_of
-from ..recipe import STAGES, Benchmark, Export, Gates, Recipe
-from ..training.loop import Training
-from . import COMMANDS, cli, parameters
+from ...core.settings import setting_of
+from ...recipe import STAGES, Benchmark, Export, Gates, Recipe
+from ...training.loop import Training
+from .. import COMMANDS, cli
+from ..grammar import parameters
 from .shapes import configuration_in, in_words, parts_in, shape_of, standard
 
 

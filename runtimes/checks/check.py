@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidInputs
-from .runtime import Array, Arrays, Runtime
+from ..errors import InvalidInputs
+from ..runtime import Array, Arrays, Runtime
 
 _Floats = NDArray[np.float64]
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .bound import call, one_feed
+from ..bound import call, one_feed
+from ..errors import InvalidInputs, RuntimesError
+from ..processor import is_exact, warning
+from ..runtime import Array, ExecutedGraph, Options, engine_named, size_bytes
 from .check import Parity, compare, top1
-from .errors import InvalidInputs, RuntimesError
 from .folder import Entry, Folder, Kind
-from .processor import is_exact, warning
-from .runtime import Array, ExecutedGraph, Options, engine_named, size_bytes
 
 LARGEST_ERROR: dict[Kind, float] = {"float32": 1e-3, "float16": 2e-2}
 """Relative to the largest expected value."""

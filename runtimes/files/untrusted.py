@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidInputs
+from ..errors import InvalidInputs
 
 OPTION, VARIABLE = "--large-files", "EDGEPRESS_LARGE_FILES"
 ARRAY_BYTES = 2**31

@@ -14,23 +14,24 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ..core.parts import Kind
-from ..core.settings import flag_of, setting_of
-from ..distill import Distill
-from ..prune import Prune, RemoveBlocks
-from ..prune.regularize import Regularize
-from ..prune.sensitivity import Scan
-from ..quantize import Quantize
-from ..recipe import Benchmark, Export, schema
-from ..share import Share
-from ..siblings import models
-from ..sparsify import Sparsify
-from ..stage import Config
-from ..training.loop import Training
-from . import engine_pages, generated, reference_pages
+from ...core.parts import Kind
+from ...core.settings import flag_of, setting_of
+from ...distill import Distill
+from ...prune import Prune, RemoveBlocks
+from ...prune.regularize import Regularize
+from ...prune.sensitivity import Scan
+from ...quantize import Quantize
+from ...recipe import Benchmark, Export, schema
+from ...share import Share
+from ...siblings import models
+from ...sparsify import Sparsify
+from ...stage import Config
+from ...training.loop import Training
+from ..grammar import generated
+from . import engine_pages, reference_pages
 from .shapes import configuration_in, in_words, parts_in, shape_of, standard
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 CONFIGURATIONS: Mapping[str, type[Config]] = {
     "train": Training,

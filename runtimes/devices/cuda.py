@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .runtime import Array
+from ..runtime import Array
 
 TO_DEVICE, TO_HOST = 1, 2
 """cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost."""

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from ..siblings import export, runtimes
+from ...siblings import export, runtimes
+from ..completion import data_sources, networks
 from . import generated
-from .completion import data_sources, networks
 from .parameters import DATA, NETWORK, OUTPUT, TELLING, TRAINING, Command, ListOption, NetworkArgument, Option
 
 SCHEMES = (
@@ -131,7 +131,7 @@ output = option(
 def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Read files of any size until the command ends."""
     if wanted:
-        context.with_resource(runtimes.untrusted.limits_lifted())
+        context.with_resource(runtimes.files.untrusted.limits_lifted())
 
 
 telling = _all(

@@ -1,4 +1,4 @@
-"""Peak memory of a file, measured in a process of its own: ``python -m runtimes.memory FILE`` prints it as JSON."""
+"""Peak memory of a file, measured in a process of its own: ``python -m runtimes.measure.memory FILE`` prints it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InvalidModel, RuntimesError
-from .facts import engine_of
-from .runtime import Arrays, Options, engine_named, existing, load, random_inputs
-from .untrusted import read_arrays
+from ..errors import InvalidModel, RuntimesError
+from ..facts import engine_of
+from ..files.untrusted import read_arrays
+from ..runtime import Arrays, Options, engine_named, existing, load, random_inputs
 
 _RUNS = 3
 
@@ -46,10 +46,10 @@ def peak_memory(
     path = existing(file)
     # The names come from the files: this package may have been imported here under another name.
     here = Path(__file__).resolve()
-    module = f"{here.parent.name}.{here.stem}"
+    module = ".".join((*here.parts[-3:-1], here.stem))
     command = [sys.executable, "-P", "-m", module, str(path.resolve()), "--engine", engine or engine_of(path)]
     command += ["--threads", str((options or Options()).threads)]
-    paths = [str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with tempfile.TemporaryDirectory() as folder:
         if inputs is not None:
@@ -83,7 +83,7 @@ def process_peak_bytes() -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure in this process and print the result."""
-    parser = argparse.ArgumentParser(prog="python -m runtimes.memory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m runtimes.measure.memory", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--engine")
     parser.add_argument("--threads", type=int, default=1)

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from ..siblings import runtimes
+from ...siblings import runtimes
 from .tables import fitted
 
 ENDLESS = 10_000
@@ -19,7 +19,7 @@ ENDLESS = 10_000
 class Terminal(Console):
     """A console that reads no markup and no emoji codes, and writes control characters in texts as their codes.
 
-    Tables take the form that fits its width; see :mod:`compress.cli.tables`.
+    Tables take the form that fits its width; see :mod:`compress.cli.output.tables`.
     """
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:

@@ -158,8 +158,8 @@ def _shows_all(ctx: click.Context) -> bool:
 
 def _claim(ctx: click.Context, place: Path) -> None:
     """Keep the name of a file of JSON for this command until it ends."""
-    from ..errors import InvalidInput
-    from ..files.outputs import claim
+    from ...errors import InvalidInput
+    from ...files.outputs import claim
 
     if place.suffix.lower() != ".json":
         raise InvalidInput(f"--json-file {place}: expected a name that ends with .json")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..integers.target import TARGETS, Target
-from ..siblings import export, runtimes
+from ...integers.target import TARGETS, Target
+from ...siblings import export, runtimes
 
 
 def page() -> str:

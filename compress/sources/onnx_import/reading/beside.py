@@ -8,8 +8,8 @@ import onnx
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
-from ...errors import InvalidInput, first_line
-from ...files.limits import require_memory
+from ....errors import InvalidInput, first_line
+from ....files.limits import require_memory
 from .sound import bytes_of, short
 
 

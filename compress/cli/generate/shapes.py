@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ..core.parts import Kind, Part, kind_of
+from ...core.parts import Kind, Part, kind_of
 
 
 def parts_in(field: FieldInfo) -> Kind[Any] | None:

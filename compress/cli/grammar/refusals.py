@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidInput
-from ..files.outputs import require_free
-from ..sources.specification import parse, readings, require_data
+from ...errors import InvalidInput
+from ...files.outputs import require_free
+from ...sources.specification import parse, readings, require_data
 from . import generated
 
 

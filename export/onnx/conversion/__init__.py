@@ -1,0 +1,1 @@
+"""A traced program as an ONNX graph: marks that survive, and the translations of ``torch.onnx``."""

@@ -1,0 +1,1 @@
+"""Files that others wrote, read within limits and before any engine sees them."""
