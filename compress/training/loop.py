@@ -13,7 +13,9 @@ import multiprocessing
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -292,145 +294,235 @@ def fit(
     training = training.model_copy(update={"precision": precision_on(device, training.precision)})
     if training.devices > max(FEW_DEVICES, os.cpu_count() or 1, torch.cuda.device_count()):
         raise InvalidInput(f"{task}: --devices (devices) {training.devices}, and here are {os.cpu_count()} processors")
-    if training.devices > 1:
-        return _fit_in_processes(model, data, training, objective, seed, checkpoint, task, callback)
-    return _fit_on(_fabric(training), model, data, training, objective, seed, checkpoint, progress, task, callback)
+    loss = objective or classification(training.label_smoothing)
+    job = _Job(model, data, training, loss, seed, checkpoint, task, callback)
+    return _fit_in_processes(job) if training.devices > 1 else _fit_on(_fabric(training), job, progress)
 
 
-def _fit_on(
-    fabric: Fabric,
-    model: nn.Module,
-    data: Data,
-    training: Training,
-    objective: Objective | None,
-    seed: int,
-    checkpoint: Path | None,
-    progress: Progress,
-    task: str,
-    callback: Callback | None,
-) -> list[dict[str, float]]:
-    """:func:`fit` on a launched fabric: every process of it calls this with the same arguments."""
-    objective = objective or classification(training.label_smoothing)
-    split = data.split("train")
-    steps_per_epoch = max(1, len(split) // training.batch_size)
-    total, warmup = steps_per_epoch * training.epochs, round(training.warmup_epochs * steps_per_epoch)
+@dataclass(frozen=True)
+class _Job:
+    """What :func:`fit` was asked for, as every process gets it; the weights of ``model`` are changed."""
 
-    torch.manual_seed(seed + fabric.global_rank)
-    order = memory_format_of(model, "cpu" if fabric.device.type == "cpu" else "cuda")
-    arrange(model.train(), order)
-    optimizer = _optimizer(model, training)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, total, warmup, training.lr_schedule)
-    )
-    average: AveragedModel | None = None
-    if training.ema is not None:
-        average_with = get_ema_multi_avg_fn(training.ema)
-        average = AveragedModel(model, multi_avg_fn=average_with, use_buffers=True)
-    wrapped, wrapped_optimizer = fabric.setup(compiled(model, training), optimizer)
-    if average is not None:
-        average.to(fabric.device)
-    state: dict[str, Any] = {
-        "model": wrapped,
-        "optimizer": wrapped_optimizer,
-        "scheduler": scheduler,
-        "epoch": 0,
-        "history": [],
-        "settings": training.model_dump_json(),
-        "seed": seed,
-        "rng": torch.get_rng_state(),
-    }
-    if average is not None:
-        state["average"] = average
-    saved = _saved(fabric, checkpoint)
-    if saved is not None:
-        of_this = saved.get("settings") == state["settings"] and saved.get("seed") == seed
-        if not of_this or ("callback" in saved) != (callback is not None):
+    model: nn.Module
+    data: Data
+    training: Training
+    objective: Objective
+    seed: int
+    checkpoint: Path | None
+    task: str
+    callback: Callback | None
+
+    @cached_property
+    def split(self) -> Split:
+        """The samples that the weights are fitted to."""
+        return self.data.split("train")
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimizer in an epoch; a last, smaller batch is no step of its own."""
+        return max(1, len(self.split) // self.training.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer in all epochs."""
+        return self.steps_per_epoch * self.training.epochs
+
+    def batches(self, epoch: int, fabric: Fabric) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The batches of an epoch for this process: samples, shuffled and augmented, and labels."""
+
+        def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+            return augmentation(x, generator, self.training.augment)
+
+        return self.split.batches(
+            self.training.batch_size,
+            shuffle_seed=(self.seed, epoch),
+            augment=augment if self.training.augment else None,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+        )
+
+
+def _fit_on(fabric: Fabric, job: _Job, progress: Progress) -> list[dict[str, float]]:
+    """:func:`fit` on a launched fabric: every process of it calls this with the same job."""
+    run = _Run.of(fabric, job, progress)
+    run.resume()
+    for epoch in range(run.state["epoch"], job.training.epochs):
+        record = run.epoch(epoch)
+        run.state["history"].append(record)
+        note = ", ".join(f"{key} {value:.4g}" for key, value in record.items())
+        progress(job.task, (epoch + 1) * job.steps_per_epoch, job.steps, note)
+        if job.checkpoint is not None:
+            run.save(job.checkpoint, epoch + 1)
+    if run.average is not None:
+        job.model.load_state_dict(run.average.module.state_dict())
+    arrange(job.model.to("cpu").eval(), torch.contiguous_format)
+    return list(run.state["history"])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A training under way in one process.
+
+    Args:
+        order: how the elements of images lie in memory, for the network's convolutions.
+        wrapped: the network as the fabric runs it, compiled where the training wants that; the weights are those of
+            the job's model.
+        average: the moving average of the weights, where there is one.
+        state: what a checkpoint holds: the parts above, the epochs done and their records, the settings and the state
+            of torch's generator.
+    """
+
+    fabric: Fabric
+    job: _Job
+    progress: Progress
+    order: torch.memory_format
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LambdaLR
+    average: AveragedModel | None
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, fabric: Fabric, job: _Job, progress: Progress) -> _Run:
+        """The training before its first step, its network on the device and torch's generator seeded."""
+        model, training, steps = job.model, job.training, job.steps
+        warmup = round(training.warmup_epochs * job.steps_per_epoch)
+        torch.manual_seed(job.seed + fabric.global_rank)
+        order = memory_format_of(model, "cpu" if fabric.device.type == "cpu" else "cuda")
+        arrange(model.train(), order)
+        optimizer = _optimizer(model, training)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, steps, warmup, training.lr_schedule)
+        )
+        average: AveragedModel | None = None
+        if training.ema is not None:
+            average_with = get_ema_multi_avg_fn(training.ema)
+            average = AveragedModel(model, multi_avg_fn=average_with, use_buffers=True)
+        wrapped, wrapped_optimizer = fabric.setup(compiled(model, training), optimizer)
+        if average is not None:
+            average.to(fabric.device)
+        state: dict[str, Any] = {
+            "model": wrapped,
+            "optimizer": wrapped_optimizer,
+            "scheduler": scheduler,
+            "epoch": 0,
+            "history": [],
+            "settings": training.model_dump_json(),
+            "seed": job.seed,
+            "rng": torch.get_rng_state(),
+        }
+        if average is not None:
+            state["average"] = average
+        return cls(fabric, job, progress, order, wrapped, wrapped_optimizer, scheduler, average, state)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint of an interrupted training, where there is one.
+
+        Raises:
+            InvalidInput: it belongs to a training with other settings.
+        """
+        job, state = self.job, self.state
+        saved = _saved(self.fabric, job.checkpoint)
+        if saved is None:
+            return
+        of_this = saved.get("settings") == state["settings"] and saved.get("seed") == job.seed
+        if not of_this or ("callback" in saved) != (job.callback is not None):
             raise InvalidInput(
-                f"checkpoint {checkpoint}: it belongs to a training with other settings; remove it or restore them"
+                f"checkpoint {job.checkpoint}: it belongs to a training with other settings; remove it or restore them"
             )
         for key in ("model", "optimizer", "scheduler", "average"):
             if key in state:
                 state[key].load_state_dict(saved[key])
-        if callback is not None:
-            callback.load_state_dict(saved["callback"])
+        if job.callback is not None:
+            job.callback.load_state_dict(saved["callback"])
         state.update(epoch=saved["epoch"], history=saved["history"])
         torch.set_rng_state(saved["rng"])
 
-    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-        return augmentation(x, generator, training.augment)
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """Train for an epoch, counted from 0; its record.
 
-    for epoch in range(state["epoch"], training.epochs):
-        model.train()
+        Raises:
+            InvalidInput: the loss is not finite, or there are no labels.
+        """
+        job, training = self.job, self.job.training
+        job.model.train()
         loss_sum = 0.0
-        batches = split.batches(
-            training.batch_size,
-            shuffle_seed=(seed, epoch),
-            augment=augment if training.augment else None,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
-        )
         step = 0
-        for step, (x, y) in enumerate(batches, 1):
-            reached = epoch * steps_per_epoch + min(step, steps_per_epoch)
+        for step, (x, y) in enumerate(job.batches(epoch, self.fabric), 1):
+            reached = epoch * job.steps_per_epoch + min(step, job.steps_per_epoch)
             if y is None:
-                raise InvalidInput(f"data {data.name}: training needs labels, and the train split has none")
-            x = arranged(fabric.to_device(x), order)
-            try:
-                with fabric.autocast():
-                    loss = objective(wrapped, x, fabric.to_device(y))
-                fabric.backward(loss)
-            except RuntimeError as error:
-                if training.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    reason = str(error).splitlines()[0]
-                    raise InvalidInput(f"{task}: torch.compile failed ({reason}); train without compiled") from error
-                raise
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise InvalidInput(
-                    f"{task}: a batch of {len(x)} leaves batch norm one value per channel, which has no variance; "
-                    "give a larger --batch-size (batch_size), or more samples"
-                ) from error
-            if callback is not None:
-                callback.after_backward(model, reached, total)
-            wrapped_optimizer.step()
-            wrapped_optimizer.zero_grad()
-            scheduler.step()
-            if average is not None:
-                average.update_parameters(model)
-            if callback is not None:
-                callback.after_step(model, average.module if average is not None else None, reached, total)
-            loss_sum += float(loss.detach())
-            progress(task, reached, total, f"epoch {epoch + 1}/{training.epochs}")
+                raise InvalidInput(f"data {job.data.name}: training needs labels, and the train split has none")
+            loss_sum += self.step(x, y, reached)
+            self.progress(job.task, reached, job.steps, f"epoch {epoch + 1}/{training.epochs}")
         if not math.isfinite(loss_sum):
             raise InvalidInput(
-                f"{task}: the loss is not finite in epoch {epoch + 1}; "
+                f"{job.task}: the loss is not finite in epoch {epoch + 1}; "
                 f"lower the learning rate ({training.learning_rate:g})"
             )
-        record = {"epoch": epoch + 1, "loss": loss_sum / max(1, step), "learning_rate": scheduler.get_last_lr()[0]}
-        if "validation" in data.splits and fabric.is_global_zero:
-            record["validation_top1"] = top1(
-                average.module if average is not None else model, data.splits["validation"]
-            )
-        state["history"].append(record)
-        note = ", ".join(f"{key} {value:.4g}" for key, value in record.items())
-        progress(task, (epoch + 1) * steps_per_epoch, total, note)
-        if checkpoint is not None:
-            state.update(epoch=epoch + 1, rng=torch.get_rng_state())
-            if callback is not None:
-                state["callback"] = callback.state_dict()
-            try:
-                fabric.save(checkpoint.with_suffix(".partial"), state)
-            except (OSError, RuntimeError) as error:  # torch's writer tells a full disk as a RuntimeError
-                reason = " ".join(str(error).split())[:200]
-                raise InvalidInput(f"checkpoint {checkpoint}: cannot be written ({reason}); make room") from error
-            if fabric.is_global_zero:
-                checkpoint.with_suffix(".partial").replace(checkpoint)
-            fabric.barrier()
-    if average is not None:
-        model.load_state_dict(average.module.state_dict())
-    arrange(model.to("cpu").eval(), torch.contiguous_format)
-    return list(state["history"])
+        learning_rate = float(self.scheduler.get_last_lr()[0])
+        record = {"epoch": epoch + 1, "loss": loss_sum / max(1, step), "learning_rate": learning_rate}
+        if "validation" in job.data.splits and self.fabric.is_global_zero:
+            network = self.average.module if self.average is not None else job.model
+            record["validation_top1"] = top1(network, job.data.splits["validation"])
+        return record
+
+    def step(self, x: Tensor, y: Tensor, reached: int) -> float:
+        """One step on a batch; its loss. ``reached`` is the number of the step in the training, from 1."""
+        job, average = self.job, self.average
+        loss = self.backward(arranged(self.fabric.to_device(x), self.order), y)
+        if job.callback is not None:
+            job.callback.after_backward(job.model, reached, job.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        if average is not None:
+            average.update_parameters(job.model)
+        if job.callback is not None:
+            job.callback.after_step(job.model, average.module if average is not None else None, reached, job.steps)
+        return float(loss.detach())
+
+    def backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss on a batch, whose gradients are then in the weights.
+
+        Raises:
+            InvalidInput: ``torch.compile`` failed, or the batch is too small for batch norm.
+        """
+        task = self.job.task
+        try:
+            with self.fabric.autocast():
+                loss = self.job.objective(self.wrapped, x, self.fabric.to_device(y))
+            self.fabric.backward(loss)
+        except RuntimeError as error:
+            if self.job.training.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).splitlines()[0]
+                raise InvalidInput(f"{task}: torch.compile failed ({reason}); train without compiled") from error
+            raise
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InvalidInput(
+                f"{task}: a batch of {len(x)} leaves batch norm one value per channel, which has no variance; "
+                "give a larger --batch-size (batch_size), or more samples"
+            ) from error
+        return loss
+
+    def save(self, checkpoint: Path, epochs: int) -> None:
+        """Write the state after ``epochs`` epochs to ``checkpoint``, whole or not at all.
+
+        Raises:
+            InvalidInput: it cannot be written.
+        """
+        self.state.update(epoch=epochs, rng=torch.get_rng_state())
+        if self.job.callback is not None:
+            self.state["callback"] = self.job.callback.state_dict()
+        try:
+            self.fabric.save(checkpoint.with_suffix(".partial"), self.state)
+        except (OSError, RuntimeError) as error:  # torch's writer tells a full disk as a RuntimeError
+            reason = " ".join(str(error).split())[:200]
+            raise InvalidInput(f"checkpoint {checkpoint}: cannot be written ({reason}); make room") from error
+        if self.fabric.is_global_zero:
+            checkpoint.with_suffix(".partial").replace(checkpoint)
+        self.fabric.barrier()
 
 
 def _saved(fabric: Fabric, checkpoint: Path | None) -> dict[str, Any] | None:
@@ -465,37 +557,28 @@ def _fabric(training: Training) -> Fabric:
     )
 
 
-def _fit_in_processes(
-    model: nn.Module,
-    data: Data,
-    training: Training,
-    objective: Objective | None,
-    seed: int,
-    checkpoint: Path | None,
-    task: str,
-    callback: Callback | None,
-) -> list[dict[str, float]]:
-    """:func:`fit` in ``training.devices`` new processes; the first one's weights come back into ``model``."""
+def _fit_in_processes(job: _Job) -> list[dict[str, float]]:
+    """:func:`fit` in ``training.devices`` new processes; the first one's weights come back into the model."""
     # A user's class may live in a file that a new process cannot import: such modules travel as code.
-    users = {type(module).__module__ for network in (model, objective) for module in _modules_of(network)}
+    users = {type(module).__module__ for network in (job.model, job.objective) for module in _modules_of(network)}
     by_value = [sys.modules[name] for name in users if name.startswith("_user_")]
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        payload = cloudpickle.dumps((model, data, training, objective, seed, checkpoint, task, callback))
+        payload = cloudpickle.dumps(job)
     finally:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
     try:
-        state, history, kept = _fabric(training).launch(_process, payload)  # type: ignore[arg-type]
+        state, history, callback_state = _fabric(job.training).launch(_process, payload)  # type: ignore[arg-type]
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()  # the others of them would wait for each other
         raise
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-    if callback is not None:
-        callback.load_state_dict(torch.load(io.BytesIO(kept), weights_only=True))
-    model.eval()
+    job.model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    if job.callback is not None:
+        job.callback.load_state_dict(torch.load(io.BytesIO(callback_state), weights_only=True))
+    job.model.eval()
     return list(history)
 
 
@@ -507,13 +590,14 @@ def _modules_of(network: object) -> Iterable[nn.Module]:
 
 
 def _process(fabric: Fabric, payload: bytes) -> tuple[dict[str, NDArray[Any]], list[dict[str, float]], bytes]:
-    model, data, training, objective, seed, checkpoint, task, callback = cloudpickle.loads(payload)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // training.devices))
-    history = _fit_on(fabric, model, data, training, objective, seed, checkpoint, silent, task, callback)
-    kept = io.BytesIO()
-    torch.save(callback.state_dict() if callback is not None else {}, kept)
+    """One process of :func:`_fit_in_processes`: the weights, the history and the callback's state, as bytes."""
+    job: _Job = cloudpickle.loads(payload)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.training.devices))
+    history = _fit_on(fabric, job, silent)
+    callback_state = io.BytesIO()
+    torch.save(job.callback.state_dict() if job.callback is not None else {}, callback_state)
     # As arrays and bytes: a tensor's memory would be gone with this process before the other end has read it.
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}, history, kept.getvalue()
+    return {name: tensor.numpy() for name, tensor in job.model.state_dict().items()}, history, callback_state.getvalue()
 
 
 def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
