@@ -238,3 +238,27 @@ def test_an_engine_that_is_asked_for_is_seen(line: str) -> None:
 @pytest.mark.parametrize("line", ['source.kind == "onnx"', 'import onnx\nonnx.load("a")', '"""Of openvino."""'])
 def test_other_words_are_none(line: str) -> None:
     assert not engine_tests(line)
+
+
+LONGEST = 60
+"""Lines of a function from its ``def`` to its end: docstring and signature count, decorators do not."""
+
+
+def long_functions(source: str) -> list[str]:
+    """The names of the functions and methods of ``source`` that have more than `LONGEST` lines."""
+    return [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or node.lineno) - node.lineno + 1 > LONGEST
+    ]
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = {f"{path.as_posix()}: {name}" for path in FILES for name in long_functions((ROOT / path).read_text("utf-8"))}
+    assert not long, f"over {LONGEST} lines, take them apart: {sorted(long)}"
+
+
+@pytest.mark.parametrize(("lines", "long"), [(LONGEST, []), (LONGEST + 1, ["f"])])
+def test_a_long_function_is_seen(lines: int, long: list[str]) -> None:
+    assert long_functions("@decorator\ndef f():\n" + "    pass\n" * (lines - 1)) == long

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .grammar import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..data import Data
+    from ..deploy import Deployed
+    from ..report.schema import BenchmarkRecord
+    from .session import Options
 
 
 @options.command("bench", short_help="Time files in their engine, side by side.")
@@ -53,43 +62,61 @@ def command(
     from .. import deploy
     from ..errors import InvalidInput
     from ..files.outputs import write_text
-    from ..pipeline import fold_for_export
     from ..recipe import Benchmark
-    from ..siblings import runtimes
     from ..sources.load import random_inputs
     from .output.bench_table import bench_table
     from .session import Options, as_json, configured, progress_bars, settings_of
 
     timing = configured(Benchmark, **settings_of("bench", values, Benchmark))
-    given = Options(**values)
+    call = Options(**values)
     names = [*networks, *models]
     if not names:
         raise InvalidInput("bench: no network given; name .onnx files or networks")
-    given.claim_output()
-    data = given.load_data()
-    suffixes = runtimes.facts.suffixes()
-    with tempfile.TemporaryDirectory() as folder, progress_bars(given) as progress:
-        files = []
-        for number, name in enumerate(names):
-            if Path(name).suffix.lower() in suffixes:
-                files.append(deploy.Deployed(name, Path(name)))
-                continue
-            network = fold_for_export(given.open_other(name, data, given.weights))
-            for wanted in [deploy.Wanted(each) for each in formats] or [deploy.Wanted()]:
-                path = Path(folder, f"{number}{deploy.suffix_of(wanted)}")
-                told = f"{name} ({wanted.format})" if len(formats) > 1 else name
-                files.append(deploy.export(network, told, path, wanted)[1])
-        inputs = random_inputs(given.shapes(), given.seed) if given.shapes() else None
+    call.claim_output()
+    data = call.load_data()
+    with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
+        files = [
+            file
+            for number, name in enumerate(names)
+            for file in _files(name, call, data, formats, Path(folder, str(number)))
+        ]
+        inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
         records = deploy.measure(
             files, threads=timing.threads, preset=timing.preset, data=data, inputs=inputs, progress=progress
         )
-    given.console.print(bench_table(records))
+    call.console.print(bench_table(records))
     result = {"machine": deploy.machine(), "measurements": records}
-    given.tell(result)
-    if given.output is not None:
-        write_text(given.output, as_json(result) + "\n", overwrite=given.overwrite)
+    call.tell(result)
+    if call.output is not None:
+        write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
+    if not allow_unstable:
+        _require_stable(records)
+
+
+def _files(name: str, call: Options, data: Data | None, formats: tuple[str, ...], stem: Path) -> list[Deployed]:
+    """The file called ``name``; or, where that is a network, what it is exported to, in a file named after ``stem``."""
+    from pathlib import Path
+
+    from .. import deploy
+    from ..pipeline import fold_for_export
+    from ..siblings import runtimes
+
+    if Path(name).suffix.lower() in runtimes.facts.suffixes():
+        return [deploy.Deployed(name, Path(name))]
+    network = fold_for_export(call.open_other(name, data, call.weights))
+    files = []
+    for wanted in [deploy.Wanted(each) for each in formats] or [deploy.Wanted()]:
+        path = stem.with_name(f"{stem.name}{deploy.suffix_of(wanted)}")
+        title = f"{name} ({wanted.format})" if len(formats) > 1 else name
+        files.append(deploy.export(network, title, path, wanted)[1])
+    return files
+
+
+def _require_stable(records: Sequence[BenchmarkRecord]) -> None:
+    from ..siblings import runtimes
+
     unstable = [record for record in records if record.stable is False]
-    if unstable and not allow_unstable:
+    if unstable:
         reasons = "; ".join(dict.fromkeys(note for record in unstable for note in record.notes))
         raise runtimes.errors.Unstable(
             f"bench: {len(unstable)} of {len(records)} measurements are unstable ({reasons}); "

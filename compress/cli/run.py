@@ -37,49 +37,64 @@ def command(
       compress run recipes/demo.yaml -o out/demo
       compress run recipes/demo.yaml --set stages.0.prune.macs=2 -o out/half
     """
-    import json
-
+    if schema:
+        _print_schema()
+        return
+    recipe = _require_recipe(recipe, values["output"], overwrite=values["overwrite"])
     from rich.text import Text
 
-    from ..errors import GateFailed, InvalidInput
-    from ..files.outputs import require_free
-    from ..files.untrusted import require_file
-
-    if not schema:
-        if recipe is None:
-            raise InvalidInput("run: no recipe given; name a YAML file, as recipes/demo.yaml")
-        require_file(recipe, "recipe")
-        if values["output"] is None:
-            raise InvalidInput("run: no output folder given; add -o FOLDER")
-        require_free(values["output"], overwrite=values["overwrite"])
+    from ..errors import GateFailed
     from ..pipeline import run
     from ..recipe import read
-    from ..recipe import schema as recipe_schema
     from ..report import read as read_report
     from ..report import terminal
     from .session import Options, progress_bars
 
-    if schema:
-        click.echo(json.dumps(recipe_schema(), indent=1))
-        return
-    given = Options(**values)
-    assert recipe is not None and given.output is not None, "they were asked for"
+    call = Options(**values)
+    assert call.output is not None, "it was asked for"
     changes = [*overrides]
     changes += [f"model={model}"] if model is not None else []
     changes += [f"data.source={data}"] if data is not None else []
     changes += [f"seed={seed}"] if seed is not None else []
     failure: GateFailed | None = None
-    with progress_bars(given) as progress:
+    with progress_bars(call) as progress:
         try:
             wanted = read(recipe, changes)
-            run(wanted, given.output, overwrite=given.overwrite, progress=progress, trust=trust)
+            run(wanted, call.output, overwrite=call.overwrite, progress=progress, trust=trust)
         except GateFailed as error:
             failure = error
-            if not given.output.exists():
+            if not call.output.exists():
                 raise
-    report = read_report(given.output)
-    given.console.print(terminal(report))
-    given.console.print(Text(f"written: {given.output / 'report.html'}"))
-    given.tell(report)
+    report = read_report(call.output)
+    call.console.print(terminal(report))
+    call.console.print(Text(f"written: {call.output / 'report.html'}"))
+    call.tell(report)
     if failure is not None:
         raise failure
+
+
+def _print_schema() -> None:
+    import json
+
+    from ..recipe import schema
+
+    click.echo(json.dumps(schema(), indent=1))
+
+
+def _require_recipe(recipe: Path | None, output: Path | None, *, overwrite: bool) -> Path:
+    """The file of the recipe, looked at with ``output`` before torch is imported.
+
+    Raises:
+        InvalidInput: one of the two is not given, there is no such file, or the output is there already.
+    """
+    from ..errors import InvalidInput
+    from ..files.outputs import require_free
+    from ..files.untrusted import require_file
+
+    if recipe is None:
+        raise InvalidInput("run: no recipe given; name a YAML file, as recipes/demo.yaml")
+    require_file(recipe, "recipe")
+    if output is None:
+        raise InvalidInput("run: no output folder given; add -o FOLDER")
+    require_free(output, overwrite=overwrite)
+    return recipe

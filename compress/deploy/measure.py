@@ -40,47 +40,48 @@ def measure(
         progress=progress,
     )
     records = []
-    for number, (file, found) in enumerate(zip(files, measured, strict=True)):
+    for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
         progress("test the files", number, len(files), file.name)
-        top1, samples, parity = None, None, None
-        if data is not None and "test" in data.splits:
-            samples = len(data.splits["test"])
-            top1 = accuracy(file, data, threads)
-            if file.network is not None:
-                parity = parity_on(file, [(taken(file.network, x),) for (x,) in some(data, parity_samples)[0]])
-        elif file.network is not None:
-            parity = parity_on(file, [file.network.example_inputs])
-        records.append(
-            BenchmarkRecord(
-                name=file.name,
-                file=str(file.path),
-                runtime=found.engine,
-                runtime_version=found.engine_version,
-                threads=found.threads,
-                preset=found.preset,
-                runs=len(found.samples_ms),
-                size_bytes=found.size_bytes,
-                latency_ms=Latency(
-                    p50=found.p50_ms,
-                    p90=found.p90_ms,
-                    p95=found.p95_ms,
-                    p99=found.p99_ms,
-                    min=found.min_ms,
-                    mean=found.mean_ms,
-                    std=found.std_ms,
-                ),
-                samples_ms=found.samples_ms,
-                peak_memory_bytes=found.peak_memory_bytes,
-                stable=found.stable,
-                notes=found.unstable,
-                top1=top1,
-                samples=samples,
-                parity=parity,
-                in_reference=not file.is_exact,
-            )
-        )
+        records.append(_record(file, measurement, data, parity_samples, threads))
     progress("test the files", len(files), len(files))
     return records
+
+
+def _record(
+    file: Deployed,
+    measurement: runtimes.measure.benchmark.Measurement,
+    data: Data | None,
+    parity_samples: int,
+    threads: int,
+) -> BenchmarkRecord:
+    """What was measured of a file, with its accuracy on ``data`` and its agreement with its network."""
+    top1, samples, parity = None, None, None
+    if data is not None and "test" in data.splits:
+        samples = len(data.splits["test"])
+        top1 = accuracy(file, data, threads)
+        if file.network is not None:
+            parity = parity_on(file, [(taken(file.network, x),) for (x,) in some(data, parity_samples)[0]])
+    elif file.network is not None:
+        parity = parity_on(file, [file.network.example_inputs])
+    return BenchmarkRecord(
+        name=file.name,
+        file=str(file.path),
+        runtime=measurement.engine,
+        runtime_version=measurement.engine_version,
+        threads=measurement.threads,
+        preset=measurement.preset,
+        runs=len(measurement.samples_ms),
+        size_bytes=measurement.size_bytes,
+        latency_ms=Latency(**{name: getattr(measurement, f"{name}_ms") for name in Latency.model_fields}),
+        samples_ms=measurement.samples_ms,
+        peak_memory_bytes=measurement.peak_memory_bytes,
+        stable=measurement.stable,
+        notes=measurement.unstable,
+        top1=top1,
+        samples=samples,
+        parity=parity,
+        in_reference=not file.is_exact,
+    )
 
 
 def _feed(file: Deployed, inputs: tuple[Tensor, ...], options: runtimes.runtime.Options) -> runtimes.runtime.Arrays:

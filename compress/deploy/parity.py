@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,7 @@ def parity_on(file: Deployed, batches: Sequence[tuple[Tensor, ...]], threads: in
             expected.append([tensor.numpy() for tensor in run(*inputs)])
     finally:
         engine.close()
-    found = runtimes.checks.check.compare(_joined(expected), _joined(actual))
-    return Parity(
-        samples=found.samples,
-        max_abs_error=found.max_abs_error,
-        relative_error=found.relative_error,
-        snr_db=found.snr_db,
-        top1_agreement=found.top1_agreement,
-    )
+    return Parity(**asdict(runtimes.checks.check.compare(_joined(expected), _joined(actual))))
 
 
 def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:

@@ -15,7 +15,7 @@ from ..graph.parametrized import bake
 from ..siblings import models
 from ..sources import artifact
 from ..sources.load import Network, build, check_runs, fitting_inputs, random_inputs
-from ..sources.specification import parse
+from ..sources.specification import Source, parse
 from ..sources.weights import load_weights, require_finite
 
 
@@ -51,43 +51,54 @@ def open_network(
             raise InvalidInput(f"weights {weights}: the artifact {path} has its own; leave --weights out")
     else:
         named = parse(specification)
-        defaults: dict[str, Any] = {}
-        if named.kind == "zoo" and data is not None:
-            defaults["in_channels"] = data.example().shape[1]
-            if data.classes:
-                defaults["num_classes"] = len(data.classes)
         if named.kind == "onnx" and other_shapes:
             input_shapes, other_shapes = _as_declared(Path(named.name), input_shapes, other_shapes), ()
-        torch.manual_seed(seed)
-        shape = input_shapes[0] if len(input_shapes) == 1 else None
-        if shape is None and data is not None:
-            shape = tuple(data.example().shape)
-        model, named = build(named, defaults, shape, _largest_integer(data))
+        network = _built(named, data, input_shapes, seed)
         if weights is not None:
-            imports = Path(named.name).parent if named.kind == "file" else None
-            load_weights(model, weights, trust=trust, imports=imports)
-        bake(model)
-        network = Network(model, named)
+            imports = Path(network.source.name).parent if network.source.kind == "file" else None
+            load_weights(network.model, weights, trust=trust, imports=imports)
+        bake(network.model)
     require_finite(network.model, f"model {specification}")
-    typed = _typed(network, input_shapes, seed)
-    if typed is not None:
-        inputs = typed
-    elif input_shapes:
+    inputs = _typed(network, input_shapes, seed)
+    if inputs is None and input_shapes:
         inputs = fitting_inputs(network.model, input_shapes, other_shapes, seed)
-    elif network.example_inputs:
-        inputs = network.example_inputs
-    elif data is not None:
-        inputs = (data.example(8),)
-    elif network.source.kind == "onnx":
-        from ..sources.onnx_import import example_inputs_of
-
-        inputs = example_inputs_of(Path(network.source.name))
-    elif network.source.kind == "zoo":
-        inputs = random_inputs(((1, *models.input_shape(network.source.name, **network.source.options)),), seed)
-    else:
-        raise InvalidInput(f"model {specification}: give --input-shape (as 3,224,224) or --data, to know what it takes")
+    if inputs is None:
+        inputs = _known_inputs(network, specification, data, seed)
     check_runs(network.model, inputs, specification)
     return replace(network, example_inputs=inputs)
+
+
+def _built(source: Source, data: Data | None, input_shapes: tuple[tuple[int, ...], ...], seed: int) -> Network:
+    """The network that ``source`` names, for the channels and classes of ``data``, not tried on inputs yet."""
+    defaults: dict[str, Any] = {}
+    if source.kind == "zoo" and data is not None:
+        defaults["in_channels"] = data.example().shape[1]
+        if data.classes:
+            defaults["num_classes"] = len(data.classes)
+    torch.manual_seed(seed)
+    shape = input_shapes[0] if len(input_shapes) == 1 else None
+    if shape is None and data is not None:
+        shape = tuple(data.example().shape)
+    return Network(*build(source, defaults, shape, _largest_integer(data)))
+
+
+def _known_inputs(network: Network, specification: str, data: Data | None, seed: int) -> tuple[Tensor, ...]:
+    """Inputs for a network where no shapes are given: its own, those of the data, of its ONNX file or of the zoo.
+
+    Raises:
+        InvalidInput: nothing says what it takes.
+    """
+    if network.example_inputs:
+        return network.example_inputs
+    if data is not None:
+        return (data.example(8),)
+    if network.source.kind == "onnx":
+        from ..sources.onnx_import import example_inputs_of
+
+        return example_inputs_of(Path(network.source.name))
+    if network.source.kind == "zoo":
+        return random_inputs(((1, *models.input_shape(network.source.name, **network.source.options)),), seed)
+    raise InvalidInput(f"model {specification}: give --input-shape (as 3,224,224) or --data, to know what it takes")
 
 
 def _typed(network: Network, shapes: tuple[tuple[int, ...], ...], seed: int) -> tuple[Tensor, ...] | None:

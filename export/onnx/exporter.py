@@ -142,28 +142,50 @@ def export_onnx(
     Raises:
         InvalidInput: the network cannot be traced or converted, the encodings are of another network, there is no such
             target, or none that holds these encodings, or the opset is out of range or too old for them.
-        GateFailed: the conversion left another opset, lost a tensor, or made an invalid file, or it
-            breaks a rule.
+        GateFailed: the conversion left another opset, lost a tensor, or made an invalid file, or it breaks a rule.
     """
     path = Path(path)
     encodings = encodings or {}
     opset = _opset(path, opset, encodings)
     dialect = target_named(target)
-    # Strides of channels-last weights would show in the file, as gathers that put elements in order.
-    plain = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    inputs = tuple(x.contiguous() for x in example_inputs)
+    plain, inputs = _contiguous(model, example_inputs)
     graph = trace(plain, inputs, dynamic_batch=dynamic_batch, dynamic_size=dynamic_size)
     names = names_of(graph)
     planned = plan_of(graph, encodings, dialect)
     planned.require_products()
-    multiplied = [encodings[each.layer.weight] for each in planned.layers]
-    whole_in_half = dialect.half_networks and bool(multiplied) and {e.kind for e in multiplied} == {"float16"}
+    converted = _converted(planned, opset, path)
+    notes = _notes(planned, converted)
+    if simplify:
+        converted, note = _simplified(converted, example_inputs)
+        notes.append(note)
+    _finish(converted, names)
+    notes += _present(converted, interface, layout, metadata or {}, path)
+    _check(converted, opset, path)
+    serialized = converted.SerializeToString()
+    with new_files(path, overwrite=True) as folder:
+        (folder / path.name).write_bytes(serialized)
+        if keeps_rules:
+            notes += rules.require(folder / path.name, target, path)
+    return _account(path, converted, len(serialized), notes, opset)
+
+
+def _contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A copy for evaluation, and inputs, with strides that do not show in the file as gathers of elements."""
+    plain: nn.Module = evaluation_copy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return plain, tuple(x.contiguous() for x in inputs)
+
+
+def _converted(planned: Plan, opset: int, path: Path) -> ModelProto:
+    """The planned graph in ONNX, with its integers, or as a whole in float16, in the forms that the target runs."""
+    dialect = planned.target
+    kinds = {encoding.kind for encoding in _of_layers(planned)}
+    whole_in_half = dialect.half_networks and kinds == {"float16"}
     marked: dict[str, qdq.Marked] = {}
     if not whole_in_half:
         marked = qdq.marks(planned)
         _mark(planned, marked)
-    program.simplify(graph)
-    converted = _convert(graph, opset, path)
+    program.simplify(planned.graph)
+    converted = _convert(planned.graph, opset, path)
     rewrite.use_global_average_pool(converted.graph)
     if dialect.bit_operators:
         marked = use_bit_operators(converted, marked)
@@ -172,40 +194,50 @@ def export_onnx(
         use_integer_kernels(converted.graph, x86=dialect.x86_kernels, rounds_biases=dialect.integer_bias)
         if dialect.rounds_floats:
             qdq.keep_in_float(converted.graph)
-    if whole_in_half:
-        converted = in_half(converted)
-    name = scheme_of(multiplied, [encodings[name] for name in planned.values]) if dialect.engine == ENGINE else None
-    notes = [f"{name}: {SCHEMES[name].gain}"] if name is not None and name != "int8" else []
+    return in_half(converted) if whole_in_half else converted
+
+
+def _of_layers(planned: Plan) -> list[Encoding]:
+    return [planned.encodings[each.layer.weight] for each in planned.layers]
+
+
+def _notes(planned: Plan, converted: ModelProto) -> list[str]:
+    """What users should know of the integers of the file: what its scheme gains, and products of bits."""
+    notes = []
+    if planned.target.engine == ENGINE:
+        name = scheme_of(_of_layers(planned), [planned.encodings[value] for value in planned.values])
+        notes += [f"{name}: {SCHEMES[name].gain}"] if name is not None and name != "int8" else []
     if converted.functions:
         count = sum(node.domain == bitwise.DOMAIN for node in converted.graph.node)
         notes.append(f"{count} products of bits: by popcounts in the engine bitwise, in floats in any other")
-    if simplify:
-        converted, note = _simplified(converted, example_inputs)
-        notes.append(note)
-    _finish(converted, names)
-    metadata = dict(metadata or {})
+    return notes
+
+
+def _present(
+    converted: ModelProto, interface: Interface, layout: Layout, metadata: Mapping[str, str], path: Path
+) -> list[str]:
+    """Give the file the interface, layout and metadata that are wanted; notes on what of the interface stays."""
+    properties = dict(metadata)
+    notes: list[str] = []
     if interface != "float32":
-        told, left = exchange_integers(converted.graph, interface, path)
-        metadata |= told
-        notes += left
+        grids, notes = exchange_integers(converted.graph, interface, path)
+        properties |= grids
     if layout == "nhwc":
         take_channels_last(converted.graph)
-    onnx.helper.set_model_props(converted, metadata)
-    _check(converted, opset, path)
-    serialized = converted.SerializeToString()
-    with new_files(path, overwrite=True) as folder:
-        (folder / path.name).write_bytes(serialized)
-        if keeps_rules:
-            notes += rules.require(folder / path.name, target, path)
+    onnx.helper.set_model_props(converted, properties)
+    return notes
+
+
+def _account(path: Path, converted: ModelProto, size_bytes: int, notes: list[str], opset: int) -> Exported:
     return Exported(
         path,
         "onnx",
-        len(serialized),
+        size_bytes,
         inputs=tuple(value.name for value in converted.graph.input),
         outputs=tuple(value.name for value in converted.graph.output),
         notes=tuple(notes),
         opset=opset,
-        contents=contents_of(converted, len(serialized)),
+        contents=contents_of(converted, size_bytes),
         engine="bitwise" if converted.functions else None,
     )
 

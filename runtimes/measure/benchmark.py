@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,8 +16,8 @@ import numpy as np
 from ..devices.local import Conditions, conditions, pinned
 from ..errors import InvalidInputs, Unstable
 from ..facts import engine_of
-from ..runtime import Arrays, Options, Runtime, check_inputs, engine_named, existing, random_inputs
-from .memory import peak_memory
+from ..runtime import Arrays, Engine, Options, Runtime, check_inputs, engine_named, existing, random_inputs
+from .memory import Memory, peak_memory
 
 PresetName = Literal["standard", "quick", "mlperf"]
 
@@ -169,16 +170,16 @@ class Measurement:
         return plain
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Measurement:
-        """Return the measurement that `to_json` told; figures are computed again.
+    def from_json(cls, stored: Mapping[str, Any]) -> Measurement:
+        """Return the measurement that `to_json` gave; figures are computed again.
 
         Raises:
             InvalidInputs: a field is missing.
         """
         try:
-            facts: dict[str, Any] = {field.name: _frozen(told[field.name]) for field in fields(cls)}
+            facts: dict[str, Any] = {field.name: _frozen(stored[field.name]) for field in fields(cls)}
             for name in ("conditions", "conditions_after"):
-                known = {field.name: _frozen(told[name][field.name]) for field in fields(Conditions)}
+                known = {field.name: _frozen(stored[name][field.name]) for field in fields(Conditions)}
                 facts[name] = Conditions(**known)
         except KeyError as error:
             raise InvalidInputs(f"measurement: the field {error} is missing; measure again") from None
@@ -228,63 +229,100 @@ def benchmark(
     """
     if preset not in PRESETS:
         raise InvalidInputs(f"preset {preset!r} is not known: expected one of {', '.join(PRESETS)}")
+    settings = options or Options()
+    jobs = _jobs(files, engine, inputs)
+    with pinned(cores), _loaded(jobs, settings) as loaded:
+        feeds = [
+            random_inputs(runtime.inputs, seed) if job.inputs is None else job.inputs
+            for job, (runtime, _) in zip(jobs, loaded, strict=True)
+        ]
+        for (runtime, _), feed in zip(loaded, feeds, strict=True):
+            check_inputs(runtime.inputs, feed)
+        memories = [peak_memory(job.path, job.engine, settings, job.inputs) if memory else None for job in jobs]
+        works = [_work(runtime, feed) for (runtime, _), feed in zip(loaded, feeds, strict=True)]
+        before = conditions()
+        samples = interleave(works, PRESETS[preset], sentinel(), progress)
+        loop = _Loop(settings, preset, samples, before, conditions())
+    loads_ms = [load_ms for _, load_ms in loaded]
+    return tuple(loop.measurement(i, job, loads_ms[i], memories[i]) for i, job in enumerate(jobs))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A file to be measured; ``inputs`` are None where random ones are to be made."""
+
+    file: str
+    path: Path
+    engine: str
+    module: Engine
+    inputs: Arrays | None
+
+
+def _jobs(
+    files: Sequence[Path | str],
+    engine: str | Sequence[str | None] | None,
+    inputs: Arrays | Sequence[Arrays] | None,
+) -> list[_Job]:
     if not files:
         raise InvalidInputs("files: expected at least one, got none")
-    settings = options or Options()
     paths = [existing(file) for file in files]
-    asked = [engine] * len(paths) if engine is None or isinstance(engine, str) else engine
-    given = [inputs] * len(paths) if inputs is None or isinstance(inputs, Mapping) else inputs
-    if not len(asked) == len(given) == len(paths):
-        raise InvalidInputs(f"files: {len(paths)}, but {len(asked)} engines and {len(given)} inputs")
-    names = [name or engine_of(path) for name, path in zip(asked, paths, strict=True)]
+    engines = [engine] * len(paths) if engine is None or isinstance(engine, str) else engine
+    arrays = [inputs] * len(paths) if inputs is None or isinstance(inputs, Mapping) else inputs
+    if not len(engines) == len(arrays) == len(paths):
+        raise InvalidInputs(f"files: {len(paths)}, but {len(engines)} engines and {len(arrays)} inputs")
+    names = [name or engine_of(path) for name, path in zip(engines, paths, strict=True)]
     modules = [engine_named(name) for name in names]
-    with pinned(cores):
-        runtimes: list[Runtime] = []
-        loads_ms = []
-        try:
-            for module, path in zip(modules, paths, strict=True):
-                start = time.perf_counter_ns()
-                runtimes.append(module.load(path, settings))
-                loads_ms.append((time.perf_counter_ns() - start) / 1e6)
-            feeds = [
-                random_inputs(runtime.inputs, seed) if own is None else own
-                for runtime, own in zip(runtimes, given, strict=True)
-            ]
-            for runtime, feed in zip(runtimes, feeds, strict=True):
-                check_inputs(runtime.inputs, feed)
-            used = [
-                peak_memory(path, name, settings, own) if memory else None
-                for path, name, own in zip(paths, names, given, strict=True)
-            ]
-            peaks = [(None, None) if each is None else (each.peak_bytes, each.baseline_bytes) for each in used]
-            works = [_work(runtime, feed) for runtime, feed in zip(runtimes, feeds, strict=True)]
-            before = conditions()
-            samples = interleave(works, PRESETS[preset], sentinel(), progress)
-            after = conditions()
-        finally:
-            for runtime in runtimes:
-                runtime.close()
-    return tuple(
-        Measurement(
-            file=str(file),
-            engine=names[i],
-            engine_version=modules[i].version(),
-            threads=settings.threads,
-            preset=preset,
-            samples_ms=samples.rows_ms[i],
-            warmup_runs=samples.warmup_runs,
-            duration_s=samples.duration_s,
-            interleaved=len(files),
-            conditions=before,
-            conditions_after=after,
-            sentinel_ms=samples.sentinel_ms,
-            size_bytes=sum(part.stat().st_size for part in modules[i].parts(paths[i])),
-            peak_memory_bytes=peaks[i][0],
-            baseline_memory_bytes=peaks[i][1],
-            load_ms=loads_ms[i],
+    return [
+        _Job(str(file), path, name, module, own)
+        for file, path, name, module, own in zip(files, paths, names, modules, arrays, strict=True)
+    ]
+
+
+@contextmanager
+def _loaded(jobs: Sequence[_Job], options: Options) -> Iterator[list[tuple[Runtime, float]]]:
+    """Within: every file is loaded; its runtime, and the milliseconds that loading took."""
+    loaded: list[tuple[Runtime, float]] = []
+    try:
+        for job in jobs:
+            start = time.perf_counter_ns()
+            runtime = job.module.load(job.path, options)
+            loaded.append((runtime, (time.perf_counter_ns() - start) / 1e6))
+        yield loaded
+    finally:
+        for runtime, _ in loaded:
+            runtime.close()
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What all files of one loop have in common."""
+
+    options: Options
+    preset: PresetName
+    samples: Samples
+    before: Conditions
+    after: Conditions
+
+    def measurement(self, i: int, job: _Job, load_ms: float, memory: Memory | None) -> Measurement:
+        """What the loop says of its file number ``i``."""
+        return Measurement(
+            file=job.file,
+            engine=job.engine,
+            engine_version=job.module.version(),
+            threads=self.options.threads,
+            preset=self.preset,
+            samples_ms=self.samples.rows_ms[i],
+            warmup_runs=self.samples.warmup_runs,
+            duration_s=self.samples.duration_s,
+            interleaved=len(self.samples.rows_ms),
+            conditions=self.before,
+            conditions_after=self.after,
+            sentinel_ms=self.samples.sentinel_ms,
+            size_bytes=sum(part.stat().st_size for part in job.module.parts(job.path)),
+            peak_memory_bytes=None if memory is None else memory.peak_bytes,
+            baseline_memory_bytes=None if memory is None else memory.baseline_bytes,
+            load_ms=load_ms,
         )
-        for i, file in enumerate(files)
-    )
 
 
 def require_stable(measurements: Sequence[Measurement]) -> None:

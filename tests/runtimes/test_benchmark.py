@@ -281,7 +281,7 @@ def test_runs_without_torch_compress_and_onnx(linear: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'compress', 'export', 'models', 'onnx', 'pydantic'): sys.modules[name] = None\n"
-        "from runtimes import benchmark\n"
+        "from runtimes.measure import benchmark\n"
         "benchmark.PRESETS['quick'] = benchmark.Preset('quick', 1, 0.0, 5, 0.0)\n"
         "from runtimes.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
