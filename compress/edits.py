@@ -158,35 +158,35 @@ class _Source:
 
 def _source_of(edits: tuple[Edit, ...], model: nn.Module, original: nn.Module | Mapping[str, Tensor] | None) -> _Source:
     """The values of ``original`` at each edit, found by replaying the edits on it."""
-    found = _Source()
+    source = _Source()
     if original is None:
-        return found
+        return source
     if not isinstance(original, nn.Module):
-        _values(edits, dict(original), first_names(model), found)
-        return found
-    _values(edits, dict(named_tensors(original)), first_names(original), found)
-    ahead, begun = copy.deepcopy(original), 0
+        _values(edits, dict(original), first_names(model), source)
+        return source
+    _values(edits, dict(named_tensors(original)), first_names(original), source)
+    ahead, replayed = copy.deepcopy(original), 0
     for place, edit in enumerate(edits):
         if edit.kind != "module":
             continue
-        replay(ahead, edits[begun:place])
+        replay(ahead, edits[replayed:place])
         module = _layer(ahead, edit)
         inside = set(module.modules())
         for name, other in ahead.named_modules(remove_duplicate=False):
             if other is module and name != edit.layer:
-                found.twins.setdefault(place, name)
+                source.twins.setdefault(place, name)
         outside = {
             id(holder): outer
             for outer, holder in named_tensors(ahead)
             if ahead.get_submodule(outer.rpartition(".")[0]) not in inside
         }
-        found.modules[place] = module
-        found.shared[place] = [(name, outside[id(t)]) for name, t in named_tensors(module) if id(t) in outside]
-        begun = place
-    return found
+        source.modules[place] = module
+        source.shared[place] = [(name, outside[id(t)]) for name, t in named_tensors(module) if id(t) in outside]
+        replayed = place
+    return source
 
 
-def _values(edits: tuple[Edit, ...], values: dict[str, Tensor], first: Mapping[str, str], found: _Source) -> None:
+def _values(edits: tuple[Edit, ...], values: dict[str, Tensor], first: Mapping[str, str], source: _Source) -> None:
     """Fill in the tensors of the source as each edit found them; ``first`` has one name for each shared tensor."""
     for place, edit in enumerate(edits):
         if edit.kind != "tensor" or edit.before is None:
@@ -199,9 +199,9 @@ def _values(edits: tuple[Edit, ...], values: dict[str, Tensor], first: Mapping[s
                 f"edit of {name}: expected a tensor of shape {_shape(edit.before)} in original, got {shape}; "
                 "give the network that the edits begin with"
             )
-        found.tensors[place] = values[known].detach()
+        source.tensors[place] = values[known].detach()
         if edit.axis is not None and edit.kept is not None:
-            values[known] = found.tensors[place].index_select(edit.axis, _index(edit, values[known]))
+            values[known] = source.tensors[place].index_select(edit.axis, _index(edit, values[known]))
 
 
 def _undo_attribute(module: nn.Module, edit: Edit) -> None:
@@ -256,12 +256,12 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
 
 
 def _holders(model: nn.Module) -> Holders:
-    found: Holders = {}
+    holders: Holders = {}
     for module in model.modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
-                found.setdefault(id(tensor), []).append((module, name))
-    return found
+                holders.setdefault(id(tensor), []).append((module, name))
+    return holders
 
 
 def _layer(model: nn.Module, edit: Edit) -> nn.Module:

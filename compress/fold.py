@@ -154,18 +154,18 @@ class _Plan:
 
     def producer(self, node: Node) -> Node:
         """The call whose result reaches ``node`` as its input."""
-        found = node.args[0]
-        while isinstance(found, Node) and self._is_identity(found):
-            found = found.args[0]
-        assert isinstance(found, Node), f"{node.name} takes no tensor"
-        return found
+        source = node.args[0]
+        while isinstance(source, Node) and self._is_identity(source):
+            source = source.args[0]
+        assert isinstance(source, Node), f"{node.name} takes no tensor"
+        return source
 
     def consumers(self, node: Node) -> list[Node]:
         """The calls (and the network's output) that the result of ``node`` reaches."""
-        found: list[Node] = []
+        readers: list[Node] = []
         for user in node.users:
-            found += self.consumers(user) if self._is_identity(user) else [user]
-        return found
+            readers += self.consumers(user) if self._is_identity(user) else [user]
+        return readers
 
     def describe(self, node: Node) -> str:
         """``node`` in words for a reason."""

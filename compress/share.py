@@ -77,17 +77,17 @@ class Share(Config):
 
     def _worthwhile(self, network: nn.Module, layers: list[str]) -> tuple[list[str], list[Skip]]:
         """The layers whose codebook is smaller than what it saves, and those that are left alone."""
-        kept, skipped = [], []
+        worthwhile, skipped = [], []
         for name in layers:
             weight = network.get_parameter(f"{name}.weight")
             rows = len(weight) if self.scope == "channel" else 1
             if weight.numel() > 2 * rows * 2**self.bits:
-                kept.append(name)
+                worthwhile.append(name)
             else:
                 skipped.append(Skip(name, f"kept in float: {weight.numel()} weights save less than codebooks take"))
-        if not kept:
+        if not worthwhile:
             raise InvalidInput("share: every layer is smaller than its codebook; give fewer bits, or the scope layer")
-        return kept, skipped
+        return worthwhile, skipped
 
     def _rounding(self, weight: Tensor, bits: int, generator: np.random.Generator) -> Centroids:
         values = weight.numpy()

@@ -59,9 +59,9 @@ class Measured:
     threads: int
 
     @classmethod
-    def by(cls, clock: Clock, choice: str, told: str) -> Measured:
+    def by(cls, clock: Clock, choice: str, account: str) -> Measured:
         """A choice by the latencies of ``clock``."""
-        return cls(choice, told, clock.target, clock.engine, clock.processor, clock.threads)
+        return cls(choice, account, clock.target, clock.engine, clock.processor, clock.threads)
 
     def __str__(self) -> str:
         where = f"{self.engine} on {self.cpu}, {self.threads} {'thread' if self.threads == 1 else 'threads'}"

@@ -80,7 +80,7 @@ class _Relaxation:
 
 def _relaxations(items: Sequence[tuple[Numbers, Numbers]]) -> list[_Relaxation]:
     """Of all items, of all but the first, and so on, down to none."""
-    found = [_Relaxation(np.zeros(1), np.zeros(1))]
+    relaxations = [_Relaxation(np.zeros(1), np.zeros(1))]
     least_cost = least_loss = 0.0
     steps: list[tuple[float, float]] = []
     for loss, cost in reversed(items):
@@ -90,8 +90,8 @@ def _relaxations(items: Sequence[tuple[Numbers, Numbers]]) -> list[_Relaxation]:
         steps.sort(key=lambda step: step[1] / step[0])
         costs = np.cumsum([least_cost, *(step[0] for step in steps)])
         losses = np.cumsum([least_loss, *(step[1] for step in steps)])
-        found.append(_Relaxation(costs, losses))
-    return found[::-1]
+        relaxations.append(_Relaxation(costs, losses))
+    return relaxations[::-1]
 
 
 def _hull(loss: Numbers, cost: Numbers) -> list[int]:

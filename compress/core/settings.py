@@ -98,7 +98,7 @@ def exclude(description: str = "Layers to leave alone, by name or pattern (layer
     return setting((), description, common=True)
 
 
-def required(description: str, **told: Any) -> Any:
+def required(description: str, **facts: Any) -> Any:
     """As :func:`setting` of a field without a default, for ``Annotated``: ``source: Annotated[str, required("...")]``.
 
     >>> from typing import Annotated
@@ -109,16 +109,16 @@ def required(description: str, **told: Any) -> Any:
     True
     """
     names = Setting.__dataclass_fields__
-    bounds = {key: value for key, value in told.items() if key not in names}
-    own = Setting(**{key: value for key, value in told.items() if key in names})
+    bounds = {key: value for key, value in facts.items() if key not in names}
+    own = Setting(**{key: value for key, value in facts.items() if key in names})
     return Field(description=description, json_schema_extra={KEY: asdict(own)}, **bounds)
 
 
 def setting_of(field: FieldInfo) -> Setting:
     """What ``field`` tells of itself; the defaults, where it was made without :func:`setting`."""
     extra = field.json_schema_extra
-    told = extra.get(KEY) if isinstance(extra, dict) else None
-    return Setting(**told) if isinstance(told, dict) else Setting()  # type: ignore[arg-type]
+    facts = extra.get(KEY) if isinstance(extra, dict) else None
+    return Setting(**facts) if isinstance(facts, dict) else Setting()  # type: ignore[arg-type]
 
 
 def flag_of(kind: type[BaseModel], name: str) -> str:

@@ -223,10 +223,10 @@ def _reduce(node: Node, name: str, field: Field) -> Field | None:
     assert isinstance(source, Node)
     dimensions = len(shape_of(source))
     try:
-        given = argument(node, "dim")
+        named = argument(node, "dim")
     except KeyError:
-        given = None
-    chosen = {d % dimensions for d in (range(dimensions) if given in (None, []) else _spread(given, 1))}
+        named = None
+    chosen = {d % dimensions for d in (range(dimensions) if named in (None, []) else _spread(named, 1))}
     if chosen >= set(field.places):
         return field.everywhere()
     if chosen & set(field.places):

@@ -55,7 +55,7 @@ def bake(model: nn.Module, of: nn.Module | None = None, *, tell: bool = True) ->
 
 def _bake_module(module: nn.Module, layer: str) -> list[tuple[str, str]]:
     """Store the tensors of one module; the name of each, and of what computed it."""
-    found: list[tuple[str, str]] = []
+    baked: list[tuple[str, str]] = []
     if parametrize.is_parametrized(module):
         _own_class(module)
         lists = module.parametrizations
@@ -70,7 +70,7 @@ def _bake_module(module: nn.Module, layer: str) -> list[tuple[str, str]]:
                 value = module._buffers.pop(name)
                 assert value is not None, name
                 module.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
-            found.append((name, ", ".join(kinds)))
+            baked.append((name, ", ".join(kinds)))
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, (WeightNorm, SpectralNorm)):
             if isinstance(hook, WeightNorm):
@@ -78,12 +78,12 @@ def _bake_module(module: nn.Module, layer: str) -> list[tuple[str, str]]:
             else:
                 remove_spectral_norm(module, hook.name)
                 _forget_loading(module, hook)
-            found.append((hook.name, type(hook).__name__))
+            baked.append((hook.name, type(hook).__name__))
         elif isinstance(hook, prune.BasePruningMethod):
             name = hook._tensor_name
             prune.remove(module, name)
-            found.append((name, f"masked by torch.nn.utils.prune.{type(hook).__name__}"))
-    return found
+            baked.append((name, f"masked by torch.nn.utils.prune.{type(hook).__name__}"))
+    return baked
 
 
 def _forget_loading(module: nn.Module, norm: SpectralNorm) -> None:

@@ -88,10 +88,10 @@ class Graph:
 
     def arguments(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         """What an interpreter of the graph is run on: the network's own tensors and ``inputs``, in its order."""
-        given = iter(inputs)
+        remaining = iter(inputs)
         placeholders = (node for node in self.program.graph.nodes if node.op == "placeholder")
         tensors = (self.tensor(node) for node in placeholders)
-        return [next(given) if tensor is None else tensor for tensor in tensors]
+        return [next(remaining) if tensor is None else tensor for tensor in tensors]
 
     @cached_property
     def unused(self) -> tuple[str, ...]:
@@ -136,12 +136,12 @@ class Graph:
     def source(self, node: Node) -> str:
         """Where the user's code calls ``node``: "net.py:14: x = self.fc(x)", the innermost line outside of torch."""
         lines = (node.meta.get("stack_trace") or "").strip().splitlines()
-        found = "unknown place"
+        innermost = "unknown place"
         for header, code in pairwise(lines):
             match = re.match(r'\s*File "(.+)", line (\d+)', header)
             if match and "/torch/" not in match[1]:
-                found = f"{match[1].rsplit('/', 1)[-1]}:{match[2]}: {code.strip()}"
-        return found
+                innermost = f"{match[1].rsplit('/', 1)[-1]}:{match[2]}: {code.strip()}"
+        return innermost
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -31,8 +31,8 @@ def gate(node: Node) -> str:
 
 def decompose(graph: Graph, wanted: Callable[[Node], bool]) -> int:
     """Write the activation functions that are ``wanted`` as sums, clips and products, in place; returns how many."""
-    found = [node for node in graph.calls(*HARD_SIGMOID, *HARD_SWISH, *SILU) if wanted(node)]
-    for node in found:
+    activations = [node for node in graph.calls(*HARD_SIGMOID, *HARD_SWISH, *SILU) if wanted(node)]
+    for node in activations:
         x = node.args[0]
         if node.target in SILU:
             opened = _before(graph, node, gate(node), aten.sigmoid.default, x)
@@ -44,10 +44,10 @@ def decompose(graph: Graph, wanted: Callable[[Node], bool]) -> int:
         node.args = (opened, 1 / 6) if node.target in HARD_SIGMOID else (x, opened)
         node.target = aten.mul.Tensor
         node.kwargs = {}
-    if found:
+    if activations:
         graph.program.graph.lint()
         graph.program.graph_module.recompile()
-    return len(found)
+    return len(activations)
 
 
 def is_shift(node: Node) -> bool:

@@ -136,12 +136,12 @@ class Encoding:
 
     def codes(self, real: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
         """The code of the level nearest to each value of ``real`` (channels, ...), the lower one of two."""
-        found = np.empty(real.shape, np.uint8)
+        nearest = np.empty(real.shape, np.uint8)
         for channel, row in enumerate(self.table()):
             order = np.argsort(row, kind="stable")
             middles = (row[order][1:].astype(np.float64) + row[order][:-1]) / 2
-            found[channel] = order[np.searchsorted(middles, real[channel])]
-        return found
+            nearest[channel] = order[np.searchsorted(middles, real[channel])]
+        return nearest
 
     def decoded(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """The real values that ``codes`` (channels, ...) stand for."""

@@ -56,11 +56,11 @@ def keys_of(graph: Graph) -> dict[str, str]:
 def digest_of(graph: Graph) -> str:
     """SHA-256 of the keys of a graph, and of which of them read which: the same for two traces of one structure."""
     keys = keys_of(graph)
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for node in graph.nodes:
         if node.name in keys:
-            told.update(f"{keys[node.name]} {_operation(node)} {' '.join(_read(node, keys))}\n".encode())
-    return told.hexdigest()
+            digest.update(f"{keys[node.name]} {_operation(node)} {' '.join(_read(node, keys))}\n".encode())
+    return digest.hexdigest()
 
 
 def with_keys(graph: Graph, encodings: Mapping[str, Encoding]) -> dict[str, Encoding]:

@@ -444,7 +444,7 @@ def integers_of_levels(encodings: Mapping[str, Encoding], products: Iterable[Int
     Raises:
         InvalidInput: the levels of one are not multiples of a step.
     """
-    found = dict(encodings)
+    deployed = dict(encodings)
     for product in products:
         encoding = encodings[product.weight]
         if encoding.kind == "levels" and product.read in encodings:
@@ -454,8 +454,8 @@ def integers_of_levels(encodings: Mapping[str, Encoding], products: Iterable[Int
                     f"encodings: {product.weight} has levels that no integers hold, and what it is multiplied by is in "
                     f"integers; quantize weights alone, or with another scheme"
                 )
-            found[product.weight] = integers
-    return found
+            deployed[product.weight] = integers
+    return deployed
 
 
 def pools_in_one_scale(graph: Graph, encodings: Mapping[str, Encoding]) -> dict[str, Encoding]:
@@ -465,17 +465,17 @@ def pools_in_one_scale(graph: Graph, encodings: Mapping[str, Encoding]) -> dict[
     the parts of a concatenation: nothing is rounded once more. LiteRT's specification of 8-bit integers wants that of
     AVERAGE_POOL_2D ("input and outputs must all have same scale/zero_point").
     """
-    found = dict(encodings)
-    activations = [node.name for node in graph.nodes if node.name in found]
+    shared = dict(encodings)
+    activations = [node.name for node in graph.nodes if node.name in shared]
     for node in graph.calls(aten.avg_pool2d.default):
         source = source_of(node.args[0])
-        read, made = found.get(source.name) if source is not None else None, found.get(node.name)
+        read, made = shared.get(source.name) if source is not None else None, shared.get(node.name)
         if read is None or made is None or read == made or read.bits != made.bits:
             continue
         low, high = min(*read.low, *made.low), max(*read.high, *made.high)
         both = replace(read, low=(low,), high=(high,))
-        found.update({name: both for name in activations if found[name] in (read, made)})
-    return found
+        shared.update({name: both for name in activations if shared[name] in (read, made)})
+    return shared
 
 
 def ranges_in_one_scale(graph: Graph, ranges: Mapping[str, str], encodings: Mapping[str, Encoding]) -> dict[str, str]:

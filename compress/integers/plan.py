@@ -127,12 +127,12 @@ class Plan:
 
         A weight that several layers read gets the largest of their scales, so that all of them round it alike.
         """
-        found: dict[str, IntegerParameters] = {}
+        grids_of: dict[str, IntegerParameters] = {}
         for each in self.layers:
             if each.weight is not None and each.levels is None:
-                own, known = each.weight.parameters, found.get(each.layer.weight)
-                found[each.layer.weight] = own if known is None else own.largest(known)
-        return found
+                own, known = each.weight.parameters, grids_of.get(each.layer.weight)
+                grids_of[each.layer.weight] = own if known is None else own.largest(known)
+        return grids_of
 
     def settled(self) -> dict[str, Encoding]:
         """The encodings, where the range of a weight alone gives the scales that are deployed, be they raised.
@@ -213,7 +213,7 @@ def _rounded(encoding: Encoding, target: Target) -> Integers:
 def _layer(
     graph: Graph,
     product: IntegerLayer,
-    given: Mapping[str, Encoding],
+    network_encodings: Mapping[str, Encoding],
     encodings: Mapping[str, Encoding],
     values: Mapping[str, Integers],
     target: Target,
@@ -221,12 +221,12 @@ def _layer(
     """What ``product`` computes with.
 
     Args:
-        given: the encodings of the network.
+        network_encodings: the encodings of the network.
         encodings: the same, of what is really multiplied.
         values: the integers of all activations that are encoded.
     """
     encoding = encodings[product.weight]
-    levels = given[product.weight] if given[product.weight] is not encoding else None
+    levels = network_encodings[product.weight] if network_encodings[product.weight] is not encoding else None
     reason = _reason(product, encoding, values, target)
     if encoding.kind != "integer" or (reason and target.products_only):
         return LayerPlan(product, encoding, reason=reason)

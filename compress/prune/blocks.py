@@ -107,7 +107,7 @@ class RemoveBlocks(Config):
                     f"remove_blocks: exclude {pattern!r} matches no layer; layers are named like {names[:3]}"
                 )
         read, reasons = blocks(graph)
-        found, skipped = {}, list(reasons)
+        removable, skipped = {}, list(reasons)
         trial = evaluation_copy(graph.model)
         for block in read:
             wrong = None
@@ -118,39 +118,40 @@ class RemoveBlocks(Config):
                     problem = difference(trial, graph, [block], context.example_inputs)
                     wrong = f"without it the network {problem}" if problem else None
             if wrong is None:
-                found[block.name] = block
+                removable[block.name] = block
             else:
                 skipped.append(Skip(block.name, wrong))
-        if not found:
+        if not removable:
             told = "; ".join(f"{s.layer or 'the network'}: {s.reason}" for s in skipped) or "it has no residual sums"
             raise InvalidInput(f"remove_blocks: {type(graph.model).__name__} has no block to remove: {told}")
-        return found, skipped
+        return removable, skipped
 
     def _choose(
-        self, graph: Graph, found: Mapping[str, Block], skipped: Iterable[Skip], context: Context
+        self, graph: Graph, removable: Mapping[str, Block], skipped: Iterable[Skip], context: Context
     ) -> list[Block]:
         """The blocks to remove, in the order of the network."""
-        if self.count is not None and self.count > len(found):
+        if self.count is not None and self.count > len(removable):
             told = "".join(f"; {skip.layer or 'the network'} stays: {skip.reason}" for skip in skipped)
             raise InvalidInput(
-                f"remove_blocks: count={self.count}, and only {len(found)} can be removed ({', '.join(found)}){told}"
+                f"remove_blocks: count={self.count}, and only {len(removable)} can be removed "
+                f"({', '.join(removable)}){told}"
             )
         if self.macs is not None:
-            costs = _Costs.of(graph, found, context)
-            if costs.ratio(found) < self.macs:
+            costs = _Costs.of(graph, removable, context)
+            if costs.ratio(removable) < self.macs:
                 raise InvalidInput(
-                    f"remove_blocks: macs={self.macs:g} is out of reach: at most {costs.ratio(found):.2f} times fewer "
-                    f"without all of {', '.join(found)}"
+                    f"remove_blocks: macs={self.macs:g} is out of reach: at most {costs.ratio(removable):.2f} times "
+                    f"fewer without all of {', '.join(removable)}"
                 )
         criterion = self.criterion or ("accuracy" if _labelled(context) else "similarity")
-        model, left, gone = evaluation_copy(graph.model), list(found), set[str]()
+        model, left, gone = evaluation_copy(graph.model), list(removable), set[str]()
         while costs.ratio(gone) < self.macs if self.macs is not None else len(gone) < (self.count or 0):
             scores = influences(model, left, criterion, context, self.samples)
             least_name = min(left, key=scores.__getitem__)
-            replay(model, [Edit(least_name, "module", found[least_name].kind, "Identity", "module")])
+            replay(model, [Edit(least_name, "module", removable[least_name].kind, "Identity", "module")])
             left.remove(least_name)
             gone.add(least_name)
-        return [block for name, block in found.items() if name in gone]
+        return [block for name, block in removable.items() if name in gone]
 
 
 def difference(shorter: nn.Module, graph: Graph, removed: Sequence[Block], inputs: tuple[Tensor, ...]) -> str | None:

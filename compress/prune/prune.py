@@ -174,10 +174,10 @@ class Prune(Config):
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
         names = GoalName.__args__  # type: ignore[attr-defined]
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
+        chosen = [name for name in names if getattr(self, name) is not None]
+        if len(chosen) != 1:
             *first, last = (f"`{name}`" for name in names)
-            got = ", ".join(f"`{name}`" for name in given) or "none"
+            got = ", ".join(f"`{name}`" for name in chosen) or "none"
             raise ValueError(f"give exactly one of {', '.join(first)} and {last}, got {got}")
         return self
 
@@ -259,14 +259,14 @@ class Prune(Config):
 
     def _measured(self, context: Context) -> tuple[Measured, ...]:
         """The account of widths that were chosen by latency."""
-        told = {"float": "in float", "int8": "in int8"}[self.latency_precision]
+        account = {"float": "in float", "int8": "in int8"}[self.latency_precision]
         if self.goal.name == "latency":
-            told = f"widths: {told}, at least {self.goal.factor:.3g} times faster than before"
+            account = f"widths: {account}, at least {self.goal.factor:.3g} times faster than before"
         elif self.round_to == "measured":
-            told = f"widths: those that pay {told}"
+            account = f"widths: those that pay {account}"
         else:
             return ()
-        return (Measured.by(self.surgery.timing.clock(context), "the widths of layers", told),)
+        return (Measured.by(self.surgery.timing.clock(context), "the widths of layers", account),)
 
     def _repair(
         self, before: nn.Module, pruned: nn.Module, edits: tuple[Edit, ...], context: Context

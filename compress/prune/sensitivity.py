@@ -93,7 +93,7 @@ class Sensitivity(Findings):
         nearest = [min(range(len(group.removed)), key=lambda i: abs(group.removed[i] - r)) for r in self.ratios]
         return [self.top1 - group.top1[place] for place in nearest]
 
-    def curves(self, found: Channels) -> dict[Key, Curve]:
+    def curves(self, channels: Channels) -> dict[Key, Curve]:
         """The curve of each group of a network, by what the group is cut on.
 
         Raises:
@@ -101,7 +101,7 @@ class Sensitivity(Findings):
         """
         known = {(group.layers, group.number): group for group in self.groups}
         curves = {}
-        for group, number in numbered(found.groups):
+        for group, number in numbered(channels.groups):
             scanned = known.get((group.layers, number))
             if scanned is None:
                 continue
@@ -147,17 +147,17 @@ class Scan(Config):
         if context.data is None:
             raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
         split = Slice(context.data.split("validation"), self.samples)
-        found = readable(trace(evaluation_copy(model), context.example_inputs), context)
-        groups, skipped = scorable(*eligible(found, self.exclude), found, self.criterion)
+        channels = readable(trace(evaluation_copy(model), context.example_inputs), context)
+        groups, skipped = scorable(*eligible(channels, self.exclude), channels, self.criterion)
         if not groups:
             raise InvalidInput(f"sensitivity: nothing in {type(model).__name__} can be pruned")
-        scores = self.criterion.score(groups, found, context)
-        names = {id(group): number for group, number in numbered(found.groups)}
+        scores = self.criterion.score(groups, channels, context)
+        names = {id(group): number for group, number in numbered(channels.groups)}
         records: list[GroupSensitivity] = []
         for group, score in zip(groups, scores, strict=True):
             context.progress("sensitivity", len(records), len(groups), group.layers[0])
             accuracies = {
-                trial.removed: top1(trial.network, split) for trial in trials(found, group, score, self.ratios)
+                trial.removed: top1(trial.network, split) for trial in trials(channels, group, score, self.ratios)
             }
             records.append(
                 GroupSensitivity(
@@ -188,12 +188,12 @@ class Trial:
     edits: tuple[Edit, ...]
 
 
-def trials(found: Channels, group: Group, scores: Tensor, shares: Sequence[float]) -> Iterator[Trial]:
+def trials(channels: Channels, group: Group, scores: Tensor, shares: Sequence[float]) -> Iterator[Trial]:
     """The network with each of ``shares`` of the group gone, ascending, rounded to whole units and to one at least."""
     order = torch.argsort(scores, stable=True).tolist()
     for gone in sorted({min(len(order) - 1, max(1, round(share * len(order)))) for share in shares}):
-        network = evaluation_copy(found.graph.model)
-        edits = found.edits([group.units[i] for i in order[:gone]])
+        network = evaluation_copy(channels.graph.model)
+        edits = channels.edits([group.units[i] for i in order[:gone]])
         replay(network, edits)
         yield Trial(gone / len(order), network, edits)
 

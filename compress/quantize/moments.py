@@ -72,14 +72,14 @@ def batch_norm_moments(model: nn.Module, context: Context) -> dict[str, tuple[st
         InvalidInput: the network cannot be traced on the example inputs.
     """
     graph = trace(model, context.example_inputs)
-    found: dict[str, tuple[str, Moments]] = {}
+    norms: dict[str, tuple[str, Moments]] = {}
     for node in graph.calls(aten.batch_norm.default):
         moments, source = _of_batch_norm(graph, node), argument(node, "input")
         if moments is not None and source.target in CONVOLUTIONS | {aten.linear.default}:
             name = graph.tensor_name(argument(source, "weight"))
             if name is not None:
-                found[name] = graph.layer(node), moments
-    return found
+                norms[name] = graph.layer(node), moments
+    return norms
 
 
 def folded_moments(known: Mapping[str, tuple[str, Moments]], edits: tuple[Edit, ...]) -> dict[str, Moments]:
@@ -140,22 +140,22 @@ def derived(graph: Graph, known: Mapping[str, Moments]) -> dict[str, Moments]:
     Args:
         known: those of layers, by the name of the weight.
     """
-    found: dict[str, Moments] = {}
+    of_nodes: dict[str, Moments] = {}
     for node in graph.calls():
-        moments = _derive(graph, node, known, found)
+        moments = _derive(graph, node, known, of_nodes)
         if moments is not None:
-            found[node.name] = moments
-    return found
+            of_nodes[node.name] = moments
+    return of_nodes
 
 
-def _derive(graph: Graph, node: Node, known: Mapping[str, Moments], found: Mapping[str, Moments]) -> Moments | None:
+def _derive(graph: Graph, node: Node, known: Mapping[str, Moments], moments: Mapping[str, Moments]) -> Moments | None:
     if node.target in CONVOLUTIONS | {aten.linear.default}:
         if node.target is aten.linear.default and node.meta["val"].ndim != 2:
             return None
         return known.get(graph.tensor_name(argument(node, "weight")) or "")
     if node.target is aten.batch_norm.default:
         return _of_batch_norm(graph, node)
-    sources = [found.get(read.name) for read in _reads(node)]
+    sources = [moments.get(read.name) for read in _reads(node)]
     if not sources or any(source is None for source in sources):
         return None
     first, *others = (source for source in sources if source is not None)

@@ -317,7 +317,7 @@ class Quantize(Config):
     def _revert(self, state: State, task: Task) -> State:
         """With layers in float that are slower in integers."""
         clock, context = self._clock_for_reverting(task.context), task.context
-        kept = revert_slower(
+        reversion = revert_slower(
             state.network,
             state.encodings,
             context.example_inputs,
@@ -325,17 +325,19 @@ class Quantize(Config):
             fastest=self.fastest,
             progress=context.progress,
         )
-        measured = Measured.by(clock, "the layers that compute in float", kept.told())
-        return state.after((), kept.skipped, encodings=dict(kept.encodings), measured=(*state.measured, measured))
+        measured = Measured.by(clock, "the layers that compute in float", reversion.told())
+        return state.after(
+            (), reversion.skipped, encodings=dict(reversion.encodings), measured=(*state.measured, measured)
+        )
 
 
 def _told_floats(state: State, task: Task) -> State:
     """With an account of the layers that have integers and that the target computes in float all the same."""
     layers = plan_of(state.graph, state.encodings, TARGETS[task.grid]).layers
-    told = [
+    skips = [
         Skip(each.layer.layer, each.reason) for each in layers if each.reason and each.layer.read in state.encodings
     ]
-    return state.after((), told)
+    return state.after((), skips)
 
 
 def _fold(state: State, task: Task) -> State:

@@ -94,7 +94,7 @@ def revert_slower(
     network = _Network(model, dict(encodings), one_sample(example_inputs))
     plain, best = network.timed({}), network.timed(encodings)
     float_ms, best_ms = clock.ms_of((plain, best))
-    integer_ms, kept, skipped = best_ms, dict(encodings), list[Skip]()
+    integer_ms, best_encodings, skipped = best_ms, dict(encodings), list[Skip]()
     profiles = _Profiles.of(network, clock, plain, best)
     reverted: set[str] = set()
     tried: set[str] = set()
@@ -112,7 +112,7 @@ def revert_slower(
         float_ms, best_ms, changed_ms = clock.ms_of((plain, best, changed))
         if changed_ms > (1 - GAIN) * best_ms:
             continue
-        best, best_ms, kept = changed, changed_ms, candidate
+        best, best_ms, best_encodings = changed, changed_ms, candidate
         profiles.renew(clock, best)
         reverted |= layers
         skipped += [Skip(layer, f"kept in float: {profiles.told(region)}") for layer in sorted(layers)]
@@ -121,7 +121,7 @@ def revert_slower(
         told = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
         skip = Skip("", f"kept in float: the network takes {told}")
         return Kept(network.all_floats(), (skip,), float_ms, integer_ms, float_ms)
-    return Kept(kept, tuple(skipped), float_ms, integer_ms, best_ms)
+    return Kept(best_encodings, tuple(skipped), float_ms, integer_ms, best_ms)
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ class _Profiles:
     @classmethod
     def of(cls, network: _Network, clock: Clock, plain: Timed, integers: Timed) -> _Profiles:
         profiles = [clock.profile(each) for each in (plain, integers)]
-        found = cls({}, {})
+        profiles_read = cls({}, {})
         if all(profile is not None for profile in profiles):
-            found.floats, found.integers = (found._noted(profile or ()) for profile in profiles)
-            return found
+            profiles_read.floats, profiles_read.integers = (profiles_read._noted(profile or ()) for profile in profiles)
+            return profiles_read
         names = network.layers()
         changed = [network.timed(network.with_floats({name})) for name in names]
         whole_ms, *changed_ms = clock.ms_of((integers, *changed))

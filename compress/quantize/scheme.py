@@ -176,13 +176,13 @@ def scheme_of(weights: Iterable[Encoding], activations: Iterable[Encoding]) -> S
         weights: of the weights.
         activations: of the values.
     """
-    given = {(encoding.kind, encoding.bits) for encoding in weights}
+    stored = {(encoding.kind, encoding.bits) for encoding in weights}
     read: set[int | None] = {encoding.bits for encoding in activations}
-    found: list[SchemeName] = [
+    names: list[SchemeName] = [
         name
         for name, scheme in SCHEMES.items()
         if scheme.kind != "levels"
-        and given == {(scheme.kind, scheme.weight_bits)}
+        and stored == {(scheme.kind, scheme.weight_bits)}
         and (read or {None}) == {scheme.activation_bits}
     ]
-    return found[0] if found else None
+    return names[0] if names else None

@@ -65,10 +65,10 @@ def ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
     the factor is the mean magnitude of the others; here for each filter.
     """
     rows = weight.flatten(1)
-    kept = rows.abs() > 0.7 * rows.abs().mean(1, keepdim=True)
-    count = kept.sum(1).clamp_min(1)
-    factors = ((rows.abs() * kept).sum(1) / count).clamp_min(TINY)
-    return (torch.sign(rows) * kept).view_as(weight), factors
+    nonzero = rows.abs() > 0.7 * rows.abs().mean(1, keepdim=True)
+    count = nonzero.sum(1).clamp_min(1)
+    factors = ((rows.abs() * nonzero).sum(1) / count).clamp_min(TINY)
+    return (torch.sign(rows) * nonzero).view_as(weight), factors
 
 
 class Ternary(nn.Module):

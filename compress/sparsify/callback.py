@@ -95,7 +95,7 @@ class MaskedTraining:
         Raises:
             InvalidInput: scores are not finite, or the sparsity is out of reach.
         """
-        found = []
+        scores = []
         wholes = {site.name: self._whole(site.name, model.get_parameter(site.name)) for site in self.sites}
         for site in self.sites:
             whole = wholes[site.name]
@@ -107,9 +107,9 @@ class MaskedTraining:
                 score = known if self.criterion == "movement" else criteria.saliency(whole, known)
             if not bool(torch.isfinite(score).all()):
                 raise InvalidInput(f"sparsify: the scores of {site.name} are not all finite (NaN or infinity)")
-            found.append(site.seen(score).detach().cpu())
+            scores.append(site.seen(score).detach().cpu())
         try:
-            masks = self.choice.masks(found, sparsity)
+            masks = self.choice.masks(scores, sparsity)
         except ValueError as error:
             raise InvalidInput(f"sparsify: sparsity {sparsity:.2%} is out of reach: {error}") from error
         for site, mask in zip(self.sites, masks, strict=True):

@@ -77,13 +77,13 @@ def n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 
 def layer_masks(scores: Sequence[Tensor], groups: Sequence[Tensor], sparsity: float) -> list[Tensor]:
     """A mask per layer, each of them with ``sparsity`` of its weights gone, to the nearest group; one group stays."""
-    found = []
+    masks = []
     for score, group in zip(scores, groups, strict=True):
         means, sizes = group_means(score, group)
         kept = torch.ones(len(sizes), dtype=torch.bool)
         kept[_lowest(means, sizes, sparsity * int(sizes.sum()))[: len(sizes) - 1]] = False
-        found.append(kept[group])
-    return found
+        masks.append(kept[group])
+    return masks
 
 
 def network_masks(scores: Sequence[Tensor], groups: Sequence[Tensor], sparsity: float, minimum: float) -> list[Tensor]:

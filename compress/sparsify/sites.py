@@ -67,12 +67,12 @@ def find_sites(model: nn.Module, exclude: Sequence[str] = (), window: int = 1) -
 
 def _holders(model: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
     """The modules that hold each parameter, by its identity."""
-    found: dict[int, list[tuple[str, nn.Module]]] = {}
+    holders: dict[int, list[tuple[str, nn.Module]]] = {}
     for layer, module in model.named_modules():
         for tensor in module._parameters.values():
             if tensor is not None:
-                found.setdefault(id(tensor), []).append((layer, module))
-    return found
+                holders.setdefault(id(tensor), []).append((layer, module))
+    return holders
 
 
 def _other_reader(module: nn.Module, holders: dict[int, list[tuple[str, nn.Module]]]) -> str | None:

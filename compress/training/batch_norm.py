@@ -105,8 +105,8 @@ def inputs_for(model: nn.Module, batch: object) -> tuple[Tensor, ...]:
     """A batch of a split (a tensor, or one per input) as ``model`` takes it: on its device, in its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     tensors = batch if isinstance(batch, (tuple, list)) else (batch,)
-    found: list[Tensor] = []
+    inputs: list[Tensor] = []
     for x in tensors:
         assert isinstance(x, Tensor), "a split gives tensors"
-        found.append(x.to(like) if x.is_floating_point() else x.to(like.device))
-    return tuple(found)
+        inputs.append(x.to(like) if x.is_floating_point() else x.to(like.device))
+    return tuple(inputs)

@@ -90,12 +90,12 @@ class Channels:
         # Units of one group have the same number of indices on the same dimensions: equal sums of random numbers.
         mark = torch.randint(2**62, (len(sites),), generator=torch.Generator().manual_seed(0))
         marks = torch.zeros(len(free), dtype=torch.int64).index_add_(0, roots, mark[site_of])
-        kept = free[roots]
-        roots, site_of, index = roots[kept], site_of[kept], index[kept]
+        movable = free[roots]
+        roots, site_of, index = roots[movable], site_of[movable], index[movable]
         _, member = torch.unique(marks[roots], return_inverse=True)
         order = _lexicographic(member, site_of, roots)  # the indices are in order
         member, site_of, roots, index = member[order], site_of[order], roots[order], index[order]
-        found = []
+        groups = []
         for block in _runs(member):
             labels = torch.unique(roots[block])
             if len(labels) > 1:
@@ -103,9 +103,9 @@ class Channels:
                     sites[int(site_of[block][run][0])]: index[block][run].view(len(labels), -1)
                     for run in _runs(site_of[block])
                 }
-                found.append(self._group(labels, parts))
+                groups.append(self._group(labels, parts))
         place = {site: position for position, site in enumerate(sites)}
-        return tuple(sorted(found, key=lambda group: min(place[site] for site in group.sites)))
+        return tuple(sorted(groups, key=lambda group: min(place[site] for site in group.sites)))
 
     def _group(self, labels: Tensor, sites: Mapping[Site, Tensor]) -> Group:
         filters = tuple(site for site in self.labels.outputs_of if site in sites)
@@ -117,7 +117,7 @@ class Channels:
     def skipped(self) -> tuple[Skip, ...]:
         """The layers whose output channels stay, and why."""
         free = torch.cat([torch.zeros(0, dtype=torch.int64), *(group.labels for group in self.groups)])
-        found = []
+        skips = []
         for site, layer in self.labels.outputs_of.items():
             roots = self.labels.roots(self.labels.sites[site])
             stuck = roots[~torch.isin(roots, free)].tolist()
@@ -125,10 +125,10 @@ class Channels:
                 reasons = (self.labels.pinned(root) for root in stuck)
                 reason = next((r for r in reasons if r is not None), "all its channels depend on each other")
                 total = len(self.labels.sites[site])
-                found.append(
+                skips.append(
                     Skip(layer, reason if len(stuck) == total else f"{len(stuck)} of {total} channels: {reason}")
                 )
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(skips))
 
     def macs(self, removed: Collection[int] = ()) -> int:
         """Multiply-adds of the convolutions and products with weights on the example inputs, ``removed`` units gone."""
@@ -142,85 +142,85 @@ class Channels:
     def edits(self, removed: Collection[Unit]) -> tuple[Edit, ...]:
         """The edits that take ``removed`` out of the network: its tensors, then attributes of modules that follow."""
         model = self.graph.model
-        kept = {}
+        indices_left = {}
         for (name, axis), indices in _indices(removed).items():
             left = torch.ones(len(self.labels.sites[name, axis]), dtype=torch.bool)
             left[indices] = False
-            kept[name, axis] = tuple(torch.nonzero(left).flatten().tolist())
+            indices_left[name, axis] = tuple(torch.nonzero(left).flatten().tolist())
         sizes = self._sizes({unit.label for unit in removed})
         repairs = {
             layer: self._repairs(layer, module, sizes[layer])
             for layer, module in model.named_modules()
             if layer in sizes
         }
-        return tensor_edits(model, kept, repairs)
+        return tensor_edits(model, indices_left, repairs)
 
     def _sizes(self, removed: Collection[int]) -> dict[str, dict[int, int]]:
         """By layer: the sizes that its code names, and what they are with ``removed`` gone."""
         gone = self.labels.among(removed)
-        found: dict[str, dict[int, int]] = defaultdict(dict)
+        changed: dict[str, dict[int, int]] = defaultdict(dict)
         for sized in self.labels.sized:
             after = sized.size - int(gone[sized.labels].sum())
             if after != sized.size:
-                found[sized.layer].setdefault(sized.size, after)
-        return found
+                changed[sized.layer].setdefault(sized.size, after)
+        return changed
 
     def _repairs(self, layer: str, module: nn.Module, sizes: Mapping[int, int]) -> dict[str, object]:
         """The attributes of ``module`` that hold one of ``sizes``, and what they have to hold."""
         names = self.repaired.get(type(module).__name__)
-        found: dict[str, object] = {}
+        repairs: dict[str, object] = {}
         for name, value in vars(module).items() if sizes else ():
             if name.startswith("_") or (names is not None and name not in names):
                 continue
             if isinstance(value, int) and not isinstance(value, bool) and value in sizes:
-                found[name] = sizes[value]
+                repairs[name] = sizes[value]
             elif isinstance(value, (list, tuple)) and any(type(v) is int and v in sizes for v in value):
-                found[name] = type(value)(sizes.get(v, v) if type(v) is int else v for v in value)
-        return found
+                repairs[name] = type(value)(sizes.get(v, v) if type(v) is int else v for v in value)
+        return repairs
 
     def doubtful(self, removed: Collection[Unit]) -> dict[str, frozenset[str]]:
         """Of :meth:`repairable`, the attributes of which a module has several with one value: some may mean others."""
         sizes = self._sizes({unit.label for unit in removed})
-        found: dict[str, frozenset[str]] = {}
+        attributes_of: dict[str, frozenset[str]] = {}
         for layer, module in self.graph.model.named_modules():
             repairs = self._repairs(layer, module, sizes.get(layer, {}))
             values = Counter(str(getattr(module, name)) for name in repairs)
             names = frozenset(name for name in repairs if values[str(getattr(module, name))] > 1)
             if names:
                 kind = type(module).__name__
-                found[kind] = found.get(kind, frozenset()) | names
-        return found
+                attributes_of[kind] = attributes_of.get(kind, frozenset()) | names
+        return attributes_of
 
     def repairable(self, removed: Collection[Unit]) -> dict[str, frozenset[str]]:
         """By class of module, the attributes that :meth:`edits` would set because a size in the code has changed."""
         sizes = self._sizes({unit.label for unit in removed})
-        found: dict[str, frozenset[str]] = {}
+        attributes_of: dict[str, frozenset[str]] = {}
         for layer, module in self.graph.model.named_modules():
             names = frozenset(self._repairs(layer, module, sizes.get(layer, {})))
             if names:
                 kind = type(module).__name__
-                found[kind] = found.get(kind, frozenset()) | names
-        return found
+                attributes_of[kind] = attributes_of.get(kind, frozenset()) | names
+        return attributes_of
 
 
 def tensor_edits(
     model: nn.Module,
-    kept: Mapping[Site, tuple[int, ...]],
+    indices_left: Mapping[Site, tuple[int, ...]],
     repairs: Mapping[str, Mapping[str, object]] | None = None,
 ) -> tuple[Edit, ...]:
-    """The edits that leave the indices ``kept`` of each dimension, in that order; then the attributes that follow.
+    """The edits that leave ``indices_left`` of each dimension, in that order; then the attributes that follow.
 
     Args:
         repairs: by layer, attributes besides those of torch's own layers.
     """
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     shapes: dict[str, tuple[int, ...]] = {}
-    found: list[Edit] = []
-    for name, axis in sorted(kept):
+    edits: list[Edit] = []
+    for name, axis in sorted(indices_left):
         layer, _, what = name.rpartition(".")
         before = shapes.get(name) or tuple(tensors[name].shape)
-        shapes[name] = (*before[:axis], len(kept[name, axis]), *before[axis + 1 :])
-        found.append(Edit(layer, what, before, shapes[name], "tensor", axis, kept[name, axis]))
+        shapes[name] = (*before[:axis], len(indices_left[name, axis]), *before[axis + 1 :])
+        edits.append(Edit(layer, what, before, shapes[name], "tensor", axis, indices_left[name, axis]))
     changed = {id(tensors[name]): shape for name, shape in shapes.items()}
     for layer, module in model.named_modules():
         own = {**module._parameters, **module._buffers}
@@ -228,8 +228,8 @@ def tensor_edits(
         after = {**(repairs or {}).get(layer, {}), **(attributes(module, here) if here else {})}
         for what, value in after.items():
             if getattr(module, what) != value:
-                found.append(Edit(layer, what, getattr(module, what), value))
-    return tuple(found)
+                edits.append(Edit(layer, what, getattr(module, what), value))
+    return tuple(edits)
 
 
 def _indices(removed: Collection[Unit]) -> dict[Site, Tensor]:
@@ -237,11 +237,11 @@ def _indices(removed: Collection[Unit]) -> dict[Site, Tensor]:
     rows: dict[int, tuple[Mapping[Site, Tensor], list[int]]] = {}
     for unit in removed:
         rows.setdefault(id(unit.sites), (unit.sites, []))[1].append(unit.row)
-    found: dict[Site, list[Tensor]] = defaultdict(list)
+    indices_of: dict[Site, list[Tensor]] = defaultdict(list)
     for sites, units in rows.values():
         for site, indices in sites.items():
-            found[site].append(indices[units].flatten())
-    return {site: torch.cat(parts) for site, parts in found.items()}
+            indices_of[site].append(indices[units].flatten())
+    return {site: torch.cat(parts) for site, parts in indices_of.items()}
 
 
 def _lexicographic(*keys: Tensor) -> Tensor:

@@ -66,24 +66,24 @@ class _Masked(Interpreter):
         whole: Tensor = args[0]
         before = tuple(whole.shape)
         left = [(dim, torch.nonzero(~gone).flatten().to(whole.device)) for dim, gone in absent]
-        for dim, kept in left:
-            args[0] = args[0].index_select(dim, kept)
+        for dim, present in left:
+            args[0] = args[0].index_select(dim, present)
         name = str(n.target)
-        for dim, kept in left:
+        for dim, present in left:
             if "layer_norm" in name or "rms_norm" in name:
                 sizes = list(argument(n, "normalized_shape"))
                 own = dim - whole.ndim + len(sizes)
-                sizes[own] = len(kept)
+                sizes[own] = len(present)
                 args[1] = sizes
                 for place in range(2, len(args)):
                     if isinstance(args[place], Tensor):
-                        args[place] = args[place].index_select(own, kept)
+                        args[place] = args[place].index_select(own, present)
             elif "group_norm" in name:
                 for place in range(1, len(args)):
                     if isinstance(args[place], Tensor):
-                        args[place] = args[place].index_select(0, kept)
+                        args[place] = args[place].index_select(0, present)
                 if "native" in name:
-                    args[4] = len(kept)
+                    args[4] = len(present)
         result = n.target(*args, **kwargs)  # type: ignore[operator]
         if isinstance(result, (tuple, list)):
             return tuple(_spread(part, before, left) for part in result)
@@ -94,8 +94,8 @@ def _spread(result: Tensor, before: tuple[int, ...], left: list[tuple[int, Tenso
     """``result`` in the shape that it has with all elements, the absent ones zero."""
     if result.ndim != len(before):
         return result
-    for dim, kept in left:
-        if result.shape[dim] == len(kept) != before[dim]:
+    for dim, present in left:
+        if result.shape[dim] == len(present) != before[dim]:
             shape = (*result.shape[:dim], before[dim], *result.shape[dim + 1 :])
-            result = result.new_zeros(shape).index_copy(dim, kept, result)
+            result = result.new_zeros(shape).index_copy(dim, present, result)
     return result

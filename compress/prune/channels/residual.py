@@ -38,7 +38,7 @@ def blocks(graph: Graph) -> tuple[tuple[Block, ...], tuple[Skip, ...]]:
     Networks" (2016), equation 3), with nothing on the way but activations and normalizations after the sum.
     """
     search = _Search(graph)
-    found: dict[str, Block] = {}
+    by_name: dict[str, Block] = {}
     skipped: dict[str, str] = {}
     for node in graph.calls():
         if not search.is_sum(node):
@@ -50,14 +50,14 @@ def blocks(graph: Graph) -> tuple[tuple[Block, ...], tuple[Skip, ...]]:
         for name in reversed(owners):
             verdict = search.read(name)
             if isinstance(verdict, Block):
-                found[name] = verdict
+                by_name[name] = verdict
                 break
             if not verdict.startswith("takes"):
                 skipped.setdefault(name, verdict)
                 break
             if name == owners[0]:
                 skipped.setdefault(owners[-1], verdict)
-    innermost = [b for b in found.values() if not any(other.startswith(f"{b.name}.") for other in found)]
+    innermost = [b for b in by_name.values() if not any(other.startswith(f"{b.name}.") for other in by_name)]
     outside = {
         name: reason
         for name, reason in skipped.items()

@@ -44,16 +44,16 @@ class Family:
     layers: tuple[str, ...]
 
 
-def families(found: Channels) -> tuple[Family, ...]:
+def families(channels: Channels) -> tuple[Family, ...]:
     """The stages of which no channel can go alone, though nothing pins them."""
     members: dict[int, list[Site]] = defaultdict(list)
-    free = {label for group in found.groups for label in group.labels.tolist()}
-    for site in found.labels.outputs_of:
-        roots = set(found.labels.roots(found.labels.sites[site]).tolist())
-        if len(roots) == 1 and not roots & free and found.labels.pinned(root := roots.pop()) is None:
+    free = {label for group in channels.groups for label in group.labels.tolist()}
+    for site in channels.labels.outputs_of:
+        roots = set(channels.labels.roots(channels.labels.sites[site]).tolist())
+        if len(roots) == 1 and not roots & free and channels.labels.pinned(root := roots.pop()) is None:
             members[root].append(site)
     return tuple(
-        Family(tuple(sites), tuple(dict.fromkeys(found.labels.outputs_of[site] for site in sites)))
+        Family(tuple(sites), tuple(dict.fromkeys(channels.labels.outputs_of[site] for site in sites)))
         for sites in members.values()
         if len(sites) > 1
     )
@@ -61,7 +61,7 @@ def families(found: Channels) -> tuple[Family, ...]:
 
 def narrow(
     model: nn.Module,
-    found: Channels,
+    channels: Channels,
     ratio: float,
     context: Context,
     *,
@@ -72,14 +72,14 @@ def narrow(
     """A copy of ``model`` whose shuffled stages lost about ``ratio`` of their channels; its edits; what stays, and why.
 
     Args:
-        found: the channels of ``model``.
+        channels: the channels of ``model``.
         criterion: which channels go first; by default l2.
     """
     criterion = criterion or CRITERIA.read("l2")
     edits: list[Edit] = []
     skipped: list[Skip] = []
     narrowed = evaluation_copy(model)
-    for family in families(found):
+    for family in families(channels):
         excluded = [layer for layer in family.layers if any(fnmatch(layer, pattern) for pattern in exclude)]
         if excluded:
             skipped += [Skip(layer, f"excluded ({', '.join(excluded)})") for layer in family.layers]
@@ -240,13 +240,13 @@ def _assign(
     places: dict[Life, list[int]] = defaultdict(list)
     for root, life in sorted(_lives(target).items()):
         places[life].append(root)
-    given: dict[int, int] = {}
+    original_of: dict[int, int] = {}
     for life, roots in places.items():
         if len(originals[life]) < len(roots):
             return None
         best = sorted(originals[life], key=lambda root: -scores.get(root, 0.0))[: len(roots)]
-        given.update(zip(roots, sorted(best), strict=True))
-    kept: dict[Site, tuple[int, ...]] = {}
+        original_of.update(zip(roots, sorted(best), strict=True))
+    orders: dict[Site, tuple[int, ...]] = {}
     for site, labels in exact.labels.sites.items():
         if site not in target.labels.sites:
             return None
@@ -254,8 +254,8 @@ def _assign(
         for index, root in enumerate(exact.labels.roots(labels).tolist()):
             indices[root].append(index)
         new = target.labels.roots(target.labels.sites[site]).tolist()
-        chosen = tuple(indices[given[root]].pop(0) for root in new)
+        chosen = tuple(indices[original_of[root]].pop(0) for root in new)
         if chosen != tuple(range(len(labels))):
-            kept[site] = chosen
-    gone = set().union(*originals.values()) - set(given.values())
-    return kept, sorted(gone)
+            orders[site] = chosen
+    gone = set().union(*originals.values()) - set(original_of.values())
+    return orders, sorted(gone)

@@ -34,31 +34,31 @@ def readable(graph: Graph, context: Context) -> Channels:
     others at which nothing is cut; and what fails then as well stays, group by group.
     """
     training = _training(graph, context)
-    found = channels(graph, training=training)
-    if not found.labels.assumed or _stands(found, _half(found), context) is not None:
-        return _sure(found, context)
+    reading = channels(graph, training=training)
+    if not reading.labels.assumed or _stands(reading, _half(reading), context) is not None:
+        return _sure(reading, context)
     best: tuple[int, Channels] | None = None
     for tied in (1, 0):
         for dimension in (0, 1):
-            there = _unpinned(graph, _alike(found.labels.assumed, tied, dimension), training)
+            there = _unpinned(graph, _alike(reading.labels.assumed, tied, dimension), training)
             most = sum(indices.numel() for group in there.groups for indices in group.sites.values())
             if (best is None or most > best[0]) and _stands(there, _half(there), context) is not None:
                 best = (most, there)
     if best is not None and best[0] > 0:
         return _sure(best[1], context)
-    return _by_kind(graph, found, training, context)
+    return _by_kind(graph, reading, training, context)
 
 
-def _sure(found: Channels, context: Context) -> Channels:
-    """``found`` without the repairs of attributes that it stands without, where several have the same value."""
-    units = _half(found)
-    for kind, names in found.doubtful(units).items():
+def _sure(reading: Channels, context: Context) -> Channels:
+    """``reading`` without the repairs of attributes that it stands without, where several have the same value."""
+    units = _half(reading)
+    for kind, names in reading.doubtful(units).items():
         for name in sorted(names):
-            repaired = found.repaired.get(kind, found.repairable(units).get(kind, frozenset())) - {name}
-            tried = dataclasses.replace(found, repaired={**found.repaired, kind: repaired})
+            repaired = reading.repaired.get(kind, reading.repairable(units).get(kind, frozenset())) - {name}
+            tried = dataclasses.replace(reading, repaired={**reading.repaired, kind: repaired})
             if _stands(tried, units, context) is not None:
-                found = tried
-    return found
+                reading = tried
+    return reading
 
 
 def _alike(assumed: Sequence[Assumption], tied: int, dimension: int) -> dict[str, int]:
@@ -70,34 +70,34 @@ def _unpinned(graph: Graph, choices: dict[str, int], training: Graph | None) -> 
     """The channels by ``choices``, other ways taken where nothing could go: the last such place in the graph first,
     as it is the operations after a place (attention, which keeps the size of its heads) that pin what it yields.
     """
-    found = channels(graph, choices, training=training)
-    options = {a.place: a.options for a in found.labels.assumed if not a.ties and a.options > 1}
+    reading = channels(graph, choices, training=training)
+    options = {a.place: a.options for a in reading.labels.assumed if not a.ties and a.options > 1}
     first = dict(choices)
     tried: set[str] = set()
     while True:
-        free = found.labels.free
+        free = reading.labels.free
         going: dict[str, bool] = {}
-        for a in found.labels.assumed:
-            going[a.place] = going.get(a.place, False) or bool(free[found.labels.roots(a.labels)].any())
+        for a in reading.labels.assumed:
+            going[a.place] = going.get(a.place, False) or bool(free[reading.labels.roots(a.labels)].any())
         idle = [place for place in options if not going.get(place, True)]
         left = [place for place in idle if place not in tried]
         if not left:
             break
         tried.add(left[-1])
         choices = choices | {left[-1]: (choices[left[-1]] + 1) % options[left[-1]]}
-        found = channels(graph, choices, training=training)
+        reading = channels(graph, choices, training=training)
     if not idle:
-        return found
+        return reading
     return channels(graph, choices | {place: first[place] for place in idle}, training=training)
 
 
-def _by_kind(graph: Graph, found: Channels, training: Graph | None, context: Context) -> Channels:
-    options = {assumption.place: assumption.options for assumption in found.labels.assumed}
-    kinds = dict.fromkeys(assumption.kind for assumption in found.labels.assumed)
+def _by_kind(graph: Graph, reading: Channels, training: Graph | None, context: Context) -> Channels:
+    options = {assumption.place: assumption.options for assumption in reading.labels.assumed}
+    kinds = dict.fromkeys(assumption.kind for assumption in reading.labels.assumed)
     choices: dict[str, int] = {}
     repaired: dict[str, frozenset[str]] = {}
     for kind in kinds:
-        places = list(dict.fromkeys(a.place for a in found.labels.assumed if a.kind == kind))
+        places = list(dict.fromkeys(a.place for a in reading.labels.assumed if a.kind == kind))
         others = {place: count for place, count in options.items() if place not in places} | choices
         ways = sorted(
             itertools.islice(itertools.product(*(range(options[place] + 1) for place in places)), MOST_WAYS),
@@ -117,28 +117,28 @@ def _by_kind(graph: Graph, found: Channels, training: Graph | None, context: Con
     return _what_stands(channels(graph, choices, repaired, training), context)
 
 
-def _what_stands(found: Channels, context: Context) -> Channels:
-    """``found`` without the groups whose units the code does not let go: halves of them are tried, and halves again."""
-    pending, standing = [list(found.groups)], list[Group]()
+def _what_stands(reading: Channels, context: Context) -> Channels:
+    """``reading`` without the groups whose units the code does not let go: halves are tried, and halves again."""
+    pending, standing = [list(reading.groups)], list[Group]()
     while pending:
         tried = pending.pop()
         units = [unit for group in (*standing, *tried) for unit in group.units[1::2]]
-        wrong = _wrong(found, units, context) if tried else None
+        wrong = _wrong(reading, units, context) if tried else None
         if wrong is None:
             standing += tried
         elif len(tried) == 1:
-            found.labels.pin(tried[0].labels, f"without it the network {wrong}")
+            reading.labels.pin(tried[0].labels, f"without it the network {wrong}")
         else:
             pending += [tried[len(tried) // 2 :], tried[: len(tried) // 2]]
-    return dataclasses.replace(found)
+    return dataclasses.replace(reading)
 
 
-def _wrong(found: Channels, units: Sequence[Unit], context: Context) -> str | None:
+def _wrong(reading: Channels, units: Sequence[Unit], context: Context) -> str | None:
     """What is wrong with the network without ``units``."""
-    model = found.graph.model
+    model = reading.graph.model
     trial = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})  # what is cut is new
-    replay(trial, found.edits(units))
-    return difference(trial, found, units, context)
+    replay(trial, reading.edits(units))
+    return difference(trial, reading, units, context)
 
 
 def _training(graph: Graph, context: Context) -> Graph | None:
@@ -155,27 +155,29 @@ MOST_WAYS = 64
 """Combinations of ways to read the places of one kind of module that are tried."""
 
 
-def _half(found: Channels, places: Collection[str] | None = None) -> list[Unit]:
+def _half(reading: Channels, places: Collection[str] | None = None) -> list[Unit]:
     """Every other unit, of those that pass ``places`` where these are given."""
     if places is None:
-        return [unit for group in found.groups for unit in group.units[1::2]]
-    there = [a.labels for a in found.labels.assumed if a.place in places]
-    passing = set(found.labels.roots(torch.cat(there)).tolist()) if there else set()
-    return [u for group in found.groups for u in [u for u in group.units if u.label in passing][1::2]]
+        return [unit for group in reading.groups for unit in group.units[1::2]]
+    there = [a.labels for a in reading.labels.assumed if a.place in places]
+    passing = set(reading.labels.roots(torch.cat(there)).tolist()) if there else set()
+    return [u for group in reading.groups for u in [u for u in group.units if u.label in passing][1::2]]
 
 
-def _stands(found: Channels, units: Sequence[Unit], context: Context, kind: str | None = None) -> frozenset[str] | None:
+def _stands(
+    reading: Channels, units: Sequence[Unit], context: Context, kind: str | None = None
+) -> frozenset[str] | None:
     """The attributes of the modules of ``kind`` with whose repair the trial without ``units`` succeeds, if any does."""
-    names = found.repairable(units).get(kind or "", frozenset())
+    names = reading.repairable(units).get(kind or "", frozenset())
     variants = [names, *([frozenset[str]()] if names else []), *(frozenset({n}) for n in names if len(names) > 1)]
     for variant in variants:
-        tried = found if kind is None else dataclasses.replace(found, repaired={**found.repaired, kind: variant})
+        tried = reading if kind is None else dataclasses.replace(reading, repaired={**reading.repaired, kind: variant})
         if _wrong(tried, units, context) is None:
             return variant
     return None
 
 
-def difference(pruned: nn.Module, found: Channels, removed: Sequence[Unit], context: Context) -> str | None:
+def difference(pruned: nn.Module, reading: Channels, removed: Sequence[Unit], context: Context) -> str | None:
     """What tells the pruned network from the masked one, on inputs drawn at random where they are floating point."""
     generator = torch.Generator().manual_seed(context.seed)
     inputs = tuple(
@@ -188,12 +190,12 @@ def difference(pruned: nn.Module, found: Channels, removed: Sequence[Unit], cont
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"fails at {_user_line(error)} ({first_line})"
     gone = {unit.label for unit in removed}
-    expected = masked_outputs(found.graph, found.labels, gone, inputs)
+    expected = masked_outputs(reading.graph, reading.labels, gone, inputs)
     if len(outputs) == len(expected) and all(
         a.shape == b.shape and _close(a, b) for a, b in zip(outputs, expected, strict=True)
     ):
         return None
-    places = [a.place for a in found.labels.assumed if gone & set(found.labels.roots(a.labels).tolist())]
+    places = [a.place for a in reading.labels.assumed if gone & set(reading.labels.roots(a.labels).tolist())]
     return f"computes something else, likely from {places[0] if places else 'a place that is not known'}"
 
 

@@ -37,10 +37,10 @@ class Apoz(Criterion):
         self, sites: Collection[Site], model: nn.Module, tensors: Mapping[str, Tensor], context: Context
     ) -> dict[Site, Tensor]:
         """One minus :func:`apoz` after the rectifier that follows each layer, averaged over samples."""
-        found = activation_means(
+        zero_shares = activation_means(
             model, tensors, sites, context, self.batches, criterion=self.name, statistic=apoz, rectifiers=True
         )
-        return {site: 1 - share for site, share in found.items()}
+        return {site: 1 - share for site, share in zero_shares.items()}
 
 
 def apoz(activations: Tensor, dim: int) -> Tensor:

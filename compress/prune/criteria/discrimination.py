@@ -140,7 +140,7 @@ class _Layer:
 
 
 def _watched(graph: Graph, tensors: Mapping[str, Tensor], names: Collection[str], classes: int) -> dict[Node, _Layer]:
-    found: dict[Node, _Layer] = {}
+    layers: dict[Node, _Layer] = {}
     for name, nodes in readers_of(graph, {id(tensors[name]): name for name in names}).items():
         weight = tensors[name]
         for node in nodes:
@@ -155,8 +155,8 @@ def _watched(graph: Graph, tensors: Mapping[str, Tensor], names: Collection[str]
                 head = Head(shape_of(node)[dim], classes).to(weight.device, dtype)
                 optimizer = torch.optim.Adam(head.parameters(), lr=LEARNING_RATE)
             total = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
-            found[node] = _Layer(name, direct[0], dim, head, optimizer, total)
-    return found
+            layers[node] = _Layer(name, direct[0], dim, head, optimizer, total)
+    return layers
 
 
 class _Running(Interpreter):

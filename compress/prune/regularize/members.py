@@ -74,25 +74,25 @@ def scales(group: Group) -> Members:
     return _members(group, group.scales)
 
 
-def filters(group: Group, found: Channels) -> Members:
+def filters(group: Group, channels: Channels) -> Members:
     """The filters that produce the units, with their biases."""
-    return _members(group, (*group.filters, *_vectors(group, found, group.filters)))
+    return _members(group, (*group.filters, *_vectors(group, channels, group.filters)))
 
 
-def produced(group: Group, found: Channels) -> Members:
+def produced(group: Group, channels: Channels) -> Members:
     """All that makes the output of the units: filters, biases, normalization scales and shifts.
 
     Where these are zero the units are zero, and taking them out changes nothing. The columns of the layers that read
     the units are not among them, so that groups have no element in common.
     """
     own = (*group.filters, *group.scales)
-    return _members(group, (*own, *_vectors(group, found, own)))
+    return _members(group, (*own, *_vectors(group, channels, own)))
 
 
-def _vectors(group: Group, found: Channels, sites: Collection[Site]) -> list[Site]:
+def _vectors(group: Group, channels: Channels, sites: Collection[Site]) -> list[Site]:
     """The other parameters of one dimension (biases, shifts) of the modules that own ``sites``."""
     owners = {name.rpartition(".")[0] for name, _ in sites}
-    parameters = dict(found.graph.model.named_parameters(remove_duplicate=False))
+    parameters = dict(channels.graph.model.named_parameters(remove_duplicate=False))
     return [
         site
         for site in group.sites

@@ -96,13 +96,13 @@ class Regularize(Config):
         if context.data is None:
             raise InvalidInput("regularize: it needs data to train on; give --data")
         trained = evaluation_copy(model)
-        found = readable(trace(evaluation_copy(model), context.example_inputs), context)
-        groups, skipped = eligible(found, self.exclude, "slimming" in self.method)
+        channels = readable(trace(evaluation_copy(model), context.example_inputs), context)
+        groups, skipped = eligible(channels, self.exclude, "slimming" in self.method)
         groups = [group for group in groups if group.filters]
         if not groups:
             reasons = "; ".join(dict.fromkeys(f"{s.layer}: {s.reason}" for s in skipped)) or "it has no channels"
             raise InvalidInput(f"regularize: nothing in {type(model).__name__} can be pruned: {reasons}")
-        penalty = self.penalty(trained, groups, found)
+        penalty = self.penalty(trained, groups, channels)
         before = penalty.near_zero(trained)
         history = fit(
             trained,
@@ -136,7 +136,7 @@ class Regularize(Config):
             ),
         )
 
-    def penalty(self, model: nn.Module, groups: list[Group], found: Channels) -> Penalty:
+    def penalty(self, model: nn.Module, groups: list[Group], channels: Channels) -> Penalty:
         """The penalty on ``groups`` of ``model``, which has the weights that the training starts from."""
         strength = self.strength or STRENGTHS.get(self.method, 0.0)
         if self.method in ("slimming", "group_slimming"):
@@ -144,7 +144,7 @@ class Regularize(Config):
             if self.method == "slimming":
                 return L1Scales(model, on_scales, self.training, strength)
             return GroupNorm(model, on_scales, on_scales, self.training, strength)
-        whole, weights = [produced(g, found) for g in groups], [filters(g, found) for g in groups]
+        whole, weights = [produced(g, channels) for g in groups], [filters(g, channels) for g in groups]
         if self.method == "group_lasso":
             return GroupNorm(model, whole, weights, self.training, strength)
         assert self.ratio is not None, "validated"

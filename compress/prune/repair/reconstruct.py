@@ -99,7 +99,7 @@ def reconstruct(
         samples: of the split, drawn at random.
         ridges: factors tried, relative to the mean diagonal of ``X'^T X'``; 0 is plain least squares.
     """
-    kept = _kept(edits)
+    indices_left = _kept(edits)
     batches = _batches(pruned, split, samples, seed)
     modes = [(module, module.training) for network in (original, pruned) for module in network.modules()]
     original.eval()
@@ -107,11 +107,11 @@ def reconstruct(
     try:
         if not batches:
             return (), (Skip("", "no calibration samples to refit the weights on"),)
-        layers, skipped = _consumers(pruned, kept, batches[0])
+        layers, skipped = _consumers(pruned, indices_left, batches[0])
         done: list[Edit] = []
         for count, layer in enumerate(layers):
             progress("reconstruct", count, len(layers), layer)
-            outcome = _refit(original, pruned, layer, kept.get((layer, 0)), batches, ridges, seed)
+            outcome = _refit(original, pruned, layer, indices_left.get((layer, 0)), batches, ridges, seed)
             if isinstance(outcome, Edit):
                 done.append(outcome)
             else:
@@ -125,29 +125,29 @@ def reconstruct(
 
 def _kept(edits: Iterable[Edit]) -> dict[tuple[str, int], tuple[int, ...]]:
     """For each layer and dimension of its weight, the indices of the original that are left."""
-    found: dict[tuple[str, int], tuple[int, ...]] = {}
+    indices_left: dict[tuple[str, int], tuple[int, ...]] = {}
     for edit in edits:
         if edit.kind == "tensor" and edit.what == "weight" and edit.axis is not None and edit.kept is not None:
-            earlier = found.get((edit.layer, edit.axis))
-            found[edit.layer, edit.axis] = edit.kept if earlier is None else tuple(earlier[i] for i in edit.kept)
-    return found
+            earlier = indices_left.get((edit.layer, edit.axis))
+            indices_left[edit.layer, edit.axis] = edit.kept if earlier is None else tuple(earlier[i] for i in edit.kept)
+    return indices_left
 
 
 def _batches(model: nn.Module, split: Split, samples: int, seed: int) -> list[tuple[Tensor, ...]]:
     """Inputs of ``samples`` samples, in random order."""
-    found: list[tuple[Tensor, ...]] = []
+    batches: list[tuple[Tensor, ...]] = []
     seen = 0
     for x, _ in split.batches(min(BATCH, max(1, len(split))), shuffle_seed=(seed, 0)):
         inputs = tuple(part[: samples - seen] for part in inputs_for(model, x))
         seen += len(inputs[0])
-        found.append(inputs)
+        batches.append(inputs)
         if seen >= samples:
             break
-    return found
+    return batches
 
 
 def _consumers(
-    pruned: nn.Module, kept: dict[tuple[str, int], tuple[int, ...]], inputs: tuple[Tensor, ...]
+    pruned: nn.Module, indices_left: dict[tuple[str, int], tuple[int, ...]], inputs: tuple[Tensor, ...]
 ) -> tuple[list[str], list[Skip]]:
     """The layers to refit, in the order in which they run, and the others whose inputs were cut, with the reason."""
     modules = dict(pruned.named_modules())
@@ -157,7 +157,7 @@ def _consumers(
             holders[id(parameter)] = holders.get(id(parameter), 0) + 1
     calls: list[str] = []
     cut: list[str] = []
-    for name, axis in kept:
+    for name, axis in indices_left:
         module = modules.get(name)
         if axis == (0 if isinstance(module, _ConvTransposeNd) else 1) and isinstance(module, (_ConvNd, nn.Linear)):
             cut.append(name)

@@ -50,14 +50,14 @@ def outputs(
     that follows each (``rectifiers``). A layer that is called several times has as many places.
     """
     readers = readers_of(graph, {id(tensors[name]): name for name, _ in sites})
-    found: dict[Site, list[Place]] = {}
+    places: dict[Site, list[Place]] = {}
     for site in sites:
         of_layer = [_output(node, tensors[site[0]], site[1]) for node in readers.get(site[0], ())]
         made = [place for place in of_layer if place is not None]
         if rectifiers:
             made = [after for after in (rectified(graph, place) for place in made) if after is not None]
-        found[site] = made
-    return found
+        places[site] = made
+    return places
 
 
 def activation_means(
@@ -148,7 +148,7 @@ def _operation(node: Node) -> str:
 def readers_of(graph: Graph, names: Mapping[int, str]) -> dict[str, list[Node]]:
     """For each parameter (by its identity), the nodes in which it meets values that depend on the inputs."""
     origins: dict[Node, frozenset[str]] = {}
-    found: dict[str, list[Node]] = {}
+    readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
             tensor = graph.tensor(node)
@@ -160,8 +160,8 @@ def readers_of(graph: Graph, names: Mapping[int, str]) -> dict[str, list[Node]]:
                 origins[node] = known  # computed from parameters alone, as a transposed weight
                 continue
             for name in known:
-                found.setdefault(name, []).append(node)
-    return found
+                readers.setdefault(name, []).append(node)
+    return readers
 
 
 def _output(node: Node, weight: Tensor, axis: int) -> Place | None:

@@ -71,13 +71,13 @@ def influences(
     assert context.data is not None, "the stage has looked for data"
     split = First(context.data.split("validation"), samples)
     whole = top1(model, split)
-    found = {}
+    losses = {}
     for done, name in enumerate(names):
         context.progress("measure blocks", done, len(names), name)
         with left_out(model, name):
-            found[name] = whole - top1(model, split)
+            losses[name] = whole - top1(model, split)
     context.progress("measure blocks", len(names), len(names))
-    return found
+    return losses
 
 
 def _means(
@@ -87,18 +87,18 @@ def _means(
     batches: Iterable[tuple[Tensor, ...]],
 ) -> dict[str, float]:
     values: dict[str, list[Tensor]] = {name: [] for name in names}
-    given: dict[str, Tensor] = {}
+    block_inputs: dict[str, Tensor] = {}
 
     def before(name: str) -> Callable[..., None]:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             (x,) = (*args, *kwargs.values())
-            given[name] = x.clone()  # the block may work in place
+            block_inputs[name] = x.clone()  # the block may work in place
 
         return keep
 
     def after(name: str) -> Callable[..., None]:
         def compare(_: nn.Module, _args: tuple[Any, ...], y: Tensor) -> None:
-            values[name].append(measure(given.pop(name), y).cpu())
+            values[name].append(measure(block_inputs.pop(name), y).cpu())
 
         return compare
 

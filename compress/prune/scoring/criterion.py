@@ -122,14 +122,14 @@ class Criterion(Part):
         sites = self.seen(channels.graph, tensors, self.sites_of(group, tensors))
         return None if sites else f"{self.name}: {self.blind}"
 
-    def _comparable(self, found: Tensor, site: Site) -> Tensor:
+    def _comparable(self, values: Tensor, site: Site) -> Tensor:
         how = self.normalize or self.usual_normalization
-        if how in ("mean", "max") and bool((found < 0).any()):
+        if how in ("mean", "max") and bool((values < 0).any()):
             raise InvalidInput(
                 f"prune: criterion {self.name} has scores below zero on {site[0]}, which cannot be divided by their "
                 f"{how}; normalize by gaussian or none"
             )
-        return scores.normalized(found, how)
+        return scores.normalized(values, how)
 
     def checked(self, function: Callable[[Tensor, int], Tensor], weight: Tensor, site: Site) -> Tensor:
         """What ``function`` returns for the weight at ``site``, (weight.shape[axis],), as float64.
@@ -142,19 +142,19 @@ class Criterion(Part):
         count = weight.shape[axis]
         try:
             with torch.no_grad():
-                found: object = function(weight.detach(), axis)
+                values: object = function(weight.detach(), axis)
         except Exception as error:
             raise InvalidInput(f"{place}: it failed: {type(error).__name__}: {error}") from error
         expected = f"expected a tensor of {count} scores, one for each index of the dimension"
-        if not isinstance(found, Tensor):
-            raise InvalidInput(f"{place}: {expected}, got {type(found).__name__}")
-        if tuple(found.shape) != (count,) or found.is_complex():
-            raise InvalidInput(f"{place}: {expected}, got shape {tuple(found.shape)} of {found.dtype}")
-        found = found.detach().double()
-        if not bool(torch.isfinite(found).all()):
-            bad = int((~torch.isfinite(found)).sum())
+        if not isinstance(values, Tensor):
+            raise InvalidInput(f"{place}: {expected}, got {type(values).__name__}")
+        if tuple(values.shape) != (count,) or values.is_complex():
+            raise InvalidInput(f"{place}: {expected}, got shape {tuple(values.shape)} of {values.dtype}")
+        values = values.detach().double()
+        if not bool(torch.isfinite(values).all()):
+            bad = int((~torch.isfinite(values)).sum())
             raise InvalidInput(f"{place}: {bad} of {count} scores are not finite (NaN or infinity)")
-        return found
+        return values
 
 
 def weights(channels: Channels) -> dict[str, Tensor]:

@@ -60,11 +60,11 @@ def _split(context: Context, criterion: str) -> tuple[Split, str]:
 
 
 def _require_fitting(inputs: tuple[Tensor, ...], context: Context, criterion: str, split: str) -> None:
-    given = [tuple(x.shape[1:]) for x in inputs]
+    shapes = [tuple(x.shape[1:]) for x in inputs]
     expected = [tuple(x.shape[1:]) for x in context.example_inputs]
-    if given != expected:
+    if shapes != expected:
         raise InvalidInput(
-            f"prune: criterion {criterion}: the {split} samples have the shapes {given}, and the network was given "
+            f"prune: criterion {criterion}: the {split} samples have the shapes {shapes}, and the network was given "
             f"{expected} as example inputs; give --data and --input-shape that agree"
         )
     if not all(bool(torch.isfinite(x).all()) for x in inputs):

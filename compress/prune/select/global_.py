@@ -22,12 +22,12 @@ class Global(Select):
         first = sum(bounds.first for bounds in choice.ranges)
 
         def wanted(share: float) -> list[float]:
-            kept = [len(group.units) for group in choice.groups]
+            widths = [len(group.units) for group in choice.groups]
             to_remove = round(share * first) - (first - len(order))
             for index in order:
-                if to_remove > 0 and kept[index] > choice.ranges[index].least:
-                    kept[index] -= 1
+                if to_remove > 0 and widths[index] > choice.ranges[index].least:
+                    widths[index] -= 1
                     to_remove -= 1
-            return [float(keep) for keep in kept]
+            return [float(keep) for keep in widths]
 
         return wanted

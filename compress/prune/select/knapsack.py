@@ -78,13 +78,13 @@ class Knapsack(Select):
         from ..sensitivity import numbered
         from ..surgery.goal import Curve, key_of
 
-        kept = Path(context.checkpoints, "prune-knapsack.json") if context.checkpoints is not None else None
-        if kept is not None and kept.exists():
-            scanned = Losses.model_validate(read_json(kept, "checkpoint", "remove its folder"))
+        record = Path(context.checkpoints, "prune-knapsack.json") if context.checkpoints is not None else None
+        if record is not None and record.exists():
+            scanned = Losses.model_validate(read_json(record, "checkpoint", "remove its folder"))
         else:
             scanned = self._scanned(channels, criterion, exclude, context)
-            if kept is not None:
-                write_text(kept, scanned.model_dump_json(indent=1), overwrite=True)
+            if record is not None:
+                write_text(record, scanned.model_dump_json(indent=1), overwrite=True)
         known = {(group.layers, group.number): group for group in scanned.groups}
         return {
             key_of(group): Curve(found.removed, found.losses, 0.0)
@@ -106,14 +106,14 @@ class Knapsack(Select):
         numbers = {id(group): number for group, number in numbered(channels.groups)}
         whole = channels.graph.model
         base = mean_loss(whole, validation)
-        found: list[GroupLosses] = []
+        records: list[GroupLosses] = []
         for group, score in zip(groups, scores, strict=True):
-            context.progress("scan widths", len(found), len(groups), group.layers[0])
+            context.progress("scan widths", len(records), len(groups), group.layers[0])
             losses = {}
             for trial in trials(channels, group, score, self.shares):
                 reconstruct(whole, trial.network, trial.edits, calibration, seed=context.seed)
                 losses[trial.removed] = mean_loss(trial.network, validation) - base
-            found.append(
+            records.append(
                 GroupLosses(
                     layers=group.layers,
                     number=numbers[id(group)],
@@ -122,7 +122,7 @@ class Knapsack(Select):
                 )
             )
         context.progress("scan widths", len(groups), len(groups))
-        return Losses(groups=tuple(found))
+        return Losses(groups=tuple(records))
 
     def plan(self, choice: Selection) -> Plan:
         """The widths of the least loss that cost no more than the share of what can be saved leaves.

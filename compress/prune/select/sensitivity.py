@@ -40,13 +40,13 @@ class Sensitivity(Select):
 
         if self.file is not None:
             return sensitivity.Sensitivity.read(self.file).curves(channels)
-        kept = Path(context.checkpoints, "prune-sensitivity.json") if context.checkpoints is not None else None
-        if kept is not None and kept.exists():
-            return sensitivity.Sensitivity.read(kept).curves(channels)
+        record = Path(context.checkpoints, "prune-sensitivity.json") if context.checkpoints is not None else None
+        if record is not None and record.exists():
+            return sensitivity.Sensitivity.read(record).curves(channels)
         scan = sensitivity.Scan(criterion=criterion, exclude=exclude)
         scanned = scan.measure(channels.graph.model, context)
-        if kept is not None:
-            write_text(kept, scanned.model_dump_json(indent=1), overwrite=True)
+        if record is not None:
+            write_text(record, scanned.model_dump_json(indent=1), overwrite=True)
         return scanned.curves(channels)
 
     def plan(self, choice: Selection) -> Plan:

@@ -192,12 +192,12 @@ class Mixing:
             if chosen is None or tuple(chosen.values()) in tried:
                 break
             tried.add(tuple(chosen.values()))
-            found = self._measured(chosen)
-            if found.cost <= self.budget and (best is None or found.loss < best.loss):
-                best = found
-            if (1 - NEAR) * self.budget <= found.cost <= self.budget:
+            mix = self._measured(chosen)
+            if mix.cost <= self.budget and (best is None or mix.loss < best.loss):
+                best = mix
+            if (1 - NEAR) * self.budget <= mix.cost <= self.budget:
                 break
-            limit = self.budget + self.costs.of(chosen) - found.cost
+            limit = self.budget + self.costs.of(chosen) - mix.cost
         self.progress("choose precisions", ROUNDS, ROUNDS)
         if best is None:
             best = self._last_resort()
@@ -212,15 +212,15 @@ class Mixing:
     def _last_resort(self) -> Mix:
         """The cheapest choice of all, if that keeps the budget."""
         names = (unit.name for unit in self.candidates.units)
-        found = self._measured({name: min(self.options, key=self.costs.units[name].__getitem__) for name in names})
-        if found.cost > self.budget:
+        mix = self._measured({name: min(self.options, key=self.costs.units[name].__getitem__) for name in names})
+        if mix.cost > self.budget:
             form = "{:,.0f}" if self.gauge.unit == "bytes" else "{:.3f}"
             raise InvalidInput(
                 f"mixed precision: the budget is {form.format(self.budget)} {self.gauge.unit}, and the cheapest choice "
-                f"takes {form.format(found.cost)}, {self.costs.whole / found.cost:.2f} times less than float; "
+                f"takes {form.format(mix.cost)}, {self.costs.whole / mix.cost:.2f} times less than float; "
                 "ask for no more than that"
             )
-        return found
+        return mix
 
 
 def cheapest(

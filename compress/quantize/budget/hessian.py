@@ -120,7 +120,7 @@ def hessian_traces(
         InvalidInput: the network does not return logits (N, classes), or an operation has no second derivative.
     """
     generator = torch.Generator().manual_seed(seed)
-    found: list[list[float]] = [[] for _ in tensors]
+    estimates: list[list[float]] = [[] for _ in tensors]
     counts: list[int] = []
     seen = 0
     with differentiable(tensors):
@@ -134,7 +134,7 @@ def hessian_traces(
                 for _ in range(draws):
                     signs = [_signs(tensor, generator) for tensor in tensors]
                     products = _products(gradients, tensors, signs)
-                    for values, sign, product in zip(found, signs, products, strict=True):
+                    for values, sign, product in zip(estimates, signs, products, strict=True):
                         values.append(float((sign * product).double().sum()))
                     counts.append(count)
             except RuntimeError as error:
@@ -146,7 +146,7 @@ def hessian_traces(
     progress("curvature", seen, max(1, seen))
     if not seen:
         raise InvalidInput("sensitivity: the calibration split is empty; give --data with samples")
-    return tuple(_mean(values, counts) for values in found)
+    return tuple(_mean(values, counts) for values in estimates)
 
 
 def perturbation(planned: Plan, unit: Unit) -> float:

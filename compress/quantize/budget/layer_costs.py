@@ -62,14 +62,14 @@ class FileBytes:
 
     def costs(self, candidates: Candidates, precisions: Iterable[Precision]) -> Costs:
         """Those of each layer, from a file in each precision and one in float."""
-        found: dict[Precision, dict[str, int]] = {}
+        layer_bytes: dict[Precision, dict[str, int]] = {}
         rests: dict[Precision, int] = {}
         for precision in dict.fromkeys(("float", *precisions)):
             stored = self.clock.stored_bytes(_timed(candidates, candidates.encodings_of(candidates.uniform(precision))))
-            found[precision] = {unit.name: _bytes(unit, precision, stored.layers) for unit in candidates.units}
-            rests[precision] = stored.total - sum(found[precision].values())
-        units = {unit.name: {p: float(found[p][unit.name]) for p in found} for unit in candidates.units}
-        return Costs(units, max(rests.values()), rests["float"] + sum(found["float"].values()))
+            layer_bytes[precision] = {unit.name: _bytes(unit, precision, stored.layers) for unit in candidates.units}
+            rests[precision] = stored.total - sum(layer_bytes[precision].values())
+        units = {unit.name: {p: float(layer_bytes[p][unit.name]) for p in layer_bytes} for unit in candidates.units}
+        return Costs(units, max(rests.values()), rests["float"] + sum(layer_bytes["float"].values()))
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
         """That of a whole network, from its file."""

@@ -135,12 +135,12 @@ def units_of(graph: Graph, products: Sequence[IntegerLayer]) -> tuple[Unit, ...]
         tensors[id(tensor)] = tensor
     return tuple(
         Unit(
-            tuple(dict.fromkeys(product.layer for product in found)),
-            tuple(dict.fromkeys(product.weight for product in found)),
-            tuple(found),
+            tuple(dict.fromkeys(product.layer for product in sharing)),
+            tuple(dict.fromkeys(product.weight for product in sharing)),
+            tuple(sharing),
             tensors[key],
         )
-        for key, found in together.items()
+        for key, sharing in together.items()
     )
 
 

@@ -76,13 +76,13 @@ class UnitSensitivity(Findings):
         Raises:
             InvalidInput: that was not measured.
         """
-        found = {"snr": self.noise, "top1": self.top1, "hessian": self.hessian}[by]
-        if found is None or precision not in self.precisions:
+        losses = {"snr": self.noise, "top1": self.top1, "hessian": self.hessian}[by]
+        if losses is None or precision not in self.precisions:
             raise InvalidInput(
                 f"sensitivity: the scan does not tell what {self.layers[0]} costs in {precision} by {by}; scan again"
             )
         place = self.precisions.index(precision)
-        return found[place] + (TIE * self.noise[place] if by == "top1" and self.noise is not None else 0.0)
+        return losses[place] + (TIE * self.noise[place] if by == "top1" and self.noise is not None else 0.0)
 
 
 class PrecisionSensitivity(Findings):
@@ -113,15 +113,15 @@ class PrecisionSensitivity(Findings):
             InvalidInput: it cannot be read, or is no such file.
         """
         file = path / "sensitivity.json" if path.is_dir() else path
-        told = "write one with compress sensitivity --stage quantize"
-        content = read_json(file, "scan", told)
+        remedy = "write one with compress sensitivity --stage quantize"
+        content = read_json(file, "scan", remedy)
         try:
             return cls.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "it"
             raise InvalidInput(
-                f"scan {file}: not the scan of a quantization ({place}: {first['msg']}); {told}"
+                f"scan {file}: not the scan of a quantization ({place}: {first['msg']}); {remedy}"
             ) from error
 
     def of_units(self, units: Sequence[Unit]) -> tuple[UnitSensitivity, ...]:
@@ -200,10 +200,10 @@ class PrecisionScan(Config):
     def _digest(self, candidates: Candidates, split: str) -> str:
         from ...sources.artifact import weights_digest  # an artifact holds encodings
 
-        told = [self.model_dump(mode="json"), split, candidates.target, weights_digest(candidates.model)]
-        found: list[Mapping[str, Encoding]] = [candidates.encodings, *candidates.weights.values()]
-        told += [{name: encoding.to_json() for name, encoding in sorted(part.items())} for part in found]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        identity = [self.model_dump(mode="json"), split, candidates.target, weights_digest(candidates.model)]
+        parts: list[Mapping[str, Encoding]] = [candidates.encodings, *candidates.weights.values()]
+        identity += [{name: encoding.to_json() for name, encoding in sorted(part.items())} for part in parts]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def _result(
         self, candidates: Candidates, tried: Sequence[tuple[Unit, Precision, Variant]], sums: _Sums, split: str
@@ -309,10 +309,10 @@ class _Sums:
         """Where the record of the same scan stopped, or the start."""
         try:
             if record is not None:
-                found = TypeAdapter(_Sums).validate_python(read_json(record, "scan"))
-                results = {len(each) for each in (*found.noise, found.signal) if each}
-                if found.digest == digest and len(found.noise) == len(found.right) == variants + 1 and len(results) < 2:
-                    return found
+                sums = TypeAdapter(_Sums).validate_python(read_json(record, "scan"))
+                results = {len(each) for each in (*sums.noise, sums.signal) if each}
+                if sums.digest == digest and len(sums.noise) == len(sums.right) == variants + 1 and len(results) < 2:
+                    return sums
         except (InvalidInput, ValidationError):
             pass  # there is none yet, or it is damaged: the scan begins anew
         return _Sums(digest, [[] for _ in range(variants + 1)], [0] * (variants + 1))

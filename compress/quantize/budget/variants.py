@@ -33,14 +33,14 @@ class Variant:
 
     def differs(self, other: Variant) -> frozenset[str]:
         """The nodes at which this is not the same as ``other``."""
-        found = set[str]()
+        names = set[str]()
         for mine, others in ((self.values, other.values), (self.reads, other.reads)):
-            found |= {name for name in {*mine, *others} if mine.get(name) is not others.get(name)}
+            names |= {name for name in {*mine, *others} if mine.get(name) is not others.get(name)}
         for name in {*self.tensors, *other.tensors}:
             here, there = self.tensors.get(name, {}), other.tensors.get(name, {})
             if here.keys() != there.keys() or any(here[key] is not there[key] for key in here):
-                found.add(name)
-        return frozenset(found)
+                names.add(name)
+        return frozenset(names)
 
 
 class Rounder:

@@ -133,7 +133,7 @@ def require_finite(graph: Graph, node: Node, value: Tensor) -> None:
 
 def _fitting(graph: Graph, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """``inputs`` as the network takes them: whole numbers where it takes integers."""
-    found = []
+    fitting = []
     for x, node in zip(inputs, graph.inputs, strict=True):
         expected = tuple(node.meta["val"].shape)[1:]
         if tuple(x.shape[1:]) != expected:
@@ -148,8 +148,8 @@ def _fitting(graph: Graph, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
                 f"quantize: calibration samples are {x.dtype}, and example input {node.name!r} of the network is "
                 f"{dtype}; give whole numbers"
             )
-        found.append(x.to(dtype))
-    return tuple(found)
+        fitting.append(x.to(dtype))
+    return tuple(fitting)
 
 
 def _fixed_batch(graph: Graph) -> int | None:

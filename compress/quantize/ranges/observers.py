@@ -120,11 +120,11 @@ class Spread:
         """Take in ``values``, of any shape; of many, evenly spaced ones tell what is usual."""
         sizes = values.detach().float().flatten().abs()
         self.largest = max(self.largest, float(sizes.max()))
-        some = sizes[:: max(1, len(sizes) // _SOME)]
-        some = some[some > 0]
-        if len(some):
-            place = max(1, min(len(some) - 1, int(len(some) * 0.999)))
-            self.usual = max(self.usual, float(some.kthvalue(place).values))
+        sample = sizes[:: max(1, len(sizes) // _SOME)]
+        sample = sample[sample > 0]
+        if len(sample):
+            place = max(1, min(len(sample) - 1, int(len(sample) * 0.999)))
+            self.usual = max(self.usual, float(sample.kthvalue(place).values))
 
     @property
     def wild(self) -> bool:

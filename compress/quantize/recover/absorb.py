@@ -69,16 +69,16 @@ def absorb(graph: Graph, known: Mapping[str, Moments], split: Split, samples: in
     Raises:
         InvalidInput: the samples do not fit the network.
     """
-    found = [way for way in ways(graph, layers_of(graph)) if isinstance(way, Way)]
-    seen = {way.before.node.name: ChannelStatistics(way.before.dim) for way in found}
+    usable = [way for way in ways(graph, layers_of(graph)) if isinstance(way, Way)]
+    seen = {way.before.node.name: ChannelStatistics(way.before.dim) for way in usable}
     watchers = {name: statistics.observe for name, statistics in seen.items()}
-    if not found:
+    if not usable:
         return Absorbed()
     observe(graph, watchers, split, samples, context, task="measure channels")
     edits: list[Edit] = []
     skipped: list[Skip] = []
     shifts: dict[str, Tensor] = {}
-    for way in found:
+    for way in usable:
         statistics = seen[way.before.node.name]
         moments = known.get(way.before.weight_name, statistics.moments)
         assert moments.deviation is not None and statistics.highest is not None

@@ -76,7 +76,7 @@ def _cuts(graph: Graph) -> list[Node]:
     place = {node: number for number, node in enumerate(graph.nodes)}
     samples = traced_shape(graph.inputs[0])[0] if graph.inputs else 1
     alive: dict[Node, int] = {}
-    found = []
+    cuts = []
     for number, node in enumerate(graph.nodes):
         alive = {one: last for one, last in alive.items() if last > number}
         if node.op == "output" or graph.tensor(node) is not None or isinstance(node.meta.get("val"), torch.SymInt):
@@ -85,8 +85,8 @@ def _cuts(graph: Graph) -> list[Node]:
         value = node.meta.get("val")
         alone = list(alive) == [node] and number >= place[graph.inputs[-1]]
         if alone and isinstance(value, Tensor) and value.is_floating_point() and traced_shape(node)[:1] == (samples,):
-            found.append(node)
-    return found
+            cuts.append(node)
+    return cuts
 
 
 def _only_activates(nodes: Sequence[Node]) -> bool:
@@ -225,7 +225,7 @@ class _BlockLearner:
         """The scales of the values that are rounded within the block alone; values that share one share it here too."""
         inner = {node: node.args[0] for node in program.nodes if node.target is ROUND_VALUE}
         groups = self.lockstep.groups if self.lockstep.planned.values else {}  # else layers round what they read
-        found: dict[str, _Scale] = {}
+        by_group: dict[str, _Scale] = {}
         scales: dict[Node, _Scale] = {}
         names = {value.name for value in inner.values() if isinstance(value, Node)}
         for node, value in inner.items():
@@ -234,7 +234,7 @@ class _BlockLearner:
                 continue
             group = groups[value.name]
             if all(name in names for name, at in groups.items() if at == group and name in self.lockstep.encodings):
-                scale = found.setdefault(group, _Scale([], nn.Parameter(torch.ones(()))))
+                scale = by_group.setdefault(group, _Scale([], nn.Parameter(torch.ones(()))))
                 scale.nodes.append(node)
                 scales[node] = scale
         return scales
@@ -256,7 +256,7 @@ class _BlockLearner:
 
         Labels come from the float network's own distribution, which makes it the Fisher information.
         """
-        walk, found = self.lockstep.float_walk, []
+        walk, squares = self.lockstep.float_walk, []
         start = 0
         for number in range(walk.batches):
             size = len(self.lockstep.batches[number][0])
@@ -270,8 +270,8 @@ class _BlockLearner:
                 )
             labels = torch.multinomial(torch.softmax(logits.detach(), 1), 1, generator=self.generator)[:, 0]
             (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"), x)
-            found.append(gradient.square())
-        weights = torch.cat(found)
+            squares.append(gradient.square())
+        weights = torch.cat(squares)
         return weights / weights.mean().clamp_min(1e-30)
 
 

@@ -51,10 +51,10 @@ class _Place:
         rows = values.detach().flatten(0, -2)
         largest = rows.abs().amax(0).double()
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest)
-        kept = sum(len(part) for part in self.rows)
-        if self.search and kept < ROWS:
+        count = sum(len(part) for part in self.rows)
+        if self.search and count < ROWS:
             step = max(1, len(rows) // (ROWS // 8))  # some of each batch
-            self.rows.append(rows[::step][: ROWS - kept].double().clone())
+            self.rows.append(rows[::step][: ROWS - count].double().clone())
 
     def weights(self) -> Tensor:
         """Those of all readers together, (outputs, channels)."""
@@ -177,21 +177,21 @@ def _places(graph: Graph, *, search: bool) -> tuple[list[_Place], list[Skip]]:
 
 def _affine(graph: Graph, node: Node) -> tuple[tuple[str, Tensor], ...] | str:
     """The parameters of a layer norm by their names in its module, or why they cannot be changed."""
-    found: list[tuple[str, Tensor]] = []
+    parameters: list[tuple[str, Tensor]] = []
     if len(argument(node, "normalized_shape")) != 1:
         return "it normalizes several dimensions"
     if argument(node, "weight") is None:
         return "it has no weight to take the scale"
-    for given in (argument(node, "weight"), argument(node, "bias")):
-        if given is None:
+    for read in (argument(node, "weight"), argument(node, "bias")):
+        if read is None:
             continue
-        tensor, name = graph.tensor(given), graph.tensor_name(given)
+        tensor, name = graph.tensor(read), graph.tensor_name(read)
         if tensor is None or name is None or name not in dict(graph.model.named_parameters(remove_duplicate=False)):
             return "its weight is computed, not stored"
         if uses(graph, tensor) > 1:
             return "its weight is shared"
-        found.append((name.rpartition(".")[2], tensor))
-    return tuple(found)
+        parameters.append((name.rpartition(".")[2], tensor))
+    return tuple(parameters)
 
 
 def _readers(
@@ -200,22 +200,22 @@ def _readers(
     """The linear layers that read ``node`` and nothing else does, or who does."""
     if node.name in returned:
         return "the network returns its output"
-    found: list[Layer] = []
+    readers: list[Layer] = []
     for user in node.users:
         if user.target is aten.linear.default and user.args[0] is node:
             layer = layers[user.name]
             if isinstance(layer, str):
                 return f"{graph.layer(user) or user.name} reads it, and {layer}"
-            found.append(layer)
+            readers.append(layer)
         elif _keeps_last(user, node):
             deeper = _readers(graph, user, layers, returned)
             if isinstance(deeper, str):
                 return deeper
-            found += deeper
+            readers += deeper
         else:
             operation = str(getattr(user.target, "_opname", None) or getattr(user.target, "__name__", user.target))
             return f"{operation.rstrip('_')} reads its output, not only linear layers"
-    return found or "nothing reads its output"
+    return readers or "nothing reads its output"
 
 
 def _keeps_last(node: Node, source: Node) -> bool:

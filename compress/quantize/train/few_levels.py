@@ -286,15 +286,15 @@ class Parts:
 
 def settle(network: nn.Module, layers: Iterable[str]) -> dict[str, tuple[Levels, Tensor]]:
     """Make the rounded values the weights of ``layers``, in place; their levels and values, by the weights' names."""
-    found = {}
+    settled = {}
     with torch.no_grad():
         for name in layers:
             module, rounding = network.get_submodule(name), rounding_of_weight(network, name)
             levels = cast(WeightRounding, rounding).levels(_behind(module).detach())
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
             assert isinstance(module.weight, Tensor)
-            found[f"{name}.weight"] = (levels, module.weight.detach().clone())
-    return found
+            settled[f"{name}.weight"] = (levels, module.weight.detach().clone())
+    return settled
 
 
 def fold(network: nn.Module, context: Context) -> tuple[nn.Module, tuple[Edit, ...], tuple[Skip, ...]]:
@@ -327,9 +327,9 @@ def encode(network: nn.Module, name: str, levels: Levels, before: Tensor) -> Enc
         rows = tuple(tuple(float(x) for x in row) for row in levels.rows.float())
         ends = tuple(abs(factor) for factor in factors)
         bits = max(1, math.ceil(math.log2(len(rows[0]))))
-        found = Encoding(tuple(-x for x in ends), tuple(factors), bits, True, 0, None, "levels", rows)
-        values = torch.from_numpy(found.decoded(found.codes(weight.detach().numpy())))
+        encoding = Encoding(tuple(-x for x in ends), tuple(factors), bits, True, 0, None, "levels", rows)
+        values = torch.from_numpy(encoding.decoded(encoding.codes(weight.detach().numpy())))
         error = float((values - weight).abs().max())
         assert error <= 1e-3 * max(float(weight.abs().max()), 1e-12), f"{name} is {error} off its levels"
         weight.copy_(values)
-    return found
+    return encoding

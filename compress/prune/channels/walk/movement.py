@@ -78,14 +78,14 @@ def _run(node: Node, full: Tensor) -> Tensor:
 
 def _varying(full: Tensor) -> list[int]:
     """The dimensions along which an array of labels is not constant."""
-    found = []
+    dimensions = []
     for d in range(full.ndim):
         if full.shape[d] > 1 and full.stride(d) != 0:
             if bool((full != full.narrow(d, 0, 1)).any()):
-                found.append(d)
+                dimensions.append(d)
             else:
                 full = full.narrow(d, 0, 1)
-    return found
+    return dimensions
 
 
 def _along_one_axis(walker: Walker, node: Node, full: Tensor) -> tuple[int, Tensor] | None:
@@ -330,14 +330,14 @@ def concatenated(walker: Walker, node: Node) -> Value:
     result: Axes = {}
     for axis in range(len(shape_of(node))):
         own = axis - (stacked and axis > dim)
-        found = [walker.axes(operand).get(own) for operand in nodes]
+        parts = [walker.axes(operand).get(own) for operand in nodes]
         if axis == dim:
-            if not stacked and any(labels is not None for labels in found):
+            if not stacked and any(labels is not None for labels in parts):
                 zeros = [torch.zeros(shape[dim], dtype=torch.int64) for shape in shapes]
-                result[axis] = torch.cat([z if x is None else x for x, z in zip(found, zeros, strict=True)])
+                result[axis] = torch.cat([z if x is None else x for x, z in zip(parts, zeros, strict=True)])
             continue
-        together = found[0]
-        for labels in found[1:]:
+        together = parts[0]
+        for labels in parts[1:]:
             reason = f"stands beside values that cannot be cut: {walker.place(node)}"
             together = walker.meet(together, labels, reason)
         if together is not None:

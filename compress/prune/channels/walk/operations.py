@@ -27,11 +27,11 @@ def has_argument(node: Node, name: str) -> bool:
 def dims_of(node: Node, ndim: int) -> list[int]:
     """The dimensions that an operation names as ``dim`` or ``dims``; all of them where it names none."""
     name = next((name for name in ("dim", "dims") if has_argument(node, name)), None)
-    found = argument(node, name) if name is not None else None
-    if isinstance(found, int) and not isinstance(found, bool):
-        return [found % ndim]
-    if isinstance(found, Iterable):
-        dims = [int(d) % ndim for d in found]
+    named = argument(node, name) if name is not None else None
+    if isinstance(named, int) and not isinstance(named, bool):
+        return [named % ndim]
+    if isinstance(named, Iterable):
+        dims = [int(d) % ndim for d in named]
         return dims or list(range(ndim))
     return list(range(ndim))
 

@@ -24,7 +24,7 @@ def contract(walker: Walker, node: Node, operands: Sequence[Operand], out: str) 
     """The labels of a sum of products. What one operand labels and another does not cannot be cut."""
     place = walker.place(node)
     sizes: dict[str, int] = {}
-    found: dict[str, Tensor] = {}
+    labels_of: dict[str, Tensor] = {}
     bare: set[str] = set()
     for operand, letters in operands:
         for axis, (letter, size) in enumerate(zip(letters, shape_of(operand), strict=True)):
@@ -34,31 +34,33 @@ def contract(walker: Walker, node: Node, operands: Sequence[Operand], out: str) 
             labels = walker.axes(operand).get(axis)
             if labels is None:
                 bare.add(letter)
-            elif letter in found:
-                found[letter] = walker.labels.unite(found[letter], labels, f"meets values that cannot be cut: {place}")
+            elif letter in labels_of:
+                labels_of[letter] = walker.labels.unite(
+                    labels_of[letter], labels, f"meets values that cannot be cut: {place}"
+                )
             else:
-                found[letter] = labels
-    for letter in bare & found.keys():
-        walker.labels.pin(found.pop(letter), f"its input cannot be cut: {place}")
-    for letter in found.keys() - set(out):
+                labels_of[letter] = labels
+    for letter in bare & labels_of.keys():
+        walker.labels.pin(labels_of.pop(letter), f"its input cannot be cut: {place}")
+    for letter in labels_of.keys() - set(out):
         operand, axis = next(
             (o, t.index(letter)) for o, t in operands if letter in t and shape_of(o)[t.index(letter)] > 1
         )
-        walker.labels.consumed.setdefault(node, []).append((operand, axis, found[letter]))
-    _count(walker, node, sizes, found, out)
+        walker.labels.consumed.setdefault(node, []).append((operand, axis, labels_of[letter]))
+    _count(walker, node, sizes, labels_of, out)
     for operand, letters in operands:
         if walker.graph.tensor(walker.origin(operand)) is not None:
-            for letter in found.keys() & set(letters) & set(out):
-                walker.produce(node, operand, found[letter])
-    return {axis: found[letter] for axis, letter in enumerate(out) if letter in found}
+            for letter in labels_of.keys() & set(letters) & set(out):
+                walker.produce(node, operand, labels_of[letter])
+    return {axis: labels_of[letter] for axis, letter in enumerate(out) if letter in labels_of}
 
 
-def _count(walker: Walker, node: Node, sizes: dict[str, int], found: dict[str, Tensor], out: str) -> None:
+def _count(walker: Walker, node: Node, sizes: dict[str, int], labels_of: dict[str, Tensor], out: str) -> None:
     """Note the multiply-adds: those of the first labelled dimension that ends, times the first that goes on."""
-    ending = next((letter for letter in found if letter not in out), None)
-    staying = next((letter for letter in reversed(found) if letter in out), None)
+    ending = next((letter for letter in labels_of if letter not in out), None)
+    staying = next((letter for letter in reversed(labels_of) if letter in out), None)
     constant = math.prod(size for letter, size in sizes.items() if letter not in (ending, staying))
-    sides = (None if letter is None else found[letter] for letter in (ending, staying))
+    sides = (None if letter is None else labels_of[letter] for letter in (ending, staying))
     walker.labels.products.append(Product(walker.graph.layer(node), constant, *sides))
 
 

@@ -106,21 +106,21 @@ class Layer:
 
 def layers_of(graph: Graph) -> dict[str, Layer | str]:
     """The layers of ``graph`` by the names of their nodes, or why their weights cannot be changed."""
-    found: dict[str, Layer | str] = {}
+    layers: dict[str, Layer | str] = {}
     stored = dict(graph.model.named_parameters(remove_duplicate=False))
     for node in graph.calls(*CONVOLUTIONS, LINEAR):
         weight, bias = graph.tensor(argument(node, "weight")), graph.tensor(argument(node, "bias"))
         weight_name, bias_name = graph.tensor_name(argument(node, "weight")), graph.tensor_name(argument(node, "bias"))
         if weight is None or weight_name not in stored or (argument(node, "bias") is not None and bias is None):
-            found[node.name] = "its weights are computed, not stored"
+            layers[node.name] = "its weights are computed, not stored"
         elif any(tensor is not None and uses(graph, tensor) > 1 for tensor in (weight, bias)):
-            found[node.name] = "its weights are shared with other layers"
+            layers[node.name] = "its weights are shared with other layers"
         elif node.target is not LINEAR and _dimensions(node) != weight.ndim:
-            found[node.name] = "it runs on inputs without a batch"
+            layers[node.name] = "it runs on inputs without a batch"
         else:
             name = graph.layer(node) or weight_name.rpartition(".")[0]
-            found[node.name] = Layer(node, name, weight_name, weight, bias_name, bias)
-    return found
+            layers[node.name] = Layer(node, name, weight_name, weight, bias_name, bias)
+    return layers
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,17 @@ def ways(graph: Graph, layers: dict[str, Layer | str]) -> Iterator[Way | tuple[s
     A layer that several others read, or whose output the network returns, begins no way and is not told of.
     """
     returned = frozenset(node.name for node in graph.outputs)
-    for found in layers.values():
-        if isinstance(found, Layer):
-            way = _way(found, layers, returned)
+    for layer in layers.values():
+        if isinstance(layer, Layer):
+            way = _way(layer, layers, returned)
             if isinstance(way, str):
-                yield found.name, way
+                yield layer.name, way
             elif way is not None:
                 yield way
-    for name, found in layers.items():
-        if isinstance(found, str):
+    for name, layer in layers.items():
+        if isinstance(layer, str):
             node = next(node for node in graph.nodes if node.name == name)
-            yield graph.layer(node) or name, found
+            yield graph.layer(node) or name, layer
 
 
 def _way(before: Layer, layers: dict[str, Layer | str], returned: frozenset[str]) -> Way | str | None:

@@ -214,9 +214,9 @@ class Lockstep:
         first = plan(network, context.example_inputs, encodings, target)
         graph, fixed = first.graph, first.settled()
         samples = min(samples, max(1, int(memory_mb * 1e6 / (2 * bytes_per_sample(graph)))))
-        found = [inputs for inputs, _ in calibration_batches(graph, split, samples, context, batch_size=batch)]
-        if whole and len(found) > 1 and len(found[-1][0]) < len(found[0][0]):
-            found.pop()
+        batches = [inputs for inputs, _ in calibration_batches(graph, split, samples, context, batch_size=batch)]
+        if whole and len(batches) > 1 and len(batches[-1][0]) < len(batches[0][0]):
+            batches.pop()
         planned = plan_of(graph, fixed, first.target)
         products = [each.layer for each in planned.layers]
         first_of = {product.weight: product for product in reversed(products) if product.weight in planned.grids}
@@ -228,7 +228,7 @@ class Lockstep:
             fixed,
             dict(planned.grids),
             tuple(product for product in products if first_of.get(product.weight) is product),
-            found,
+            batches,
             planned,
             simulate(rounded, fixed, context.example_inputs, target=target),
         )

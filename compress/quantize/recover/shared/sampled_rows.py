@@ -138,12 +138,12 @@ def _each(value: int | Sequence[int], spatial: int) -> list[int]:
 
 def _padding(value: str | int | Sequence[int], kernel: list[int], dilation: list[int]) -> list[int]:
     """As :func:`torch.nn.functional.pad` takes it: the last dimension first."""
-    found: list[int] = []
+    padding: list[int] = []
     for place in reversed(range(len(kernel))):
         if value == "same":  # the odd one goes to the end
             total = dilation[place] * (kernel[place] - 1)
-            found += [total // 2, total - total // 2]
+            padding += [total // 2, total - total // 2]
         else:
             each = 0 if isinstance(value, str) else _each(value, len(kernel))[place]
-            found += [each, each]
-    return found
+            padding += [each, each]
+    return padding
