@@ -85,7 +85,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of the layer with weights."""
+        """The name of the part: that of the layer in it that has weights."""
         return self.layers[0]
 
 

@@ -25,7 +25,7 @@ from .training.loop import Training, gentle
 
 Init = Literal["linear", "density", "random"]
 ITERATIONS = 50
-"""Of k-means at most; few are needed in one dimension."""
+"""Rounds of k-means at most; few are needed in one dimension."""
 
 
 class Share(Config):

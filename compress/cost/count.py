@@ -91,7 +91,7 @@ class LayerCost:
         return self.sees()
 
     def to_json(self) -> dict[str, Any]:
-        """All figures, as plain values."""
+        """Every figure of the layer by its name, in the plain values that JSON has."""
         plain = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "sees"}
         return _listed(plain | {"receptive_field": self.receptive_field})
 
@@ -126,7 +126,7 @@ class Cost:
 
     @property
     def bit_operations(self) -> int:
-        """Those of all operations together."""
+        """The bit operations of all layers together: multiply-adds times the bits of both factors."""
         return sum(layer.bit_operations for layer in self.layers)
 
     @property

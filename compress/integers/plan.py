@@ -172,8 +172,8 @@ def plan(
         InvalidInput: there is no such target, the network cannot be traced, the encodings are not of this network, or
             the engine has no integers that wide.
     """
-    engine = target_named(target)
-    return plan_of(trace(network, example_inputs, dynamic_batch=True), encodings, engine)
+    wanted = target_named(target)
+    return plan_of(trace(network, example_inputs, dynamic_batch=True), encodings, wanted)
 
 
 def plan_of(graph: Graph, encodings: Mapping[str, Encoding], target: Target) -> Plan:

@@ -29,11 +29,11 @@ class Moments:
     deviation: Tensor | None
 
     def scaled(self, scale: Tensor) -> Moments:
-        """Those of the values times ``scale`` (C,)."""
+        """The moments of the values times ``scale`` (C,)."""
         return Moments(self.mean * scale, None if self.deviation is None else self.deviation * scale.abs())
 
     def lowered(self, shift: Tensor) -> Moments:
-        """Those of the values less ``shift`` (C,)."""
+        """The moments of the values less ``shift`` (C,)."""
         return Moments(self.mean - shift, self.deviation)
 
 

@@ -33,8 +33,8 @@ MARGIN = 0.15
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What stays in integers.
+class Reversion:
+    """Encodings of which layers that are slower in integers went back to float, and the latencies that say so.
 
     Args:
         encodings: those that are left; of layers that compute in float, those of their weights, to be restored.
@@ -51,7 +51,7 @@ class Kept:
     kept_ms: float
 
     def told(self) -> str:
-        """In words, what it cost and gained."""
+        """In words, how many weights went back to float, and the latencies with and without."""
         weights = [encoding for encoding in self.encodings.values() if encoding.symmetric or encoding.levels]
         floats = sum(encoding.restored for encoding in weights)
         words = f"{floats} of {len(weights)} weights" if floats else "none"
@@ -72,7 +72,7 @@ class Region:
 
     @property
     def gained_ms(self) -> float:
-        """What floats gain beyond the margin."""
+        """Milliseconds that the region gains in float, beyond the margin; negative where it gains less."""
         return (1 - MARGIN) * self.integer_ms - self.float_ms
 
 
@@ -84,7 +84,7 @@ def revert_slower(
     *,
     fastest: bool = False,
     progress: Progress = silent,
-) -> Kept:
+) -> Reversion:
     """The encodings without those of layers that are slower in integers, as ``clock`` tells of single samples.
 
     Args:
@@ -120,8 +120,8 @@ def revert_slower(
     if fastest and best_ms > float_ms:
         told = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
         skip = Skip("", f"kept in float: the network takes {told}")
-        return Kept(network.all_floats(), (skip,), float_ms, integer_ms, float_ms)
-    return Kept(best_encodings, tuple(skipped), float_ms, integer_ms, best_ms)
+        return Reversion(network.all_floats(), (skip,), float_ms, integer_ms, float_ms)
+    return Reversion(best_encodings, tuple(skipped), float_ms, integer_ms, best_ms)
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ class _Network:
         return left | {name: self._restored(name) for name in self.weights if name not in left}
 
     def all_floats(self) -> dict[str, Encoding]:
-        """Those of the weights alone, to be restored."""
+        """The encodings of the weights alone, to be restored to float at load."""
         return {name: self._restored(name) for name in self.weights}
 
     def layers(self) -> list[str]:
-        """Those with weights in integers, in the order in which they run."""
+        """The names of the layers with weights in integers, in the order in which they run."""
         placement = encoded_placement(trace(self.model, self.inputs, dynamic_batch=True), self.encodings)
         return list(dict.fromkeys(product.layer for product in placement.products))
 

@@ -90,7 +90,7 @@ class State:
 
     @property
     def graph(self) -> Graph:
-        """Of the network."""
+        """The traced graph of the network."""
         assert self.traced is not None, "steps that read the graph come after it was traced"
         return self.traced[0]
 

@@ -28,7 +28,7 @@ class Unit:
 
     @property
     def cuts(self) -> dict[Site, tuple[int, ...]]:
-        """The indices, by dimension."""
+        """The indices that the unit takes on each dimension of each parameter and buffer."""
         return {site: tuple(indices[self.row].tolist()) for site, indices in self.sites.items()}
 
 
@@ -52,7 +52,7 @@ class Group:
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
-        """What goes or stays as one."""
+        """The units of the group, in the order of their labels; the channels of one go or stay together."""
         return tuple(Unit(label, row, self.sites) for row, label in enumerate(self.labels.tolist()))
 
     @property

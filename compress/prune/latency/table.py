@@ -32,7 +32,7 @@ BATCH = 32
 """Layers that are timed in one interleaved loop."""
 
 VERSION = 1
-"""Of the files; others are measured again."""
+"""The version of the table's files; layers of files with another one are measured again."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -57,7 +57,7 @@ class Penalty:
         """Change the weights that the training ended with."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the checkpoint keeps."""
+        """The settings, and the shares near zero after each epoch so far, for the checkpoint."""
         return {"settings": self.settings, "shares": [*self.shares]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,7 +81,7 @@ class Penalty:
         ]
 
     def near_zero_percent(self, model: nn.Module) -> float:
-        """The share of those units among all."""
+        """The share of units near zero (:meth:`near_zero`) among those of all groups, in percent."""
         return 100.0 * sum(self.near_zero(model)) / max(1, sum(members.units for members in self.measured))
 
     def step_size(self, step: int, steps: int) -> float:

@@ -44,7 +44,7 @@ class GroupLosses(Findings):
 
 
 class Losses(Findings):
-    """Of all groups of a network."""
+    """What every group of a network adds to the loss when it alone is cut."""
 
     groups: tuple[GroupLosses, ...]
 

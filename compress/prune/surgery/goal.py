@@ -45,7 +45,7 @@ class PruneGoal:
 
     @property
     def factor(self) -> float:
-        """What to divide by."""
+        """What the goal divides its figure by: 4 for ``macs=4``, 2 for ``ratio=0.5``."""
         return 1 / (1 - self.value) if self.name == "ratio" else self.value
 
     def __str__(self) -> str:

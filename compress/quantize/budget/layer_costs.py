@@ -32,24 +32,24 @@ class Costs:
     whole: float
 
     def of(self, chosen: Mapping[str, Precision]) -> float:
-        """The cost of a choice."""
+        """The cost of the network with the precision that is chosen for each unit, by name."""
         return self.rest + sum(self.units[name][precision] for name, precision in chosen.items())
 
 
 class Gauge(Protocol):
-    """What tells costs."""
+    """What tells the costs of layers and networks in one unit: bytes of a file, or milliseconds."""
 
     @property
     def unit(self) -> str:
-        """In words: "bytes", "ms"."""
+        """The unit of the costs in words: "bytes" or "ms"."""
         ...
 
     def costs(self, candidates: Candidates, precisions: Iterable[Precision]) -> Costs:
-        """Those of each layer, from a network in each precision."""
+        """The costs of each layer, from a network in each precision."""
         ...
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
-        """That of a whole network."""
+        """The cost of a whole network with these encodings."""
         ...
 
 
@@ -61,7 +61,7 @@ class FileBytes:
     unit = "bytes"
 
     def costs(self, candidates: Candidates, precisions: Iterable[Precision]) -> Costs:
-        """Those of each layer, from a file in each precision and one in float."""
+        """The bytes of each layer, from a file in each precision and one in float."""
         layer_bytes: dict[Precision, dict[str, int]] = {}
         rests: dict[Precision, int] = {}
         for precision in dict.fromkeys(("float", *precisions)):
@@ -72,7 +72,7 @@ class FileBytes:
         return Costs(units, max(rests.values()), rests["float"] + sum(layer_bytes["float"].values()))
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
-        """That of a whole network, from its file."""
+        """The bytes of a whole network with these encodings, from its file."""
         return self.clock.stored_bytes(_timed(candidates, encodings)).total
 
 
@@ -104,7 +104,7 @@ class Latency:
         return Costs(units, whole_ms[1] - sum(integers.values()), whole_ms[0])
 
     def measured(self, candidates: Candidates, encodings: Mapping[str, Encoding]) -> float:
-        """That of a whole network."""
+        """The cost of a whole network with these encodings."""
         return self.clock.ms(_timed(candidates, encodings))
 
     def _differences(self, candidates: Candidates, networks: list[Timed]) -> Costs:

@@ -39,7 +39,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """What a choice is keyed by."""
+        """The name of the unit's first weight, by which choices of precisions are keyed."""
         return self.weights[0]
 
 

@@ -154,12 +154,12 @@ class Comparison:
 
     @property
     def samples(self) -> int:
-        """How many there are."""
+        """How many samples are compared."""
         return len(self.exact[0])
 
     @property
     def top1(self) -> float | None:
-        """Of the float network, in percent."""
+        """The accuracy of the float network, in percent; None where there are no labels for it."""
         return self._accuracy(self.exact)
 
     def __call__(self, encodings: Mapping[str, Encoding]) -> tuple[float | None, float | None]:

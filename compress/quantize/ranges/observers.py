@@ -78,7 +78,7 @@ class MinMax:
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
     def range(self) -> Range:
-        """Lowest and highest."""
+        """The lowest and the highest value observed; (inf, -inf) where there was none."""
         return self.low, self.high
 
 
@@ -105,7 +105,7 @@ class MovingAverage:
             )
 
     def range(self) -> Range:
-        """The two averages."""
+        """The averages of the smallest and of the largest values; (inf, -inf) where nothing was observed."""
         return self.averages or (math.inf, -math.inf)
 
 
@@ -152,7 +152,7 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of one bin."""
+        """The width of one bin, in the unit of the values."""
         return 2 * self.bound / BINS
 
     def observe(self, values: Tensor) -> None:

@@ -136,5 +136,5 @@ def _both(observer: Observer, spread: Spread) -> Watcher:
 
 
 def _first_of(places: list[str]) -> str:
-    """The first three of them."""
+    """The first three of ``places``, for a message."""
     return "; ".join(places[:3]) + ("; ..." if len(places) > 3 else "")

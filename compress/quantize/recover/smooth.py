@@ -57,7 +57,7 @@ class _Place:
             self.rows.append(rows[::step][: ROWS - count].double().clone())
 
     def weights(self) -> Tensor:
-        """Those of all readers together, (outputs, channels)."""
+        """The weights of all linear layers that read the norm, together: (outputs, channels)."""
         return torch.cat([reader.weight[0, :, :, 0] for reader in self.readers])
 
     def apply(self, scale: Tensor) -> None:

@@ -24,7 +24,7 @@ from compress.quantize.budget.precisions import Candidates, Precision
 from compress.quantize.budget.sensitivity import PrecisionScan, UnitSensitivity
 from compress.quantize.budget.trade_off import trade_off
 from compress.quantize.detect import detected
-from compress.quantize.revert import Kept, without
+from compress.quantize.revert import Reversion, without
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
 from export.onnx.parts import bytes_by_layer
@@ -152,9 +152,9 @@ def test_layers_that_go_back_to_float_stay_stored_in_the_bits_that_were_chosen(m
 
     def reverted(
         network: nn.Module, encodings: dict[str, Encoding], inputs: tuple[object, ...], clock: object, **_: object
-    ) -> Kept:
+    ) -> Reversion:
         left = without(network, encodings, inputs, {"left"})  # type: ignore[arg-type]
-        return Kept(left | {"left.weight": replace(encodings["left.weight"], restored=True)}, (), 2.0, 3.0, 1.0)
+        return Reversion(left | {"left.weight": replace(encodings["left.weight"], restored=True)}, (), 2.0, 3.0, 1.0)
 
     monkeypatch.setattr("compress.quantize.quantize.revert_slower", reverted)
     numbers = {"stem": 216, "depthwise": 72, "left": 32, "right": 288, "classify": 40}

@@ -62,7 +62,7 @@ class Layer:
 
     @property
     def outputs(self) -> int:
-        """How many channels come out."""
+        """The number of output channels."""
         return self._output_scale.numel()
 
     @property
@@ -72,7 +72,7 @@ class Layer:
 
     @property
     def weight(self) -> Tensor:
-        """As scaled by now."""
+        """The weight with every scaling so far, (groups, out / groups, in / groups, kernel)."""
         return self._weight * (self._output_scale * self._input_scale)[..., None]
 
     def output_ranges(self) -> Tensor:

@@ -86,18 +86,18 @@ class Windows:
 
     @property
     def groups(self) -> int:
-        """Of the convolution."""
+        """The groups of the convolution."""
         return self.view.shape[1]
 
     @property
     def width(self) -> int:
-        """Inputs of an output."""
+        """How many inputs one output is computed from: channels of a group times the kernel's size."""
         _, _, channels, _, _, high, wide = self.view.shape
         return channels * high * wide
 
     @property
     def count(self) -> int:
-        """Output positions."""
+        """The number of output positions in all samples together."""
         return self.view.shape[0] * self.view.shape[3] * self.view.shape[4]
 
     def at(self, index: Tensor) -> Tensor:
