@@ -55,8 +55,8 @@ def _encoding_of(grid: IntegerParameters, like: Encoding, derive: Callable[[Enco
     top = (grid.high - zero) * scale
     from_zero = [np.zeros_like(top)] if all(low >= 0 for low in like.low) else []
     for low in (*from_zero, (grid.low - zero) * scale, -top):
-        found = replace(like, low=tuple(low.tolist()), high=tuple(top.tolist()))
-        back = derive(found)
+        encoding = replace(like, low=tuple(low.tolist()), high=tuple(top.tolist()))
+        back = derive(encoding)
         if np.array_equal(back.scale, grid.scale) and np.array_equal(back.zero_point, grid.zero_point):
-            return found
+            return encoding
     raise AssertionError(f"no range has the scale {grid.scale} and the zero point {grid.zero_point}")

@@ -103,11 +103,11 @@ def network_masks(scores: Sequence[Tensor], groups: Sequence[Tensor], sparsity: 
     if int(sizes[free].sum()) < round(wanted) - int(sizes.max()):
         raise ValueError(f"at most {int(sizes[free].sum()) / total:.2%} can go with at least {minimum:g} of each layer")
     candidates = free.nonzero().flatten()
-    kept = torch.ones(len(sizes), dtype=torch.bool)
-    kept[candidates[_lowest(means[candidates], sizes[candidates], wanted)]] = False
+    staying = torch.ones(len(sizes), dtype=torch.bool)
+    staying[candidates[_lowest(means[candidates], sizes[candidates], wanted)]] = False
     masks, start = [], 0
     for (part, _), group in zip(parts, groups, strict=True):
-        masks.append(kept[start : start + len(part)][group])
+        masks.append(staying[start : start + len(part)][group])
         start += len(part)
     return masks
 

@@ -315,9 +315,9 @@ def attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict
         return {"num_channels": first[0]}
     if isinstance(module, nn.MultiheadAttention):
         wide = shapes.get("in_proj_weight", shapes.get("q_proj_weight"))
-        found: dict[str, object] = {} if wide is None else {"embed_dim": wide[1]}
+        values: dict[str, object] = {} if wide is None else {"embed_dim": wide[1]}
         for name, projection in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
             shape = shapes.get("in_proj_weight", shapes.get(projection))
-            found |= {} if shape is None else {name: shape[1]}
-        return found
+            values |= {} if shape is None else {name: shape[1]}
+        return values
     return {}

@@ -114,11 +114,11 @@ class LatencyTable:
             content = read_json(self.file, "cache")
             if content["version"] != VERSION or content["conditions"] != self.conditions:
                 return {}
-            found = {str(name): float(value) for name, value in content["ms"].items()}
+            stored = {str(name): float(value) for name, value in content["ms"].items()}
         except (InvalidInput, ValueError, OverflowError, KeyError, TypeError, AttributeError):
             _LOG.warning("%s cannot be read: its layers are measured again", self.file)
             return {}
-        return {name: value for name, value in found.items() if math.isfinite(value) and value > 0}
+        return {name: value for name, value in stored.items() if math.isfinite(value) and value > 0}
 
     def _store(self) -> None:
         if self.file is None:

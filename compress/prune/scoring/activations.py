@@ -87,12 +87,12 @@ def activation_means(
     graph = trace(model, context.example_inputs, dynamic_batch=True)
     fixed = fixed_batch(graph)  # before the shapes are read as numbers, which fixes them
     where = outputs(graph, tensors, sites, rectifiers=rectifiers)
-    watched = {(place.node, place.dim) for found in where.values() for place in found}
+    watched = {(place.node, place.dim) for places in where.values() for place in places}
     means = _means(graph, watched, criterion, statistic, context, batches, fixed)
     return {
-        site: torch.stack([means[place.node, place.dim][place.indices].mean(1) for place in found]).mean(0)
-        for site, found in where.items()
-        if found
+        site: torch.stack([means[place.node, place.dim][place.indices].mean(1) for place in places]).mean(0)
+        for site, places in where.items()
+        if places
     }
 
 

@@ -56,13 +56,13 @@ class Custom(Criterion):
         from ...sources.load import find
 
         try:
-            found = find(self.function)
+            function = find(self.function)
         except InvalidInput as error:
             raise InvalidInput(f"prune: criterion {self.function}: {error}") from error
-        if not callable(found):
+        if not callable(function):
             raise InvalidInput(
                 f"prune: criterion {self.function}: expected a function (weight, axis) -> scores, got "
-                f"{type(found).__name__}"
+                f"{type(function).__name__}"
             )
-        own: Function = found
+        own: Function = function
         return own

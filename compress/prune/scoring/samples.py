@@ -26,14 +26,14 @@ def sample_batches(context: Context, criterion: str, batches: int, size: int = B
     """
     split, name = _split(context, criterion)
     done = 0
-    for given, labels in split.batches(size, shuffle_seed=(context.seed, 0)):
-        found: object = given
-        inputs = tuple(found) if isinstance(found, (tuple, list)) else (given,)
+    for batch, labels in split.batches(size, shuffle_seed=(context.seed, 0)):
+        parts: object = batch
+        inputs = tuple(parts) if isinstance(parts, (tuple, list)) else (batch,)
         _require_fitting(inputs, context, criterion, name)
         for start in range(0, len(inputs[0]), size):
             part = slice(start, start + size)
             yield (
-                tuple(x[part].to(given.device) for x, given in zip(inputs, context.example_inputs, strict=True)),
+                tuple(x[part].to(example.device) for x, example in zip(inputs, context.example_inputs, strict=True)),
                 None if labels is None else labels[part].to(context.example_inputs[0].device),
             )
             done += 1
