@@ -29,6 +29,7 @@ def terminal(report: Report) -> RenderableType:
         parts.append(_files(report))
     if report.stages:
         parts.append(_stages(report))
+        parts += [Text(f"! {line}\n", style="yellow") for stage in report.stages for line in stage.warnings]
         for index, rows in cuts.stage_cuts(report).items():
             parts += _cuts(report.stages[index], rows)
     if report.gates:

@@ -246,3 +246,15 @@ def test_the_slowest_run_is_in_the_figure() -> None:
     median = numbers(svg, pattern)[0]
     reach = max(numbers(svg, r'x2="([\d.]+)" y2="[\d.]+" class="whisker'))
     assert reach - median > 400, "from the median to the outlier, almost all of the 480 units"
+
+
+def test_warnings_of_stages_are_on_the_page_and_in_the_terminal(filled: dict[str, Any]) -> None:
+    lines = ["prune: validation top-1 fell from 95.10 to 12.50 %: fine-tune <b>", "prune: and something else"]
+    assert "warning" not in [value for _, name, value in outline(render(Report.model_validate(filled))).attributes]
+    filled["stages"][0]["warnings"] = lines
+    report = Report.model_validate(filled)
+    found = outline(render(report))
+    assert [value for tag, name, value in found.attributes if tag == "p" and value == "warning"] == ["warning"] * 2
+    for line in lines:
+        assert f"Warning: {line}" in spaces(found.text)
+        assert f"! {line}" in spaces(printed(report))
