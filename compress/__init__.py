@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .prune.regularize import Regularize as Regularize
     from .quantize import Quantize as Quantize
     from .recipe import Recipe as Recipe
+    from .recipe import preset as preset
     from .share import Share as Share
     from .sources.load import Network as Network
     from .sparsify import Sparsify as Sparsify
@@ -49,6 +50,7 @@ _PUBLIC = {
     "Training": "training.loop",
     "advance": "pipeline",
     "open_network": "pipeline",
+    "preset": "recipe",
     "run": "pipeline",
 }
 __all__ = sorted(_PUBLIC)

@@ -18,6 +18,7 @@ from .errors import InvalidInput
 from .files import strict_yaml
 from .files.untrusted import read_text
 from .fold import Fold
+from .presets import PRESETS, path
 from .prune import Prune, RemoveBlocks
 from .prune.regularize import Regularize
 from .quantize import Quantize, TargetName
@@ -263,6 +264,25 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise InvalidInput(f"recipe {path}: {explain(error)}") from error
     recipe._file, recipe._given = path, frozenset(override.partition("=")[2] for override in changes)
     return recipe
+
+
+def preset(name: str, model: str, data: str | None = None, changes: Iterable[str] = ()) -> Recipe:
+    """A recipe that comes with the package: "fast" (no training, minutes) or "best" (with fine-tuning, hours).
+
+    Its stages are ``[step.stage for step in recipe.stages]``; :func:`compress.run` runs the whole.
+
+    Args:
+        model: the network, as a recipe names it: an artifact folder, an ONNX file, ``file.py:callable``, ...
+        data: likewise: "digits", an image folder, an ``.npz``, ``file.py:callable``.
+        changes: of other settings, as ``("weights=net.safetensors", "stages.0.prune.macs=2")``.
+
+    Raises:
+        InvalidInput: there is no such preset, or a value is wrong.
+    """
+    if name not in PRESETS:
+        raise InvalidInput(f"preset {name}: expected one of {', '.join(PRESETS)}")
+    named = [f"model={model}", *([] if data is None else [f"data.source={data}"])]
+    return read(path(name), [*named, *changes])
 
 
 def _words(value: Any, *place: str) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from ..presets import PRESETS
 from .grammar import generated
 from .grammar.parameters import Command
 
@@ -36,6 +37,11 @@ def command(shell: str) -> None:
 def networks(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Networks of the zoo, then files and folders."""
     return _or_files(generated.table()["zoo"], incomplete)
+
+
+def recipes(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The recipes that come with the package, then files."""
+    return _or_files(list(PRESETS), incomplete)
 
 
 def data_sources(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:

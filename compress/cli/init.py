@@ -6,16 +6,18 @@ from typing import Any
 
 import click
 
+from ..presets import PRESETS
 from .grammar import options
 
 
 @options.command("init", short_help="Write a recipe for a network, to run or to change.")
 @options.network
 @options.option("--target", common=True, type=click.Choice(options.TARGETS), help="The engine and processor to end on.")
+@options.option("--preset", common=True, type=click.Choice(PRESETS), help="Take the stages of this preset, to change.")
 @options.data
 @options.output
 @options.common
-def command(target: str | None, **values: Any) -> None:
+def command(target: str | None, preset: str | None, **values: Any) -> None:
     """Write a recipe that runs: each stage that the network and its data allow, with a comment on what it does.
 
     A network that is trained already (an artifact, an ONNX file, or one with --weights) is not trained first; without
@@ -26,6 +28,7 @@ def command(target: str | None, **values: Any) -> None:
       compress init resnet20 --data digits -o recipe.yaml
       compress init out/base --data digits --target ort-arm -o recipe.yaml
       compress run recipe.yaml -o out/small
+      compress init out/base --data digits --preset best -o best.yaml
     """
     from rich.text import Text
 
@@ -38,7 +41,7 @@ def command(target: str | None, **values: Any) -> None:
     given.claim_output()
     data = given.load_data()
     network = given.open(data)
-    draft = Draft(given, network, data, target)
+    draft = Draft(given, network, data, target, preset)
     write_text(given.output, draft.text(), overwrite=given.overwrite)
     given.console.print(Text(f"written: {given.output}"))
     given.console.print(Text(f"run it: {draft.run_line()}"))

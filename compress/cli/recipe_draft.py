@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from .. import presets
 from ..data import Data
 from ..errors import InvalidInput
 from ..files import strict_yaml
@@ -35,12 +37,38 @@ class Draft:
         given: the options, as they were typed.
         network: opened.
         target: to end on; None for this machine.
+        preset: whose stages are taken; None for the few that suit most networks.
+
+    Raises:
+        InvalidInput: the preset needs data that are not there.
     """
 
     given: Options
     network: Network
     data: Data | None
     target: TargetName | None
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset is not None and not self.calibrates:
+            raise InvalidInput(f"init: the preset {self.preset} calibrates on samples; give --data")
+        if self.preset is not None and "epochs:" in self._preset and not self.trains:
+            raise InvalidInput(
+                f"init: the preset {self.preset} trains; give --data with labels, or take another preset"
+            )
+
+    @cached_property
+    def _preset(self) -> str:
+        """The stages of the preset, in YAML, with a blank line between two."""
+        assert self.preset is not None, "there is a preset"
+        text = presets.path(self.preset).read_text(encoding="utf-8")
+        return text.partition("\nstages:\n")[2].partition("\n\nexports:\n")[0]
+
+    @property
+    def macs(self) -> float:
+        """How many times fewer multiply-adds are asked for."""
+        found = re.search(r"^ +macs: ([0-9.]+)$", self._preset, re.MULTILINE) if self.preset is not None else None
+        return MACS if found is None else float(found[1])
 
     @cached_property
     def trains(self) -> bool:
@@ -70,7 +98,7 @@ class Draft:
         reason = ""
         for multiple in WIDTHS:
             try:
-                cut = Prune(macs=MACS, round_to=multiple, repair=())
+                cut = Prune(macs=self.macs, round_to=multiple, repair=())
                 cut.apply(self.network.model, Context(self.network.example_inputs, seed=self.given.seed))
             except InvalidInput as error:
                 reason = str(error)
@@ -154,7 +182,28 @@ class Draft:
         assert self.data is not None
         return 128 if len(self.data.splits["train"]) >= 20 * 128 else 32
 
+    def _preset_stages(self) -> Iterator[str]:
+        """Those of a preset that the network allows, with widths, batches and a target that suit."""
+        names = set(self.stages())
+        for text in self._preset.split("\n\n"):
+            stage = re.search(r"^  - ([a-z_]+)", text, re.MULTILINE)
+            assert stage is not None, "one stage between two blank lines"
+            if stage[1] not in names:
+                continue
+            if stage[1] == "prune":
+                text = re.sub(r"round_to: (\d+)", lambda own: f"round_to: {min(int(own[1]), int(self.width))}", text)
+            if stage[1] == "quantize" and self.target is not None:
+                text = text.replace("  - quantize:", f"  - quantize:\n      target: {self.target}")
+            if self.trains:
+                text = re.sub(r"batch_size: \d+", f"batch_size: {self._batch}", text)
+            yield from text.splitlines()
+
     def _stages(self) -> Iterator[str]:
+        if not isinstance(self.width, int):
+            yield f"  # Channels are not pruned: {' '.join(self.width.split())}"
+        if self.preset is not None:
+            yield from self._preset_stages()
+            return
         if isinstance(self.width, int):
             yield "  # Whole channels go, until there are half as many multiply-adds; more of them for a higher number."
             yield "  # In place of macs: ratio, parameters, size or latency."
@@ -167,8 +216,6 @@ class Draft:
             else:
                 yield "      # Without labels to fine-tune on, layers are refit by least squares."
                 yield "      repair: reconstruct"
-        else:
-            yield f"  # Channels are not pruned: {' '.join(self.width.split())}"
         if self.network.encodings:
             return
         yield "  # Batch norms are folded into the layers beside them; the outputs stay."
