@@ -132,13 +132,18 @@ def _join_parts(name: str, given: dict[str, Any], kind: type[BaseModel]) -> None
             raise InvalidInput(f"{typed(where)}: {error}") from error
 
 
-def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, str]:
+def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, float]:
+    """Shares by pattern: the mappings that commands take."""
     pairs = {}
     for text in texts:
         pattern, separator, value = text.rpartition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            separator = ""
         if not separator:
-            raise InvalidInput(f"{flag} {text}: expected pattern=value, as layer1.*=0.3")
-        pairs[pattern] = value
+            raise InvalidInput(f"{flag} {text}: expected pattern=share, as layer1.*=0.3")
+        pairs[pattern] = share
     return pairs
 
 

@@ -131,6 +131,16 @@ class Scan(Config):
     samples: Samples = setting(1024, "Of the validation split, its first ones.", common=True)
     exclude: tuple[str, ...] = exclude("Layers to leave out, by name or pattern (layer1.*).")
 
+    @field_validator("ratios", mode="before")
+    @classmethod
+    def _numbers(cls, ratios: object) -> object:
+        for ratio in ratios if isinstance(ratios, list | tuple) else ():
+            try:
+                float(ratio)
+            except (TypeError, ValueError):
+                raise ValueError(f"expected shares with commas, as 0.25,0.5, got {ratio!r:.40}") from None
+        return ratios
+
     @field_validator("ratios")
     @classmethod
     def _ascending(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
