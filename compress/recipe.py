@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from .core.complaint import first_complaint
 from .core.settings import KEY, required, setting
 from .data import DataConfig
 from .distill import Distill
@@ -302,22 +303,15 @@ def explain(error: ValidationError, called: Callable[[str], str] | None = None) 
     Args:
         called: what the user calls a setting; its own name, with its place, where this is left out.
     """
-    first = error.errors(include_url=False, include_context=False)[0]
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "no such key"
-    elif isinstance(first["input"], (str, int, float)) and "got " not in message:
-        message += f", got {_shown(first['input'])}"
-    rest = error.error_count() - 1
-    more = f" (and {rest} more)" if rest else ""
+    complaint = first_complaint(error)
     if called is None:
-        return f"{'.'.join(str(part) for part in first['loc']) or 'settings'}: {message}{more}"
-    message = _NAMED.sub(lambda found: called(found[1]), message)
-    if not first["loc"]:
-        return f"{message}{more}"
-    place, inner = _called(first["loc"], called)
-    inner = [part for part in inner if isinstance(part, int) or first["type"] != "extra_forbidden"]
-    return f"{place}: {message}{more}" + (f" (at {'.'.join(map(str, inner))})" if inner else "")
+        return f"{complaint.line('settings')}{complaint.and_more}"
+    message = _NAMED.sub(lambda name: called(name[1]), complaint.message) + complaint.and_more
+    if not complaint.place:
+        return message
+    place, inner = _called(complaint.place, called)
+    inner = [part for part in inner if isinstance(part, int) or not complaint.unknown_key]
+    return f"{place}: {message}" + (f" (at {'.'.join(map(str, inner))})" if inner else "")
 
 
 def _called(place: tuple[int | str, ...], called: Callable[[str], str]) -> tuple[str, list[int | str]]:
@@ -327,13 +321,6 @@ def _called(place: tuple[int | str, ...], called: Callable[[str], str]) -> tuple
         if called(name) != name:
             return called(name), list(place[length:])
     return str(place[0]), list(place[1:])
-
-
-def _shown(value: str | float) -> str:
-    """A value that is none to work with, as short as a line takes it."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "a number of more than 40 digits"
-    return f"{value!r:.60}"
 
 
 def schema() -> dict[str, Any]:

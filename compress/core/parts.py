@@ -30,6 +30,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from ..errors import InvalidInput
 from ..files import strict_yaml
+from .complaint import first_complaint
 from .config import Config
 
 
@@ -206,10 +207,5 @@ Listed = BeforeValidator(listed)
 
 def _first_line(named: str, error: ValidationError) -> str:
     """The first complaint about the settings of a part: "adaround.iterations: Input should be ..., got 0"."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "no such key"
-    elif isinstance(first["input"], (str, int, float)) and "got " not in message:
-        message += f", got {first['input']!r:.60}"
-    return f"{'.'.join((named, *(str(part) for part in first['loc'])))}: {message}"
+    complaint = first_complaint(error)
+    return f"{'.'.join((named, *map(str, complaint.place)))}: {complaint.message}"

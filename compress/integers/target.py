@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from ..core.complaint import first_complaint
 from ..errors import InvalidInput
 from ..siblings import runtimes
 from .encoding import Encoding, Integer, IntegerParameters
@@ -163,9 +164,7 @@ def read_targets() -> Mapping[str, Target]:
                 {"name": name, "engine": facts.engine, "interfaces": facts.interfaces, **facts.integers}
             )
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ValueError(f"engine {facts.engine}: target {name}: {where}: {first['msg']}") from error
+            raise ValueError(f"engine {facts.engine}: target {name}: {first_complaint(error).line('it')}") from error
     return read
 
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
+from ..core.complaint import first_complaint
 from ..core.settings import exclude, setting
 from ..data import Split
 from ..edits import replay
@@ -82,10 +83,9 @@ class Sensitivity(Findings):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
             raise InvalidInput(
                 f"sensitivity {file}: not what compress sensitivity writes "
-                f"({'.'.join(str(part) for part in first['loc']) or 'it'}: {first['msg']}); scan again"
+                f"({first_complaint(error).line('it')}); scan again"
             ) from error
 
     def losses(self, group: GroupSensitivity) -> list[float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ..core.complaint import first_complaint
 from ..errors import InvalidInput
 from ..files.outputs import new_files
 from ..files.untrusted import read_json
@@ -52,10 +53,8 @@ def read(path: str | Path) -> Report:
     try:
         return Report.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        message = " ".join(str(first["msg"]).split())
+        complaint = first_complaint(error)
         raise InvalidInput(
-            f"report {path}: {place}: {message}{more}; the file was changed or is incomplete: run the command again"
+            f"report {path}: {complaint.line('it')}{complaint.and_more}; "
+            "the file was changed or is incomplete: run the command again"
         ) from None

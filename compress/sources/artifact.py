@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from .. import edits as edit_records
+from ..core.complaint import first_complaint
 from ..errors import InvalidInput
 from ..files.outputs import new_folder
 from ..files.untrusted import read_arrays, read_json
@@ -196,9 +197,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         Manifest.model_validate(manifest)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"artifact {path}: {MANIFEST}: {place}: {first['msg']}") from error
+        raise InvalidInput(f"artifact {path}: {MANIFEST}: {first_complaint(error).line('it')}") from error
     for name, digest in files.items():
         if not (path / name).is_file():
             raise InvalidInput(f"artifact {path}: {name} is missing; make the artifact again")

@@ -19,6 +19,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
 
+from ...core.complaint import first_complaint
 from ...core.settings import setting
 from ...data import Split
 from ...errors import InvalidInput
@@ -118,10 +119,8 @@ class PrecisionSensitivity(Findings):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "it"
             raise InvalidInput(
-                f"scan {file}: not the scan of a quantization ({place}: {first['msg']}); {remedy}"
+                f"scan {file}: not the scan of a quantization ({first_complaint(error).line('it')}); {remedy}"
             ) from error
 
     def of_units(self, units: Sequence[Unit]) -> tuple[UnitSensitivity, ...]:
