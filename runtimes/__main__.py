@@ -26,11 +26,11 @@ from .runtime import MOST_THREADS, Options, load
 def main(arguments: list[str] | None = None) -> int:
     """Print a JSON list with a measurement per file; the exit code is 5 where one is unstable."""
     ending.prepare()
-    given = sys.argv[1:] if arguments is None else arguments
-    debug, large = "--debug" in given, OPTION in given
+    words = sys.argv[1:] if arguments is None else arguments
+    debug, large = "--debug" in words, OPTION in words
     try:
         with limits_lifted(large):
-            return _run([argument for argument in given if argument not in ("--debug", OPTION)])
+            return _run([argument for argument in words if argument not in ("--debug", OPTION)])
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -85,7 +85,7 @@ def _run(arguments: list[str]) -> int:
         cores=asked.cores,
         memory=not asked.no_memory,
     )
-    told = []
+    measured = []
     for file, measurement in zip(asked.files, measurements, strict=True):
         facts = measurement.to_json()
         if asked.no_samples:
@@ -100,8 +100,8 @@ def _run(arguments: list[str]) -> int:
             "other": graph.other,
             "nodes": [asdict(node) for node in graph.nodes],
         }
-        told.append(facts)
-    print(json.dumps(told, indent=None if not asked.no_samples else 2))
+        measured.append(facts)
+    print(json.dumps(measured, indent=None if not asked.no_samples else 2))
     require_stable(measurements)
     return 0
 
@@ -112,12 +112,12 @@ def _check(arguments: list[str]) -> int:
     parser.add_argument("--engine", nargs="+", default=(), choices=engines())
     parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)
     asked = parser.parse_args(arguments)
-    found = list(check_folder(asked.folder, engines=asked.engine, threads=asked.threads))
-    print(json.dumps([to_json(each) for each in found], indent=2))
-    for each in found:
+    checks = list(check_folder(asked.folder, engines=asked.engine, threads=asked.threads))
+    print(json.dumps([to_json(each) for each in checks], indent=2))
+    for each in checks:
         for reason in each.reasons:
             ending.say(f"failed: {each.entry.file}: {reason}")
-    return 0 if all(each.passed for each in found) else 1
+    return 0 if all(each.passed for each in checks) else 1
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ def command(target: str | None, **values: Any) -> None:
     from ..quantize.detect import detected
     from .session import Options
 
-    given = Options(**values)
+    call = Options(**values)
     if target is not None:
-        _check_rules(given, target)
+        _check_rules(call, target)
         return
-    network = given.open(given.load_data())
+    network = call.open(call.load_data())
     planned = None
     if network.encodings:
         chosen = network.target or detected().target
@@ -53,9 +53,9 @@ def command(target: str | None, **values: Any) -> None:
     table = Table(
         "layer", "operation", "output", "parameters", "multiply-adds", "bit operations", "activation bytes",
         "memory access bytes", "receptive field",
-        title=f"{given.specification()}, for one sample", title_justify="left",
+        title=f"{call.specification()}, for one sample", title_justify="left",
     )  # fmt: skip
-    shown = counted.layers if given.verbose else counted.layers[:_MOST_ROWS]
+    shown = counted.layers if call.verbose else counted.layers[:_MOST_ROWS]
     for layer in shown:
         table.add_row(
             Text(layer.layer or "(network)"), layer.operation, "x".join(map(str, layer.output_shape[1:])),
@@ -63,19 +63,19 @@ def command(target: str | None, **values: Any) -> None:
             f"{layer.memory_access_bytes:,}",
             "-" if layer.receptive_field is None else str(layer.receptive_field),
         )  # fmt: skip
-    given.console.print(table)
+    call.console.print(table)
     if len(shown) < len(counted.layers):
-        given.console.print(f"... and {len(counted.layers) - len(shown):,} more (-v tells all)")
-    given.console.print(
+        call.console.print(f"... and {len(counted.layers) - len(shown):,} more (-v tells all)")
+    call.console.print(
         f"in all: {counted.params:,} parameters ({counted.size_bytes:,} bytes), {counted.macs:,} multiply-adds, "
         f"{counted.bit_operations:,} bit operations"
     )
     for entry in counted.uncounted:
-        given.console.print(Text(f"not counted: {entry.count} x {entry.operation}: {entry.reason}"))
-    given.tell(counted.to_json())
+        call.console.print(Text(f"not counted: {entry.count} x {entry.operation}: {entry.reason}"))
+    call.tell(counted.to_json())
 
 
-def _check_rules(given: Any, target: str) -> None:
+def _check_rules(call: Any, target: str) -> None:
     from dataclasses import asdict
 
     from rich.table import Table
@@ -84,7 +84,7 @@ def _check_rules(given: Any, target: str) -> None:
     from ..errors import GateFailed
     from ..siblings import export
 
-    file = given.specification()
+    file = call.specification()
     violations = export.rules.check(file, target)
     table = Table(
         "effect", "tensor", "node", "rule", "found", "expected", title=f"{file}: {target}", title_justify="left"
@@ -93,8 +93,8 @@ def _check_rules(given: Any, target: str) -> None:
         table.add_row(*(Text(text) for text in (
             violation.effect, violation.tensor, violation.node, violation.rule, violation.found, violation.expected,
         )))  # fmt: skip
-    given.console.print(table if violations else Text(f"{file}: keeps to all rules of {target}"))
-    given.tell({"target": target, "violations": [asdict(violation) for violation in violations]})
+    call.console.print(table if violations else Text(f"{file}: keeps to all rules of {target}"))
+    call.tell({"target": target, "violations": [asdict(violation) for violation in violations]})
     broken = sum(violation.effect != "slow" for violation in violations)
     if broken:
         raise GateFailed(f"{file}: {broken} tensors break rules of {target}; export the network again for it")

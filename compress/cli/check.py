@@ -40,19 +40,19 @@ def command(folder: Path, engines: tuple[str, ...], threads: int, agreement: flo
     from ..siblings import runtimes
     from .session import Options
 
-    given = Options(**values)
+    call = Options(**values)
     gate = runtimes.checks.gate
     table = Table(*gate.COLUMNS, title=str(folder), title_justify="left")
-    found = []
+    checks = []
     for checked in gate.check_folder(folder, engines=engines, threads=threads, agreement=agreement):
-        found.append(checked)
+        checks.append(checked)
         table.add_row(*(Text(cell) for cell in gate.row(checked)))
-    given.console.print(table)
-    for checked in found:
+    call.console.print(table)
+    for checked in checks:
         for note in gate.notes(checked):
-            given.console.print(Text(f"  {checked.entry.file}: {note}"))
-    given.tell({"files": [gate.to_json(checked) for checked in found]})
-    failed = [checked for checked in found if not checked.passed]
+            call.console.print(Text(f"  {checked.entry.file}: {note}"))
+    call.tell({"files": [gate.to_json(checked) for checked in checks]})
+    failed = [checked for checked in checks if not checked.passed]
     if failed:
         told = "; ".join(f"{checked.entry.file}: {', '.join(checked.reasons)}" for checked in failed)
-        raise GateFailed(f"{folder}: {len(failed)} of {len(found)} files do not pass: {told}")
+        raise GateFailed(f"{folder}: {len(failed)} of {len(checks)} files do not pass: {told}")

@@ -29,7 +29,7 @@ def command(**values: Any) -> None:
     from ..siblings import export, runtimes
     from .session import Options
 
-    given = Options(**values)
+    call = Options(**values)
     engines = {}
     table = Table("engine", "version", "state", title="engines", title_justify="left")
     for name in runtimes.facts.engines():
@@ -46,7 +46,7 @@ def command(**values: Any) -> None:
         }
         state = "ready" if version else reason or "missing"
         table.add_row(name, version or "-", Text(f"{state}; unproven: {known.unproven}" if known.unproven else state))
-    given.console.print(table)
+    call.console.print(table)
     machine, versions = deploy.machine(), deploy.versions()
     here = detected()
     machine["target"] = f"{here.target} ({here.reason})"
@@ -56,5 +56,5 @@ def command(**values: Any) -> None:
         shown = Table("", "", title=title, title_justify="left", show_header=False)
         for key, value in facts.items():
             shown.add_row(key, Text("not told by the system" if value in (None, (), [], {}) else str(value)))
-        given.console.print(shown)
-    given.tell({"engines": engines, "packages": versions, "machine": machine})
+        call.console.print(shown)
+    call.tell({"engines": engines, "packages": versions, "machine": machine})

@@ -51,27 +51,27 @@ def command(formats: tuple[str, ...], **values: Any) -> None:
     from .session import Options, configured, settings_of
 
     asked = settings_of("export", values, Export)
-    given = Options(**values)
-    assert given.output is not None, "click requires --output"
-    given.claim_output()
-    output = given.output.name
+    call = Options(**values)
+    assert call.output is not None, "click requires --output"
+    call.claim_output()
+    output = call.output.name
     alone = [each.name for each in export.facts.formats().values() if output.endswith(each.suffix)]
     if alone and not formats and "target" not in asked:
         formats = (alone[0],)
     files = [configured(Export, name="model", format=name, **asked) for name in _named(formats) or (None,)]
-    data = given.load_data()
-    network = ready_for_export(given.open(data), files[0], data)
+    data = call.load_data()
+    network = ready_for_export(call.open(data), files[0], data)
     each_wanted = [wanted(file, data) for file in files]
     if not alone:
-        with new_folder(given.output, overwrite=given.overwrite) as folder:
+        with new_folder(call.output, overwrite=call.overwrite) as folder:
             records = deploy.write_folder(network, folder, each_wanted, data, files[0].check_samples)
     elif len(files) > 1 or files[0].pack or not output.endswith(deploy.suffix_of(each_wanted[0])):
-        raise InvalidInput(f"output {given.output}: one file of this kind does not hold what was asked; give a folder")
+        raise InvalidInput(f"output {call.output}: one file of this kind does not hold what was asked; give a folder")
     else:
-        records = [_alone(given, network, each_wanted[0])]
+        records = [_alone(call, network, each_wanted[0])]
     for record in records:
-        _tell(given, record)
-    given.tell(records[0] if len(records) == 1 else {"files": records})
+        _tell(call, record)
+    call.tell(records[0] if len(records) == 1 else {"files": records})
 
 
 def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
@@ -85,18 +85,18 @@ def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name, each in known.items() if available(each.engine)[0] is not None)
 
 
-def _alone(given: Options, network: Any, wanted: Wanted) -> ExportRecord:
+def _alone(call: Options, network: Any, wanted: Wanted) -> ExportRecord:
     """Write the file, and what belongs to it, where the output says; nothing is there before the check has passed."""
     from .. import deploy
     from ..files.outputs import new_files
 
-    assert given.output is not None
-    with new_files(given.output, overwrite=given.overwrite) as folder:
-        path = folder / given.output.name
-        return deploy.export(network, given.output.stem, path, wanted, shown=given.output.name)[0]
+    assert call.output is not None
+    with new_files(call.output, overwrite=call.overwrite) as folder:
+        path = folder / call.output.name
+        return deploy.export(network, call.output.stem, path, wanted, shown=call.output.name)[0]
 
 
-def _tell(given: Options, record: ExportRecord) -> None:
+def _tell(call: Options, record: ExportRecord) -> None:
     from rich.text import Text
 
     assert record.size_bytes is not None, "an export is counted"
@@ -106,8 +106,8 @@ def _tell(given: Options, record: ExportRecord) -> None:
     if nodes is not None:
         line += f"; as {record.engine} runs it: {nodes.integer} integer, {nodes.float} float, {nodes.other} other nodes"
     line += "; outputs checked" if parity is not None else "; NOT checked"
-    given.console.print(Text(line))
+    call.console.print(Text(line))
     if record.packed_bytes is not None:
-        given.console.print(f"packed, to download: {record.packed_bytes:,} bytes")
+        call.console.print(f"packed, to download: {record.packed_bytes:,} bytes")
     for note in record.notes:
-        given.console.print(Text(f"  {note}"))
+        call.console.print(Text(f"  {note}"))

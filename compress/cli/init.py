@@ -36,13 +36,13 @@ def command(target: str | None, preset: str | None, **values: Any) -> None:
     from .recipe_draft import Draft
     from .session import Options
 
-    given = Options(**values)
-    assert given.output is not None, "click requires --output"
-    given.claim_output()
-    data = given.load_data()
-    network = given.open(data)
-    draft = Draft(given, network, data, target, preset)
-    write_text(given.output, draft.text(), overwrite=given.overwrite)
-    given.console.print(Text(f"written: {given.output}"))
-    given.console.print(Text(f"run it: {draft.run_line()}"))
-    given.tell({"recipe": str(given.output), "stages": list(draft.stages())})
+    call = Options(**values)
+    assert call.output is not None, "click requires --output"
+    call.claim_output()
+    data = call.load_data()
+    network = call.open(data)
+    draft = Draft(call, network, data, target, preset)
+    write_text(call.output, draft.text(), overwrite=call.overwrite)
+    call.console.print(Text(f"written: {call.output}"))
+    call.console.print(Text(f"run it: {draft.run_line()}"))
+    call.tell({"recipe": str(call.output), "stages": list(draft.stages())})

@@ -36,15 +36,15 @@ def command(file: Path, **values: Any) -> None:
     from ..packing import pack
     from .session import Options
 
-    given = Options(**values)
-    packed = pack(file, given.output or file.with_name(f"{file.name}.packed"), overwrite=given.overwrite)
-    given.console.print(_sizes(packed))
+    call = Options(**values)
+    packed = pack(file, call.output or file.with_name(f"{file.name}.packed"), overwrite=call.overwrite)
+    call.console.print(_sizes(packed))
     for name, count in packed.codings.items():
-        given.console.print(f"  {count} tensors: {name}")
-    if given.verbose:
-        given.console.print(_tensors(packed))
-    given.console.print(Text(f"written: {packed.path}"))
-    given.tell({**asdict(packed), "ratio": packed.ratio})
+        call.console.print(f"  {count} tensors: {name}")
+    if call.verbose:
+        call.console.print(_tensors(packed))
+    call.console.print(Text(f"written: {packed.path}"))
+    call.tell({**asdict(packed), "ratio": packed.ratio})
 
 
 def _sizes(packed: Packed) -> Table:

@@ -15,7 +15,7 @@ By = Literal["snr", "top1", "hessian"]
 
 
 def scan_precisions(
-    given: Options, *, others_in: str, sensitivity: str, exclude: tuple[str, ...] = (), **samples: int
+    call: Options, *, others_in: str, sensitivity: str, exclude: tuple[str, ...] = (), **samples: int
 ) -> None:
     """Quantize, scan each layer's precisions, write the scan and the trade-off with their figures, and tell them.
 
@@ -36,16 +36,16 @@ def scan_precisions(
     from ..stage import Context
     from .session import configured, progress_bars
 
-    output = given.output
+    output = call.output
     assert output is not None, "it has --output"
     scan = configured(PrecisionScan, others_in=others_in, **samples)
-    given.claim_output()
-    if given.data is None:
+    call.claim_output()
+    if call.data is None:
         raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
-    data = given.load_data()
-    network = given.open(data)
-    with progress_bars(given) as progress:
-        context = Context(network.example_inputs, data, seed=given.seed, progress=progress)
+    data = call.load_data()
+    network = call.open(data)
+    with progress_bars(call) as progress:
+        context = Context(network.example_inputs, data, seed=call.seed, progress=progress)
         quantized = configured(Quantize, exclude=exclude).apply(network.model, context)
         candidates = Candidates.of(
             quantized.model, quantized.encodings, context.example_inputs, target=detected().target
@@ -66,34 +66,34 @@ def scan_precisions(
             "trade_off.json": curve.model_dump_json(indent=1) + "\n",
             "trade_off.svg": _figure(curve),
         },
-        overwrite=given.overwrite,
+        overwrite=call.overwrite,
     )
-    given.console.print(_layers(found))
-    given.console.print(_choices(curve))
-    given.console.print(f"written: {output}")
-    given.tell({"sensitivity": found, "trade_off": curve})
+    call.console.print(_layers(found))
+    call.console.print(_choices(curve))
+    call.console.print(f"written: {output}")
+    call.tell({"sensitivity": found, "trade_off": curve})
 
 
-def _heat_map(found: PrecisionSensitivity) -> str:
+def _heat_map(scan: PrecisionSensitivity) -> str:
     """By how much each precision alone raises the noise of the output, in dB over the least of all."""
     import math
 
     from ..report.heat_map import heat_map
 
-    columns = [precision for precision in ("int4", "int8") if precision != found.around]
+    columns = [precision for precision in ("int4", "int8") if precision != scan.around]
     rows = [
         [_value(layer.precisions, layer.noise or layer.hessian, precision) for precision in columns]
-        for layer in found.layers
+        for layer in scan.layers
     ]
     present = [value for row in rows for value in row if value is not None and value > 0]
     least = min(present, default=1.0)
     shown = [[None if v is None or v <= 0 else 10 * math.log10(v / least) for v in row] for row in rows]
-    measured = "noise of the output" if found.layers[0].noise is not None else "curvature times squared rounding error"
+    measured = "noise of the output" if scan.layers[0].noise is not None else "curvature times squared rounding error"
     return heat_map(
-        [(" + ".join(layer.layers), row) for layer, row in zip(found.layers, shown, strict=True)],
+        [(" + ".join(layer.layers), row) for layer, row in zip(scan.layers, shown, strict=True)],
         columns,
         "What one layer in fewer bits costs, in dB over the least",
-        f"{measured}, {found.samples:,} {found.split} samples, the other layers in {found.around}",
+        f"{measured}, {scan.samples:,} {scan.split} samples, the other layers in {scan.around}",
         max((value for row in shown for value in row if value is not None), default=1.0),
     )
 
@@ -122,18 +122,18 @@ def _figure(curve: TradeOff) -> str:
     )
 
 
-def _layers(found: PrecisionSensitivity) -> Table:
+def _layers(scan: PrecisionSensitivity) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     from ..quantize.budget.sensitivity import decibels
 
-    by_noise = found.layers[0].noise is not None
-    title = f"one layer alone in fewer bits, the others in {found.around} ({found.samples:,} {found.split} samples)"
-    columns = [precision for precision in ("int4", "int8", "float") if precision in found.layers[0].precisions]
+    by_noise = scan.layers[0].noise is not None
+    title = f"one layer alone in fewer bits, the others in {scan.around} ({scan.samples:,} {scan.split} samples)"
+    columns = [precision for precision in ("int4", "int8", "float") if precision in scan.layers[0].precisions]
     told = "SNR dB" if by_noise else "loss"
     table = Table("layers", "weights", *(f"{name} {told}" for name in columns), title=title, title_justify="left")
-    for layer in found.layers:
+    for layer in scan.layers:
         values = [_value(layer.precisions, layer.noise or layer.hessian, name) for name in columns]
         cells = ["" if not v else f"{decibels(v):.1f}" if by_noise and v > 0 else f"{v:.2e}" for v in values]
         table.add_row(Text(" + ".join(layer.layers)), f"{layer.parameters:,}", *cells)

@@ -29,14 +29,14 @@ def command(output: Path | None, **values: Any) -> None:
     from ..report import read, render, terminal, write
     from .session import Options
 
-    given = Options(**values)
-    folder = Path(given.specification())
+    call = Options(**values)
+    folder = Path(call.specification())
     report = read(folder)
     if output is None:
         _, page = write(report, folder if folder.is_dir() else folder.parent)
     else:
         page = output
-        write_text(page, render(report), overwrite=given.overwrite)
-    given.console.print(terminal(report))
-    given.console.print(Text(f"written: {page}"))
-    given.tell(report)
+        write_text(page, render(report), overwrite=call.overwrite)
+    call.console.print(terminal(report))
+    call.console.print(Text(f"written: {page}"))
+    call.tell(report)

@@ -65,56 +65,54 @@ def command(stage: str, others_in: str, sensitivity: str, **values: Any) -> None
     from .session import Options, configured, progress_bars, settings_of, typed
 
     asked = settings_of("sensitivity", values, Scan)
-    given = Options(**values)
+    call = Options(**values)
     if stage == "quantize":
         from .precision_scan import scan_precisions
 
         spare = next((name for name in asked if name not in ("samples", "exclude")), None)
         if spare is not None:
             raise InvalidInput(f"{typed(spare)}: it is of --stage prune; leave it out, or give that")
-        scan_precisions(given, others_in=others_in, sensitivity=sensitivity, **asked)
+        scan_precisions(call, others_in=others_in, sensitivity=sensitivity, **asked)
         return
     scan = configured(Scan, **asked)
-    assert given.output is not None, "it has --output"
-    given.claim_output()
-    if given.data is None:
+    assert call.output is not None, "it has --output"
+    call.claim_output()
+    if call.data is None:
         raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
-    data = given.load_data()
-    network = given.open(data)
-    with progress_bars(given) as progress:
-        found = scan.measure(network.model, Context(network.example_inputs, data, seed=given.seed, progress=progress))
-    _write(found, given.output, given.overwrite)
-    given.console.print(_table(found))
-    given.console.print(f"written: {given.output}")
-    given.tell(found)
+    data = call.load_data()
+    network = call.open(data)
+    with progress_bars(call) as progress:
+        measured = scan.measure(network.model, Context(network.example_inputs, data, seed=call.seed, progress=progress))
+    _write(measured, call.output, call.overwrite)
+    call.console.print(_table(measured))
+    call.console.print(f"written: {call.output}")
+    call.tell(measured)
 
 
-def _write(found: Sensitivity, output: Path, overwrite: bool) -> None:
+def _write(scan: Sensitivity, output: Path, overwrite: bool) -> None:
     """Both files, in a folder that appears whole."""
     from ..files.outputs import write_folder
     from ..report.heat_map import heat_map
 
-    most = max((max(found.losses(group)) for group in found.groups), default=0.0)
+    most = max((max(scan.losses(group)) for group in scan.groups), default=0.0)
     figure = heat_map(
-        [(" + ".join(group.layers), found.losses(group)) for group in found.groups],
-        [f"-{ratio:.0%}" for ratio in found.ratios],
+        [(" + ".join(group.layers), scan.losses(group)) for group in scan.groups],
+        [f"-{ratio:.0%}" for ratio in scan.ratios],
         "Points of validation top-1 lost when one group is pruned",
-        f"{found.top1:.2f} % before, {found.samples:,} samples, criterion {found.criterion}, not fine-tuned",
+        f"{scan.top1:.2f} % before, {scan.samples:,} samples, criterion {scan.criterion}, not fine-tuned",
         most,
     )
-    texts = {"sensitivity.json": found.model_dump_json(indent=1) + "\n", "sensitivity.svg": figure}
+    texts = {"sensitivity.json": scan.model_dump_json(indent=1) + "\n", "sensitivity.svg": figure}
     write_folder(output, texts, overwrite=overwrite)
 
 
-def _table(found: Sensitivity) -> Table:
+def _table(scan: Sensitivity) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = (
-        f"points lost of {found.top1:.2f} % top-1 ({found.samples:,} validation samples), one group pruned at a time"
-    )
-    table = Table("layers", "channels", *(f"-{ratio:.0%}" for ratio in found.ratios), title=title, title_justify="left")
-    for group in found.groups:
-        lost = (f"{loss:.2f}" for loss in found.losses(group))
+    title = f"points lost of {scan.top1:.2f} % top-1 ({scan.samples:,} validation samples), one group pruned at a time"
+    table = Table("layers", "channels", *(f"-{ratio:.0%}" for ratio in scan.ratios), title=title, title_justify="left")
+    for group in scan.groups:
+        lost = (f"{loss:.2f}" for loss in scan.losses(group))
         table.add_row(Text(" + ".join(group.layers)), str(group.width), *lost)
     return table

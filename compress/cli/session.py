@@ -77,19 +77,19 @@ def settings_of(name: str, values: dict[str, Any], kind: type[BaseModel]) -> dic
     Raises:
         InvalidInput: a setting is given of a part that is not asked for.
     """
-    given: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for entry in generated.settings(name):
         value = values.pop(entry["name"])
         if value not in (None, ()):
-            given[entry["name"]] = _value(entry, value)
-    _join_parts(name, given, kind)
+            settings[entry["name"]] = _value(entry, value)
+    _join_parts(name, settings, kind)
     switches = {entry["name"]: entry.get("switch") for entry in generated.settings(name)}
     for place, switch in switches.items():
-        if place in given and switch is not None and switch not in given:
+        if place in settings and switch is not None and switch not in settings:
             raise InvalidInput(f"{typed(place)}: it is of a part that is not asked for; give {typed(switch)} too")
-    off = {switch for switch in switches.values() if switch is not None and not given.get(switch)}
+    off = {switch for switch in switches.values() if switch is not None and not settings.get(switch)}
     nested: dict[str, Any] = {}
-    for place, value in given.items():
+    for place, value in settings.items():
         if switches[place] not in off:
             *parents, last = place.split(".")
             inner = nested
@@ -112,20 +112,20 @@ def _value(entry: generated.Entry, value: Any) -> Any:
     return value
 
 
-def _join_parts(name: str, given: dict[str, Any], kind: type[BaseModel]) -> None:
+def _join_parts(name: str, settings: dict[str, Any], kind: type[BaseModel]) -> None:
     """Put the settings that were typed of a part into the part, in place."""
     from ..core.parts import kind_of
 
     entries = {entry["name"]: entry for entry in generated.settings(name)}
     of_parts: dict[str, dict[str, Any]] = {}
-    for place in [place for place in given if "part" in entries[place]]:
-        of_parts.setdefault(entries[place]["part"], {})[place.rpartition(".")[2]] = given.pop(place)
+    for place in [place for place in settings if "part" in entries[place]]:
+        of_parts.setdefault(entries[place]["part"], {})[place.rpartition(".")[2]] = settings.pop(place)
     for place, inner in of_parts.items():
         parts = kind_of(kind.model_fields[place].metadata)
         assert parts is not None, f"{kind.__name__}.{place} is a part"
         try:
-            given[place] = parts.with_settings(given.get(place, entries[place].get("default", "")), inner)
-            parts.read(given[place])
+            settings[place] = parts.with_settings(settings.get(place, entries[place].get("default", "")), inner)
+            parts.read(settings[place])
         except ValueError as error:
             setting = str(error).partition(":")[0].rpartition(".")[2]
             where = f"{place}.{setting}" if setting in inner else place

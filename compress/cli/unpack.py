@@ -29,14 +29,14 @@ def command(file: Path, **values: Any) -> None:
     from ..packing import unpack
     from .session import Options
 
-    given = Options(**values)
-    output = given.output or (file.with_suffix("") if file.suffix == ".packed" else None)
+    call = Options(**values)
+    output = call.output or (file.with_suffix("") if file.suffix == ".packed" else None)
     if output is None:
         raise InvalidInput(f"unpack {file}: its name does not end in .packed; say with -o where to write")
-    packed = unpack(file, output, overwrite=given.overwrite)
-    given.console.print(f"restored: {packed.size_bytes:,} bytes from {packed.packed_bytes:,}, SHA-256 as it was packed")
+    packed = unpack(file, output, overwrite=call.overwrite)
+    call.console.print(f"restored: {packed.size_bytes:,} bytes from {packed.packed_bytes:,}, SHA-256 as it was packed")
     if packed.memory_bytes is not None:
         least = "at least " if packed.memory_at_least else ""
-        given.console.print(f"in memory: {least}{packed.memory_bytes:,} bytes of weights, as an engine holds them")
-    given.console.print(Text(f"written: {output}"))
-    given.tell({**asdict(packed), "output": str(output)})
+        call.console.print(f"in memory: {least}{packed.memory_bytes:,} bytes of weights, as an engine holds them")
+    call.console.print(Text(f"written: {output}"))
+    call.tell({**asdict(packed), "output": str(output)})

@@ -82,24 +82,24 @@ class Measured(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """What ``func`` yields; raises TooLarge."""
-        given = dict(kwargs or {})
+        keywords = dict(kwargs or {})
         name = func._schema.name
         if not (func.is_view or func._schema.is_mutable or name in _SHARES) or name == _REPEATS:
-            self._look_ahead(func, args, given)
-        made = func(*args, **given)
+            self._look_ahead(func, args, keywords)
+        made = func(*args, **keywords)
         for tensor in _tensors(made):
             self._hold(tensor)
         return made
 
-    def _look_ahead(self, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        read = [*_tensors(args), *_tensors(given.values())]
+    def _look_ahead(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        read = [*_tensors(args), *_tensors(keywords.values())]
         if torch.Tag.pointwise in func.tags:
             sizes, multiply_adds = _element_wise(read)
         else:
-            called = tree_map_only(Tensor, lambda t: (t.shape, t.stride(), t.dtype), (args, given))
+            called = tree_map_only(Tensor, lambda t: (t.shape, t.stride(), t.dtype), (args, keywords))
             key = (func, repr(called))
             if key not in self._found:
-                self._found[key] = _on_meta(func, args, given)
+                self._found[key] = _on_meta(func, args, keywords)
             sizes, multiply_adds = self._found[key]
         taken = sum(count * each for count, each in sizes)
         require_memory(taken, f"what {_name(func)} yields", held=self.held, stored=self.stored)
@@ -147,15 +147,15 @@ def _element_wise(read: Sequence[Tensor]) -> tuple[list[tuple[int, int]], int]:
     return [], 0
 
 
-def _on_meta(func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[list[tuple[int, int]], int]:
+def _on_meta(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[list[tuple[int, int]], int]:
     """Elements and bytes of each of what an operation yields, and its multiply-adds, computed without values."""
     with suppress(Exception):  # its sizes depend on values, or it fails: then it says so itself
-        args, given = tree_map_only(Tensor, _without_values, (args, given))
-        if "device" in given or next(_tensors((*args, *given.values())), None) is None:
-            given = {**given, "device": torch.device("meta")}
-        made = func(*args, **given)
+        args, keywords = tree_map_only(Tensor, _without_values, (args, keywords))
+        if "device" in keywords or next(_tensors((*args, *keywords.values())), None) is None:
+            keywords = {**keywords, "device": torch.device("meta")}
+        made = func(*args, **keywords)
         counted = flop_registry.get(func._overloadpacket)
-        operations = counted(*args, **given, out_val=made) if counted is not None else 0
+        operations = counted(*args, **keywords, out_val=made) if counted is not None else 0
         return [(t.numel(), t.element_size()) for t in _tensors(made)], operations // 2
     return [], 0
 

@@ -99,9 +99,9 @@ def _this_process() -> dict[str, str | int]:
     }
 
 
-def _owner(told: bytes) -> str:
+def _owner(content: bytes) -> str:
     try:
-        owner = json.loads(told)
+        owner = json.loads(content)
         command = str(owner["command"])[:200]
         return f"process {owner['pid']} on {owner['host']} writes it since {owner['since']} (`{command}`)"
     except (ValueError, KeyError, TypeError):

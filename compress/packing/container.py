@@ -123,15 +123,15 @@ def encode(content: bytes, name: str) -> bytes:
         InvalidInput: it is no ONNX file, or not one file.
     """
     try:
-        found = [place for place in places(content) if place.size >= SMALLEST_BYTES]
+        large = [place for place in places(content) if place.size >= SMALLEST_BYTES]
     except ValueError as error:
         raise InvalidInput(f"pack {name}: not an ONNX file that can be packed: {error}") from error
     if len(content) >= LARGEST_BYTES:
         raise InvalidInput(f"pack {name}: {len(content)} bytes, and an ONNX file has less than {LARGEST_BYTES}")
-    rest, rest_bytes = compressed(b"".join(_between(content, found)))
+    rest, rest_bytes = compressed(b"".join(_between(content, large)))
     stored = [rest_bytes]
     tensors = []
-    for place in found:
+    for place in large:
         record, streams = _smallest(content, place)
         tensors.append(record)
         stored += streams
@@ -249,9 +249,9 @@ def _names(content: bytes) -> dict[int, str]:
         return {}  # a file that some other program packed: it is restored, whatever it is
 
 
-def _between(content: bytes, found: Sequence[Place]) -> Iterator[bytes]:
+def _between(content: bytes, apart: Sequence[Place]) -> Iterator[bytes]:
     """The bytes around the tensors."""
-    edges = [0, *itertools.chain.from_iterable((p.offset, p.offset + p.size) for p in found), len(content)]
+    edges = [0, *itertools.chain.from_iterable((p.offset, p.offset + p.size) for p in apart), len(content)]
     for start, end in zip(edges[::2], edges[1::2], strict=True):
         yield content[start:end]
 

@@ -11,7 +11,7 @@ from ..sources.load import Network
 
 def layers(network: Network) -> tuple[LayerRecord, ...]:
     """The cost of every layer that has parameters or multiply-adds, in the order in which they run."""
-    found = cost(network.model, network.example_inputs).layers
+    costs = cost(network.model, network.example_inputs).layers
     return tuple(
         LayerRecord(
             layer=layer.layer,
@@ -21,7 +21,7 @@ def layers(network: Network) -> tuple[LayerRecord, ...]:
             activation_bytes=layer.activation_bytes,
             output_shape=layer.output_shape,
         )
-        for layer in found
+        for layer in costs
         if layer.params or layer.macs
     )
 
@@ -63,13 +63,13 @@ def check_gates(
     gates: Gates, summary: Summary, exports: list[ExportRecord], benchmarks: list[BenchmarkRecord]
 ) -> tuple[Gate, ...]:
     """Each gate that is set, against what was measured; a value that could not be measured fails."""
-    found: list[Gate] = []
+    outcomes: list[Gate] = []
 
     def at_least(name: str, bound: float | None, got: float | None, why: str = "") -> None:
         if bound is not None:
             shown = None if got is None else round(got, 2)
             expected = f"at least {bound:g}{why}"
-            found.append(Gate(name=name, expected=expected, got=shown, passed=got is not None and got >= bound))
+            outcomes.append(Gate(name=name, expected=expected, got=shown, passed=got is not None and got >= bound))
 
     speedup, why = _wanted_speedup(gates)
     at_least("speedup", speedup, summary.speedup, why)
@@ -80,14 +80,14 @@ def check_gates(
         # Accuracies are multiples of one sample: compare without the noise of their floating-point difference.
         passed = drop is not None and round(drop, 6) <= gates.top1_drop
         shown = None if drop is None else round(drop, 2)
-        found.append(Gate(name="top1_drop", expected=f"at most {gates.top1_drop:g}", got=shown, passed=passed))
+        outcomes.append(Gate(name="top1_drop", expected=f"at most {gates.top1_drop:g}", got=shown, passed=passed))
     if gates.float_nodes is not None:
         nodes = exports[-1].nodes.float if exports and exports[-1].nodes else None
         passed = nodes is not None and nodes <= gates.float_nodes
-        found.append(Gate(name="float_nodes", expected=f"at most {gates.float_nodes}", got=nodes, passed=passed))
+        outcomes.append(Gate(name="float_nodes", expected=f"at most {gates.float_nodes}", got=nodes, passed=passed))
     if gates.top1_agreement is not None:
         for record in benchmarks:
             if record.top1 is not None:
                 agreement = record.parity.top1_agreement if record.parity else None
                 at_least(f"top1_agreement of {record.name}", gates.top1_agreement, agreement)
-    return tuple(found)
+    return tuple(outcomes)

@@ -148,19 +148,19 @@ def _parts(held: object) -> Iterator[bytes]:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file; of a folder, the names, sizes and times of change of its files; "" where there is none."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.is_file():
-                found.update(_state_of(file))
-        return found.hexdigest()
+                sha256.update(_state_of(file))
+        return sha256.hexdigest()
     try:
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
-                found.update(chunk)
+                sha256.update(chunk)
     except OSError:
         return ""
-    return found.hexdigest()
+    return sha256.hexdigest()
 
 
 def users_code() -> dict[str, str]:

@@ -46,15 +46,15 @@ def stage_cuts(report: Report) -> dict[int, tuple[LayerCut, ...]]:
     from the shapes of the weights: a layer computes each weight as often as before.
     """
     now = {layer.layer: _whole(layer) for layer in report.layers.before if _width(layer)}
-    found = {}
+    cuts = {}
     for index, stage in enumerate(report.stages):
         after = _after(stage, now)
         if any(cut.after < cut.before for cut in after.values()):
-            found[index] = tuple(after.values())
+            cuts[index] = tuple(after.values())
         now = {
             name: replace(cut, before=cut.after, macs_before=cut.macs_after) for name, cut in after.items() if cut.after
         }
-    return found
+    return cuts
 
 
 def title(cuts: Sequence[LayerCut]) -> str:
@@ -135,27 +135,27 @@ def _elements(shape: object) -> int:
 
 def _after(stage: StageRecord, now: Mapping[str, LayerCut]) -> dict[str, LayerCut]:
     """Every layer as ``stage`` found it and left it."""
-    found = {name: replace(cut, after=cut.before, macs_after=cut.macs_before) for name, cut in now.items()}
+    cuts = {name: replace(cut, after=cut.before, macs_after=cut.macs_before) for name, cut in now.items()}
     for layer, (before, after) in _merged(stage, _WIDTH_ATTRIBUTES, "attribute").items():
         if _is_size(before) and _is_size(after):
-            known = found.get(layer, LayerCut(layer, before, before))
-            found[layer] = replace(known, before=before, after=after)
+            known = cuts.get(layer, LayerCut(layer, before, before))
+            cuts[layer] = replace(known, before=before, after=after)
     for layer, (before, after) in _merged(stage, ("weight",), "tensor").items():
-        known_macs = found[layer].macs_before if layer in found else None
+        known_macs = cuts[layer].macs_before if layer in cuts else None
         if known_macs is not None and _elements(before):
             left = known_macs * min(1.0, _elements(after) / _elements(before))
-            found[layer] = replace(found[layer], macs_after=left)
+            cuts[layer] = replace(cuts[layer], macs_after=left)
     for edit in stage.edits:
         if edit.kind == "module" and edit.after == "Identity":
-            for name in (name for name in found if f"{name}.".startswith(f"{edit.layer}.")):
-                found[name] = replace(found[name], after=0, macs_after=0)
-    return found
+            for name in (name for name in cuts if f"{name}.".startswith(f"{edit.layer}.")):
+                cuts[name] = replace(cuts[name], after=0, macs_after=0)
+    return cuts
 
 
 def _merged(stage: StageRecord, names: Sequence[str], kind: str) -> dict[str, tuple[object, object]]:
     """By layer, the first ``before`` and the last ``after`` of the edits of such attributes or tensors."""
-    found: dict[str, tuple[object, object]] = {}
+    sizes: dict[str, tuple[object, object]] = {}
     edits: list[EditRecord] = [edit for edit in stage.edits if edit.kind == kind and edit.what in names]
     for edit in edits:
-        found[edit.layer] = (found[edit.layer][0] if edit.layer in found else edit.before, edit.after)
-    return found
+        sizes[edit.layer] = (sizes[edit.layer][0] if edit.layer in sizes else edit.before, edit.after)
+    return sizes

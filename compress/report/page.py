@@ -154,8 +154,8 @@ def _time_unit(values: Sequence[float]) -> tuple[float, str]:
 
 
 def _against_latency(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
-    kept = [[b for b in _ordered(report, g) if b.top1 is not None and b.latency_ms.p50 is not None] for g in groups]
-    shown = [benchmark for group in kept for benchmark in group]
+    measured = [[b for b in _ordered(report, g) if b.top1 is not None and b.latency_ms.p50 is not None] for g in groups]
+    shown = [benchmark for group in measured for benchmark in group]
     if not shown:
         return None
     unit, unit_name = _time_unit([b.latency_ms.p50 or 0.0 for b in shown])
@@ -172,7 +172,7 @@ def _against_latency(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]
         for b in shown
     ]
     title = f"median latency, {unit_name} (less is better)"
-    return scatter(points, _chains([b.name for b in shown], kept), title, "top-1, test split, %", 100.0)
+    return scatter(points, _chains([b.name for b in shown], measured), title, "top-1, test split, %", 100.0)
 
 
 def _against_size(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
@@ -202,8 +202,8 @@ def _against_size(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -
 def _latency_against_size(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
     """For networks without labels, where there is no accuracy to show."""
     sizes = {e.name: e.size_bytes for e in report.exports if e.size_bytes is not None}
-    kept = [[b for b in _ordered(report, g) if b.name in sizes and b.latency_ms.p50 is not None] for g in groups]
-    shown = [benchmark for group in kept for benchmark in group]
+    measured = [[b for b in _ordered(report, g) if b.name in sizes and b.latency_ms.p50 is not None] for g in groups]
+    shown = [benchmark for group in measured for benchmark in group]
     if not shown or any(b.top1 is not None for b in report.benchmarks):
         return None
     unit, unit_name = _time_unit([b.latency_ms.p50 or 0.0 for b in shown])
@@ -220,7 +220,7 @@ def _latency_against_size(report: Report, groups: Sequence[Sequence[BenchmarkRec
         for b in shown
     ]
     title = f"file size, {size_name}"
-    return scatter(points, _chains([b.name for b in shown], kept), title, f"median latency, {unit_name}")
+    return scatter(points, _chains([b.name for b in shown], measured), title, f"median latency, {unit_name}")
 
 
 def _latency_figure(report: Report, group: Sequence[BenchmarkRecord]) -> Markup | None:

@@ -133,11 +133,11 @@ class File:
 
     def set_blocks(self, index: int, scales: int, block: int) -> None:
         """Let so many neighbouring values of a matrix share one of ``scales``, a tensor (channels, blocks)."""
-        found = schema.QuantizationParametersT()
-        found.detailsType = BLOCKS
-        found.details = schema.BlockwiseQuantizationT()
-        found.details.scales, found.details.zeroPoints, found.details.blockSize = scales, -1, block
-        self.tensors[index].quantization = found
+        blocks = schema.QuantizationParametersT()
+        blocks.detailsType = BLOCKS
+        blocks.details = schema.BlockwiseQuantizationT()
+        blocks.details.scales, blocks.details.zeroPoints, blocks.details.blockSize = scales, -1, block
+        self.tensors[index].quantization = blocks
 
     def add_operator(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], before: Any | None = None) -> None:
         """Put a new operator without options in front of another, or at the end."""
@@ -197,8 +197,8 @@ class File:
             if (found := self.tensors[index].quantization) is not None and found.detailsType == BLOCKS
         ]
         named |= {int(details.scales) for details in blocks}
-        kept = [index for index in range(len(self.tensors)) if index in named]
-        places = {old: new for new, old in enumerate(kept)} | {-1: -1}
+        remaining = [index for index in range(len(self.tensors)) if index in named]
+        places = {old: new for new, old in enumerate(remaining)} | {-1: -1}
         for details in blocks:
             details.scales = places[int(details.scales)]
         for operator in self.operators:
@@ -209,7 +209,7 @@ class File:
         for signature in self.model.signatureDefs or []:
             for item in (*signature.inputs, *signature.outputs):
                 item.tensorIndex = places[int(item.tensorIndex)]
-        self.graph.tensors = [self.tensors[index] for index in kept]
+        self.graph.tensors = [self.tensors[index] for index in remaining]
         buffers: list[Any] = [schema.BufferT()]
         stored: dict[bytes, int] = {}
         for holder in (*self.tensors, *(self.model.metadata or [])):

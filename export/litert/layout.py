@@ -47,7 +47,7 @@ def pad_with_zeros(file: File) -> int:
     A window holds at least one value of the image, and none is below 0. PADV2, which pads with any value, is computed
     by LiteRT's own kernel; PAD by XNNPACK.
     """
-    found = 0
+    changed = 0
     for operator in file.operators:
         readers = file.consumers(operator.outputs[0])
         if file.kind(operator) != "PADV2" or not readers or operator.outputs[0] in file.graph.outputs:
@@ -59,8 +59,8 @@ def pad_with_zeros(file: File) -> int:
                 schema.BuiltinOptions.PadOptions,
                 schema.PadOptionsT(),
             )
-            found += 1
-    return found
+            changed += 1
+    return changed
 
 
 def _is_positive(file: File, index: int) -> bool:

@@ -27,7 +27,7 @@ def store(file: File, weights: Iterable[StoredWeight]) -> int:
         for key, weight in known.items()
         for values, axis, form in _forms(weight)
     }
-    found = set()
+    keys = set()
     for index in range(len(file.tensors)):
         values = file.constant(index)
         if values is None or file.dtype(index) not in ("float32", "int8"):
@@ -36,13 +36,13 @@ def store(file: File, weights: Iterable[StoredWeight]) -> int:
         if hit is None:
             continue
         key, weight, axis, stored = hit
-        found.add(key)
+        keys.add(key)
         if file.dtype(index) == "float32":
             _shorten(file, index, weight, stored, axis)
         elif weight.bits == 4:
             file.tensors[index].type = TYPES["int4"]
             file.set_constant(index, values)
-    return len(known) - len(found)
+    return len(known) - len(keys)
 
 
 def widen_biases(file: File) -> int:

@@ -52,14 +52,14 @@ def export(job: Job, path: Path) -> Exported:
     split_packed(graph)
     module = _plain(graph)
     restore_recurrent(module, graph, path)
-    found = weights.stand_in(module, graph) if job.encodings else []
-    left = _decide(job, model, inputs, found)
+    stand_ins = weights.stand_in(module, graph) if job.encodings else []
+    left = _decide(job, model, inputs, stand_ins)
     converted = convert(module, graph, inputs, path)
-    if found:
-        weights.locate(found, converted, path)
-        integers.mark(converted.layers, found)
-        converted = Converted(converted.layers, weights.write(found, converted))
-    return _write(converted, found, path, _notes(job, left), graph)
+    if stand_ins:
+        weights.locate(stand_ins, converted, path)
+        integers.mark(converted.layers, stand_ins)
+        converted = Converted(converted.layers, weights.write(stand_ins, converted))
+    return _write(converted, stand_ins, path, _notes(job, left), graph)
 
 
 def _require(job: Job, path: Path) -> None:

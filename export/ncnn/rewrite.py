@@ -19,17 +19,17 @@ def split_packed(graph: Graph) -> int:
     Attention is often written as ``x.reshape(n, t, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)``: five dimensions,
     and the batch in the second. Slices of ``x``, each with heads of its own, are the same in four.
     """
-    found = [unbind for unbind in graph.calls(aten.unbind.int) if _is_packed(unbind)]
-    for unbind in found:
+    packed = [unbind for unbind in graph.calls(aten.unbind.int) if _is_packed(unbind)]
+    for unbind in packed:
         permute = unbind.args[0]
         assert isinstance(permute, Node) and isinstance(permute.args[0], Node)
         for item in list(unbind.users):
             item.replace_all_uses_with(_own(graph, item, permute.args[0], permute))
-    if found:
+    if packed:
         graph.program.graph.eliminate_dead_code()
         graph.program.graph.lint()
         graph.program.graph_module.recompile()
-    return len(found)
+    return len(packed)
 
 
 def _is_packed(unbind: Node) -> bool:

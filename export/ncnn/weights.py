@@ -71,18 +71,18 @@ class Weight:
 def stand_in(module: GraphModule, graph: Graph) -> list[Weight]:
     """Give every product of ``module``, the one of ``graph``, a weight of its own, in place; the list of them."""
     nodes = {node.name: node for node in module.graph.nodes}
-    found: list[Weight] = []
+    stand_ins: list[Weight] = []
     for node in graph.calls(*PRODUCTS):
         tensor = graph.tensor(node.args[1])
         if tensor is None:
             continue
         values = tensor.detach().cpu().contiguous().numpy().astype(np.float32)
-        other = np.random.default_rng(len(found)).standard_normal(values.shape, np.float32)
-        found.append(Weight(node.name, values, other, multiplies_integers(node)))
+        other = np.random.default_rng(len(stand_ins)).standard_normal(values.shape, np.float32)
+        stand_ins.append(Weight(node.name, values, other, multiplies_integers(node)))
         _replace(module, nodes[node.name], other)
     module.graph.lint()
     module.recompile()
-    return found
+    return stand_ins
 
 
 def _replace(module: GraphModule, node: Node, values: NDArray[np.float32]) -> None:

@@ -27,7 +27,7 @@ def layer_file(layer: LayerShape, precision: Precision, target: str) -> ModelPro
     rng = np.random.default_rng(0)
     conv = layer.kind == "conv"
     shape = (layer.outputs, layer.inputs // layer.groups, *layer.kernel) if conv else (layer.outputs, layer.inputs)
-    given = (1, layer.inputs, *layer.size) if conv else (layer.size[1], layer.inputs)
+    input_shape = (1, layer.inputs, *layer.size) if conv else (layer.size[1], layer.inputs)
     weight = (rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
     bias = np.zeros(layer.outputs, np.float32)
     made = _File(target_named(target))
@@ -46,7 +46,7 @@ def layer_file(layer: LayerShape, precision: Precision, target: str) -> ModelPro
     else:
         y = made.node("Gemm", (x, w, b), transB=1)
     y = made.rounded(y) if precision == "int8" else made.node("Relu", (y,))
-    return made.model(given, y)
+    return made.model(input_shape, y)
 
 
 class _File:

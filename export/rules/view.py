@@ -110,13 +110,13 @@ class View:
 
     def readers_past_restoring(self, item: Quantized) -> list[NodeProto]:
         """The nodes that read the real values of ``item``."""
-        found: list[NodeProto] = []
+        nodes: list[NodeProto] = []
         for node in self.readers.get(item.node.output[0], []):
             if node.op_type in (*PASSES, "DequantizeLinear"):
-                found += self.readers.get(node.output[0], [])
+                nodes += self.readers.get(node.output[0], [])
             else:
-                found.append(node)
-        return found
+                nodes.append(node)
+        return nodes
 
     def stored(self, value: str) -> bool:
         """Whether ``value`` is a constant of the file."""

@@ -26,7 +26,7 @@ class Profile:
 
 def profiles(model: onnx.ModelProto, shapes: Iterable[tuple[int, ...]]) -> dict[str, Profile]:
     """The shapes to build for, by name of each input that has an open dimension; ``shapes`` are those of examples."""
-    found: dict[str, Profile] = {}
+    by_input: dict[str, Profile] = {}
     for value, shape in zip(model.graph.input, shapes, strict=True):
         dims = value.type.tensor_type.shape.dim
         open_ = [not dim.HasField("dim_value") for dim in dims]
@@ -35,8 +35,8 @@ def profiles(model: onnx.ModelProto, shapes: Iterable[tuple[int, ...]]) -> dict[
         best = tuple(given if free else dim.dim_value for given, free, dim in zip(shape, open_, dims, strict=True))
         least = tuple(1 if free else n for n, free in zip(best, open_, strict=True))
         most = tuple(max(n, LARGEST_BATCH) if free else n for n, free in zip(best, open_, strict=True))
-        found[value.name] = Profile(least, best, most)
-    return found
+        by_input[value.name] = Profile(least, best, most)
+    return by_input
 
 
 def command(source: Path | str, engine: Path | str, shapes: Mapping[str, Profile]) -> str:

@@ -132,31 +132,31 @@ def _given() -> Path | None:
     return Path(given)
 
 
-def _require_ours(kept: Path) -> None:
-    """Raise BuildFailed if anybody else could have put there what is at ``kept``."""
+def _require_ours(library_path: Path) -> None:
+    """Raise BuildFailed if anybody else could have put there what is at ``library_path``."""
     for path, writers in (
-        (kept.parent.parent, stat.S_IWOTH),
-        (kept.parent, stat.S_IWOTH | stat.S_IWGRP),
-        (kept, stat.S_IWOTH | stat.S_IWGRP),
+        (library_path.parent.parent, stat.S_IWOTH),
+        (library_path.parent, stat.S_IWOTH | stat.S_IWGRP),
+        (library_path, stat.S_IWOTH | stat.S_IWGRP),
     ):
         try:
-            told = path.lstat()
+            status = path.lstat()
         except FileNotFoundError:
             return
         except OSError as error:
             raise _unusable(path, error) from error
-        why = "is a symbolic link" if stat.S_ISLNK(told.st_mode) else _why_foreign(told, writers)
+        why = "is a symbolic link" if stat.S_ISLNK(status.st_mode) else _why_foreign(status, writers)
         if why:
             raise BuildFailed(
                 f"{path}: {why}, so no library is loaded from there; remove it, or set {FOLDER} to a folder of your own"
             )
 
 
-def _why_foreign(told: os.stat_result, writers: int) -> str:
+def _why_foreign(status: os.stat_result, writers: int) -> str:
     """Why something may be another user's work, as its owner and its mode tell; "" where it is not."""
-    if hasattr(os, "getuid") and told.st_uid not in (os.getuid(), 0):
-        return f"belongs to another user ({told.st_uid})"
-    return "can be written to by others" if told.st_mode & writers else ""
+    if hasattr(os, "getuid") and status.st_uid not in (os.getuid(), 0):
+        return f"belongs to another user ({status.st_uid})"
+    return "can be written to by others" if status.st_mode & writers else ""
 
 
 def _unusable(path: Path, error: OSError) -> BuildFailed:
@@ -166,10 +166,12 @@ def _unusable(path: Path, error: OSError) -> BuildFailed:
     )
 
 
-def _is_whole(kept: Path) -> bool:
+def _is_whole(library_path: Path) -> bool:
     """Whether the library is there as it was made."""
     try:
-        return (kept.parent / RECORD).read_text(encoding="ascii") == _record(kept.parent.name, kept)
+        return (library_path.parent / RECORD).read_text(encoding="ascii") == _record(
+            library_path.parent.name, library_path
+        )
     except (OSError, ValueError):
         return False
 
@@ -198,26 +200,26 @@ def _sources() -> tuple[str, ...]:
     return (*_EVERYWHERE, *_OF_MACHINE.get(platform.machine(), {}))
 
 
-def _build(kept: Path) -> None:
+def _build(library_path: Path) -> None:
     if sys.platform == "win32":
         raise BuildFailed("the kernels are for Linux, Android and macOS")
     import fcntl
 
     program = compiler()
     try:
-        kept.parent.parent.mkdir(parents=True, exist_ok=True)
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
-        _require_ours(kept)
-        with (kept.parent / "lock").open("w") as lock:
+        library_path.parent.parent.mkdir(parents=True, exist_ok=True)
+        library_path.parent.mkdir(mode=0o700, exist_ok=True)
+        _require_ours(library_path)
+        with (library_path.parent / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait for what it makes
-            if not _is_whole(kept):
-                _compile(program, kept)
+            if not _is_whole(library_path):
+                _compile(program, library_path)
     except OSError as error:
-        raise _unusable(kept.parent, error) from error
+        raise _unusable(library_path.parent, error) from error
 
 
-def _compile(program: str, kept: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="build-", dir=kept.parent) as folder:
+def _compile(program: str, library_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="build-", dir=library_path.parent) as folder:
         work = Path(folder)
         objects = {source: str(work / f"{source}.o") for source in _sources()}
         with ThreadPoolExecutor() as pool:
@@ -228,9 +230,9 @@ def _compile(program: str, kept: Path) -> None:
         made.chmod(0o700)
         _check(made)
         record = work / RECORD
-        record.write_text(_record(kept.parent.name, made), encoding="ascii")
-        record.replace(kept.parent / RECORD)
-        made.replace(kept)
+        record.write_text(_record(library_path.parent.name, made), encoding="ascii")
+        record.replace(library_path.parent / RECORD)
+        made.replace(library_path)
 
 
 def _check(made: Path) -> None:

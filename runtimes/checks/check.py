@@ -103,14 +103,14 @@ def accuracy(runtime: Runtime, batches: Iterable[tuple[Array, Array]]) -> float:
     """
     if len(runtime.inputs) != 1:
         raise InvalidInputs(f"accuracy: expected a file with one input, got {len(runtime.inputs)}")
-    taken, given = runtime.inputs[0].name, runtime.outputs[0].name
+    input_name, output = runtime.inputs[0].name, runtime.outputs[0].name
 
     def answers() -> Iterator[tuple[Array, Array]]:
         for x, y in batches:
             if y.shape != (x.shape[0],) or not np.issubdtype(y.dtype, np.integer):
                 raise InvalidInputs(f"labels: expected {x.shape[0]} integers, got {y.dtype} of the shape {y.shape}")
             if len(x):
-                yield run_samples(runtime, {taken: x}, batch=x.shape[0])[given], y
+                yield run_samples(runtime, {input_name: x}, batch=x.shape[0])[output], y
 
     return top1(answers())
 

@@ -80,14 +80,14 @@ class Folder:
 
     def write(self) -> None:
         """Write ``export.json``."""
-        told = {
+        content = {
             "schema": SCHEMA,
             "samples": self.samples,
             "source": self.source,
             "files": [asdict(entry) for entry in self.entries],
             "records": list(self.records),
         }
-        (self.path / LISTING).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        (self.path / LISTING).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Folder:
@@ -99,15 +99,15 @@ class Folder:
         listing = path / LISTING
         if not os.path.lexists(listing):
             raise InvalidInputs(f"{path}: expected a folder that compress export wrote, with {LISTING}")
-        told = read_json(listing)
-        if not isinstance(told, dict) or type(told.get("schema")) is not int or told["schema"] != SCHEMA:
+        content = read_json(listing)
+        if not isinstance(content, dict) or type(content.get("schema")) is not int or content["schema"] != SCHEMA:
             raise InvalidInputs(f"{listing}: written by another version; export again")
         try:
-            entries = tuple(_entry(each, f"files.{n}") for n, each in enumerate(_list(told, "files", dict)))
+            entries = tuple(_entry(each, f"files.{n}") for n, each in enumerate(_list(content, "files", dict)))
             if len({(entry.file, entry.engine) for entry in entries}) < len(entries):
                 raise _Damaged("files: one of them is there twice for one engine")
-            records = tuple(_list(told, "records", dict))
-            return cls(path, entries, _name(told, "samples"), _value(told, "source", str), records)
+            records = tuple(_list(content, "records", dict))
+            return cls(path, entries, _name(content, "samples"), _value(content, "source", str), records)
         except _Damaged as error:
             raise InvalidInputs(f"{listing}: {error}; export again") from None
 
@@ -127,53 +127,53 @@ class _Damaged(Exception):
     """What is wrong in a listing, and where."""
 
 
-def _entry(told: Mapping[str, Any], place: str) -> Entry:
+def _entry(record: Mapping[str, Any], place: str) -> Entry:
     try:
-        unknown = sorted(told.keys() - {field.name for field in fields(Entry)})
+        unknown = sorted(record.keys() - {field.name for field in fields(Entry)})
         if unknown:
             raise _Damaged(f"{unknown[0]}: no such key")
         return Entry(
-            _name(told, "file"),
-            _value(told, "format", str),
-            _value(told, "engine", str),
-            _value(told, "target", str),
-            _choice(told, "kind", Kind),
-            _name(told, "expected"),
-            tuple(_list(told, "inputs", str)),
-            tuple(_list(told, "outputs", str)),
-            _choice(told, "layout", Layout),
-            tuple(_within(name, "beside") for name in _list(told, "beside", str)),
+            _name(record, "file"),
+            _value(record, "format", str),
+            _value(record, "engine", str),
+            _value(record, "target", str),
+            _choice(record, "kind", Kind),
+            _name(record, "expected"),
+            tuple(_list(record, "inputs", str)),
+            tuple(_list(record, "outputs", str)),
+            _choice(record, "layout", Layout),
+            tuple(_within(name, "beside") for name in _list(record, "beside", str)),
         )
     except _Damaged as error:
         raise _Damaged(f"{place}.{error}") from None
 
 
-def _value(told: Mapping[str, Any], key: str, kind: type[V]) -> V:
-    if key not in told:
+def _value(record: Mapping[str, Any], key: str, kind: type[V]) -> V:
+    if key not in record:
         raise _Damaged(f"{key}: it is missing")
-    value = told[key]
+    value = record[key]
     if type(value) is not kind:
         raise _Damaged(f"{key}: expected {_WORDS[kind]}, got {_WORDS.get(type(value), 'another value')}")
     return value
 
 
-def _list(told: Mapping[str, Any], key: str, kind: type[V]) -> list[V]:
-    """The list in ``told``, each item of ``kind``."""
-    found = _value(told, key, list)
-    if any(type(item) is not kind for item in found):
+def _list(record: Mapping[str, Any], key: str, kind: type[V]) -> list[V]:
+    """The list in ``record``, each item of ``kind``."""
+    items = _value(record, key, list)
+    if any(type(item) is not kind for item in items):
         raise _Damaged(f"{key}: expected a list of {_WORDS[kind].removeprefix('a ')}s")
-    return found
+    return items
 
 
-def _choice(told: Mapping[str, Any], key: str, choices: Any) -> Any:
-    value = _value(told, key, str)
+def _choice(record: Mapping[str, Any], key: str, choices: Any) -> Any:
+    value = _value(record, key, str)
     if value not in get_args(choices):
         raise _Damaged(f"{key}: expected {' or '.join(get_args(choices))}, got {value[:40]!r}")
     return value
 
 
-def _name(told: Mapping[str, Any], key: str) -> str:
-    return _within(_value(told, key, str), key)
+def _name(record: Mapping[str, Any], key: str) -> str:
+    return _within(_value(record, key, str), key)
 
 
 def _within(name: str, key: str) -> str:

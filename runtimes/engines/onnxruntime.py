@@ -253,11 +253,11 @@ def _require_sound(file: Path) -> None:
         require_sound_file(file)
 
 
-def _spec(tensor: ort.NodeArg, told: Mapping[str, str]) -> TensorSpec:
+def _spec(tensor: ort.NodeArg, declared: Mapping[str, str]) -> TensorSpec:
     kind = re.sub(r"tensor\((\w+)\)", r"\1", tensor.type)
     shape = tuple(n if isinstance(n, int) and n >= 0 else None for n in tensor.shape)
-    scale = told.get(f"scale:{tensor.name}")
-    zero_point = int(told.get(f"zero_point:{tensor.name}", 0))
+    scale = declared.get(f"scale:{tensor.name}")
+    zero_point = int(declared.get(f"zero_point:{tensor.name}", 0))
     return TensorSpec(tensor.name, shape, _DTYPES.get(kind, kind), None if scale is None else float(scale), zero_point)
 
 

@@ -59,14 +59,14 @@ def load(file: Path, options: Options) -> Session:
     return Session(file, options)
 
 
-def layers_in(told: str) -> tuple[Mapping[str, Any], ...] | None:
+def layers_in(engine_json: str) -> tuple[Mapping[str, Any], ...] | None:
     """Return the layers of an inspector's JSON, or None where the engine was built to tell their names alone.
 
     >>> layers_in('{"Layers": ["conv + relu"]}') is None
     True
     """
     try:
-        layers = json.loads(told).get("Layers", [])
+        layers = json.loads(engine_json).get("Layers", [])
     except (json.JSONDecodeError, AttributeError):
         return None
     return tuple(layers) if layers and all(isinstance(layer, dict) for layer in layers) else None

@@ -95,7 +95,7 @@ class Schema:
             raise ValueError(f"no {table}: {error}") from error
 
     def _table(self, data: memoryview, at: int, table: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         slots = at - struct.unpack_from("<i", data, at)[0]
         size = struct.unpack_from("<H", data, slots)[0]
         place = 4
@@ -110,12 +110,12 @@ class Schema:
                 continue
             if union:
                 label, member = self.unions[of][data[at + offsets[0]] - 1]
-                found[name] = {"is": label, **self._table(data, _follow(data, at + offsets[1]), member)}
+                fields[name] = {"is": label, **self._table(data, _follow(data, at + offsets[1]), member)}
             elif many:
-                found[name] = self._vector(data, _follow(data, at + offsets[0]), of)
+                fields[name] = self._vector(data, _follow(data, at + offsets[0]), of)
             else:
-                found[name] = self._one(data, at + offsets[0], of)
-        return found
+                fields[name] = self._one(data, at + offsets[0], of)
+        return fields
 
     def _vector(self, data: memoryview, at: int, of: str) -> Any:
         count = struct.unpack_from("<I", data, at)[0]

@@ -100,15 +100,15 @@ def _first(kind: type[BaseModel]) -> list[str]:
 def _rows(kind: type[BaseModel], place: str = "", made: BaseModel | None = None) -> Iterator[tuple[str, str, str]]:
     for name, field in kind.model_fields.items():
         inner, parts = configuration_in(field), parts_in(field)
-        told = _plain(field.description or "")
+        help_text = _plain(field.description or "")
         if inner is Training:
             own = standard(field)
             usual = Training()
             others = [each for each in Training.model_fields if getattr(own, each) != getattr(usual, each)]
             differ = ", ".join(f"`{each}: {in_words(getattr(own, each), None)}`" for each in others)
-            yield f"{place}{name}", "", told + (f" Its own defaults are {differ}." if differ else "")
+            yield f"{place}{name}", "", help_text + (f" Its own defaults are {differ}." if differ else "")
         elif inner is not None and parts is None and kind is not Recipe:
-            yield f"{place}{name}", "", told
+            yield f"{place}{name}", "", help_text
             yield from _rows(inner, f"{place}{name}.", standard(field))
         else:
             default = getattr(made, name) if made is not None else field.get_default(call_default_factory=True)
@@ -117,7 +117,7 @@ def _rows(kind: type[BaseModel], place: str = "", made: BaseModel | None = None)
             takes = f" One of {', '.join(map(str, words))}." if words else ""
             shown = str(default).lower() if isinstance(default, bool) else "" if inner else in_words(default, unit)
             required = " Required." if default is PydanticUndefined else ""
-            yield f"{place}{name}", shown, f"{told}{takes}{required}"
+            yield f"{place}{name}", shown, f"{help_text}{takes}{required}"
 
 
 def _plain(text: str) -> str:

@@ -176,20 +176,20 @@ def settings(name: str) -> Callable[[F], F]:
 
 def _of_setting(entry: generated.Entry) -> Callable[[F], F]:
     shape = entry["type"]
-    told: dict[str, Any] = {"default": None, "help": entry["help"], "metavar": entry.get("metavar")}
+    keywords: dict[str, Any] = {"default": None, "help": entry["help"], "metavar": entry.get("metavar")}
     flags = list(entry["flags"])
     if shape == "flag":
-        told["is_flag"] = True
+        keywords["is_flag"] = True
         flags[-1] += f"/{entry['off']}" if "off" in entry else ""
     elif "parts" in entry:
-        told["type"] = Words(names := generated.parts(entry["parts"]))
-        told |= {"names": names, "metavar": entry.get("metavar", "NAME")}
+        keywords["type"] = Words(names := generated.parts(entry["parts"]))
+        keywords |= {"names": names, "metavar": entry.get("metavar", "NAME")}
     elif isinstance(choices := entry.get("choices"), str):
-        told["type"] = click.Choice(LISTS[choices])
+        keywords["type"] = click.Choice(LISTS[choices])
     elif "choices" in entry:
-        told["type"] = Words(entry["choices"]) if shape.startswith("list") else click.Choice(entry["choices"])
+        keywords["type"] = Words(entry["choices"]) if shape.startswith("list") else click.Choice(entry["choices"])
     else:
-        told["type"] = TYPES.get(shape)
+        keywords["type"] = TYPES.get(shape)
     return click.option(
         *flags,
         cls=ListOption if shape.startswith("list") or shape == "mapping" else Option,
@@ -197,7 +197,7 @@ def _of_setting(entry: generated.Entry) -> Callable[[F], F]:
         group=entry.get("group", ""),
         common=entry.get("common", False),
         default_told=entry.get("default", ""),
-        **told,
+        **keywords,
     )
 
 

@@ -12,18 +12,18 @@ from ...sources.specification import parse, readings, require_data
 from . import generated
 
 
-def require_possible(given: Mapping[str, Any]) -> None:
+def require_possible(values: Mapping[str, Any]) -> None:
     """Raise InvalidInput where a command that takes a network cannot begin, by its parameters alone.
 
     The output exists, an input shape is none, data or a network are nowhere, or no network is named.
     """
-    if given.get("output") is not None:
-        require_free(given["output"], overwrite=bool(given.get("overwrite")))
-    for text in given.get("input_shapes") or ():
+    if values.get("output") is not None:
+        require_free(values["output"], overwrite=bool(values.get("overwrite")))
+    for text in values.get("input_shapes") or ():
         readings(text)
-    if given.get("data") is not None:
-        require_data(given["data"])
-    for words in (one_network(given.get("network"), given["model"]), given.get("teacher")):
+    if values.get("data") is not None:
+        require_data(values["data"])
+    for words in (one_network(values.get("network"), values["model"]), values.get("teacher")):
         if words and not Path(words).is_dir():
             parse(words, zoo=generated.table()["zoo"])
 

@@ -103,14 +103,14 @@ class _Steps:
         return (*added, float(high), (name, clip.inputs[0]))
 
 
-def _bias(found: _Steps, step: Step) -> Step | None:
+def _bias(nodes: _Steps, step: Step) -> Step | None:
     """A layer without a bias, and a constant per channel that is added to what it yields."""
     if step.operator != "Add":
         return None
     for yielded, added in (step.inputs, tuple(reversed(step.inputs))):
-        layer = found.inner(yielded, "MatMul", "Conv", "ConvTranspose")
-        constant = found.constants.get(added)
-        weight = found.constants.get(layer.inputs[1]) if layer is not None else None
+        layer = nodes.inner(yielded, "MatMul", "Conv", "ConvTranspose")
+        constant = nodes.constants.get(added)
+        weight = nodes.constants.get(layer.inputs[1]) if layer is not None else None
         if layer is None or constant is None or weight is None or any(layer.inputs[2:]):
             continue
         channels, shape = _channels(layer, weight)
@@ -119,8 +119,8 @@ def _bias(found: _Steps, step: Step) -> Step | None:
         if channels == 0 or constant.size != channels or full != shape:
             continue
         name = added if constant.ndim == 1 else f"{added}:bias"
-        found.constants.setdefault(name, constant.reshape(-1))
-        found.absorbed.add(yielded)
+        nodes.constants.setdefault(name, constant.reshape(-1))
+        nodes.absorbed.add(yielded)
         # It runs where the sum did; nothing else reads what the layer yields.
         return replace(layer, inputs=(*layer.inputs[:2], name), outputs=step.outputs)
     return None
@@ -135,43 +135,43 @@ def _channels(layer: Step, weight: Array) -> tuple[int, tuple[int, ...]]:
     return channels, (1, channels, *(1 for _ in weight.shape[2:]))
 
 
-def _hard_sigmoid(found: _Steps, step: Step) -> Step | None:
+def _hard_sigmoid(nodes: _Steps, step: Step) -> Step | None:
     """``clip(x + b, 0, c) / c``."""
-    divided = found.divided(step)
-    inside = found.clipped_sum(divided[0]) if divided is not None else None
+    divided = nodes.divided(step)
+    inside = nodes.clipped_sum(divided[0]) if divided is not None else None
     if divided is None or inside is None:
         return None
     x, shift, high, fallen = inside
     if not math.isclose(high, divided[1], rel_tol=1e-6):
         return None
-    found.absorbed.update(fallen)
+    nodes.absorbed.update(fallen)
     return replace(
         step, operator="HardSigmoid", inputs=(x,), attributes={"alpha": 1 / divided[1], "beta": shift / divided[1]}
     )
 
 
-def _hard_swish(found: _Steps, step: Step) -> Step | None:
+def _hard_swish(nodes: _Steps, step: Step) -> Step | None:
     """``x`` times its hard sigmoid."""
     if step.operator != "Mul":
         return None
     for x, gate in (step.inputs, tuple(reversed(step.inputs))):
-        sigmoid = found.inner(gate, "HardSigmoid")
+        sigmoid = nodes.inner(gate, "HardSigmoid")
         if sigmoid is not None and sigmoid.inputs[0] == x and is_of_hard_swish(sigmoid):
-            found.absorbed.add(gate)
+            nodes.absorbed.add(gate)
             return replace(step, operator="HardSwish", inputs=(x,), attributes={})
     return None
 
 
-def _hard_swish_divided_last(found: _Steps, step: Step) -> Step | None:
+def _hard_swish_divided_last(nodes: _Steps, step: Step) -> Step | None:
     """``x * clip(x + 3, 0, 6) / 6``."""
-    divided = found.divided(step)
-    product = found.inner(divided[0], "Mul") if divided is not None else None
+    divided = nodes.divided(step)
+    product = nodes.inner(divided[0], "Mul") if divided is not None else None
     if divided is None or product is None or not math.isclose(divided[1], 6, rel_tol=1e-6):
         return None
     for x, gate in (product.inputs, tuple(reversed(product.inputs))):
-        inside = found.clipped_sum(gate)
+        inside = nodes.clipped_sum(gate)
         if inside is not None and inside[:3] == (x, 3.0, 6.0):
-            found.absorbed.update((divided[0], *inside[3]))
+            nodes.absorbed.update((divided[0], *inside[3]))
             return replace(step, operator="HardSwish", inputs=(x,), attributes={})
     return None
 

@@ -57,18 +57,18 @@ def exchange_integers(
         else:
             ends.append((value, last))
     stored = rewrite.constants(graph)
-    told: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     for value, node in ends:
         zero = stored[node.input[2]]
         if zero.data_type != TYPES[dtype]:
             found = onnx.TensorProto.DataType.Name(zero.data_type).lower()
             raise InvalidInput(f"export {path}: {value.name} is in {found}, not {dtype}; choose another --interface")
-        told[f"scale:{value.name}"] = repr(float(numpy_helper.to_array(stored[node.input[1]])))
-        told[f"zero_point:{value.name}"] = str(int(numpy_helper.to_array(zero)))
+        metadata[f"scale:{value.name}"] = repr(float(numpy_helper.to_array(stored[node.input[1]])))
+        metadata[f"zero_point:{value.name}"] = str(int(numpy_helper.to_array(zero)))
         rewrite.bypass(graph, [node])
         value.type.tensor_type.elem_type = TYPES[dtype]
     rewrite.drop_unused(graph)
-    return told, left
+    return metadata, left
 
 
 def _sizes(value: ValueInfoProto) -> list[onnx.TensorShapeProto.Dimension]:

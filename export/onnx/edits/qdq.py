@@ -75,12 +75,12 @@ def bias_mark(product: IntegerLayer) -> str:
 
 def marks(planned: Plan) -> dict[str, Marked]:
     """What each mark of the planned tensors stands for."""
-    found = {activation_mark(name): Marked(x.dtype, "value", x.parameters) for name, x in planned.values.items()}
+    marked = {activation_mark(name): Marked(x.dtype, "value", x.parameters) for name, x in planned.values.items()}
     for each in planned.layers:
-        found[weight_mark(each.layer)] = _weight(planned.target, each)
+        marked[weight_mark(each.layer)] = _weight(planned.target, each)
         if each.bias is not None:
-            found[bias_mark(each.layer)] = Marked("int32", "dequantize", each.bias.parameters)
-    return found
+            marked[bias_mark(each.layer)] = Marked("int32", "dequantize", each.bias.parameters)
+    return marked
 
 
 def _weight(target: Target, planned: LayerPlan) -> Marked:
@@ -112,8 +112,8 @@ def place(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool =
     Raises:
         GateFailed: a mark did not come through the conversion to ONNX.
     """
-    found = {mark_name(node) for node in _marks(graph)}
-    lost = [name for name in marked if name not in found]
+    placed = {mark_name(node) for node in _marks(graph)}
+    lost = [name for name in marked if name not in placed]
     if lost:
         raise GateFailed(f"export: the tensor of the {lost[0]} is gone after the conversion to ONNX; exclude its layer")
     for node in _marks(graph):
@@ -127,7 +127,7 @@ def place(graph: GraphProto, marked: Mapping[str, Marked], *, past_moves: bool =
         _quantize(graph, node, marked[mark_name(node)])
     rewrite.drop_unused(graph)
     _restore_names(graph)
-    return len(found)
+    return len(placed)
 
 
 def keep_in_float(graph: GraphProto) -> int:

@@ -19,11 +19,11 @@ SHARED_BYTES = 2**14
 
 def readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
     """The nodes that read each value."""
-    found: dict[str, list[NodeProto]] = {}
+    by_value: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
+            by_value.setdefault(name, []).append(node)
+    return by_value
 
 
 def producers(graph: GraphProto) -> dict[str, NodeProto]:
@@ -239,7 +239,7 @@ def slim(model: ModelProto) -> int:
     """
     before = int(model.ByteSize())
     graph = model.graph
-    kept = {value.name for value in (*graph.input, *graph.output)}
+    interface = {value.name for value in (*graph.input, *graph.output)}
     parameters = {t.name for t in graph.initializer if "." in t.name or re.search(r"weight|bias", t.name)}
     taken: Counter[str] = Counter()
     for node in graph.node:
@@ -254,8 +254,8 @@ def slim(model: ModelProto) -> int:
         _drop_defaults(node, model)
     if not has_subgraphs(graph):
         values = [name for node in graph.node for name in (*node.input, *node.output) if name]
-        short = iter(_short_names(kept | parameters))
-        rename(graph, {name: next(short) for name in dict.fromkeys(values) if name not in kept | parameters})
+        short = iter(_short_names(interface | parameters))
+        rename(graph, {name: next(short) for name in dict.fromkeys(values) if name not in interface | parameters})
     graph.ClearField("value_info")
     graph.ClearField("doc_string")
     graph.ClearField("metadata_props")

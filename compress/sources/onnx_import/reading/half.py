@@ -17,20 +17,20 @@ def to_single(model: ModelProto) -> tuple[str, ...]:
 
     The functions of the model are inlined already.
     """
-    found: set[int] = set()
+    types: set[int] = set()
     for graph in _graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            _convert_type(value.type, found)
+            _convert_type(value.type, types)
         for tensor in graph.initializer:
-            _convert(tensor, found)
+            _convert(tensor, types)
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.name in _TYPES and attribute.type == AttributeProto.INT and attribute.i in HALVES:
-                    found.add(attribute.i)
+                    types.add(attribute.i)
                     attribute.i = TensorProto.FLOAT
                 for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
-                    _convert(tensor, found)
-    return tuple(HALVES[element] for element in sorted(found))
+                    _convert(tensor, types)
+    return tuple(HALVES[element] for element in sorted(types))
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -41,16 +41,16 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from _graphs(inner)
 
 
-def _convert_type(type_: TypeProto, found: set[int]) -> None:
+def _convert_type(type_: TypeProto, types: set[int]) -> None:
     if type_.HasField("tensor_type") and type_.tensor_type.elem_type in HALVES:
-        found.add(type_.tensor_type.elem_type)
+        types.add(type_.tensor_type.elem_type)
         type_.tensor_type.elem_type = TensorProto.FLOAT
     if type_.HasField("sequence_type"):
-        _convert_type(type_.sequence_type.elem_type, found)
+        _convert_type(type_.sequence_type.elem_type, types)
 
 
-def _convert(tensor: TensorProto, found: set[int]) -> None:
+def _convert(tensor: TensorProto, types: set[int]) -> None:
     if tensor.data_type in HALVES:
-        found.add(tensor.data_type)
+        types.add(tensor.data_type)
         wide = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
