@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 from torch import nn
@@ -173,7 +173,7 @@ class Prune(Config):
 
     @model_validator(mode="after")
     def _one_target(self) -> Prune:
-        names = GoalName.__args__  # type: ignore[attr-defined]
+        names = get_args(GoalName)
         chosen = [name for name in names if getattr(self, name) is not None]
         if len(chosen) != 1:
             *first, last = (f"`{name}`" for name in names)
@@ -184,11 +184,7 @@ class Prune(Config):
     @property
     def goal(self) -> PruneGoal:
         """The one goal that is given."""
-        return next(
-            PruneGoal(name, value)
-            for name in GoalName.__args__  # type: ignore[attr-defined]
-            if (value := getattr(self, name)) is not None
-        )
+        return next(PruneGoal(name, value) for name in get_args(GoalName) if (value := getattr(self, name)) is not None)
 
     @property
     def needs_data(self) -> bool:

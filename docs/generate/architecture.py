@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def imports(root: Path = ROOT) -> dict[str, set[str]]:
     return {unit: {other for other in needed if other in found} for unit, needed in found.items()}
 
 
-def circles(graph: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
+def circles(graph: Mapping[str, Set[str]]) -> list[tuple[str, ...]]:
     """The boxes, those that import each other together (strongly connected components; Tarjan, 1972).
 
     >>> sorted(circles({"a": {"b"}, "b": {"a"}, "c": {"a"}}))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from compress.cli import COMMANDS, cli, main
+from compress.cli import COMMANDS, cli
 from compress.quantize.detect import detected
 from compress.report import read as read_report
 from compress.sources import artifact
+from tests.support.command_line import runner
 from tests.support.small_classifier import SMALL_NET
 
 FAST = "--batch-size 16 --lr 0.05 --precision fp32 --accelerator cpu --quiet"
@@ -31,15 +30,7 @@ def run(tmp_path: Path, npz: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     (tmp_path / "net.py").write_text(SMALL_NET)
     monkeypatch.chdir(tmp_path)
 
-    def call(line: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["compress", *shlex.split(line)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        assert end.value.code == code, err
-        return out
-
-    return call
+    return runner(monkeypatch, capfd)
 
 
 def test_the_whole_way_by_single_commands(run: Run, tmp_path: Path) -> None:

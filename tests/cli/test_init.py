@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compress.cli import main
 from compress.recipe import Recipe, read
+from tests.support.command_line import runner
 
 
 @pytest.fixture
@@ -23,15 +21,7 @@ def run(
     assert small_net_file.parent == npz.parent
     monkeypatch.chdir(npz.parent)
 
-    def call(line: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["compress", *shlex.split(line)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        assert end.value.code == code, err
-        return out
-
-    return call
+    return runner(monkeypatch, capfd)
 
 
 def short(path: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress.cli import main
 from compress.errors import InvalidInput
 from compress.presets import PRESETS, path
 from compress.recipe import read
 from compress.report import read as read_report
+from tests.support.command_line import runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,15 +26,7 @@ def run(
     assert small_net_file.parent == npz.parent
     monkeypatch.chdir(npz.parent)
 
-    def call(line: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["compress", *shlex.split(line)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        assert end.value.code == code, err
-        return err if code else out
-
-    return call
+    return runner(monkeypatch, capfd)
 
 
 QUICK = "--set benchmark.preset=quick"

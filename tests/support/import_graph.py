@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from docs.generate.architecture import circles as components
+
 Graph = Mapping[str, frozenset[str]]
 SIBLINGS = "compress.siblings"
 """The module that gives the packages beside `compress`, whose modules are its attributes."""
@@ -27,34 +29,12 @@ def import_graph(root: Path, packages: tuple[str, ...]) -> Graph:
 
 
 def circles(graph: Graph) -> list[list[str]]:
-    """The groups of modules that import each other, be it by way of others (Tarjan, 1972): empty in a good graph.
+    """The groups of modules that import each other, be it by way of others: empty in a good graph.
 
-    >>> circles({"a": {"b"}, "b": {"c"}, "c": {"b"}})
+    >>> circles({"a": frozenset("b"), "b": frozenset("c"), "c": frozenset("b")})
     [['b', 'c']]
     """
-    order: dict[str, int] = {}
-    lowest: dict[str, int] = {}
-    path: list[str] = []
-    groups: list[list[str]] = []
-
-    def visit(module: str) -> None:
-        order[module] = lowest[module] = len(order)
-        path.append(module)
-        for other in sorted(graph[module]):
-            if other not in order:
-                visit(other)
-            if other in path:
-                lowest[module] = min(lowest[module], lowest[other])
-        if lowest[module] == order[module]:
-            start = path.index(module)
-            if len(path) - start > 1:
-                groups.append(sorted(path[start:]))
-            del path[start:]
-
-    for module in sorted(graph):
-        if module not in order:
-            visit(module)
-    return groups
+    return [list(group) for group in components(graph) if len(group) > 1]
 
 
 def _name(file: Path) -> str:

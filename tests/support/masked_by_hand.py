@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compress.edits import from_json, replay, to_json
 from compress.graph.trace import trace
 from compress.prune import Prune
+from compress.prune.channels.groups import Channels
 from compress.prune.channels.masked import masked_outputs
 from compress.prune.channels.verify import readable
 from compress.stage import Context, Edit, Result, Skip, evaluation_copy
@@ -100,19 +101,23 @@ def without(
 def masked_by_rules(model: nn.Module, result: Result, context: Context, x: tuple[Tensor, ...]) -> Tensor:
     """The output of the network masked by the pruner's own rules."""
     found = readable(trace(evaluation_copy(model), context.example_inputs), context)
+    (output,) = masked_outputs(found.graph, found.labels, labels_cut(found, result), x)
+    return output
+
+
+def labels_cut(reading: Channels, result: Result) -> set[int]:
+    """The labels of the units that the edits of ``result`` leave nothing of."""
     kept = {
         (f"{edit.layer}.{edit.what}".removeprefix("."), edit.axis): set(edit.kept)
         for edit in result.edits
         if edit.kept is not None
     }
-    gone = {
+    return {
         unit.label
-        for group in found.groups
+        for group in reading.groups
         for unit in group.units
         if any(site in kept and not kept[site] & set(indices) for site, indices in unit.cuts.items())
     }
-    (output,) = masked_outputs(found.graph, found.labels, gone, x)
-    return output
 
 
 class Halved(Protocol):

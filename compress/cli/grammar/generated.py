@@ -41,8 +41,8 @@ def settings(name: str) -> list[Entry]:
 
 def parts(folder: str) -> list[str]:
     """The names of the files in a folder of parts, below that of ``compress``; see :mod:`compress.core.parts`."""
-    files = (FILE.parents[2] / folder).glob("*.py")
-    return sorted(file.stem.removesuffix("_") for file in files if file.stem != "__init__")
+    files = (FILE.parents[2] / folder).iterdir()
+    return sorted(file.stem.removesuffix("_") for file in files if file.suffix == ".py" and file.stem != "__init__")
 
 
 @cache

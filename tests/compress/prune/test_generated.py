@@ -22,6 +22,7 @@ from compress.stage import Context, Edit, Result, evaluation_copy
 from tests.support.generated_networks import program_through, programs
 from tests.support.generated_operations import ANY, OPERATIONS, PRUNABLE
 from tests.support.generated_program import Program
+from tests.support.masked_by_hand import labels_cut
 
 TOLERANCE = 1e-8
 NOTHING = ("can be pruned", "nothing is removed")
@@ -104,17 +105,7 @@ def masked_by_labels(program: Program, model: nn.Module, result: Result, context
     cut = {f"{edit.layer}.{edit.what}".removeprefix(".") for edit in result.edits if edit.kind == "tensor"}
     assert not cut & unused, "a layer that is not called was cut"
     found = readable(graph, context)
-    gone_of = {
-        (f"{edit.layer}.{edit.what}".removeprefix("."), edit.axis): set(edit.kept)
-        for edit in result.edits
-        if edit.kept is not None
-    }
-    gone = {
-        unit.label
-        for group in found.groups
-        for unit in group.units
-        if any(site in gone_of and not gone_of[site] & set(indices) for site, indices in unit.cuts.items())
-    }
+    gone = labels_cut(found, result)
     assert gone
     return masked_outputs(found.graph, found.labels, gone, program.tensors(2))
 
