@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +117,7 @@ def export(
         operators=executed.ops if executed else {},
         bytes_by_dtype=contents.bytes_by_dtype if contents else {},
         graph_bytes=contents.graph_bytes if contents else None,
-        sha256=digest((path, *written.beside)),
+        sha256=runtimes.files.digest.digest((path, *written.beside)),
         target=target,
         engine=deployed.engine,
         parity=run.parity,
@@ -260,16 +259,6 @@ def executed_nodes(file: Deployed) -> runtimes.runtime.ExecutedGraph | None:
         return engine.executed_graph(runtimes.bound.one_feed(engine, file.binding, inputs))
     finally:
         engine.close()
-
-
-def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of the contents of files, or of folders, in order."""
-    found = hashlib.sha256()
-    for file in files:
-        for part in sorted(file.rglob("*")) if file.is_dir() else [file]:
-            if part.is_file():
-                found.update(part.read_bytes())
-    return found.hexdigest()
 
 
 @dataclass(frozen=True)

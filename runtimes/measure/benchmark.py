@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,6 +18,7 @@ import numpy as np
 from ..devices.local import Conditions, conditions, pinned
 from ..errors import InvalidInputs, Unstable
 from ..facts import engine_of
+from ..files.digest import digest
 from ..runtime import Arrays, Engine, Options, Runtime, check_inputs, engine_named, existing, random_inputs
 from .memory import Memory, peak_memory
 
@@ -70,6 +73,10 @@ class Measurement:
         peak_memory_bytes: of a process that does nothing but load the file and run it; None where it was not measured.
         baseline_memory_bytes: of that process before it loaded the file.
         load_ms: from the file to a runtime, the engine being imported already.
+        loop: a name that no other loop has. Files with the same one were run in turn: their samples with the same index
+            are of the same round.
+        began: when that loop began, as ISO 8601 in UTC.
+        sha256: of the file, and of what belongs to it.
     """
 
     file: str
@@ -88,6 +95,9 @@ class Measurement:
     peak_memory_bytes: int | None
     baseline_memory_bytes: int | None
     load_ms: float
+    loop: str | None = None
+    began: str | None = None
+    sha256: str | None = None
 
     @property
     def p50_ms(self) -> float:
@@ -177,10 +187,9 @@ class Measurement:
             InvalidInputs: a field is missing.
         """
         try:
-            facts: dict[str, Any] = {field.name: _frozen(stored[field.name]) for field in fields(cls)}
+            facts = _values(cls, stored)
             for name in ("conditions", "conditions_after"):
-                known = {field.name: _frozen(stored[name][field.name]) for field in fields(Conditions)}
-                facts[name] = Conditions(**known)
+                facts[name] = Conditions(**_values(Conditions, stored[name]))
         except KeyError as error:
             raise InvalidInputs(f"measurement: the field {error} is missing; measure again") from None
         return cls(**facts)
@@ -240,9 +249,9 @@ def benchmark(
             check_inputs(runtime.inputs, feed)
         memories = [peak_memory(job.path, job.engine, settings, job.inputs) if memory else None for job in jobs]
         works = [_work(runtime, feed) for (runtime, _), feed in zip(loaded, feeds, strict=True)]
-        before = conditions()
+        before, began = conditions(), datetime.now(UTC).isoformat(timespec="milliseconds")
         samples = interleave(works, PRESETS[preset], sentinel(), progress)
-        loop = _Loop(settings, preset, samples, before, conditions())
+        loop = _Loop(settings, preset, samples, before, conditions(), began)
     loads_ms = [load_ms for _, load_ms in loaded]
     return tuple(loop.measurement(i, job, loads_ms[i], memories[i]) for i, job in enumerate(jobs))
 
@@ -302,9 +311,12 @@ class _Loop:
     samples: Samples
     before: Conditions
     after: Conditions
+    began: str
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def measurement(self, i: int, job: _Job, load_ms: float, memory: Memory | None) -> Measurement:
         """What the loop says of its file number ``i``."""
+        parts = job.module.parts(job.path)
         return Measurement(
             file=job.file,
             engine=job.engine,
@@ -318,10 +330,13 @@ class _Loop:
             conditions=self.before,
             conditions_after=self.after,
             sentinel_ms=self.samples.sentinel_ms,
-            size_bytes=sum(part.stat().st_size for part in job.module.parts(job.path)),
+            size_bytes=sum(part.stat().st_size for part in parts),
             peak_memory_bytes=None if memory is None else memory.peak_bytes,
             baseline_memory_bytes=None if memory is None else memory.baseline_bytes,
             load_ms=load_ms,
+            loop=self.name,
+            began=self.began,
+            sha256=digest(parts),
         )
 
 
@@ -404,6 +419,12 @@ def sentinel() -> Callable[[], object]:
 def _work(runtime: Runtime, inputs: Arrays) -> Callable[[], object]:
     run = runtime.run
     return lambda: run(inputs)
+
+
+def _values(kind: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stored of the fields of a dataclass; those that have defaults may be missing."""
+    known = (each.name for each in fields(kind) if each.default is MISSING or each.name in stored)
+    return {name: _frozen(stored[name]) for name in known}
 
 
 def _frozen(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
 import json
 import statistics
 import subprocess
@@ -195,6 +196,9 @@ def test_json_keeps_everything() -> None:
     assert Measurement.from_json(told) == found
     assert told["latency_ms"]["p50"] == 2.5 and told["latency_ms"]["p99"] is None
     assert told["stability"]["stable"] is False and told["runs"] == 3
+    for later in ("loop", "began", "sha256"):  # that files of earlier versions have not
+        del told[later]
+    assert Measurement.from_json(told) == found
     del told["conditions"]["cpu"]
     with pytest.raises(InvalidInputs, match="cpu"):
         Measurement.from_json(told)
@@ -213,6 +217,8 @@ def test_files_are_measured_together(saved: Saved, models: Models) -> None:
         assert each.peak_memory_bytes >= each.baseline_memory_bytes > 0
         assert (each.engine, each.preset, each.interleaved, each.threads) == ("onnxruntime", "quick", 2, 1)
     assert len(found[0].samples_ms) == len(found[1].samples_ms)
+    assert found[0].loop and found[0].loop == found[1].loop and found[0].began == found[1].began
+    assert found[0].sha256 == hashlib.sha256(files[0].read_bytes()).hexdigest() != found[1].sha256
     assert told[-1] == (2, 2) and told == sorted(told)
 
 
