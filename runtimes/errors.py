@@ -23,8 +23,8 @@ class EngineMissing(RuntimesError):
     exit_code = 3
 
 
-class DeviceUnreachable(RuntimesError):
-    """A device does not answer."""
+class DeviceError(RuntimesError):
+    """A device cannot be reached, does not answer, lacks what is needed, or does something that it must not."""
 
     exit_code = 4
 
