@@ -184,7 +184,7 @@ class Recipe(Config):
     gates: Gates = setting(Gates(), "What must be reached.")
 
     _file: Path | None = PrivateAttr(None)
-    _given: frozenset[str] = PrivateAttr(frozenset())
+    _overrides: frozenset[str] = PrivateAttr(frozenset())
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -221,7 +221,7 @@ class Recipe(Config):
     def code_of_its_file(self) -> Iterator[tuple[Source, str]]:
         """Each place of code that its file names and no override, with the option that names it on a command line."""
         for place, word in _words(self.model_dump(mode="json")) if self._file is not None else ():
-            if word in self._given or Path(word).exists():
+            if word in self._overrides or Path(word).exists():
                 continue
             try:
                 source = parse(word)
@@ -263,7 +263,7 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise InvalidInput(f"recipe {path}: {explain(error)}") from error
-    recipe._file, recipe._given = path, frozenset(override.partition("=")[2] for override in changes)
+    recipe._file, recipe._overrides = path, frozenset(override.partition("=")[2] for override in changes)
     return recipe
 
 

@@ -36,9 +36,9 @@ def call(runtime: Runtime, binding: Binding, inputs: Sequence[Array], batch: int
     Raises:
         InvalidInputs: another number of inputs, a name that the file has not, or samples that do not fit.
     """
-    given = _ordered(runtime.outputs, binding.outputs, "outputs")
-    found = run_samples(runtime, feed(runtime, binding, inputs), batch)
-    return [_out_of(spec, found[spec.name]) for spec in given]
+    specs = _ordered(runtime.outputs, binding.outputs, "outputs")
+    arrays = run_samples(runtime, feed(runtime, binding, inputs), batch)
+    return [_out_of(spec, arrays[spec.name]) for spec in specs]
 
 
 def feed(runtime: Runtime, binding: Binding, inputs: Sequence[Array]) -> dict[str, Array]:

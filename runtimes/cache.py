@@ -21,9 +21,9 @@ def folder() -> Path:
     own = os.environ.get(FOLDER)
     if own:
         return Path(own)
-    told = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    if told and sys.platform != "darwin" and Path(told).is_absolute():
-        return Path(told) / "edgepress"
+    stated = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    if stated and sys.platform != "darwin" and Path(stated).is_absolute():
+        return Path(stated) / "edgepress"
     try:
         home = Path.home()
     except RuntimeError:

@@ -91,7 +91,7 @@ def _check_rules(call: Any, target: str) -> None:
     )
     for violation in violations:
         table.add_row(*(Text(text) for text in (
-            violation.effect, violation.tensor, violation.node, violation.rule, violation.found, violation.expected,
+            violation.effect, violation.tensor, violation.node, violation.rule, violation.actual, violation.expected,
         )))  # fmt: skip
     call.console.print(table if violations else Text(f"{file}: keeps to all rules of {target}"))
     call.tell({"target": target, "violations": [asdict(violation) for violation in violations]})

@@ -54,5 +54,5 @@ def command(folder: Path, engines: tuple[str, ...], threads: int, agreement: flo
     call.tell({"files": [gate.to_json(checked) for checked in checks]})
     failed = [checked for checked in checks if not checked.passed]
     if failed:
-        told = "; ".join(f"{checked.entry.file}: {', '.join(checked.reasons)}" for checked in failed)
-        raise GateFailed(f"{folder}: {len(failed)} of {len(checks)} files do not pass: {told}")
+        failures = "; ".join(f"{checked.entry.file}: {', '.join(checked.reasons)}" for checked in failed)
+        raise GateFailed(f"{folder}: {len(failed)} of {len(checks)} files do not pass: {failures}")

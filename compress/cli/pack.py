@@ -67,6 +67,6 @@ def _tensors(packed: Packed) -> Table:
     for column in table.columns[1:3]:
         column.justify = "right"
     for one in packed.tensors:
-        told = f"{one.size_bytes:,}", f"{one.packed_bytes:,}", one.coding, ", ".join(one.compressors)
-        table.add_row(one.name or "-", *told)
+        cells = f"{one.size_bytes:,}", f"{one.packed_bytes:,}", one.coding, ", ".join(one.compressors)
+        table.add_row(one.name or "-", *cells)
     return table

@@ -51,27 +51,27 @@ def scan_precisions(
             quantized.model, quantized.encodings, context.example_inputs, target=detected().target
         )
         if sensitivity == "hessian":
-            found = configured(HessianScan, **samples).measure(candidates, context)
+            scanned = configured(HessianScan, **samples).measure(candidates, context)
         else:
             record = output.with_name(f".{output.name}.scan.json")
-            found = scan.measure(candidates, context, record=record)
+            scanned = scan.measure(candidates, context, record=record)
         costs = FileBytes(MachineClock()).costs(candidates, ORDER)
         wanted: By = "hessian" if sensitivity == "hessian" else "top1" if sensitivity == "top1" else "snr"
-        curve = trade_off(candidates, found, costs, context, by=wanted)
+        curve = trade_off(candidates, scanned, costs, context, by=wanted)
     write_folder(
         output,
         {
-            "sensitivity.json": found.model_dump_json(indent=1) + "\n",
-            "sensitivity.svg": _heat_map(found),
+            "sensitivity.json": scanned.model_dump_json(indent=1) + "\n",
+            "sensitivity.svg": _heat_map(scanned),
             "trade_off.json": curve.model_dump_json(indent=1) + "\n",
             "trade_off.svg": _figure(curve),
         },
         overwrite=call.overwrite,
     )
-    call.console.print(_layers(found))
+    call.console.print(_layers(scanned))
     call.console.print(_choices(curve))
     call.console.print(f"written: {output}")
-    call.tell({"sensitivity": found, "trade_off": curve})
+    call.tell({"sensitivity": scanned, "trade_off": curve})
 
 
 def _heat_map(scan: PrecisionSensitivity) -> str:
@@ -131,8 +131,10 @@ def _layers(scan: PrecisionSensitivity) -> Table:
     by_noise = scan.layers[0].noise is not None
     title = f"one layer alone in fewer bits, the others in {scan.around} ({scan.samples:,} {scan.split} samples)"
     columns = [precision for precision in ("int4", "int8", "float") if precision in scan.layers[0].precisions]
-    told = "SNR dB" if by_noise else "loss"
-    table = Table("layers", "weights", *(f"{name} {told}" for name in columns), title=title, title_justify="left")
+    loss_heading = "SNR dB" if by_noise else "loss"
+    table = Table(
+        "layers", "weights", *(f"{name} {loss_heading}" for name in columns), title=title, title_justify="left"
+    )
     for layer in scan.layers:
         values = [_value(layer.precisions, layer.noise or layer.hessian, name) for name in columns]
         cells = ["" if not v else f"{decibels(v):.1f}" if by_noise and v > 0 else f"{v:.2e}" for v in values]

@@ -34,7 +34,7 @@ class Draft:
     """What is known of a network that is to be compressed.
 
     Args:
-        given: the options, as they were typed.
+        options: the options, as they were typed.
         network: opened.
         target: to end on; None for this machine.
         preset: whose stages are taken; None for the few that suit most networks.
@@ -43,7 +43,7 @@ class Draft:
         InvalidInput: the preset needs data that are not there.
     """
 
-    given: Options
+    options: Options
     network: Network
     data: Data | None
     target: TargetName | None
@@ -67,8 +67,8 @@ class Draft:
     @property
     def macs(self) -> float:
         """How many times fewer multiply-adds are asked for."""
-        found = re.search(r"^ +macs: ([0-9.]+)$", self._preset, re.MULTILINE) if self.preset is not None else None
-        return MACS if found is None else float(found[1])
+        target = re.search(r"^ +macs: ([0-9.]+)$", self._preset, re.MULTILINE) if self.preset is not None else None
+        return MACS if target is None else float(target[1])
 
     @cached_property
     def trains(self) -> bool:
@@ -80,7 +80,7 @@ class Draft:
     @cached_property
     def is_trained(self) -> bool:
         """Whether the network has weights that mean something."""
-        named = self.given.weights is not None or bool(self.network.lineage)
+        named = self.options.weights is not None or bool(self.network.lineage)
         return named or self.network.source.kind in ("onnx", "artifact")
 
     @cached_property
@@ -99,7 +99,7 @@ class Draft:
         for multiple in WIDTHS:
             try:
                 cut = Prune(macs=self.macs, round_to=multiple, repair=())
-                cut.apply(self.network.model, Context(self.network.example_inputs, seed=self.given.seed))
+                cut.apply(self.network.model, Context(self.network.example_inputs, seed=self.options.seed))
             except InvalidInput as error:
                 reason = str(error)
             else:
@@ -133,18 +133,20 @@ class Draft:
     def run_line(self) -> str:
         """The command that runs it."""
         trust = ["--trust"] if self.network.source.kind in ("file", "module") else []
-        assert self.given.output is not None
-        return shlex.join(["compress", "run", str(self.given.output), *trust, "-o", f"out/{self.given.output.stem}"])
+        assert self.options.output is not None
+        return shlex.join(
+            ["compress", "run", str(self.options.output), *trust, "-o", f"out/{self.options.output.stem}"]
+        )
 
     def _lines(self) -> Iterator[str]:
-        words = self.given.specification()
+        words = self.options.specification()
         yield f"# A recipe for {words}, written by compress init. {self.run_line()}"
         yield "# All settings: docs/reference/settings.md. An editor that knows recipes/schema.json completes them."
         yield f"model: {_quoted(words)}"
-        if self.given.weights is not None:
-            yield f"weights: {_quoted(self.given.weights)}"
+        if self.options.weights is not None:
+            yield f"weights: {_quoted(self.options.weights)}"
         yield from self._inputs()
-        yield f"seed: {self.given.seed}"
+        yield f"seed: {self.options.seed}"
         if self.trains and not self.is_trained:
             yield "# The baseline is trained first. With trained weights, give them as weights, and leave this out."
             yield f"train: {{epochs: {EPOCHS}, batch_size: {self._batch}}}"
@@ -163,17 +165,17 @@ class Draft:
         yield "# gates: {top1_drop: 1, size_ratio: 4, speedup: 1.5}"
 
     def _inputs(self) -> Iterator[str]:
-        shapes = self.given.shapes()
+        shapes = self.options.shapes()
         if self.data is None:
             if len(shapes) == 1:
                 yield f"input_shape: [{', '.join(map(str, shapes[0]))}]"
             yield "# Without data nothing is measured in accuracy, calibrated or trained."
             yield "# data: {source: digits}"
             return
-        settings = [f"source: {_quoted(self.given.data)}"]
+        settings = [f"source: {_quoted(self.options.data)}"]
         if len(shapes) == 1 and len(shapes[0]) == 4:
             settings += [f"size: {shapes[0][2]}", f"channels: {shapes[0][1]}"]
-        settings += [f"{name}: [{text}]" for name in ("mean", "std") if (text := getattr(self.given, name))]
+        settings += [f"{name}: [{text}]" for name in ("mean", "std") if (text := getattr(self.options, name))]
         yield f"data: {{{', '.join(settings)}}}"
 
     @property

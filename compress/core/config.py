@@ -41,9 +41,9 @@ def refuse_moved(values: object, moved: Mapping[str, str]) -> object:
     Raises:
         ValueError: one of ``moved`` is among them.
     """
-    given = values if isinstance(values, Mapping) else {}
+    mapping = values if isinstance(values, Mapping) else {}
     for name, place in moved.items():
-        if name in given:
+        if name in mapping:
             raise ValueError(f"`{name}` is no longer here; write {place}")
     return values
 

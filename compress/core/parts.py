@@ -72,8 +72,8 @@ class Kind(Generic[P]):
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all parts, sorted; no part is imported."""
-        found = pkgutil.iter_modules(import_module(self.package).__path__)
-        return tuple(sorted(module.name.removesuffix("_") for module in found if not module.ispkg))
+        modules = pkgutil.iter_modules(import_module(self.package).__path__)
+        return tuple(sorted(module.name.removesuffix("_") for module in modules if not module.ispkg))
 
     def search(self, folder: str) -> None:
         """Find parts in another folder too."""

@@ -88,8 +88,8 @@ def setting(
 
     The other arguments are those of :class:`Setting`.
     """
-    told = Setting(group, flag, off, short, unit, common, metavar, choices, switch, hidden)
-    field: T = Field(default, description=description, json_schema_extra={KEY: asdict(told)}, **bounds)
+    facts = Setting(group, flag, off, short, unit, common, metavar, choices, switch, hidden)
+    field: T = Field(default, description=description, json_schema_extra={KEY: asdict(facts)}, **bounds)
     return field
 
 

@@ -42,8 +42,8 @@ def operand_bits(graph: Graph, node: Node, planned: Plan | None) -> tuple[int, i
 
 def _rounding(graph: Graph, node: Node) -> nn.Module | None:
     layer = graph.model.get_submodule(graph.layer(node))
-    found = getattr(layer, "rounding", None)
-    return found if isinstance(found, nn.Module) else None
+    rounding = getattr(layer, "rounding", None)
+    return rounding if isinstance(rounding, nn.Module) else None
 
 
 def _rounded_bits(rounding: nn.Module | None) -> int | None:

@@ -77,9 +77,9 @@ def receptive_fields(graph: Graph) -> dict[Node, tuple[int, ...]]:
     for node in graph.calls():
         incoming = [argument for argument in node.all_input_nodes if graph.tensor_name(argument) is None]
         known = [fields[argument] for argument in incoming if argument in fields]
-        if known and len(known) == len(incoming) and (found := _step(node, known)):
-            fields[node] = found
-    return {node: tuple(math.ceil(size) for size in found.size) for node, found in fields.items()}
+        if known and len(known) == len(incoming) and (field := _step(node, known)):
+            fields[node] = field
+    return {node: tuple(math.ceil(size) for size in field.size) for node, field in fields.items()}
 
 
 def base_name(node: Node) -> str:
@@ -194,8 +194,8 @@ def _reshape(node: Node, field: Field) -> Field | None:
     places = []
     for place in field.places:
         ahead = math.prod(before[:place])
-        found = [q for q, n in enumerate(after) if n == before[place] and math.prod(after[:q]) == ahead]
-        places += found[-1:]
+        matches = [q for q, n in enumerate(after) if n == before[place] and math.prod(after[:q]) == ahead]
+        places += matches[-1:]
     if len(places) == len(field.places):
         return replace(field, places=tuple(places))
     # (N, C, H, W) -> (N, C, H * W) or (N, C * H * W): one dimension holds every place.

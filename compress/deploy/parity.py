@@ -83,10 +83,10 @@ def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
                 )
 
     try:
-        found: float = runtimes.checks.check.top1(answers())
+        percent: float = runtimes.checks.check.top1(answers())
     finally:
         engine.close()
-    return found
+    return percent
 
 
 def some(data: Data, count: int) -> tuple[list[tuple[Tensor, ...]], Tensor | None]:

@@ -327,10 +327,10 @@ def write_files(
         )
         made.append((record, deployed))
     records = tuple(record.model_dump(mode="json") for record, _ in made)
-    told = runtimes.checks.folder.Folder(folder, tuple(entries), source=source, records=records)
+    exported = runtimes.checks.folder.Folder(folder, tuple(entries), source=source, records=records)
     arrays = [torch.cat(parts).numpy() for parts in zip(*inputs, strict=True)]
-    runtimes.checks.folder.write_arrays(folder / told.samples, arrays, None if labels is None else labels.numpy())
-    told.write()
+    runtimes.checks.folder.write_arrays(folder / exported.samples, arrays, None if labels is None else labels.numpy())
+    exported.write()
     progress("export", len(asked), len(asked))
     return made
 

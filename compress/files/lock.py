@@ -69,9 +69,9 @@ def _taken(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            told = os.read(descriptor, 10_000)
+            owner = os.read(descriptor, 10_000)
             os.close(descriptor)
-            raise InvalidInput(f"output {path}: {_owner(told)}; wait until it has ended, or give another -o") from None
+            raise InvalidInput(f"output {path}: {_owner(owner)}; wait until it has ended, or give another -o") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)

@@ -41,9 +41,9 @@ def require_free(path: Path, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise InvalidInput(f"output {path}: it exists; give another -o, or --overwrite to replace it")
-    for kept, folder in _kept_folders().items():
+    for role, folder in _kept_folders().items():
         if path.is_dir() and not path.is_symlink() and folder.is_relative_to(path.resolve()):
-            raise InvalidInput(f"output {path}: the {kept} folder lies in it, so it is not replaced; give another -o")
+            raise InvalidInput(f"output {path}: the {role} folder lies in it, so it is not replaced; give another -o")
 
 
 def _kept_folders() -> dict[str, Path]:

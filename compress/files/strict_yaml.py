@@ -34,8 +34,8 @@ def parse(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         reason = " ".join(f"{error.context or ''} {error.problem or ''}".split())
-        told = reason if isinstance(error, _Refused) else f"not YAML: {reason}"
-        raise InvalidInput(f"{where}: {place}{told}") from error
+        message = reason if isinstance(error, _Refused) else f"not YAML: {reason}"
+        raise InvalidInput(f"{where}: {place}{message}") from error
     except MemoryError:
         raise
     except Exception as error:  # what text can be taken for a number or a date, and is none, fails in many ways

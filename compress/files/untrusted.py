@@ -24,8 +24,8 @@ def refused(what: str = "", advice: str = "") -> Iterator[None]:
     try:
         yield
     except runtimes.files.untrusted.Unreadable as error:
-        told = f"{what} {error}".lstrip()
-        raise InvalidInput(f"{told}; {advice}" if advice else told) from error
+        message = f"{what} {error}".lstrip()
+        raise InvalidInput(f"{message}; {advice}" if advice else message) from error
 
 
 def require_at_most(count: int, most: int, what: str, where: object) -> None:

@@ -27,9 +27,9 @@ def names_of(graph: Graph) -> Names:
     its file. Else inputs are called as the arguments of ``forward``. Outputs are called by their keys where ``forward``
     returns a mapping or a named tuple, else "output", or "output_0", "output_1", ... if there are several.
     """
-    told = [getattr(graph.model, attribute, None) for attribute in ("input_names", "output_names")]
-    inputs = tuple(told[0] or (node.name for node in graph.inputs))
-    outputs = tuple(told[1] or _result_names(graph))
+    stated = [getattr(graph.model, attribute, None) for attribute in ("input_names", "output_names")]
+    inputs = tuple(stated[0] or (node.name for node in graph.inputs))
+    outputs = tuple(stated[1] or _result_names(graph))
     unique = _unique((*inputs, *outputs))
     return Names(unique[: len(inputs)], unique[len(inputs) :])
 
@@ -45,8 +45,8 @@ def _result_names(graph: Graph) -> list[str]:
     returned = next(node for node in graph.program.graph.nodes if node.op == "output").args[0]
     assert structure is not None and isinstance(returned, (tuple, list)), "a traced network returns a structure"
     leaves = list(returned)[len(returned) - structure.num_leaves :]
-    found, _ = tree_flatten_with_path(tree_unflatten(leaves, structure))
-    paths = [path for path, leaf in found if isinstance(leaf, Node)]
+    with_paths, _ = tree_flatten_with_path(tree_unflatten(leaves, structure))
+    paths = [path for path, leaf in with_paths if isinstance(leaf, Node)]
     if all(path and isinstance(path[0], (MappingKey, GetAttrKey)) for path in paths):
         return ["_".join(_key(key) for key in path) for path in paths]
     return ["output"] if len(paths) == 1 else [f"output_{number}" for number in range(len(paths))]

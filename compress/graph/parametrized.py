@@ -38,9 +38,9 @@ def bake(model: nn.Module, of: nn.Module | None = None, *, tell: bool = True) ->
     for layer, module in list(model.named_modules()):
         training, module.training = module.training, False
         with torch.enable_grad():
-            found = _bake_module(module, layer)
+            computed = _bake_module(module, layer)
         module.training = training
-        baked += [f"{layer}.{name}".lstrip(".") + f" ({kind})" for name, kind in found]
+        baked += [f"{layer}.{name}".lstrip(".") + f" ({kind})" for name, kind in computed]
     about = model if of is None else of
     if tell and baked and about not in _told:
         _told.add(about)

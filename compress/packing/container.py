@@ -146,8 +146,8 @@ def encode(content: bytes, name: str) -> bytes:
         memory_bytes=held.bytes,
         memory_at_least=held.at_least,
     )
-    told = zstandard.compress(header.model_dump_json().encode(), LEVEL)
-    body = b"".join((_PREFIX.pack(MAGIC, VERSION, len(told)), told, *stored))
+    head = zstandard.compress(header.model_dump_json().encode(), LEVEL)
+    body = b"".join((_PREFIX.pack(MAGIC, VERSION, len(head)), head, *stored))
     return body + hashlib.sha256(body).digest()
 
 
@@ -176,8 +176,8 @@ def decode(packed: bytes, name: str, most_times: int | None = None) -> tuple[Hea
                 raise ValueError("its tensors overlap")
             if sum(stream.raw_bytes for stream in tensor.streams) > 2 * codings.LARGEST_GROWTH * tensor.size:
                 raise ValueError(f"streams that are too large for a tensor of {tensor.size} bytes")
-            told = [restored(stream, next(streams)) for stream in tensor.streams]
-            data = codings.decode(tensor.codings, told, tensor.size)
+            restored_streams = [restored(stream, next(streams)) for stream in tensor.streams]
+            data = codings.decode(tensor.codings, restored_streams, tensor.size)
             pieces += [rest[taken : taken + gap], data]
             taken, end = taken + gap, tensor.offset + tensor.size
         content = b"".join((*pieces, rest[taken:]))
@@ -261,8 +261,8 @@ def _smallest(content: bytes, place: Place) -> tuple[Tensor, list[bytes]]:
     data = content[place.offset : place.offset + place.size]
     coded = (codings.encode(data, place.itemsize, names) for names in _candidates(data, place.itemsize))
     records, streams = min(coded, key=lambda one: sum(map(estimated_bytes, one[1])))
-    told, stored = zip(*map(compressed, streams), strict=True)
-    return Tensor(offset=place.offset, size=place.size, codings=records, streams=told), list(stored)
+    coded_streams, stored = zip(*map(compressed, streams), strict=True)
+    return Tensor(offset=place.offset, size=place.size, codings=records, streams=coded_streams), list(stored)
 
 
 def _candidates(data: bytes, itemsize: int) -> Iterator[tuple[str, ...]]:

@@ -71,8 +71,8 @@ def encode(data: bytes) -> bytes:
     lengths = code_lengths(_counts(symbols))
     bits = _block_bits(len(symbols))
     first, last = np.flatnonzero(lengths)[[0, -1]]
-    told = lengths[first : last + 1]
-    halves = np.append(told, np.zeros(len(told) % 2, np.uint8)).reshape(-1, 2)
+    stored_lengths = lengths[first : last + 1]
+    halves = np.append(stored_lengths, np.zeros(len(stored_lengths) % 2, np.uint8)).reshape(-1, 2)
     codes = _codes(lengths)
     at_once = _BLOCKS_AT_ONCE << bits
     parts = [

@@ -71,9 +71,9 @@ def decompressed(stored: bytes, most: int) -> bytes:
         ValueError: it is no such frame.
     """
     try:
-        told = zstandard.frame_content_size(stored)  # which is what the library allocates, whatever limit it is given
-        if told > most:
-            raise ValueError(f"a frame of {told} bytes, and {most} is the most")
+        size = zstandard.frame_content_size(stored)  # which is what the library allocates, whatever limit it is given
+        if size > most:
+            raise ValueError(f"a frame of {size} bytes, and {most} is the most")
         return zstandard.ZstdDecompressor().decompress(stored, max_output_size=max(most, 1))
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from error

@@ -56,8 +56,8 @@ class Origin:
     def other_than(self, folder: Path) -> str:
         """What differs from the origin that ``folder`` keeps, in words; "" where nothing does."""
         try:
-            kept = read_json(folder / ORIGIN, "run")
-            facts, files = dict(kept["facts"]), dict(kept["files"])
+            stored = read_json(folder / ORIGIN, "run")
+            facts, files = dict(stored["facts"]), dict(stored["files"])
         except (InvalidInput, ValueError, KeyError, TypeError):
             return "what it started from"
         different = [name for name in {**facts, **self.facts} if facts.get(name) != self.facts.get(name)]
@@ -95,13 +95,13 @@ def network_digest(network: Network) -> str:
     """SHA-256 of a network's source, edits, encodings and weights."""
     from ..sources.artifact import weights_digest
 
-    told = {
+    content = {
         "source": asdict(network.source),
         "edits": [edit_records.to_json(edit) for edit in network.edits],
         "encodings": {name: encoding.to_json() for name, encoding in network.encodings.items()},
         "weights": weights_digest(network.model),
     }
-    return digest(told)
+    return digest(content)
 
 
 def fingerprint(data: Data | None) -> str:
@@ -112,13 +112,13 @@ def fingerprint(data: Data | None) -> str:
     """
     if data is None:
         return ""
-    found = hashlib.sha256(f"{data.preprocessing}{data.classes}".encode())
+    sha = hashlib.sha256(f"{data.preprocessing}{data.classes}".encode())
     for name, split in sorted(data.splits.items()):
-        found.update(name.encode())
+        sha.update(name.encode())
         held: object = (split.inputs, split.labels) if isinstance(split, SampleSplit) else split
         for part in _parts(held):
-            found.update(part)
-    return found.hexdigest()
+            sha.update(part)
+    return sha.hexdigest()
 
 
 def _parts(held: object) -> Iterator[bytes]:

@@ -66,8 +66,8 @@ class RemoveBlocks(Config):
         self._check_data(context)
         shorter = evaluation_copy(model)
         graph = trace(evaluation_copy(model), context.example_inputs)
-        found, skipped = self._removable(graph, context)
-        removed = self._choose(graph, found, skipped, context)
+        removable, skipped = self._removable(graph, context)
+        removed = self._choose(graph, removable, skipped, context)
         changes = tuple(Edit(block.name, "module", block.kind, "Identity", "module") for block in removed)
         replay(shorter, changes)
         wrong = difference(shorter, graph, removed, context.example_inputs)
@@ -122,8 +122,10 @@ class RemoveBlocks(Config):
             else:
                 skipped.append(Skip(block.name, wrong))
         if not removable:
-            told = "; ".join(f"{s.layer or 'the network'}: {s.reason}" for s in skipped) or "it has no residual sums"
-            raise InvalidInput(f"remove_blocks: {type(graph.model).__name__} has no block to remove: {told}")
+            explanation = (
+                "; ".join(f"{s.layer or 'the network'}: {s.reason}" for s in skipped) or "it has no residual sums"
+            )
+            raise InvalidInput(f"remove_blocks: {type(graph.model).__name__} has no block to remove: {explanation}")
         return removable, skipped
 
     def _choose(
@@ -131,10 +133,10 @@ class RemoveBlocks(Config):
     ) -> list[Block]:
         """The blocks to remove, in the order of the network."""
         if self.count is not None and self.count > len(removable):
-            told = "".join(f"; {skip.layer or 'the network'} stays: {skip.reason}" for skip in skipped)
+            remaining = "".join(f"; {skip.layer or 'the network'} stays: {skip.reason}" for skip in skipped)
             raise InvalidInput(
                 f"remove_blocks: count={self.count}, and only {len(removable)} can be removed "
-                f"({', '.join(removable)}){told}"
+                f"({', '.join(removable)}){remaining}"
             )
         if self.macs is not None:
             costs = _Costs.of(graph, removable, context)

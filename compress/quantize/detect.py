@@ -36,8 +36,8 @@ def target_for(architecture: str, flags: Collection[str] | None) -> Detected:
     kinds = runtimes.processor.kinds(architecture, flags)
     known = runtimes.facts.targets().values()
     chosen = next(facts for kind in kinds for facts in known if kind in facts.suits)
-    told = runtimes.processor.described(architecture, flags)
-    return Detected(chosen.name, f"{told}: {chosen.reason}" if chosen.reason else told)
+    processor = runtimes.processor.described(architecture, flags)
+    return Detected(chosen.name, f"{processor}: {chosen.reason}" if chosen.reason else processor)
 
 
 def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:

@@ -42,10 +42,10 @@ def use_depthwise(network: nn.Module, example_inputs: tuple[Tensor, ...], exclud
         if not _follows_integers(nodes[0]) or any(fnmatch.fnmatchcase(layer, pattern) for pattern in exclude):
             continue
         edit = Edit(layer, "module", type(module).__name__, "Conv2d", "module")
-        found = affine(graph, nodes[0])
-        if isinstance(found, str):
+        scale_and_shift = affine(graph, nodes[0])
+        if isinstance(scale_and_shift, str):
             continue
-        scale, shift = found
+        scale, shift = scale_and_shift
         replay(network, [edit])
         convolution = network.get_submodule(layer)
         assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None

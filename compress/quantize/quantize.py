@@ -363,9 +363,9 @@ def _placed(state: State, task: Task) -> State:
     """With the graph and what becomes integers, and a bias in every layer where biases will change."""
     state = state.placed(task)
     if "biases" in task.needs:
-        given = give_biases(state.graph, state.placement.products)
-        if given:
-            state = state.after(given).placed(task)
+        biased = give_biases(state.graph, state.placement.products)
+        if biased:
+            state = state.after(biased).placed(task)
     return state
 
 
@@ -385,7 +385,7 @@ def _account(state: State) -> Result:
     # Of batch normalizations that were not folded it is told already why.
     explained = {skip.layer for skip in state.skipped} | set(state.floats)
     left = (s for s in state.placement.skipped if s.layer not in explained or "batch_norm" not in s.reason)
-    told = {skip.layer for skip in state.skipped}
-    chosen = (Skip(layer, "kept in float: chosen so") for layer in state.floats if layer not in told)
+    accounted = {skip.layer for skip in state.skipped}
+    chosen = (Skip(layer, "kept in float: chosen so") for layer in state.floats if layer not in accounted)
     skipped = tuple(dict.fromkeys((*state.skipped, *chosen, *left)))
     return Result(state.network, (*state.edits, *rounded), skipped, encodings, state.history, state.measured)

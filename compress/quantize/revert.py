@@ -118,8 +118,8 @@ def revert_slower(
         skipped += [Skip(layer, f"kept in float: {profiles.told(region)}") for layer in sorted(layers)]
     progress("revert what is slower", ROUNDS, ROUNDS)
     if fastest and best_ms > float_ms:
-        told = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
-        skip = Skip("", f"kept in float: the network takes {told}")
+        latencies = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
+        skip = Skip("", f"kept in float: the network takes {latencies}")
         return Reversion(network.all_floats(), (skip,), float_ms, integer_ms, float_ms)
     return Reversion(best_encodings, tuple(skipped), float_ms, integer_ms, best_ms)
 
@@ -236,7 +236,7 @@ def slowest(integers: Mapping[str, float], floats: Mapping[str, float], tried: s
         if sum((1 - MARGIN) * integers[each] - floats[each] for each in run) <= 0:
             run = []
             continue
-        found = Region(tuple(run), sum(integers[each] for each in run), sum(floats[each] for each in run))
-        if best is None or found.gained_ms > best.gained_ms:
-            best = found
+        region = Region(tuple(run), sum(integers[each] for each in run), sum(floats[each] for each in run))
+        if best is None or region.gained_ms > best.gained_ms:
+            best = region
     return best

@@ -160,8 +160,8 @@ def layers_title(report: Report) -> str:
     text = f"{count(before)} multiply-adds became {count(after)}"
     if not 0 < after < before:
         return text if after != before else f"{count(before)} multiply-adds, unchanged"
-    kept = [100 * (pair.macs_after or 0) / pair.macs_before for pair in layer_pairs(report) if pair.macs_before]
-    least, most = percent(min(kept), 0), percent(max(kept), 0)
+    shares = [100 * (pair.macs_after or 0) / pair.macs_before for pair in layer_pairs(report) if pair.macs_before]
+    least, most = percent(min(shares), 0), percent(max(shares), 0)
     return f"{text}: every layer keeps {least}" if least == most else f"{text}: layers keep {least} to {most} of theirs"
 
 

@@ -107,8 +107,8 @@ class TrainedTernary(nn.Module):
         positive, negative = self.values.clamp_min(TINY)
         rounded = positive * above - negative * below
         slope = (positive * above + negative * below + (1 - above - below)).detach()
-        found: Tensor = rounded + slope * (weight - weight.detach())
-        return found
+        ternary: Tensor = rounded + slope * (weight - weight.detach())
+        return ternary
 
     def levels(self, weight: Tensor) -> Levels:
         positive, negative = self.values.detach().clamp_min(TINY)
@@ -158,9 +158,9 @@ class PowersOfTwo(nn.Module):
         """The levels that values round to: between two powers at 0.75 of the larger, to zero below the least one."""
         magnitude = weight.abs()
         exponent = torch.floor(torch.log2(magnitude.clamp_min(TINY) * 4 / 3)).clamp(self.bottom, self.top)
-        kept = magnitude >= 2.0 ** (self.bottom - 1)
-        found: Tensor = torch.sign(weight) * torch.exp2(exponent) * kept
-        return found
+        nonzero = magnitude >= 2.0 ** (self.bottom - 1)
+        powers: Tensor = torch.sign(weight) * torch.exp2(exponent) * nonzero
+        return powers
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.incremental:
@@ -242,8 +242,8 @@ class Centroids(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         book = torch.where(self.frozen, self.book.detach(), self.book)
-        found: Tensor = _Lookup.apply(book.flatten(), self.codes)  # type: ignore[no-untyped-call]
-        return found
+        shared: Tensor = _Lookup.apply(book.flatten(), self.codes)  # type: ignore[no-untyped-call]
+        return shared
 
     def levels(self, weight: Tensor) -> Levels:
         book = self.book.detach()

@@ -154,8 +154,8 @@ def _difference(again: Network, network: Network) -> str:
     """What of ``network`` an artifact does not keep, in words; "" if it is all there."""
     if dict(again.encodings) != dict(network.encodings):
         return "its encodings are others"
-    kept = again.model.state_dict()
-    others = [n for n, t in network.model.state_dict().items() if n not in kept or not _same(kept[n], t, 0.0)]
+    rebuilt = again.model.state_dict()
+    others = [n for n, t in network.model.state_dict().items() if n not in rebuilt or not _same(rebuilt[n], t, 0.0)]
     return f"{others[0]} has other values" if others else ""
 
 
@@ -263,8 +263,8 @@ def _built_by(recorded: Source, path: Path, trust: bool, named: str | None) -> S
     if recorded.kind == "onnx":
         return replace(recorded, name=str((path / SOURCE).resolve()))
     if named is not None and recorded.kind in ("file", "module"):
-        given = name_code(named)
-        return replace(given, options={**recorded.options, **given.options})
+        named_source = name_code(named)
+        return replace(named_source, options={**recorded.options, **named_source.options})
     require_named(recorded, f"artifact {path}", trust=trust)
     if recorded.kind == "file" and not Path(recorded.name).is_file():
         raise InvalidInput(

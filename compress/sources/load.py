@@ -224,9 +224,9 @@ def fitting_inputs(
     if rows:
         generator = torch.Generator().manual_seed(seed)
         tried += [
-            tuple(torch.randint(0, min(rows), x.shape, generator=generator) if whole else x for x, whole in found)
+            tuple(torch.randint(0, min(rows), x.shape, generator=generator) if whole else x for x, whole in pairs)
             for inputs in tuple(tried)
-            for found in (list(zip(inputs, places, strict=True)) for places in _places(len(inputs)))
+            for pairs in (list(zip(inputs, places, strict=True)) for places in _places(len(inputs)))
         ]
     if len(tried) == 1:
         return first

@@ -115,12 +115,12 @@ def _location(kind: str, name: str) -> str:
     """The file behind a name, found without importing anything: a module of the same name elsewhere is another."""
     if kind == "file":
         return str(Path(name).resolve())
-    return _found(name.partition(".")[0])
+    return _origin_of(name.partition(".")[0])
 
 
-def _found(module: str) -> str:
+def _origin_of(module: str) -> str:
     """The file of a module, or the folders of a package without one, found without importing anything."""
-    folders, whole, found = [str(Path.cwd()), *sys.path], "", ""
+    folders, whole, origin = [str(Path.cwd()), *sys.path], "", ""
     for part in module.split("."):
         whole = f"{whole}.{part}" if whole else part
         try:
@@ -130,13 +130,13 @@ def _found(module: str) -> str:
         if spec is None:
             return ""
         folders = list(spec.submodule_search_locations or ())
-        found = spec.origin or ":".join(folders)
-    return found
+        origin = spec.origin or ":".join(folders)
+    return origin
 
 
 def _digest(kind: str, name: str) -> str:
     """SHA-256 of the file of this code; "-" where it has none."""
-    file = Path(name if kind == "file" else _found(name))
+    file = Path(name if kind == "file" else _origin_of(name))
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
@@ -150,5 +150,5 @@ def _state() -> Path:
 
 def _private(folder: Path) -> bool:
     """Whether only this user can write to ``folder``."""
-    told = folder.stat()
-    return not hasattr(os, "getuid") or (told.st_uid == os.getuid() and not told.st_mode & 0o022)
+    status = folder.stat()
+    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)

@@ -193,8 +193,8 @@ def _fill(model: nn.Module, states: Mapping[str, Mapping[str, Any]], where: str)
             fitting.append(match)
     if fitting:
         match = fitting[0]
-        given = {name: states[match.place][found] for name, found in match.names.items()}
-        model.load_state_dict(given, strict=False)
+        tensors = {name: states[match.place][found] for name, found in match.names.items()}
+        model.load_state_dict(tensors, strict=False)
         _note(match, fitting[1:], where)
     elif problem:
         raise InvalidInput(f"{where}: {problem}")
@@ -214,12 +214,12 @@ def _joined(states: Mapping[str, Mapping[str, Any]], own: Mapping[str, Tensor]) 
     """What several of ``states`` hold, each under the name of a part of the network, where most parts are together."""
     parts = {name.partition(".")[0] for name in map(_without_wrappers, own)}
     parents = {".".join(place.split(".")[:end]) for place in states if place for end in range(place.count(".") + 1)}
-    found: dict[str, dict[str, Any]] = {}
+    children: dict[str, dict[str, Any]] = {}
     for parent in sorted(parents, key=lambda parent: (AVERAGES.search(parent) is not None, parent)):
         inside = _below(states, f"{parent}." if parent else "")
-        found[parent] = {n: value for n, value in inside.items() if _without_wrappers(n).partition(".")[0] in parts}
-    most = max(found, key=lambda parent: len(found[parent]), default=None)
-    return {} if most is None else {most: found[most]}
+        children[parent] = {n: value for n, value in inside.items() if _without_wrappers(n).partition(".")[0] in parts}
+    most = max(children, key=lambda parent: len(children[parent]), default=None)
+    return {} if most is None else {most: children[most]}
 
 
 def _note(match: _Match, others: list[_Match], where: str) -> None:
@@ -294,7 +294,7 @@ def _match(
     missing = [name for name in own if name not in names and id(own[name]) not in stored]
     unknown = [file for name, file in inside.items() if name not in owns]
     aside = [file for name, file in files.items() if not name.startswith(prefix)]
-    meant = [tuple(n for n in found if not n.endswith(BOOKKEEPING)) for found in (missing, unknown, aside)]
+    meant = [tuple(n for n in states if not n.endswith(BOOKKEEPING)) for states in (missing, unknown, aside)]
     return _Match(place, prefix, names, *meant)
 
 

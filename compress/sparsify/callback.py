@@ -161,8 +161,8 @@ class MaskedTraining:
         self.scores, self.reached = dict(state["scores"]), state["reached"]
 
     def _settings(self) -> str:
-        told = (self.choice, self.criterion, self.schedule, self.target, self.begin, self.end, self.updates)
-        return repr((asdict(self.choice), *told[1:], [site.name for site in self.sites]))
+        facts = (self.choice, self.criterion, self.schedule, self.target, self.begin, self.end, self.updates)
+        return repr((asdict(self.choice), *facts[1:], [site.name for site in self.sites]))
 
     def _sparsity(self, number: int) -> float:
         if self.schedule == "iterative":

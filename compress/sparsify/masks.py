@@ -80,9 +80,9 @@ def layer_masks(scores: Sequence[Tensor], groups: Sequence[Tensor], sparsity: fl
     masks = []
     for score, group in zip(scores, groups, strict=True):
         means, sizes = group_means(score, group)
-        kept = torch.ones(len(sizes), dtype=torch.bool)
-        kept[_lowest(means, sizes, sparsity * int(sizes.sum()))[: len(sizes) - 1]] = False
-        masks.append(kept[group])
+        mask = torch.ones(len(sizes), dtype=torch.bool)
+        mask[_lowest(means, sizes, sparsity * int(sizes.sum()))[: len(sizes) - 1]] = False
+        masks.append(mask[group])
     return masks
 
 

@@ -142,8 +142,8 @@ class Sparsify(Config):
         history = self._train(network, context, callback) if self.training is not None else []
         callback.finish(network)
         edits = [Edit(s.layer, "weight", before[s.name], _nonzeros(network, s), "weights") for s in sites]
-        told = (Skip("", gains.note(self.granularity)), *skipped)
-        return Result(network, tuple(edits), told, history=tuple(history))
+        remarks = (Skip("", gains.note(self.granularity)), *skipped)
+        return Result(network, tuple(edits), remarks, history=tuple(history))
 
     def _callback(self, sites: list[Site]) -> MaskedTraining:
         updates = self.updates or UPDATES[self.timing]

@@ -75,8 +75,8 @@ def _outputs(model: nn.Module, x: Tensor | tuple[Tensor, ...], where: str) -> ob
             outputs: object = model.eval()(*inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
-        told = first_line(error)
-        raise InvalidInput(f"{where}: the network does not run on its samples, {shapes}: {told}") from error
+        reason = first_line(error)
+        raise InvalidInput(f"{where}: the network does not run on its samples, {shapes}: {reason}") from error
     finally:
         model.train(training)
     return outputs

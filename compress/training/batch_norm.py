@@ -82,9 +82,9 @@ def _pass(model: nn.Module, split: Split, batches: int, batch_size: int, augment
         return augmentation(x, generator, augment)
 
     seen = 0
-    found = split.batches(batch_size, shuffle_seed=(seed, 0), augment=augmented if augment else None)
+    drawn = split.batches(batch_size, shuffle_seed=(seed, 0), augment=augmented if augment else None)
     with torch.no_grad():
-        for x, _ in islice(found, batches):
+        for x, _ in islice(drawn, batches):
             inputs = inputs_for(model, x)
             try:
                 model(*inputs)

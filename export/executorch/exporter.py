@@ -281,8 +281,8 @@ def _half_filters() -> Iterator[None]:
 
 def _constants(job: Job) -> dict[str, str]:
     """Texts in the file, as methods of the program that return them."""
-    told = {"labels": list(job.labels), "metadata": dict(job.metadata)}
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in told.items() if value}
+    content = {"labels": list(job.labels), "metadata": dict(job.metadata)}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in content.items() if value}
 
 
 def _left(program: ExportedProgram) -> dict[str, int]:
@@ -309,8 +309,8 @@ def _place(graph: Graph, name: str, count: int) -> str:
     """An operation with the line of source that calls it first, where one does under this name."""
     base = name.removesuffix("_copy").strip("_")
     calls = [node for node in graph.calls() if f"_{_operation(node).strip('_')}".endswith(f"_{base}")]
-    told = f"{base}, {count} times" if count > 1 else base
-    return f"{told} ({graph.source(calls[0])})" if calls else told
+    line = f"{base}, {count} times" if count > 1 else base
+    return f"{line} ({graph.source(calls[0])})" if calls else line
 
 
 def _program(lowered: _Lowered, job: Job, path: Path) -> ExecutorchProgramManager:

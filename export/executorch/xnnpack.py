@@ -90,11 +90,11 @@ def calls(module: GraphModule, targets: Iterable[object]) -> list[Call]:
 
 def value_of(module: GraphModule, node: Call) -> Tensor:
     """The constant that the attribute node ``node`` reads."""
-    found: Any = module
+    value: Any = module
     for name in str(node.target).split("."):
-        found = getattr(found, name)
-    assert isinstance(found, Tensor)
-    return found.detach()
+        value = getattr(value, name)
+    assert isinstance(value, Tensor)
+    return value.detach()
 
 
 def _constant(module: GraphModule, node: Call, value: Tensor) -> Call:
@@ -308,14 +308,14 @@ def _settle_products(module: GraphModule) -> tuple[str, ...]:
         restored.append(node.name)
         scale = value_of(module, weight.args[1]).reshape(-1, *[1] * (integers.ndim - 1))
         node.replace_input_with(weight, _constant(module, node, integers.float() * scale))
-    told = []
+    lines = []
     if restored:
-        told.append(
+        lines.append(
             f"stored in float32, XNNPACK has no convolution of float by integers: the weights of {_some(restored)}"
         )
     if rounded:
-        told.append(f"inputs are rounded to 8 bits while running, by row: {_some(rounded)}")
-    return tuple(told)
+        lines.append(f"inputs are rounded to 8 bits while running, by row: {_some(rounded)}")
+    return tuple(lines)
 
 
 def _ends_in_integers(node: Call) -> bool:

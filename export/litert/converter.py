@@ -23,9 +23,9 @@ def quiet() -> Iterator[None]:
     """Nothing is seen of what Python prints or logs, and of what native code writes to the console."""
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = {number: os.dup(number) for number in (1, 2)}
+    descriptors = {number: os.dup(number) for number in (1, 2)}
     with Path(os.devnull).open("w") as nowhere:
-        for number in kept:
+        for number in descriptors:
             os.dup2(nowhere.fileno(), number)
         try:
             with quiet_python():
@@ -33,7 +33,7 @@ def quiet() -> Iterator[None]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for number, copy in kept.items():
+            for number, copy in descriptors.items():
                 os.dup2(copy, number)
                 os.close(copy)
 

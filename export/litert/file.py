@@ -89,10 +89,10 @@ class File:
 
     def parameters(self, index: int) -> tuple[float, int] | None:
         """Scale and zero point of a tensor that has one of each."""
-        found = self.tensors[index].quantization
-        if found is None or found.scale is None or len(found.scale) != 1:
+        quantization = self.tensors[index].quantization
+        if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
             return None
-        return float(found.scale[0]), int(found.zeroPoint[0])
+        return float(quantization.scale[0]), int(quantization.zeroPoint[0])
 
     def set_constant(self, index: int, values: Array) -> None:
         """Give a tensor values of its own; 4-bit integers are packed, the first of two in the lower half."""
@@ -192,9 +192,9 @@ class File:
         for operator in self.operators:
             named |= {*operator.inputs, *operator.outputs}
         blocks = [
-            found.details
+            quantization.details
             for index in named - {-1}
-            if (found := self.tensors[index].quantization) is not None and found.detailsType == BLOCKS
+            if (quantization := self.tensors[index].quantization) is not None and quantization.detailsType == BLOCKS
         ]
         named |= {int(details.scales) for details in blocks}
         remaining = [index for index in range(len(self.tensors)) if index in named]

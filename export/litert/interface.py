@@ -138,14 +138,14 @@ def _open_slice(file: File, operator: Any, batch: int) -> None:
 def batches_agree(content: bytes) -> bool:
     """Whether the file computes two samples at once as one after the other, on random inputs."""
     engine = interpreter.Interpreter(model_content=content, num_threads=1)
-    taken, given = engine.get_input_details(), engine.get_output_details()
+    taken, results = engine.get_input_details(), engine.get_output_details()
     samples = [_random(detail, seed) for seed in range(2) for detail in taken]
     first, second = samples[: len(taken)], samples[len(taken) :]
     try:
         with quiet():
-            one = [_run(engine, taken, given, each, batch=1) for each in (first, second)]
+            one = [_run(engine, taken, results, each, batch=1) for each in (first, second)]
             both = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
-            together = _run(engine, taken, given, both, batch=2)
+            together = _run(engine, taken, results, both, batch=2)
     except (RuntimeError, ValueError):
         return False
     apart = [np.concatenate(pair) for pair in zip(*one, strict=True)]

@@ -30,8 +30,8 @@ def fold_transposes(file: File) -> int:
         if order is None:
             continue
         reduced = {int(axis) % len(order) for axis in axes.reshape(-1)}
-        kept = [int(source) for place, source in enumerate(order) if place not in reduced]
-        if kept != sorted(kept):
+        axes_left = [int(source) for place, source in enumerate(order) if place not in reduced]
+        if axes_left != sorted(axes_left):
             continue
         sources = np.asarray(sorted(int(order[place]) for place in reduced), np.int32)
         name = file.tensors[operator.inputs[1]].name.decode()

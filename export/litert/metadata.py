@@ -49,8 +49,8 @@ def describe(inputs: Sequence[str], outputs: Sequence[str], facts: Mapping[str, 
         return table(7, fields)
 
     taken = vector([tensor(name, False) for name in inputs])
-    given = vector([tensor(name, labelled and place == 0) for place, name in enumerate(outputs)])
-    subgraphs = vector([table(10, {SUBGRAPH_INPUTS: taken, SUBGRAPH_OUTPUTS: given})])
+    outputs_metadata = vector([tensor(name, labelled and place == 0) for place, name in enumerate(outputs)])
+    subgraphs = vector([table(10, {SUBGRAPH_INPUTS: taken, SUBGRAPH_OUTPUTS: outputs_metadata})])
     strings = _strings(
         builder.CreateString, {MODEL_NAME: facts.get("name", "network"), MODEL_DESCRIPTION: text, MODEL_PARSER: "1.0.0"}
     )

@@ -35,8 +35,8 @@ def name_tensors(file: File, model: nn.Module) -> None:
 
 def _layer(path: str, layers: dict[str, str]) -> str:
     """The layer that the converter's name of a tensor tells: of several that were fused, the last."""
-    found = [layers[piece] for piece in path.split(";") if layers.get(piece)]
-    return found[-1] if found else ""
+    named = [layers[piece] for piece in path.split(";") if layers.get(piece)]
+    return named[-1] if named else ""
 
 
 def _paths(model: nn.Module) -> dict[str, str]:

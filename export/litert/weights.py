@@ -58,10 +58,15 @@ def widen_biases(file: File) -> int:
         values = file.constant(bias)
         if values is None or file.dtype(operator.inputs[0]) != "int16" or file.dtype(bias) != "int32":
             continue
-        found = file.tensors[bias].quantization
+        quantization = file.tensors[bias].quantization
         name = file.tensors[bias].name.decode()
         operator.inputs[2] = file.add_tensor(
-            name, values.shape, "int64", values=values.astype(np.int64), scale=found.scale, zero_point=found.zeroPoint
+            name,
+            values.shape,
+            "int64",
+            values=values.astype(np.int64),
+            scale=quantization.scale,
+            zero_point=quantization.zeroPoint,
         )
         widened += 1
     return widened

@@ -145,12 +145,12 @@ def _give_samples(
 
 def _is_sample(script: str, blob: str, path: Path) -> bool:
     """Whether ``blob`` has no dimension for the batch, as pnnx's own script feeds and reads it."""
-    found = re.search(rf'"{blob}", ncnn\.Mat\({blob}\.numpy\(\), batch_index=(\d+)\)', script)
-    found = found or re.search(rf"{blob}\.numpy\(batch_index=(\d+)\)", script)
-    if found is None or int(found[1]) not in (0, NO_BATCH):
-        where = "nowhere that is known" if found is None else f"in dimension {found[1]}"
+    match = re.search(rf'"{blob}", ncnn\.Mat\({blob}\.numpy\(\), batch_index=(\d+)\)', script)
+    match = match or re.search(rf"{blob}\.numpy\(batch_index=(\d+)\)", script)
+    if match is None or int(match[1]) not in (0, NO_BATCH):
+        where = "nowhere that is known" if match is None else f"in dimension {match[1]}"
         raise GateFailed(f"export {path}: pnnx put the batch of {blob} {where}; give a network with the batch first")
-    return int(found[1]) == 0
+    return int(match[1]) == 0
 
 
 def _shape(sizes: torch.Size, path: Path) -> dict[str, str]:

@@ -99,9 +99,9 @@ def _apart(layer: Layer) -> list[Layer]:
 def table(weights: Sequence[Weight]) -> str:
     """The calibration table that ncnn2int8 reads: scales of weights, then scales of what layers read."""
     lines: list[str] = []
-    found = [(weight.layer.name, weight) for weight in weights if weight.layer and weight.integers is not None]
-    for name, weight in found:
+    candidates = [(weight.layer.name, weight) for weight in weights if weight.layer and weight.integers is not None]
+    for name, weight in candidates:
         lines.append(f"{name}_param_0 " + " ".join(f"{scale:.9g}" for scale in weight_scales(weight)))
-    for name, weight in found:
+    for name, weight in candidates:
         lines.append(f"{name} {weight.input_scale:.9g}")
     return "\n".join([*lines, ""])

@@ -64,12 +64,12 @@ def consumers(layers: Sequence[Layer], blob: str) -> list[Layer]:
 
     What nothing reads is returned: that reads as a layer "Output".
     """
-    found: list[Layer] = []
+    parsed: list[Layer] = []
     for layer in layers:
         if blob in layer.bottoms:
             split = layer.kind == "Split"
-            found += [each for top in layer.tops for each in consumers(layers, top)] if split else [layer]
-    return found or [Layer("Output", blob, [blob], [])]
+            parsed += [each for top in layer.tops for each in consumers(layers, top)] if split else [layer]
+    return parsed or [Layer("Output", blob, [blob], [])]
 
 
 def rename(layers: Sequence[Layer], names: Mapping[str, str]) -> None:

@@ -97,6 +97,6 @@ def _layer(module: GraphModule, node: Node) -> nn.RNNBase:
 
 def _tensor(module: GraphModule, node: Node) -> Tensor:
     owner, _, name = str(node.target).rpartition(".")
-    found = getattr(module.get_submodule(owner), name)
-    assert isinstance(found, Tensor), node
-    return found
+    tensor = getattr(module.get_submodule(owner), name)
+    assert isinstance(tensor, Tensor), node
+    return tensor

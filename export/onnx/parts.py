@@ -76,13 +76,13 @@ def bytes_by_layer(graph: onnx.GraphProto) -> dict[str, int]:
         own = {layer} if layer else set().union(*(owners.get(name, set()) for name in node.output))
         for name in node.input:
             owners.setdefault(name, set()).update(own)
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for tensor in graph.initializer:
         readers = owners.get(tensor.name, set())
         if len(readers) == 1:
             layer = next(iter(readers))
-            found[layer] = found.get(layer, 0) + _size(tensor)
-    return found
+            sizes[layer] = sizes.get(layer, 0) + _size(tensor)
+    return sizes
 
 
 def _size(tensor: onnx.TensorProto) -> int:

@@ -135,13 +135,13 @@ def _tell(model: ov.Model, job: Job, integers: Mapping[str, str]) -> None:
     if job.labels:
         model.set_rt_info(" ".join("_".join(label.split()) for label in job.labels), ["model_info", "labels"])
     for key, value in integers.items():
-        told = _INTEGERS.fullmatch(key)
-        if told is not None:
-            model.set_rt_info(value, ["quantization", told[2], told[1]])
+        match = _INTEGERS.fullmatch(key)
+        if match is not None:
+            model.set_rt_info(value, ["quantization", match[2], match[1]])
 
 
 def _reason(error: Any) -> str:
     """The lines of a message that say what, not where in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not _WHERE.match(line)]
-    return "; ".join(told[:3]) or type(error).__name__
+    messages = [line for line in lines if line and not _WHERE.match(line)]
+    return "; ".join(messages[:3]) or type(error).__name__

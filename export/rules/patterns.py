@@ -67,15 +67,15 @@ def products_run_in_integers(view: View) -> Iterator[Violation]:
 def sums_are_whole(view: View) -> Iterator[Violation]:
     """Both inputs of a residual sum are quantized, or none; likewise all of a concatenation."""
     for node in view.graph.node:
-        given = [name for name in node.input if not view.stored(name)]
-        if node.op_type not in ("Add", "Concat") or len(given) < 2:
+        operands = [name for name in node.input if not view.stored(name)]
+        if node.op_type not in ("Add", "Concat") or len(operands) < 2:
             continue
-        plain = [name for name in given if view.restored(name, CARRIES) is None]
-        if 0 < len(plain) < len(given):
+        plain = [name for name in operands if view.restored(name, CARRIES) is None]
+        if 0 < len(plain) < len(operands):
             rule = "residual sum" if node.op_type == "Add" else "concatenation"
-            found = "one input in float" if len(plain) == 1 else f"{len(plain)} inputs in float"
+            actual = "one input in float" if len(plain) == 1 else f"{len(plain)} inputs in float"
             expected = "both quantized" if node.op_type == "Add" else "all quantized"
-            yield Violation(plain[0], view.name(node), rule, found, expected, "slow")
+            yield Violation(plain[0], view.name(node), rule, actual, expected, "slow")
 
 
 def _missing(view: View, node: NodeProto) -> str:

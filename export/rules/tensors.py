@@ -47,8 +47,8 @@ def zero_points_are_zero(*roles: Role, effect: Effect) -> Rule:
     def rule(view: View) -> Iterator[Violation]:
         for item in view.distinct:
             if item.role in roles and (item.zero is None or bool((item.zero.astype(np.int64) != 0).any())):
-                found = "a computed value" if item.zero is None else item.zero[item.zero.astype(np.int64) != 0].flat[0]
-                yield violation(view, item, f"zero point of {item.role}", found, "0", effect)
+                actual = "a computed value" if item.zero is None else item.zero[item.zero.astype(np.int64) != 0].flat[0]
+                yield violation(view, item, f"zero point of {item.role}", actual, "0", effect)
 
     return rule
 

@@ -176,10 +176,10 @@ class View:
         """The type of the integers: of the zero point, of what was cast, or of the stored tensor."""
         if len(node.input) > 2 and node.input[2] in self._tensors:
             return _type_name(self._tensors[node.input[2]].data_type)
-        given = rewrite.attribute(node, "output_dtype", 0)
+        output_type = rewrite.attribute(node, "output_dtype", 0)
         before = self.producers.get(node.input[0])
         if node.op_type == "QuantizeLinear":
-            return _type_name(given) if isinstance(given, int) and given else "uint8"
+            return _type_name(output_type) if isinstance(output_type, int) and output_type else "uint8"
         if before is not None and before.op_type == "Cast":
             to = rewrite.attribute(before, "to")
             assert isinstance(to, int)

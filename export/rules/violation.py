@@ -17,7 +17,7 @@ class Violation:
         tensor: its name in the file.
         node: the node that it belongs to, by name and operation.
         rule: in a few words.
-        found: what the file has.
+        actual: what the file has.
         expected: what the engine wants.
         effect: what comes of it: the engine refuses the file, computes something else, or is slower than it could be.
     """
@@ -25,13 +25,13 @@ class Violation:
     tensor: str
     node: str
     rule: str
-    found: str
+    actual: str
     expected: str
     effect: Effect
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.effect}: {self.tensor} ({self.node}): {self.rule}: found {self.found}, expected {self.expected}"
+        return f"{self.effect}: {self.tensor} ({self.node}): {self.rule}: found {self.actual}, expected {self.expected}"
 
 
 def grouped(violations: Iterable[Violation]) -> tuple[str, ...]:
@@ -40,8 +40,8 @@ def grouped(violations: Iterable[Violation]) -> tuple[str, ...]:
     for violation in violations:
         kinds.setdefault((violation.effect, violation.rule, violation.expected), []).append(violation)
     lines = []
-    for (effect, rule, expected), found in kinds.items():
-        nodes = "; ".join(v.node for v in found[:3]) + ("; ..." if len(found) > 3 else "")
-        what = ", ".join(dict.fromkeys(v.found for v in found[:3]))
-        lines.append(f"{effect}: {rule} of {len(found)} tensors ({nodes}): found {what}, expected {expected}")
+    for (effect, rule, expected), alike in kinds.items():
+        nodes = "; ".join(v.node for v in alike[:3]) + ("; ..." if len(alike) > 3 else "")
+        what = ", ".join(dict.fromkeys(v.actual for v in alike[:3]))
+        lines.append(f"{effect}: {rule} of {len(alike)} tensors ({nodes}): found {what}, expected {expected}")
     return tuple(lines)

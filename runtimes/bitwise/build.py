@@ -54,28 +54,28 @@ def library() -> Path:
         BuildFailed: there is no compiler, it fails, what it makes does not compute what ONNX Runtime does, or others
             can write where the library is kept.
     """
-    given = _given()
-    if given is not None:
-        return given
-    kept = _place()
-    _require_ours(kept)
-    if not _is_whole(kept):
-        _build(kept)
-    return kept
+    named = _named_library()
+    if named is not None:
+        return named
+    cached = _place()
+    _require_ours(cached)
+    if not _is_whole(cached):
+        _build(cached)
+    return cached
 
 
-def found() -> Path | None:
+def cached_library() -> Path | None:
     """Return the library if it is there already; nothing is compiled.
 
     Raises:
         BuildFailed: it could not be made, or is not loaded: there is no compiler, or others can write where it is kept.
     """
-    given = _given()
-    if given is not None:
-        return given
-    kept = _place()
-    _require_ours(kept)
-    return kept if _is_whole(kept) else None
+    named = _named_library()
+    if named is not None:
+        return named
+    cached = _place()
+    _require_ours(cached)
+    return cached if _is_whole(cached) else None
 
 
 def compiler() -> str:
@@ -119,17 +119,17 @@ def compiled(file: str) -> tuple[str, ...]:
     return (*_COMMON, *flags[file])
 
 
-def _given() -> Path | None:
+def _named_library() -> Path | None:
     """The library that the user names, if they do."""
-    given = os.environ.get(LIBRARY)
-    if not given:
+    named = os.environ.get(LIBRARY)
+    if not named:
         return None
-    if not Path(given).is_file():
-        raise BuildFailed(f"{LIBRARY} names {given}, which is no file")
-    why = _why_foreign(Path(given).stat(), stat.S_IWOTH)
+    if not Path(named).is_file():
+        raise BuildFailed(f"{LIBRARY} names {named}, which is no file")
+    why = _why_foreign(Path(named).stat(), stat.S_IWOTH)
     if why:
-        raise BuildFailed(f"{LIBRARY} names {given}, which {why}; make it yours alone (chmod go-w)")
-    return Path(given)
+        raise BuildFailed(f"{LIBRARY} names {named}, which {why}; make it yours alone (chmod go-w)")
+    return Path(named)
 
 
 def _require_ours(library_path: Path) -> None:
@@ -187,10 +187,10 @@ def _place() -> Path:
 @cache
 def _digest(path: str) -> str:
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    told = [RECORD, path, version, platform.machine(), ort.__version__]
+    facts = [RECORD, path, version, platform.machine(), ort.__version__]
     files = sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h"), *_SOURCES.glob("*.inl"), *_SOURCES.glob("*.onnx")])
-    told += [shlex.join(compiled(name)) for name in _sources()]
-    state = hashlib.sha256("\0".join(told).encode())
+    facts += [shlex.join(compiled(name)) for name in _sources()]
+    state = hashlib.sha256("\0".join(facts).encode())
     for file in files:
         state.update(file.name.encode() + b"\0" + file.read_bytes())
     return state.hexdigest()[:20]

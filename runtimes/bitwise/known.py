@@ -34,8 +34,8 @@ def outputs(content: bytes, library: Path | None = None) -> NDArray[np.float32]:
     if library is not None:
         settings.register_custom_ops_library(str(library))
     session = ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    found: NDArray[np.float32] = session.run(None, {"x": example()})[0]
-    return found
+    outputs: NDArray[np.float32] = session.run(None, {"x": example()})[0]
+    return outputs
 
 
 def main(library: str) -> None:

@@ -33,12 +33,12 @@ def without_functions(content: bytes) -> bytes:
     Raises:
         ValueError: it is not the wire format.
     """
-    kept, position = [], 0
+    pieces, position = [], 0
     for field in _fields(content, 0, len(content)):
         if field.number == _FUNCTION and _bytes(content, field, _FUNCTION_DOMAIN) == DOMAIN:
-            kept.append(content[position : field.begin])
+            pieces.append(content[position : field.begin])
             position = field.end
-    return b"".join([*kept, content[position:]])
+    return b"".join([*pieces, content[position:]])
 
 
 def bit_layers(content: bytes) -> dict[str, str]:
@@ -47,7 +47,7 @@ def bit_layers(content: bytes) -> dict[str, str]:
     Raises:
         ValueError: it is not the wire format.
     """
-    told = {}
+    entries = {}
     for graph in _fields(content, 0, len(content)):
         if graph.number != _GRAPH:
             continue
@@ -55,8 +55,8 @@ def bit_layers(content: bytes) -> dict[str, str]:
             if node.number == _NODE and _bytes(content, node, _NODE_DOMAIN) == DOMAIN:
                 numbers = dict(_integers(content, node))
                 bits = numbers.get(b"weight_bits"), numbers.get(b"activation_bits")
-                told[_bytes(content, node, _NODE_NAME).decode("utf-8", "replace")] = f"{bits[0]}-bit x {bits[1]}-bit"
-    return told
+                entries[_bytes(content, node, _NODE_NAME).decode("utf-8", "replace")] = f"{bits[0]}-bit x {bits[1]}-bit"
+    return entries
 
 
 def _integers(content: bytes, node: _Field) -> Iterator[tuple[bytes, int]]:
@@ -67,8 +67,8 @@ def _integers(content: bytes, node: _Field) -> Iterator[tuple[bytes, int]]:
 
 
 def _bytes(content: bytes, message: _Field, number: int) -> bytes:
-    found = [field for field in _fields(content, message.start, message.end) if field.number == number]
-    return content[found[-1].start : found[-1].end] if found else b""
+    matching = [field for field in _fields(content, message.start, message.end) if field.number == number]
+    return content[matching[-1].start : matching[-1].end] if matching else b""
 
 
 def _fields(content: bytes, position: int, end: int) -> Iterator[_Field]:

@@ -72,8 +72,8 @@ def run_samples(runtime: Runtime, inputs: Arrays, batch: int = 64) -> dict[str, 
         raise InvalidInputs(f"batch: expected at least 1, got {batch}")
     lengths = {name: value.shape[0] if value.ndim else 0 for name, value in inputs.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        told = ", ".join(f"{name} has {length}" for name, length in lengths.items()) or "there are no inputs"
-        raise InvalidInputs(f"inputs: expected the same number of samples in each, at least 1; {told}")
+        counts = ", ".join(f"{name} has {length}" for name, length in lengths.items()) or "there are no inputs"
+        raise InvalidInputs(f"inputs: expected the same number of samples in each, at least 1; {counts}")
     total = next(iter(lengths.values()))
     fixed = {spec.shape[0] for spec in runtime.inputs if spec.shape and spec.shape[0] is not None}
     if len(fixed) > 1:

@@ -26,7 +26,7 @@ class Cuda:
     """
 
     def __init__(self, library: ctypes.CDLL | None = None) -> None:
-        self._library = _found() if library is None else library
+        self._library = _library() if library is None else library
         count = ctypes.c_int(0)
         self._call("cudaGetDeviceCount", ctypes.byref(count))
         if count.value < 1:
@@ -83,7 +83,7 @@ class Cuda:
             raise OSError(f"CUDA: {name} failed: {told.decode() if told else 'unknown'} (error {code})")
 
 
-def _found() -> ctypes.CDLL:
+def _library() -> ctypes.CDLL:
     for name in _candidates():
         try:
             return ctypes.CDLL(name)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from ..bitwise.build import BuildFailed, choose, compiler, found, library
+from ..bitwise.build import BuildFailed, cached_library, choose, compiler, library
 from ..bitwise.wire import bit_layers, without_functions
 from ..errors import InvalidInputs
 from ..runtime import Arrays, ExecutedGraph, Node, Options
@@ -62,7 +62,7 @@ class Session(onnxruntime.Session):
     def executed_graph(self, inputs: Arrays | None = None, runs: int = 1) -> ExecutedGraph:
         """Return the nodes that were executed; those of bit layers say which bits and which kernels, as integers."""
         graph = super().executed_graph(inputs, runs)
-        return ExecutedGraph(tuple(self._told(node) for node in graph.nodes))
+        return ExecutedGraph(tuple(self._named(node) for node in graph.nodes))
 
     def _source(self, settings: ort.SessionOptions) -> str | bytes:
         content = self._file.read_bytes()
@@ -84,7 +84,7 @@ class Session(onnxruntime.Session):
         settings.add_session_config_entry(_FOLDER, str(self._file.parent))
         return without_functions(content)
 
-    def _told(self, node: Node) -> Node:
+    def _named(self, node: Node) -> Node:
         if node.op not in ("BitConv", "BitGemm") or node.name not in self._layers:
             return node
         return replace(node, op=f"{node.op} {self._layers[node.name]} {self.kernels}", kind="integer")
@@ -112,7 +112,7 @@ def _state() -> str:
     if wanted == NONE:
         return f"in floats ({KERNELS} is {NONE})"
     try:
-        built = found()
+        built = cached_library()
         if built is None:
             return f"kernels are compiled by {compiler()} when first needed"
         return f"kernels {choose(built, wanted)}"

@@ -76,10 +76,10 @@ class Session:
             raise InvalidModel(f"{self._file}: the runtime is closed")
         check_inputs(self.inputs, inputs)
         try:
-            found = self._model.predict(dict(inputs))
+            results = self._model.predict(dict(inputs))
         except Exception as error:
             raise InvalidModel(f"{self._file}: Core ML failed: {one_line(error)}") from error
-        return {spec.name: self._array(found[spec.name]) for spec in self.outputs}
+        return {spec.name: self._array(results[spec.name]) for spec in self.outputs}
 
     def executed_graph(self, inputs: Arrays | None = None, runs: int = 1) -> ExecutedGraph | None:
         """Return None: Core ML does not tell what it computed in."""

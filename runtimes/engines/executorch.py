@@ -140,8 +140,8 @@ class Session:
         with tempfile.TemporaryDirectory() as folder:
             profile = Path(folder) / "profile"
             program.write_etdump_result_to_file(str(profile), None)
-            told = _profile_schema().read(profile.read_bytes()[4:], "ETDump")
-        timed = [self._program.executed(run["events"]) for run in told["run_data"] if run.get("name") == "Execute"]
+            dump = _profile_schema().read(profile.read_bytes()[4:], "ETDump")
+        timed = [self._program.executed(run["events"]) for run in dump["run_data"] if run.get("name") == "Execute"]
         durations = np.percentile([[node.duration_ms for node in run] for run in timed[:runs]], 25, axis=0)
         return ExecutedGraph(
             tuple(Node(node.name, node.op, node.kind, float(ms)) for node, ms in zip(timed[0], durations, strict=True))
@@ -158,10 +158,10 @@ class Session:
             if most is not None and len(array) > most:
                 raise InvalidInputs(f"input {spec.name!r}: expected at most {most} samples at once, got {len(array)}")
         try:
-            found = method([_tensor(array) for array in arrays])
+            results = method([_tensor(array) for array in arrays])
         except RuntimeError as error:
             raise InvalidModel(f"{self._file}: ExecuTorch failed: {one_line(error)}") from error
-        return {spec.name: value.numpy() for spec, value in zip(self.outputs, found, strict=True)}
+        return {spec.name: value.numpy() for spec, value in zip(self.outputs, results, strict=True)}
 
     def _method(self) -> Any:
         if self._loaded is None:
@@ -245,9 +245,9 @@ class _Program:
     def executed(self, events: list[dict[str, Any]]) -> list[Node]:
         """Return the kernels of one profiled run, in order."""
         nodes: list[Node] = []
-        told = [event["profile_event"] for event in events if "profile_event" in event]
-        inside = {event.get("instruction_id", -1) for event in told if "delegate_debug_id_str" in event}
-        for event in told:
+        profiled = [event["profile_event"] for event in events if "profile_event" in event]
+        inside = {event.get("instruction_id", -1) for event in profiled if "delegate_debug_id_str" in event}
+        for event in profiled:
             number = event.get("instruction_id", -1)
             duration_ms = (event["end_time"] - event["start_time"]) / 1e6
             label = event.get("delegate_debug_id_str")

@@ -92,10 +92,10 @@ class Session:
         self._file = file
         self._options = options
         self._interpreter: Any = self._open()
-        taken, given = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        taken, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         names = self._names()
         self.inputs = tuple(_spec(detail, names) for detail in taken)
-        self.outputs = tuple(_spec(detail, names) for detail in given)
+        self.outputs = tuple(_spec(detail, names) for detail in outputs)
         self._shapes = {
             spec.name: tuple(map(int, each["shape"])) for spec, each in zip(self.inputs, taken, strict=True)
         }
@@ -103,7 +103,9 @@ class Session:
             (spec.name, int(each["index"]), np.dtype(each["dtype"]))
             for spec, each in zip(self.inputs, taken, strict=True)
         ]
-        self._given = [(spec.name, int(each["index"])) for spec, each in zip(self.outputs, given, strict=True)]
+        self._result_tensors = [
+            (spec.name, int(each["index"])) for spec, each in zip(self.outputs, outputs, strict=True)
+        ]
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Return the outputs by name; raises InvalidInputs for a wrong name, shape or dtype."""
@@ -124,7 +126,7 @@ class Session:
             for name, index, _ in self._taken:
                 interpreter.set_tensor(index, inputs[name])
             interpreter.invoke()
-            return {name: interpreter.get_tensor(index) for name, index in self._given}
+            return {name: interpreter.get_tensor(index) for name, index in self._result_tensors}
         except _FAILURES as error:
             raise InvalidModel(f"{self._file}: LiteRT failed: {one_line(error)}") from error
 
@@ -147,8 +149,8 @@ class Session:
             read = [tensors[i]["dtype"].__name__ for i in map(int, operator["inputs"]) if i in tensors]
             made = [tensors[i]["dtype"].__name__ for i in map(int, operator["outputs"]) if i in tensors]
             name = str(tensors[int(operator["outputs"][0])]["name"]) if made else op
-            told = f"{DELEGATED}{op}" if operator["index"] in delegated else op
-            nodes.append(Node(name, told, kind_of(op, read, made)))
+            label = f"{DELEGATED}{op}" if operator["index"] in delegated else op
+            nodes.append(Node(name, label, kind_of(op, read, made)))
         return ExecutedGraph(tuple(nodes))
 
     def close(self) -> None:
@@ -175,8 +177,8 @@ class Session:
         if len(signatures) != 1:
             return {}
         runner = self._interpreter.get_signature_runner(next(iter(signatures)))
-        told = (*runner.get_input_details().items(), *runner.get_output_details().items())
-        return {int(detail["index"]): str(name) for name, detail in told}
+        tensors = (*runner.get_input_details().items(), *runner.get_output_details().items())
+        return {int(detail["index"]): str(name) for name, detail in tensors}
 
     def _resize(self, inputs: Arrays) -> None:
         """Make room for another batch."""
@@ -192,12 +194,12 @@ def _delegated(operators: list[dict[str, Any]]) -> set[int]:
     makers = {int(i): each for each in operators if each["op_name"] != DELEGATE for i in each["outputs"]}
     taken: set[int] = set()
     for delegate in (each for each in operators if each["op_name"] == DELEGATE):
-        given = {int(i) for i in delegate["inputs"]}
+        read = {int(i) for i in delegate["inputs"]}
         left = [int(i) for i in delegate["outputs"]]
         while left:
             at = left.pop()
             maker = makers.get(at)
-            if at in given or maker is None or maker["index"] in taken:
+            if at in read or maker is None or maker["index"] in taken:
                 continue
             taken.add(maker["index"])
             left += [int(i) for i in maker["inputs"]]
@@ -205,8 +207,8 @@ def _delegated(operators: list[dict[str, Any]]) -> set[int]:
 
 
 def _spec(detail: dict[str, Any], names: dict[int, str]) -> TensorSpec:
-    told = detail["shape_signature"] if len(detail["shape_signature"]) == len(detail["shape"]) else detail["shape"]
-    shape = tuple(int(n) if n >= 0 else None for n in told)
+    signature = detail["shape_signature"] if len(detail["shape_signature"]) == len(detail["shape"]) else detail["shape"]
+    shape = tuple(int(n) if n >= 0 else None for n in signature)
     name = names.get(int(detail["index"]), str(detail["name"]))
     scale, zero_point = detail["quantization"]
     dtype = np.dtype(detail["dtype"]).name
@@ -217,11 +219,11 @@ def _spec(detail: dict[str, Any], names: dict[int, str]) -> TensorSpec:
 def _quiet() -> Iterator[None]:
     """Keep the engine's remarks, which native code writes, off the console."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)

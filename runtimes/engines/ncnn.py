@@ -267,8 +267,10 @@ def _stores_half(weights: Path) -> bool:
 
 
 def _input(file: Path, layer: Layer) -> TensorSpec:
-    given = [int(layer.parameters.get(key, "0")) for key in ("2", "11", "1", "0")]  # channels, depth, height, width
-    sizes = tuple(size for size in given if size)
+    dimensions = [
+        int(layer.parameters.get(key, "0")) for key in ("2", "11", "1", "0")
+    ]  # channels, depth, height, width
+    sizes = tuple(size for size in dimensions if size)
     if not sizes:
         raise InvalidModel(f"{file}: the line of {layer.name} tells no shape: add 0=width 1=height 2=channels to it")
     return TensorSpec(layer.tops[0], (None, *sizes), "float32")
@@ -301,19 +303,19 @@ def _feed(net: ncnn.Net, sample: Arrays, *, keep: bool = False) -> ncnn.Extracto
 
 def _run(file: Path, net: ncnn.Net, names: tuple[str, ...] | list[str], sample: Arrays) -> list[Array]:
     extractor = _feed(net, sample)
-    found = []
+    specs = []
     for name in names:
         failed, blob = extractor.extract(name)
         if failed:
             raise InvalidModel(f"{file}: ncnn failed to compute {name} (code {failed})")
-        found.append(np.array(blob))
-    return found
+        specs.append(np.array(blob))
+    return specs
 
 
 def _profile(file: Path, net: ncnn.Net, layers: tuple[Layer, ...], sample: Arrays) -> list[tuple[float, int]]:
     """The milliseconds of each layer but the inputs, and the bits of an element that it yields, as ncnn stores it."""
     extractor = _feed(net, sample, keep=True)
-    found = []
+    specs = []
     for layer in layers:
         if layer.kind == "Input":
             continue
@@ -321,8 +323,8 @@ def _profile(file: Path, net: ncnn.Net, layers: tuple[Layer, ...], sample: Array
         failed, blob = extractor.extract(layer.tops[0], 1)  # 1: as it is, not converted to float32
         if failed:
             raise InvalidModel(f"{file}: ncnn failed to compute {layer.tops[0]} (code {failed})")
-        found.append(((time.perf_counter() - start) * 1000, int(blob.elembits())))
-    return found
+        specs.append(((time.perf_counter() - start) * 1000, int(blob.elembits())))
+    return specs
 
 
 def _kind(layer: Layer, bits: int) -> Literal["integer", "float", "other"]:
@@ -337,13 +339,13 @@ def _said() -> Iterator[_Said]:
     said = _Said()
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
-        kept = os.dup(2)
+        stderr = os.dup(2)
         try:
             os.dup2(file.fileno(), 2)
             yield said
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             with suppress(OSError):
                 file.seek(0)
                 said.text = file.read().decode("utf-8", "replace")

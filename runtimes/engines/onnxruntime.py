@@ -162,9 +162,9 @@ class Session:
         self._options = options
         _require_sound(file)
         self._session: ort.InferenceSession | None = self._open()
-        told = self._session.get_modelmeta().custom_metadata_map
-        self.inputs = tuple(_spec(each, told) for each in self._session.get_inputs())
-        self.outputs = tuple(_spec(each, told) for each in self._session.get_outputs())
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.inputs = tuple(_spec(each, metadata) for each in self._session.get_inputs())
+        self.outputs = tuple(_spec(each, metadata) for each in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
@@ -266,8 +266,8 @@ def _events(profile: Path) -> list[dict[str, Any]]:
     try:
         return list(json.loads(profile.read_text(encoding="utf-8")))
     except ValueError as error:
-        told = "the profile of ONNX Runtime cannot be written whole; make room for temporary files"
-        raise OSError(errno.ENOSPC, told, str(profile)) from error
+        message = "the profile of ONNX Runtime cannot be written whole; make room for temporary files"
+        raise OSError(errno.ENOSPC, message, str(profile)) from error
 
 
 def _is_node(event: dict[str, object]) -> bool:

@@ -177,14 +177,14 @@ class Session:
         if shape.rank.is_dynamic:
             raise InvalidModel(f"{self._file}: the number of dimensions of {name} is not fixed; export it again")
         sizes = tuple(None if size.is_dynamic else int(size.get_length()) for size in shape)
-        scale, zero = (self._told("quantization", name, key) for key in ("scale", "zero_point"))
+        scale, zero = (self._runtime_info("quantization", name, key) for key in ("scale", "zero_point"))
         try:
             dtype = str(np.dtype(port.get_element_type().to_dtype()).name)
         except RuntimeError:  # numpy has no such type
             dtype = str(port.get_element_type().get_type_name())
         return TensorSpec(name, sizes, dtype, None if scale is None else float(scale), int(zero or 0))
 
-    def _told(self, *path: str) -> str | None:
+    def _runtime_info(self, *path: str) -> str | None:
         """What the file's exporter wrote down under this path."""
         return str(self._model.get_rt_info(list(path)).value) if self._model.has_rt_info(list(path)) else None
 

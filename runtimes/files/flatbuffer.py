@@ -66,14 +66,14 @@ class Schema:
         unions: dict[str, list[tuple[str, str]]] = {}
         for kind, name, carrier, body in _BLOCK.findall(_COMMENT.sub("", text)):
             if kind == "table":
-                found = _FIELD.findall(body)
-                tables[name] = [(each, of.rpartition(".")[2], bool(many)) for each, many, of in found]
+                declared = _FIELD.findall(body)
+                tables[name] = [(each, of.rpartition(".")[2], bool(many)) for each, many, of in declared]
             elif kind == "enum":
                 carriers[name], enums[name] = carrier, {}
                 value = -1
                 for item in filter(None, (part.strip() for part in body.split(","))):
-                    label, _, given = (part.strip() for part in item.partition("="))
-                    value = int(given, 0) if given else value + 1
+                    label, _, number = (part.strip() for part in item.partition("="))
+                    value = int(number, 0) if number else value + 1
                     enums[name][value] = label
             else:
                 members = [part.strip().partition(":") for part in body.split(",") if part.strip()]

@@ -83,11 +83,13 @@ def _require_few_turns(model: ModelProto, where: str) -> None:
         if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t")
     }
     for index, node in enumerate(nodes):
-        told = turns.get(node.input[0]) if node.op_type == "Loop" and node.input else None
-        if told is None or told.data_type != TensorProto.INT64 or math.prod(told.dims) != 1:
+        turns_of_loop = turns.get(node.input[0]) if node.op_type == "Loop" and node.input else None
+        if turns_of_loop is None or turns_of_loop.data_type != TensorProto.INT64 or math.prod(turns_of_loop.dims) != 1:
             continue
         number = (
-            int.from_bytes(told.raw_data, "little", signed=True) if told.raw_data else max(told.int64_data, default=0)
+            int.from_bytes(turns_of_loop.raw_data, "little", signed=True)
+            if turns_of_loop.raw_data
+            else max(turns_of_loop.int64_data, default=0)
         )
         if number > _MOST_TURNS:
             raise InvalidModel(

@@ -171,10 +171,10 @@ def _archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.Zi
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    found = archive.infolist()
-    require_at_most(len(found), MEMBERS, "arrays", path)
-    members = {member.filename.removesuffix(".npy"): member for member in found}
-    if len(members) != len(found):
+    entries = archive.infolist()
+    require_at_most(len(entries), MEMBERS, "arrays", path)
+    members = {member.filename.removesuffix(".npy"): member for member in entries}
+    if len(members) != len(entries):
         raise Unreadable(f"{path}: two arrays of it have one name")
     for name, member in members.items():
         if member.flag_bits & _ENCRYPTED:

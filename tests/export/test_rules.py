@@ -176,7 +176,7 @@ def test_every_tensor_that_breaks_a_rule_is_named(
     target: str, written: Written, expected: set[tuple[str, str, str, str]], tmp_path: Path
 ) -> None:
     found = check(written.save(tmp_path / "net.onnx"), target)
-    assert {(v.tensor, v.rule, v.found, v.effect) for v in found} == expected
+    assert {(v.tensor, v.rule, v.actual, v.effect) for v in found} == expected
     assert len(found) == len(expected), "each once"
 
 
@@ -213,7 +213,7 @@ def test_operators_of_integers_are_not_for_tensorrt(tmp_path: Path) -> None:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8), str(tmp_path / "n.onnx")
     )
-    found = {(v.node.split(",")[0], v.rule, v.found) for v in check(tmp_path / "n.onnx", "tensorrt")}
+    found = {(v.node.split(",")[0], v.rule, v.actual) for v in check(tmp_path / "n.onnx", "tensorrt")}
     assert {
         ("opset", "opset", "12"),
         ("quantize", "operation", ":DynamicQuantizeLinear"),
@@ -306,7 +306,7 @@ def test_what_tensorrt_alone_wants(
     nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], expected: set[tuple[str, str, str]], tmp_path: Path
 ) -> None:
     found = check(saved(nodes, {**PAIR, **stored}, tmp_path / "net.onnx"), "tensorrt")  # type: ignore[dict-item]
-    assert {(v.rule, v.found, v.effect) for v in found} == expected
+    assert {(v.rule, v.actual, v.effect) for v in found} == expected
 
 
 def test_what_is_refused_is_raised_and_what_is_slow_is_told(tmp_path: Path) -> None:

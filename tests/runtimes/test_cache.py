@@ -88,7 +88,7 @@ def no_compiler(*_: object) -> NoReturn:
 def test_a_library_is_kept_for_its_user_alone(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept.parent.stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(build, "_compile", no_compiler)
-    assert build.library() == kept == build.found()
+    assert build.library() == kept == build.cached_library()
 
 
 @pytest.mark.parametrize("change", ["other bytes", "of another folder", "no record", "cut"])
@@ -102,8 +102,8 @@ def test_a_library_that_is_not_what_was_made_is_made_again(change: str, kept: Pa
         record.unlink()
     else:
         record.write_text(build._record("another", kept))
-    assert build.found() is None
-    assert build.library() == kept and kept.read_bytes() == LIBRARY and build.found() == kept
+    assert build.cached_library() is None
+    assert build.library() == kept and kept.read_bytes() == LIBRARY and build.cached_library() == kept
 
 
 def given_away(path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_others_can_write_is_not_loaded(name: str, kept: Path) -> None:
     change, above, says = FOREIGN[name]
     change(kept)
     place = (kept, kept.parent, kept.parent.parent)[above]
-    for asked in (build.library, build.found):
+    for asked in (build.library, build.cached_library):
         with pytest.raises(build.BuildFailed) as caught:
             asked()
         assert str(caught.value).startswith(f"{place}: ") and says in str(caught.value)

@@ -33,8 +33,8 @@ def _description(command: click.Command) -> Iterator[str]:
     for paragraph in text.split("\n\n"):
         if paragraph.strip():
             yield from (_plain(paragraph), "")
-    told = (line.strip().partition(" | ")[0].partition(" > ")[0] for line in examples.splitlines())
-    lines = [line for line in told if line.startswith("compress ")]
+    commands = (line.strip().partition(" | ")[0].partition(" > ")[0] for line in examples.splitlines())
+    lines = [line for line in commands if line.startswith("compress ")]
     if lines:
         yield from ("```sh", *lines, "```", "")
 
@@ -51,8 +51,8 @@ def _options(command: click.Command, name: str, parent: click.Context) -> Iterat
         groups.setdefault(getattr(option, "group", "") or parameters.OPTIONS, []).append(record)
     for group in sorted(groups, key=lambda each: parameters.LAST.index(each) if each in parameters.LAST else -1):
         yield from ("```{list-table}", f":header-rows: 1\n\n* - {group[:1].upper()}{group[1:]}\n  - ")
-        for flags, told in groups[group]:
-            yield f"* - `{flags}`\n  - {_plain(told)}"
+        for flags, description in groups[group]:
+            yield f"* - `{flags}`\n  - {_plain(description)}"
         yield from ("```", "")
 
 
@@ -87,9 +87,9 @@ def _section(title: str, kind: type[BaseModel]) -> Iterator[str]:
         yield from ("It has no settings.", "")
         return
     yield from ("```{list-table}", ":header-rows: 1\n\n* - Key\n  - Default\n  - ")
-    for place, default, told in rows:
+    for place, default, description in rows:
         shown = f"`{default}`" if default else ""
-        yield f"* - `{place}`\n  - {shown}\n  - {told}"
+        yield f"* - `{place}`\n  - {shown}\n  - {description}"
     yield from ("```", "")
 
 

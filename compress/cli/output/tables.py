@@ -30,7 +30,7 @@ def fitted(table: Table, console: Console, options: ConsoleOptions) -> Iterator[
         yield one
     elif len(table.rows) <= FEW_ROWS:
         turned = fits.table(_turned(table)) if table.show_header else None
-        yield from [turned] if turned is not None else _told(table, options.max_width)
+        yield from [turned] if turned is not None else _as_list(table, options.max_width)
     else:
         yield from fits.parts(table)
 
@@ -69,7 +69,7 @@ class _Fit:
             many = next((n for n in range(len(left), 0, -1) if self._part(table, left[:n]) is not None), 0)
             part = self._part(table, left[:many]) if many else None
             if part is None:
-                yield from _told(_with_columns(table, [0, *left]), self._width)
+                yield from _as_list(_with_columns(table, [0, *left]), self._width)
                 return
             yield part
             left = left[many:]
@@ -115,7 +115,7 @@ def _turned(table: Table) -> Table:
     return made
 
 
-def _told(table: Table, width: int) -> Iterator[Text]:
+def _as_list(table: Table, width: int) -> Iterator[Text]:
     """Lines for each value, and an empty one between rows."""
     if table.title:
         yield Text(_plain(table.title), style="bold", overflow="fold")

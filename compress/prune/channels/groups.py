@@ -278,9 +278,9 @@ def channels(
         walk(training, choices, labels)
         labels.products[:] = products
     for name in (graph if training is None else training).unused:
-        for (parameter, axis), found in labels.sites.items():
+        for (parameter, axis), site_labels in labels.sites.items():
             if parameter == name:
-                labels.pin(found, "no operation uses it")
+                labels.pin(site_labels, "no operation uses it")
                 labels.outputs_of.setdefault((name, axis), name.rpartition(".")[0])
     return Channels(graph, labels, repaired or {})
 

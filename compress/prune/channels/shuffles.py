@@ -112,8 +112,8 @@ def _narrow_one(
         assigned = _assign(exact, Channels(target, walk(target, exact=True), {}), scores)
         if assigned is None:
             continue
-        kept, removed = assigned
-        edits = tensor_edits(model, kept)
+        channels, removed = assigned
+        edits = tensor_edits(model, channels)
         narrowed = evaluation_copy(model)
         replay(narrowed, edits)
         if difference(narrowed, exact, [Unit(root, 0, {}) for root in removed], context) is None:
@@ -136,9 +136,11 @@ def _skeleton(model: nn.Module, wanted: Mapping[Site, int], context: Context) ->
     mode = _Cutting(model, wanted)
     with torch.no_grad(), mode:
         model(*context.example_inputs)
-    kept = {(name, axis): tuple(range(size)) for name, shape in mode.shapes.items() for axis, size in enumerate(shape)}
+    indices_of = {
+        (name, axis): tuple(range(size)) for name, shape in mode.shapes.items() for axis, size in enumerate(shape)
+    }
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    changed = {site: indices for site, indices in kept.items() if tensors[site[0]].shape[site[1]] != len(indices)}
+    changed = {site: indices for site, indices in indices_of.items() if tensors[site[0]].shape[site[1]] != len(indices)}
     skeleton = evaluation_copy(model)
     replay(skeleton, tensor_edits(model, changed))
     with torch.no_grad():
@@ -164,8 +166,8 @@ class _Cutting(TorchFunctionMode):
             kwargs = {}
         elif func in _PER_CHANNEL:
             sizes = {0: args[0].shape[1]}
-            args = (args[0], *(self.cut(given, dict(sizes)) for given in args[1:]))
-            kwargs = {key: self.cut(given, dict(sizes)) for key, given in kwargs.items()}
+            args = (args[0], *(self.cut(argument, dict(sizes)) for argument in args[1:]))
+            kwargs = {key: self.cut(argument, dict(sizes)) for key, argument in kwargs.items()}
         elif func is functional.linear:
             x, weight, bias = (*args, *kwargs.values(), None)[:3]
             weight = self.cut(weight, {1: x.shape[-1]}, out=0)

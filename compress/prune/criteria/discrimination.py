@@ -99,9 +99,9 @@ def discrimination_scores(
     _run(running, _labelled(context, batches, classes, fixed), fitting=False)
     scores: dict[Site, Tensor] = {}
     for name, axis in sites:
-        found = [layer.gradient / layer.seen for layer in watched.values() if layer.name == name and layer.seen]
-        if found:
-            norms = [g.movedim(axis, 0).reshape(g.shape[axis], -1).square().sum(1) for g in found]
+        gradients = [layer.gradient / layer.seen for layer in watched.values() if layer.name == name and layer.seen]
+        if gradients:
+            norms = [g.movedim(axis, 0).reshape(g.shape[axis], -1).square().sum(1) for g in gradients]
             scores[name, axis] = torch.stack(norms).mean(0).cpu()
     return scores
 
@@ -179,8 +179,8 @@ class _Running(Interpreter):
                     self._fit(layer, value)
                 else:
                     zeros = torch.zeros_like(args[layer.argument]).requires_grad_()
-                    given = (*args[: layer.argument], zeros, *args[layer.argument + 1 :])
-                    self._score(layer, zeros, n.target(*given, **kwargs), value)  # type: ignore[operator]
+                    arguments = (*args[: layer.argument], zeros, *args[layer.argument + 1 :])
+                    self._score(layer, zeros, n.target(*arguments, **kwargs), value)  # type: ignore[operator]
         return value
 
     def _loss(self, layer: _Layer, value: Tensor) -> Tensor:
@@ -212,9 +212,11 @@ def _run(running: _Running, samples: Iterator[tuple[tuple[Tensor, ...], Tensor]]
     graph = running.graph_of
     for inputs, labels in samples:
         running.labels = labels
-        given = dict(zip(graph.inputs, inputs, strict=True))
+        values_of_inputs = dict(zip(graph.inputs, inputs, strict=True))
         with torch.no_grad():
-            running.run(*(given.get(node, graph.tensor(node)) for node in graph.nodes if node.op == "placeholder"))
+            running.run(
+                *(values_of_inputs.get(node, graph.tensor(node)) for node in graph.nodes if node.op == "placeholder")
+            )
 
 
 def _labelled(

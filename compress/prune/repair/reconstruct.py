@@ -99,7 +99,7 @@ def reconstruct(
         samples: of the split, drawn at random.
         ridges: factors tried, relative to the mean diagonal of ``X'^T X'``; 0 is plain least squares.
     """
-    indices_left = _kept(edits)
+    indices_left = _channels_left(edits)
     batches = _batches(pruned, split, samples, seed)
     modes = [(module, module.training) for network in (original, pruned) for module in network.modules()]
     original.eval()
@@ -123,7 +123,7 @@ def reconstruct(
     return tuple(done), tuple(skipped)
 
 
-def _kept(edits: Iterable[Edit]) -> dict[tuple[str, int], tuple[int, ...]]:
+def _channels_left(edits: Iterable[Edit]) -> dict[tuple[str, int], tuple[int, ...]]:
     """For each layer and dimension of its weight, the indices of the original that are left."""
     indices_left: dict[tuple[str, int], tuple[int, ...]] = {}
     for edit in edits:
@@ -265,8 +265,8 @@ def _refit(
         return Skip(layer, "its weights are not refit: too few calibration samples, or its outputs are all zero")
 
     def error(weight: Tensor, bias: Tensor) -> float:
-        found = sum(float((y.double() - _applied(x, weight, bias)).square().sum()) for x, y in held) / squares
-        return found if math.isfinite(found) else math.inf
+        error = sum(float((y.double() - _applied(x, weight, bias)).square().sum()) for x, y in held) / squares
+        return error if math.isfinite(error) else math.inf
 
     before = error(weight, bias)
     refits = [(weight + delta, bias + shift) for delta, shift in map(equations.solve, ridges)]
@@ -344,8 +344,8 @@ def patches(module: _ConvNd, x: Tensor, sizes: Sequence[int], at: Tensor) -> Ten
         reach = torch.arange(kernel, device=x.device) * module.dilation[d]
         spread = place[:, None] * module.stride[d] + reach
         index.append(spread.view(-1, *(kernel if other == d else 1 for other in range(dims))))
-    found: Tensor = padded[tuple(index)].movedim(-1, 1)  # (P, C, *kernel)
-    return found.reshape(len(at), module.groups, -1)
+    windows: Tensor = padded[tuple(index)].movedim(-1, 1)  # (P, C, *kernel)
+    return windows.reshape(len(at), module.groups, -1)
 
 
 class _Reached(BaseException):

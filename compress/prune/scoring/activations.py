@@ -212,9 +212,11 @@ def _means(
     seen = 0
     with torch.no_grad():
         for inputs in _inputs(context, criterion, batches, fixed):
-            given = dict(zip(graph.inputs, inputs, strict=True))
+            values_of_inputs = dict(zip(graph.inputs, inputs, strict=True))
             running.samples = len(inputs[0])
-            running.run(*(given.get(node, graph.tensor(node)) for node in graph.nodes if node.op == "placeholder"))
+            running.run(
+                *(values_of_inputs.get(node, graph.tensor(node)) for node in graph.nodes if node.op == "placeholder")
+            )
             seen += running.samples
     return {key: total / seen for key, total in running.totals.items()}
 

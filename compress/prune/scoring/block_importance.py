@@ -114,7 +114,7 @@ def _means(
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: float(torch.cat(found).mean()) for name, found in values.items()}
+    return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
 
 
 def _inputs(context: Context, samples: int) -> Iterator[tuple[Tensor, ...]]:

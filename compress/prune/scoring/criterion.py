@@ -103,7 +103,7 @@ class Criterion(Part):
         sites = [self.sites_of(group, tensors) for group in groups]
         wanted = tuple(dict.fromkeys(site for of_group in sites for site in of_group))
         by_site = self.site_scores(wanted, channels.graph.model, tensors, context) if groups else {}
-        comparable = {site: self._comparable(found, site) for site, found in by_site.items()}
+        comparable = {site: self._comparable(scores, site) for site, scores in by_site.items()}
         result = []
         for group, of_group in zip(groups, sites, strict=True):
             layers = [comparable[site][group.sites[site]].mean(1) for site in of_group if site in comparable]

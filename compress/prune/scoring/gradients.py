@@ -59,9 +59,9 @@ def loss_scores(
                     "or take the criterion obd or activation_mean"
                 )
             loss = _loss(logits, labels, criterion)
-            found = torch.autograd.grad(loss, [tensors[name] for name in names], allow_unused=True)
+            gradients = torch.autograd.grad(loss, [tensors[name] for name in names], allow_unused=True)
             count = len(inputs[0])
-            for name, gradient in zip(names, found, strict=True):
+            for name, gradient in zip(names, gradients, strict=True):
                 if gradient is None:
                     continue
                 taken = gradient.double().square() * labels.numel() if drawn else gradient

@@ -95,8 +95,11 @@ class Surgery:
             baseline = report.baseline()
             narrowed = self._narrowed(model, report)
             if narrowed is not None and not narrowed.edits:
-                told = {skip.layer for skip in narrowed.skipped}
-                report.skipped[:] = [*narrowed.skipped, *(skip for skip in report.skipped if skip.layer not in told)]
+                explained = {skip.layer for skip in narrowed.skipped}
+                report.skipped[:] = [
+                    *narrowed.skipped,
+                    *(skip for skip in report.skipped if skip.layer not in explained),
+                ]
             elif narrowed is not None:
                 done = self.apply(narrowed.model, context, baseline, share)
                 layers = {edit.layer for edit in narrowed.edits}

@@ -96,10 +96,10 @@ class Candidates:
             for precision, bits in BITS.items():
                 scheme = _scheme(bits, in_integers=in_integers)
                 for name in unit.weights:
-                    given = encodings[name]
+                    encoding = encodings[name]
                     weights[precision][name] = (
-                        given
-                        if given.bits == bits
+                        encoding
+                        if encoding.bits == bits
                         else scheme.weight_encoding(name, unit.tensor, calibration, per_channel=per_channel)
                     )
         return Candidates(model, inputs, graph, dict(encodings), units, weights, target)

@@ -257,9 +257,9 @@ def batches_of(split: Split, context: Context, samples: int) -> Iterator[tuple[t
     """
     left = samples
     expected = [tuple(x.shape[1:]) for x in context.example_inputs]
-    for given, labels in split.batches(BATCH):
-        found: object = given
-        inputs = tuple(found) if isinstance(found, (tuple, list)) else (given,)
+    for batch, labels in split.batches(BATCH):
+        contents: object = batch
+        inputs = tuple(contents) if isinstance(contents, (tuple, list)) else (batch,)
         if [tuple(x.shape[1:]) for x in inputs] != expected:
             shapes = [tuple(x.shape[1:]) for x in inputs]
             raise InvalidInput(

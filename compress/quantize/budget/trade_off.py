@@ -85,8 +85,8 @@ def trade_off(
     units = sensitivity.of_units(candidates.units)
     least, most = (costs.of(candidates.uniform(precision)) for precision in ("int4", "int8"))
     budgets = [least + (most - least) * number / max(1, points - 1) for number in range(points)]
-    found = [cheapest(candidates, units, costs, by, ORDER, budget) for budget in budgets]
-    chosen = list({tuple(choice.values()): choice for choice in found if choice is not None}.values())
+    choices = [cheapest(candidates, units, costs, by, ORDER, budget) for budget in budgets]
+    chosen = list({tuple(choice.values()): choice for choice in choices if choice is not None}.values())
     run = {round(number * (len(chosen) - 1) / max(1, simulated - 1)) for number in range(min(simulated, len(chosen)))}
     measure = Comparison.of(candidates, context, samples)
     records = []
@@ -181,8 +181,9 @@ class Comparison:
 def _run(model: Callable[..., object], inputs: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The results for all batches, one tensor for each, wherever the network's answer holds it."""
     with torch.no_grad():
-        found = [tree_leaves(model(*batch)) for batch in inputs]
+        results = [tree_leaves(model(*batch)) for batch in inputs]
     rows = [
-        [leaf.reshape(1) if leaf.ndim == 0 else leaf for leaf in leaves if isinstance(leaf, Tensor)] for leaves in found
+        [leaf.reshape(1) if leaf.ndim == 0 else leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for leaves in results
     ]
     return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))

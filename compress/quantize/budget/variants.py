@@ -89,10 +89,10 @@ def rounded_tensors(graph: Graph, planned: LayerPlan) -> dict[str, Tensor]:
     node, bias_node = planned.layer.node.args[1], planned.layer.bias_node
     weight, bias = graph.tensor(node), graph.tensor(bias_node)
     assert isinstance(node, Node) and weight is not None and planned.weight is not None, planned.layer.weight
-    found = {node.name: on_grid(weight.detach(), planned.weight.parameters)}
+    tensors = {node.name: on_grid(weight.detach(), planned.weight.parameters)}
     if bias is not None and bias_node is not None and planned.bias is not None:
-        found[bias_node.name] = on_grid(bias.detach(), planned.bias.parameters)
-    return found
+        tensors[bias_node.name] = on_grid(bias.detach(), planned.bias.parameters)
+    return tensors
 
 
 def on_grid(tensor: Tensor, grid: IntegerParameters) -> Tensor:
@@ -111,7 +111,7 @@ class Program(Interpreter):
         super().__init__(graph.program.graph_module)
         self.traced = graph
         self.variant = Variant({}, {})
-        self.given: Mapping[str, object] = {}
+        self.arguments: Mapping[str, object] = {}
         self.order = [node for node in self.module.graph.nodes if node.op != "output"]  # type: ignore[union-attr]
         self.place = {node.name: place for place, node in enumerate(self.order)}
         self.results = [node.name for node in graph.outputs]
@@ -134,14 +134,14 @@ class Program(Interpreter):
             places = [self.place[name] for name in variant.differs(base)]
             parting.setdefault(min(places, default=len(self.order)), []).append(number)
         placeholders = [node.name for node in self.order if node.op == "placeholder"]
-        self.given = dict(zip(placeholders, self.traced.arguments(inputs), strict=True))
+        self.arguments = dict(zip(placeholders, self.traced.arguments(inputs), strict=True))
         shared: dict[Node, object] = {}
         for start in range(len(self.order) + 1):
             for number in parting.get(start, ()):
                 yield number, self._run(self._own(shared), start, len(self.order), variants[number])
             if start < len(self.order):
                 self._run(shared, start, start + 1, base)
-        yield None, self._found(shared)
+        yield None, self._results(shared)
 
     def _run(self, values: dict[Node, object], start: int, stop: int, variant: Variant) -> tuple[Tensor, ...]:
         self.env, self.variant = values, variant
@@ -149,11 +149,11 @@ class Program(Interpreter):
             values[node] = self.run_node(node)
             for read in self._last_uses.get(node, ()):
                 values.pop(read, None)
-        return self._found(values) if stop == len(self.order) else ()
+        return self._results(values) if stop == len(self.order) else ()
 
-    def _found(self, values: Mapping[Node, object]) -> tuple[Tensor, ...]:
-        found = {node.name: value for node, value in values.items() if isinstance(value, Tensor)}
-        return tuple(found[name] for name in self.results)
+    def _results(self, values: Mapping[Node, object]) -> tuple[Tensor, ...]:
+        by_name = {node.name: value for node, value in values.items() if isinstance(value, Tensor)}
+        return tuple(by_name[name] for name in self.results)
 
     def _own(self, shared: Mapping[Node, object]) -> dict[Node, object]:
         """A copy that running on from leaves ``shared`` as it is: views of one tensor stay views of one."""
@@ -168,7 +168,7 @@ class Program(Interpreter):
         own = self.variant.tensors.get(n.name)
         value: object
         if n.op == "placeholder":
-            value = self.given[n.name]
+            value = self.arguments[n.name]
         elif own is None:
             value = super().run_node(n)
         else:

@@ -232,11 +232,11 @@ class Histogram:
 
     def wild(self) -> tuple[Tensor, Tensor]:
         """The values beyond the bound, in ascending order, each the mean of a cell, and their counts; in float64."""
-        found = []
+        sides = []
         for sign, counts, sums in zip((1, -1), self.beyond, self.sums, strict=True):
             filled = counts > 0
-            found.append((sign * sums[filled] / counts[filled], counts[filled].double()))
-        (above, many), (below, few) = found
+            sides.append((sign * sums[filled] / counts[filled], counts[filled].double()))
+        (above, many), (below, few) = sides
         return torch.cat([below.flip(0), above]), torch.cat([few.flip(0), many])
 
 

@@ -49,8 +49,8 @@ class BiasCorrection(Recovery):
     @property
     def needs(self) -> frozenset[Need]:
         """The weights before rounding, a bias in every layer, and samples or what batch norms tell."""
-        told: Need = "samples" if self.source == "empirical" else "moments"
-        return frozenset({"unrounded", "biases", told})
+        source_of_means: Need = "samples" if self.source == "empirical" else "moments"
+        return frozenset({"unrounded", "biases", source_of_means})
 
     def apply(self, state: State, task: Task) -> State:
         """:func:`correct_biases`, or :func:`correct_biases_analytically`."""

@@ -218,7 +218,7 @@ class _BlockLearner:
         nodes = walk.between(source.name, block.output)
         inputs = torch.cat(walk.values(source))
         read = {node for inner in nodes for node in inner.all_input_nodes} - {source, *nodes}
-        sizes: Values = {node: walk.given(node)[0] for node in read if node.op != "get_attr"}
+        sizes: Values = {node: walk.outputs_of(node)[0] for node in read if node.op != "get_attr"}
         return _Program(walk, source, nodes, walk.nodes[block.output], inputs, sizes, len(walk.values(source)[0]), {})
 
     def _scales(self, program: _Program) -> dict[Node, _Scale]:

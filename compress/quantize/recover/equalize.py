@@ -67,9 +67,11 @@ def equalize(graph: Graph, split: Split, samples: int, context: Context) -> Equa
         InvalidInput: the samples do not fit the network.
     """
     layers = layers_of(graph)
-    found = list(ways(graph, layers))
-    usable = [way for way in found if isinstance(way, Way)]
-    skipped = [Skip(layer, f"not equalized: {why}") for layer, why in (way for way in found if isinstance(way, tuple))]
+    candidates = list(ways(graph, layers))
+    usable = [way for way in candidates if isinstance(way, Way)]
+    skipped = [
+        Skip(layer, f"not equalized: {why}") for layer, why in (way for way in candidates if isinstance(way, tuple))
+    ]
     highest = _highest(graph, [way for way in usable if way.clip is not None], split, samples, context)
     scales: dict[str, Tensor] = {}
     partners: dict[Layer, list[Layer]] = {}

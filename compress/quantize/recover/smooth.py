@@ -132,8 +132,8 @@ def scales(largest: Tensor, weights: Tensor, alpha: float) -> Tensor:
     """
     columns = weights.abs().amax(0)
     alive = (largest > 0) & (columns > 0)
-    found = largest.clamp_min(1e-30).pow(alpha) / columns.clamp_min(1e-30).pow(1 - alpha)
-    return torch.where(alive, found.clamp_min(1e-5), 1.0)
+    scales = largest.clamp_min(1e-30).pow(alpha) / columns.clamp_min(1e-30).pow(1 - alpha)
+    return torch.where(alive, scales.clamp_min(1e-5), 1.0)
 
 
 def _searched(place: _Place, bits: int) -> float:

@@ -104,12 +104,12 @@ def _names(graph: GraphProto) -> Iterator[str]:
 
 def _drop_unused(graph: GraphProto) -> None:
     needed = {value.name for value in graph.output}
-    kept: list[NodeProto] = []
+    nodes: list[NodeProto] = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            kept.append(node)
+            nodes.append(node)
             needed.update(_taken(node))
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in reversed(nodes)]
     del graph.node[:]
     graph.node.extend(copies)
 
@@ -151,10 +151,10 @@ class _Known:
             graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         except Exception:  # noqa: BLE001 - then fewer sizes are known
             graph = model.graph
-        found = {v.name: dimensions_of(v.type) for v in (*graph.input, *graph.value_info, *graph.output)}
+        dimensions = {v.name: dimensions_of(v.type) for v in (*graph.input, *graph.value_info, *graph.output)}
         producers = {name: (i, node) for i, node in enumerate(model.graph.node) for name in node.output if name}
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        return cls(opset_of(model), producers, {n: d for n, d in found.items() if d is not None}, weights)
+        return cls(opset_of(model), producers, {n: d for n, d in dimensions.items() if d is not None}, weights)
 
     def condition(self, name: str) -> bool | None:
         """The one truth value that ``name`` stands for, None where it is not known."""

@@ -123,8 +123,8 @@ class Builder:
         except Exception:  # noqa: BLE001 - shapes make better networks, and none are needed
             graph = self.model.graph
         values = (*graph.input, *graph.value_info, *graph.output)
-        found = {value.name: dimensions_of(value.type) for value in values}
-        shapes = {name: dimensions for name, dimensions in found.items() if dimensions is not None}
+        sizes_of = {value.name: dimensions_of(value.type) for value in values}
+        shapes = {name: dimensions for name, dimensions in sizes_of.items() if dimensions is not None}
         return shapes, {value.name: value.type.tensor_type.elem_type for value in values}
 
     def _unfolded(self) -> Iterator[Step]:
@@ -242,8 +242,8 @@ class Builder:
         """The name of the module that computes ``step``, which is put into the network; "" if there is none."""
         maker = LAYERS.get(step.operator)
         weights = [self.constants.get(name) if name else None for name in step.inputs[1:]]
-        given = [name for name in step.inputs[1:] if name]
-        if maker is None or (step.operator != "Dropout" and not all(name in self.constants for name in given)):
+        operands = [name for name in step.inputs[1:] if name]
+        if maker is None or (step.operator != "Dropout" and not all(name in self.constants for name in operands)):
             return ""
         made = maker(step, weights, self.shapes.get(step.inputs[0]))
         if made is None:

@@ -46,8 +46,8 @@ def filled_shapes(
     """The shapes of the inputs of ``model``, as :func:`example_inputs_of` fills them; raises InvalidInput."""
     shapes = []
     for number, (name, _, dimensions) in enumerate(graph_inputs(model)):
-        given = input_shape if number == 0 or (dimensions and len(dimensions) == len(input_shape or ())) else None
-        shapes.append(_filled(path, name, dimensions, batch, given, required=number == 0))
+        asked = input_shape if number == 0 or (dimensions and len(dimensions) == len(input_shape or ())) else None
+        shapes.append(_filled(path, name, dimensions, batch, asked, required=number == 0))
     return shapes
 
 
@@ -56,24 +56,24 @@ def _filled(
     name: str,
     dimensions: Dimensions | None,
     batch: int,
-    given: tuple[int, ...] | None,
+    asked: tuple[int, ...] | None,
     *,
     required: bool,
 ) -> tuple[int, ...]:
     """The sizes of an input: those of the file, then those given; the first is the batch."""
     if dimensions is None:
-        if given is None:
+        if asked is None:
             raise InvalidInput(f"{path}: the input {name} has no shape; give --input-shape")
-        return given
-    if given is not None and (
-        len(given) != len(dimensions)
-        or any(d is not None and d != g for d, g in zip(dimensions[1:], given[1:], strict=True))
+        return asked
+    if asked is not None and (
+        len(asked) != len(dimensions)
+        or any(d is not None and d != g for d, g in zip(dimensions[1:], asked[1:], strict=True))
     ):
         if required:
-            raise InvalidInput(f"{path}: the input {name} has the shape {_text(dimensions)}, not {given}")
-        given = None
-    if given is not None:
-        return given
+            raise InvalidInput(f"{path}: the input {name} has the shape {_text(dimensions)}, not {asked}")
+        asked = None
+    if asked is not None:
+        return asked
     sizes = tuple(batch if d is None and i == 0 else d for i, d in enumerate(dimensions))
     if any(size is None for size in sizes):
         raise InvalidInput(f"{path}: the input {name} has open sizes, {_text(dimensions)}; give --input-shape")

@@ -29,7 +29,7 @@ Made = tuple[nn.Module, Tensors] | None
 Weights = list[Array | None]
 
 
-def _given(**arrays: Array | None) -> Tensors:
+def _present(**arrays: Array | None) -> Tensors:
     return {name: (array, "") for name, array in arrays.items() if array is not None}
 
 
@@ -60,7 +60,7 @@ def _make_convolution(step: Step, weights: Weights, _: Dimensions | None) -> Mad
         bias is not None,
         device="meta",
     )
-    return module, _given(weight=weight, bias=bias)
+    return module, _present(weight=weight, bias=bias)
 
 
 def _make_transposed(step: Step, weights: Weights, _: Dimensions | None) -> Made:
@@ -83,7 +83,7 @@ def _make_transposed(step: Step, weights: Weights, _: Dimensions | None) -> Made
         dilation,
         device="meta",
     )
-    return module, _given(weight=weight, bias=bias)
+    return module, _present(weight=weight, bias=bias)
 
 
 def _make_batch_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
@@ -92,7 +92,7 @@ def _make_batch_norm(step: Step, weights: Weights, have: Dimensions | None) -> M
     if scale is None or made is None or not step.integer("spatial", 1):
         return None
     module = made(scale.size, step.real("epsilon", 1e-5), 1 - step.real("momentum", 0.9), device="meta")
-    return module, _given(weight=scale, bias=bias, running_mean=mean, running_var=variance)
+    return module, _present(weight=scale, bias=bias, running_mean=mean, running_var=variance)
 
 
 def _make_instance_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
@@ -100,7 +100,7 @@ def _make_instance_norm(step: Step, weights: Weights, have: Dimensions | None) -
     made = _INSTANCE_NORMS.get(len(have)) if have else None
     if scale is None or made is None:
         return None
-    return made(scale.size, step.real("epsilon", 1e-5), affine=True, device="meta"), _given(weight=scale, bias=bias)
+    return made(scale.size, step.real("epsilon", 1e-5), affine=True, device="meta"), _present(weight=scale, bias=bias)
 
 
 def _make_layer_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
@@ -113,7 +113,7 @@ def _make_layer_norm(step: Step, weights: Weights, have: Dimensions | None) -> M
     if have is None or tuple(have[axis:]) != scale.shape:
         return None
     module = nn.LayerNorm(scale.shape, step.real("epsilon", 1e-5), bias=bias is not None, device="meta")
-    return module, _given(weight=scale, bias=bias)
+    return module, _present(weight=scale, bias=bias)
 
 
 def _make_group_norm(step: Step, weights: Weights, have: Dimensions | None) -> Made:
@@ -121,7 +121,7 @@ def _make_group_norm(step: Step, weights: Weights, have: Dimensions | None) -> M
     if scale is None or have is None or len(have) < 2 or have[1] != scale.size:
         return None
     module = nn.GroupNorm(step.integer("num_groups"), scale.size, step.real("epsilon", 1e-5), device="meta")
-    return module, _given(weight=scale, bias=bias)
+    return module, _present(weight=scale, bias=bias)
 
 
 def _make_linear(step: Step, weights: Weights, _: Dimensions | None) -> Made:

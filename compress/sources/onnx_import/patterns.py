@@ -32,13 +32,13 @@ def recognized(
         ranks: how many dimensions values have, as far as is known.
     """
     for rule in (_bias, _hard_sigmoid, _hard_swish, _hard_swish_divided_last):
-        found = _Steps(steps, constants, returned, ranks or {})
+        known_steps = _Steps(steps, constants, returned, ranks or {})
         replaced: dict[str, Step] = {}
         for step in steps:
-            made = rule(found, step)
+            made = rule(known_steps, step)
             if made is not None:
                 replaced[step.outputs[0]] = made
-        steps = [replaced.get(step.outputs[0], step) for step in steps if step.outputs[0] not in found.absorbed]
+        steps = [replaced.get(step.outputs[0], step) for step in steps if step.outputs[0] not in known_steps.absorbed]
     return steps
 
 

@@ -40,9 +40,9 @@ def session_of(model: Path | bytes, path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    given = model if isinstance(model, bytes) else gathered(model) or str(model)
+    content = model if isinstance(model, bytes) else gathered(model) or str(model)
     try:
-        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise InvalidInput(f"{path}: not a valid ONNX file: ONNX Runtime says {reason_of(error)}") from error
 

@@ -44,12 +44,12 @@ class _Weight:
 
 def use_bit_operators(model: ModelProto, marked: Mapping[str, Marked]) -> dict[str, Marked]:
     """Write the products of few bits in ``model``, which is changed; returns the marks that are left."""
-    found = _Finder(model.graph, marked)
+    finder = _Finder(model.graph, marked)
     layers: list[tuple[bitwise.BitLayer, NodeProto]] = []
     used: set[str] = set()
     for node in list(model.graph.node):
-        name = found.weight_of(node)
-        made = None if name is None else found.products(node, marked[name])
+        name = finder.weight_of(node)
+        made = None if name is None else finder.products(node, marked[name])
         if made:
             layers += made
             used.add(str(name))
@@ -126,12 +126,15 @@ class _Finder:
         shape: tuple[int, ...],
     ) -> tuple[bitwise.BitLayer, NodeProto]:
         layer = bitwise.BitLayer(tuple(shape), other.bits, one.activation, one.bits, **window)
-        given: dict[str, NDArray[Any]] = {
+        constants: dict[str, NDArray[Any]] = {
             "weight": bitwise.pack_rows(other.integers, other.bits),
             "scale": (other.scales * one.factor).astype(np.float32),
             "threshold" if one.activation == "sign" else "inverse_step": one.argument,
         }
-        names = [one.value, *(rewrite.store(self.graph, f"{output}_{what}", value) for what, value in given.items())]
+        names = [
+            one.value,
+            *(rewrite.store(self.graph, f"{output}_{what}", value) for what, value in constants.items()),
+        ]
         make = bitwise.bit_conv if node.op_type == "Conv" else bitwise.bit_gemm
         made = make(
             layer,
@@ -160,8 +163,8 @@ class _Finder:
             clip = self.producers.get(inner)
             if clip is not None and clip.op_type == "Clip":
                 return self._steps(clip, factor)
-            found = self._inputs(inner, channels_last=channels_last)
-            return [_Input(np.float32(factor * x.factor), x.value, x.activation, x.bits, x.argument) for x in found]
+            inputs = self._inputs(inner, channels_last=channels_last)
+            return [_Input(np.float32(factor * x.factor), x.value, x.activation, x.bits, x.argument) for x in inputs]
         return []
 
     def _sign(self, node: NodeProto, *, channels_last: bool) -> list[_Input]:
@@ -210,12 +213,12 @@ def _window(node: NodeProto, shape: tuple[int, ...]) -> dict[str, Any] | None:
         return {}
     if len(shape) != 4 or rewrite.attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
         return None
-    found = {
+    consumers = {
         "strides": rewrite.attribute(node, "strides", [1, 1]),
         "pads": rewrite.attribute(node, "pads", [0, 0, 0, 0]),
         "dilations": rewrite.attribute(node, "dilations", [1, 1]),
     }
-    window: dict[str, Any] = {name: tuple(value) for name, value in found.items()}  # type: ignore[arg-type]
+    window: dict[str, Any] = {name: tuple(value) for name, value in consumers.items()}  # type: ignore[arg-type]
     return {**window, "group": rewrite.attribute(node, "group", 1)}
 
 

@@ -105,8 +105,8 @@ def pack_rows(integers: NDArray[np.integer], bits: int) -> NDArray[np.uint8]:
     rows = np.asarray(integers).reshape(len(integers), -1)
     outside = (rows < low) | (rows > high) | (rows == 0 if bits == 1 else False)
     if outside.any():
-        told = "-1 or 1" if bits == 1 else "-2 to 1"
-        raise InvalidInput(f"packed weights of {bits} bits: expected {told}, got {rows[outside].flat[0]}")
+        range_of_values = "-1 or 1" if bits == 1 else "-2 to 1"
+        raise InvalidInput(f"packed weights of {bits} bits: expected {range_of_values}, got {rows[outside].flat[0]}")
     codes = (rows > 0)[..., None] if bits == 1 else np.stack([rows & 1, (rows >> 1) & 1], axis=-1)
     return np.packbits(codes.reshape(len(rows), -1).astype(np.uint8), axis=1, bitorder="little")
 

@@ -95,11 +95,11 @@ def looked_up(graph: GraphProto) -> dict[str, NDArray[Any]]:
     for node in graph.node:
         if node.op_type not in ("Cast", "Gather", "Reshape", "Slice"):
             continue
-        given = [read(name) for name in node.input]
-        if node.op_type == "Cast" and node.input[0] in stored and given[0] is not None and given[0].dtype == np.uint8:
-            values[node.output[0]] = given[0].astype(np.int32)
+        inputs = [read(name) for name in node.input]
+        if node.op_type == "Cast" and node.input[0] in stored and inputs[0] is not None and inputs[0].dtype == np.uint8:
+            values[node.output[0]] = inputs[0].astype(np.int32)
         elif node.input[0] in values or (node.op_type == "Gather" and node.input[1] in values):
-            first, *rest = (x for x in given if x is not None)
+            first, *rest = (x for x in inputs if x is not None)
             if len(rest) == len(node.input) - 1:
                 values[node.output[0]] = _computed(node.op_type, first, rest)
     return values

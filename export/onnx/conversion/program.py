@@ -148,8 +148,8 @@ def _not_in_place(node: Node, target: OpOverload, plan: Mapping[Node, _Call]) ->
     twin = getattr(packet, target._overloadname, None)
     if not isinstance(source, Node) or not isinstance(twin, OpOverload) or twin._schema.is_mutable:
         return None
-    given, expected = target._schema.arguments, twin._schema.arguments
-    if [str(a.type) for a in given] != [str(a.type) for a in expected]:
+    own, expected = target._schema.arguments, twin._schema.arguments
+    if [str(a.type) for a in own] != [str(a.type) for a in expected]:
         return None
     types = {value.dtype for x in node.all_input_nodes if isinstance(value := x.meta.get("val"), Tensor)}
     if len(types) != 1 or source.op != "call_function" or not _returns_new(source, plan):

@@ -18,8 +18,8 @@ from typing import Any
 @contextmanager
 def read_once() -> Iterator[None]:
     """Let ``torch.onnx`` begin with a copy of the translations that it read first, and look for operations once."""
-    registry = _found("torch.onnx._internal.exporter._registration", "ONNXRegistry")
-    operations = _found("torch._export.utils", "_materialize_cpp_cia_ops")
+    registry = _attribute("torch.onnx._internal.exporter._registration", "ONNXRegistry")
+    operations = _attribute("torch._export.utils", "_materialize_cpp_cia_ops")
     with ExitStack() as stack:
         if isinstance(vars(registry).get("from_torchlib") if registry else None, (classmethod, staticmethod)):
             copies = functools.partial(_copied, registry.from_torchlib)
@@ -30,7 +30,7 @@ def read_once() -> Iterator[None]:
         yield
 
 
-def _found(module: str, name: str) -> Any:
+def _attribute(module: str, name: str) -> Any:
     """What torch keeps under this name; None in a version that does not."""
     try:
         return getattr(importlib.import_module(module), name, None)
@@ -51,7 +51,7 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 @functools.cache
 def _read(read: Any, **options: int) -> Any:
     """What ``read`` returns. Only the domain of each function is asked for there, which needs none of its source."""
-    traced = _found("onnxscript.values", "TracedOnnxFunction")
+    traced = _attribute("onnxscript.values", "TracedOnnxFunction")
     whole = vars(traced).get("function_ir") if traced else None
     if not isinstance(whole, property):
         return read(**options)
@@ -75,9 +75,9 @@ class _Outline:
 
 def _copied(read: Any, **options: int) -> Any:
     """A registry of its own: what one export adds to it is in no other."""
-    kept = _read(read, **options)
-    if not isinstance(getattr(kept, "functions", None), dict):
+    library = _read(read, **options)
+    if not isinstance(getattr(library, "functions", None), dict):
         return read(**options)
-    made = copy.copy(kept)
-    made.functions = {operation: list(found) for operation, found in kept.functions.items()}
+    made = copy.copy(library)
+    made.functions = {operation: list(functions) for operation, functions in library.functions.items()}
     return made

@@ -61,8 +61,10 @@ def exchange_integers(
     for value, node in ends:
         zero = stored[node.input[2]]
         if zero.data_type != TYPES[dtype]:
-            found = onnx.TensorProto.DataType.Name(zero.data_type).lower()
-            raise InvalidInput(f"export {path}: {value.name} is in {found}, not {dtype}; choose another --interface")
+            stored_dtype = onnx.TensorProto.DataType.Name(zero.data_type).lower()
+            raise InvalidInput(
+                f"export {path}: {value.name} is in {stored_dtype}, not {dtype}; choose another --interface"
+            )
         metadata[f"scale:{value.name}"] = repr(float(numpy_helper.to_array(stored[node.input[1]])))
         metadata[f"zero_point:{value.name}"] = str(int(numpy_helper.to_array(zero)))
         rewrite.bypass(graph, [node])

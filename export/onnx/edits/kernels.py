@@ -307,12 +307,12 @@ def _operands(node: NodeProto, index: _Index) -> tuple[NodeProto | None, float |
 
 def _channels(graph: GraphProto) -> dict[str, int]:
     """The second dimension of the values that have a known one."""
-    found = {}
+    by_name = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
         if len(dims) == 4 and dims[1].HasField("dim_value"):
-            found[value.name] = dims[1].dim_value
-    return found
+            by_name[value.name] = dims[1].dim_value
+    return by_name
 
 
 def _ints(node: NodeProto, name: str) -> list[int]:

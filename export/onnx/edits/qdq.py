@@ -151,8 +151,8 @@ def keep_in_float(graph: GraphProto) -> int:
             continue
         if rounded and result not in returned:
             node.output[0] = f"{result}_in_float"
-            kept = onnx.helper.make_node("LeakyRelu", [node.output[0]], [result], alpha=1.0)
-            graph.node.insert(rewrite.place_of(graph, node) + 1, kept)
+            identity = onnx.helper.make_node("LeakyRelu", [node.output[0]], [result], alpha=1.0)
+            graph.node.insert(rewrite.place_of(graph, node) + 1, identity)
             count += 1
     return count
 

@@ -33,10 +33,10 @@ def moved(walker: Walker, node: Node) -> Value:
     spoilt: set[int] = set()
     for axis, labels in walker.axes(source).items():
         after = _run(node, _spread(labels, axis, shape_of(source)))
-        found = _along_one_axis(walker, node, after)
-        if found is None:
+        moved = _along_one_axis(walker, node, after)
+        if moved is None:
             continue
-        new_axis, new_labels = found
+        new_axis, new_labels = moved
         named = name_of(node) in _RESHAPES and len(new_labels) == len(labels) and _names_sizes(node)
         if named and walker.assume(node, new_labels, 1) is None:
             continue
@@ -169,7 +169,7 @@ def _shuffle(walker: Walker, node: Node) -> Value | None:
         varying = _varying(full)
         if len(varying) != 1 or full.shape[varying[0]] != len(labels):
             continue
-        others = {a: found for a, found in walker.axes(source).items() if a != axis}
+        others = {a: theirs for a, theirs in walker.axes(source).items() if a != axis}
         if others:
             continue
         choice = walker.assume(node, labels, 1 if name_of(node) == "channel_shuffle" else 2)

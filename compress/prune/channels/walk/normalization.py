@@ -65,9 +65,9 @@ def over_last(walker: Walker, node: Node) -> Value:
         for name in ("weight", "bias"):
             parameter = argument(node, name) if has_argument(node, name) else None
             if isinstance(parameter, Node):
-                found = walker.meet(axes.pop(dim, None), walker.axes(parameter).get(dim - ndim + len(sizes)), reason)
-                if found is not None:
-                    axes[dim] = found
+                labels = walker.meet(axes.pop(dim, None), walker.axes(parameter).get(dim - ndim + len(sizes)), reason)
+                if labels is not None:
+                    axes[dim] = labels
         if dim in axes:
             walker.labels.absent.setdefault(node, []).append((dim, axes[dim]))
             walker.sized(node, sizes[dim - ndim + len(sizes)], axes[dim])

@@ -26,8 +26,8 @@ def elementwise(walker: Walker, node: Node) -> Value:
             own = axis - len(shape) + len(operand_shape)
             if own < 0 or size == 1 or operand_shape[own] != size:
                 continue
-            found = walker.axes(operand).get(own)
-            together = found if first else walker.meet(together, found, reason)
+            labels = walker.axes(operand).get(own)
+            together = labels if first else walker.meet(together, labels, reason)
             first = False
         if together is not None:
             result[axis] = together

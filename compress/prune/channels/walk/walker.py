@@ -87,8 +87,8 @@ class Walker:
 
     def axes(self, value: object) -> Axes:
         """The labels of one tensor, by dimension."""
-        found = self.values.get(value, {}) if isinstance(value, Node) else {}
-        return {} if isinstance(found, tuple) else found
+        axes = self.values.get(value, {}) if isinstance(value, Node) else {}
+        return {} if isinstance(axes, tuple) else axes
 
     def place(self, node: Node) -> str:
         """ "view at net.py:14: x = x.view(-1, 512)"."""
@@ -104,8 +104,8 @@ class Walker:
 
     def pin_value(self, node: Node, reason: str) -> None:
         """Keep everything that ``node`` yields."""
-        found = self.values.get(node, {})
-        for axes in found if isinstance(found, tuple) else (found,):
+        labelled = self.values.get(node, {})
+        for axes in labelled if isinstance(labelled, tuple) else (labelled,):
             self.labels.pin(axes, reason)
 
     def pin_axes(self, axes: Axes, which: Iterable[int], reason: str) -> Axes:

@@ -61,11 +61,11 @@ class Walk:
 
     def values(self, node: Node) -> list[Tensor]:
         """The values of ``node``, which something that has not run yet reads."""
-        found = [values[node] for values in self._values]
-        assert all(isinstance(value, Tensor) for value in found), node
-        return found  # type: ignore[return-value]
+        batches = [values[node] for values in self._values]
+        assert all(isinstance(value, Tensor) for value in batches), node
+        return batches  # type: ignore[return-value]
 
-    def given(self, node: Node) -> list[object]:
+    def outputs_of(self, node: Node) -> list[object]:
         """The values of ``node``, tensors or not, batch by batch."""
         return [values[node] for values in self._values]
 
@@ -99,9 +99,9 @@ class Walk:
                 if read not in values:
                     values[read] = self.run(read, values) if read.op == "get_attr" else self._values[batch][read]
             values[node] = self.run(node, values)
-        found = values[self.nodes[result]]
-        assert isinstance(found, Tensor), result
-        return found
+        yielded = values[self.nodes[result]]
+        assert isinstance(yielded, Tensor), result
+        return yielded
 
     @property
     def batches(self) -> int:
@@ -117,8 +117,8 @@ class Walk:
                     values[node] = value
                     if node.name in self.held:
                         assert isinstance(value, Tensor), node.name
-                        kept = value.clone() if any(_changes(user) for user in node.users) else value
-                        self._taken.setdefault(node.name, []).append(kept)
+                        own = value.clone() if any(_changes(user) for user in node.users) else value
+                        self._taken.setdefault(node.name, []).append(own)
                     for read in self._last_uses.get(node, ()):
                         values.pop(read, None)
         self._done = max(self._done, stop)

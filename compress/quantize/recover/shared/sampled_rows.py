@@ -104,8 +104,8 @@ class Windows:
         """The rows (groups, P, width) at positions counted through (N, Ho, Wo)."""
         height, width = self.view.shape[3:5]
         sample, place = index // (height * width), index % (height * width)
-        found = self.view[sample, :, :, place // width, place % width]  # (P, groups, C / groups, kh, kw)
-        return found.flatten(2).transpose(0, 1)
+        rows = self.view[sample, :, :, place // width, place % width]  # (P, groups, C / groups, kh, kw)
+        return rows.flatten(2).transpose(0, 1)
 
     def outputs(self, y: Tensor) -> Tensor:
         """An output of the layer as (positions, out)."""
@@ -132,8 +132,8 @@ def windows(node: Node, x: Tensor) -> Windows:
 
 
 def _each(value: int | Sequence[int], spatial: int) -> list[int]:
-    given = [value] if isinstance(value, int) else list(value)
-    return given * spatial if len(given) == 1 else given
+    sizes = [value] if isinstance(value, int) else list(value)
+    return sizes * spatial if len(sizes) == 1 else sizes
 
 
 def _padding(value: str | int | Sequence[int], kernel: list[int], dilation: list[int]) -> list[int]:

@@ -49,8 +49,8 @@ def load_beside(model: ModelProto, path: Path) -> None:
 def _require_stored(tensor: TensorProto, path: Path) -> Path:
     """The file of the tensor's bytes, which is there and has them."""
     here = f"{path}: the weights {short(tensor.name)}"
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    location = told.get("location", "")
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
     folder = path.parent.resolve()
     file = (folder / location).resolve() if "\0" not in location else folder
     if not location or Path(location).is_absolute() or not file.is_relative_to(folder):
@@ -60,7 +60,7 @@ def _require_stored(tensor: TensorProto, path: Path) -> Path:
         raise InvalidInput(f"{here} lie in {short(location)}, {there}")
     places = []
     for key, default in (("offset", 0), ("length", bytes_of(tensor))):
-        text = told.get(key, str(default))
+        text = entries.get(key, str(default))
         if not (text.isascii() and text.isdigit() and len(text) < 20):
             raise InvalidInput(f"{here} have the {key} {short(text)}; expected a number of bytes")
         places.append(int(text))

@@ -148,14 +148,14 @@ def gathered(path: Path) -> bytes | None:
 
 
 def _tensors_of(model: ModelProto) -> list[TensorProto]:
-    graphs, found = [model.graph], []
+    graphs, tensors = [model.graph], []
     while graphs:
         graph = graphs.pop()
-        found += graph.initializer
+        tensors += graph.initializer
         for attribute in (attribute for node in graph.node for attribute in node.attribute):
-            found += [attribute.t] if attribute.HasField("t") else attribute.tensors
+            tensors += [attribute.t] if attribute.HasField("t") else attribute.tensors
             graphs += [attribute.g] if attribute.HasField("g") else attribute.graphs
-    return found
+    return tensors
 
 
 def opset_of(model: ModelProto) -> int:
