@@ -8,7 +8,7 @@ PEERS := .peers
 # Neighbours stay in one process, so that most fixtures of modules are made once and engines are imported once.
 SPREAD := -n auto --dist worksteal
 
-.PHONY: demo generate test lint check test-all docs versions peers clean
+.PHONY: demo generate test lint check test-all board docs versions peers clean
 
 generate: $(DEV_READY)  ## the files that follow from settings: options of the command line, schema, reference
 	$(BIN)/python -m compress.cli.generate
@@ -29,12 +29,15 @@ check: lint test  ## what a change must pass
 test-all: $(PEERS)/.ready  ## the slow tests as well, over torchvision's networks
 	EDGEPRESS_PEERS=$(PEERS) $(BIN)/python -m pytest $(SPREAD) -m "slow or not slow"
 
+board: $(DEV_READY)  ## the tests on an emulated ARM board; apt-get install qemu-user-static openssh-server
+	$(BIN)/python -m pytest -n 0 -m board tests/board
+
 docs: generate  ## writes anew what the documentation shows, and builds it into out/docs
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs out/docs
 
 versions:  ## installs and tries the oldest and newest torch and ONNX Runtime with each Python, and ARM; an hour and 8 GB
-	$(PYTHON) tests/versions.py
+	$(PYTHON) -m tests.versions
 
 peers: $(PEERS)/.ready  ## what benchmarks compare with, in a folder of its own
 

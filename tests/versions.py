@@ -1,4 +1,4 @@
-"""Prove the versions that ``pyproject.toml`` allows: ``python tests/versions.py`` or ``make versions``.
+"""Prove the versions that ``pyproject.toml`` allows: ``python -m tests.versions`` or ``make versions``.
 
 For each Python of 3.11, 3.12 and 3.13 on this machine (by its name on PATH, of pyenv, or of uv), edgepress is installed
 into fresh virtual environments, with the oldest torch and ONNX Runtime that it allows and with the newest; there a
@@ -24,6 +24,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import arm_system
+from tests.support.arm_system import Failed, run, works
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 BOUNDED = ("torch", "onnxruntime")
@@ -39,13 +42,8 @@ COMMANDS = (
     "compress export int8 --format onnx --target ort-arm -q -o arm",
     "python -m runtimes check files",
 )
-ARM_PLATFORMS = ("manylinux_2_27_aarch64", "manylinux_2_28_aarch64", "manylinux2014_aarch64")
 DEBIANS = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
 """What a system of Debian for ARM needs to run Python and ONNX Runtime, but for what these depend on."""
-
-
-class Failed(Exception):
-    """A command ended with an error: its last lines."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +126,15 @@ def smoke(folder: Path, python: str, version: str, age: str) -> tuple[Outcome, P
     work.mkdir()
     binaries = environment / ("Scripts" if os.name == "nt" else "bin")
     try:
-        _run([python, "-m", "venv", str(environment)], folder)
+        run([python, "-m", "venv", str(environment)], folder)
         pip = [str(binaries / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        _run([*pip, "install", str(_wheel(folder, pip)), *requirements(age)], folder)
-        _run([str(binaries / "python"), "-c", SAMPLES], work)
+        run([*pip, "install", str(_wheel(folder, pip)), *requirements(age)], folder)
+        run([str(binaries / "python"), "-c", SAMPLES], work)
         for command in COMMANDS:
             program, *arguments = command.split()
-            _run([str(binaries / program), *arguments], work)
+            run([str(binaries / program), *arguments], work)
         shown = "import torch, onnxruntime; print('torch', torch.__version__, 'onnxruntime', onnxruntime.__version__)"
-        versions = _run([str(binaries / "python"), "-c", shown], work).strip()
+        versions = run([str(binaries / "python"), "-c", shown], work).strip()
         return Outcome(what, True, f"{versions}, {time.monotonic() - start:.0f} s"), work / "arm"
     except Failed as error:
         return Outcome(what, False, str(error)), None
@@ -153,7 +151,7 @@ def _wheel(folder: Path, pip: Sequence[str]) -> Path:
             shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source / name)
-        _run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder / "wheel"), str(source)], folder)
+        run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder / "wheel"), str(source)], folder)
         built = sorted((folder / "wheel").glob("*.whl"))
     return built[0]
 
@@ -165,93 +163,40 @@ def on_arm(folder: Path, files: Path) -> Outcome:
     shutil.copytree(ROOT / "runtimes", work / "runtimes", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(files, work / "files")
     try:
-        if _works(["docker", "info"]):
+        if works(["docker", "info"]):
             check = "pip install -q numpy onnxruntime && python -m runtimes check files"
             image = ["-v", f"{work}:/work", "-w", "/work", "python:3.12-slim", "sh", "-c", check]
-            _run(["docker", "run", "--rm", "--platform", "linux/arm64", *image], work)
+            run(["docker", "run", "--rm", "--platform", "linux/arm64", *image], work)
             return Outcome("ARM", True, "runtimes in a container for linux/arm64")
-        emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-        if emulator is None or not _works(["dpkg-deb", "--version"]) or not _works(["apt-get", "--version"]):
-            return Outcome("ARM", None, "needs docker with linux/arm64, or Debian's apt-get with qemu-user")
-        return _emulated(emulator, _debian(folder / "arm-system"), work)
+        emulator, lacking = arm_system.emulator(), arm_system.missing()
+        if emulator is None or lacking:
+            return Outcome("ARM", None, f"needs docker with linux/arm64, or {', '.join(lacking)}")
+        system = folder / "arm-system"
+        arm_system.debian(system, DEBIANS)
+        return _emulated(emulator, system, work)
     except Failed as error:
         return Outcome("ARM", False, str(error))
 
 
-def _emulated(emulator: str, system: Path, work: Path) -> Outcome:
+def _emulated(emulator: Path, system: Path, work: Path) -> Outcome:
     """With the newest ONNX Runtime, or the oldest where that does not run in the emulator."""
-    python = next(path for path in sorted((system / "usr/bin").glob("python3.*")) if "-" not in path.name)
-    platforms = [option for name in ARM_PLATFORMS for option in ("--platform", name)]
-    wanted = ["--only-binary=:all:", "--python-version", python.name.removeprefix("python"), *platforms]
+    python = arm_system.python_of(system)
     refused = ""
     for age in reversed(AGES):
-        wheels, engine = work / age, requirements(age)[-1]
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--quiet",
-            "--disable-pip-version-check",
-            "install",
-            "--target",
-            str(wheels),
-        ]
-        _run([*pip, *wanted, "numpy", engine], work)
-        settings = {"PYTHONPATH": f"{work}:{wheels}", "PYTHONHOME": f"{system}/usr"}
+        packages = work / age
+        wanted = ["install", "--target", str(packages), "numpy", requirements(age)[-1]]
+        arm_system.wheels(wanted, python.name.removeprefix("python"), work)
+        settings = {"PYTHONPATH": f"{work}:{packages}", "PYTHONHOME": f"{system}/usr"}
         variables = [text for name, value in settings.items() for text in ("-E", f"{name}={value}")]
-        check = [emulator, "-L", str(system), *variables, str(python), "-m", "runtimes", "check", "files"]
-        version = next(wheels.glob("onnxruntime-*.dist-info")).name.removesuffix(".dist-info")
+        check = [str(emulator), "-L", str(system), *variables, str(python), "-m", "runtimes", "check", "files"]
+        version = next(packages.glob("onnxruntime-*.dist-info")).name.removesuffix(".dist-info")
         try:
-            _run(check, work)
+            run(check, work)
         except Failed as error:
             refused += f"; {version} fails there ({str(error)[-120:].strip()})"
         else:
-            return Outcome("ARM", True, f"runtimes, {python.name}, {version} under {Path(emulator).name}{refused}")
+            return Outcome("ARM", True, f"runtimes, {python.name}, {version} under {emulator.name}{refused}")
     return Outcome("ARM", False, refused.removeprefix("; "))
-
-
-def _debian(system: Path) -> Path:
-    """Unpack Debian's Python for ARM into a folder, beside the packages of this machine and without touching them."""
-    state = system / "apt"
-    for name in ("lists/partial", "cache/archives/partial", "packages"):
-        (state / name).mkdir(parents=True)
-    (state / "status").touch()
-    places = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "APT::Sandbox::User": "root",
-        "Dir::State::lists": state / "lists",
-        "Dir::State::status": state / "status",
-        "Dir::Cache": state / "cache",
-    }
-    apt = ["apt-get", "-qq", *(text for key, value in places.items() for text in ("-o", f"{key}={value}"))]
-    _run([*apt, "update"], system)
-    _run([*apt, "--yes", "--no-install-recommends", "--download-only", "install", *DEBIANS], system)
-    for package in sorted((state / "cache/archives").glob("*.deb")):
-        _run(["dpkg-deb", "-x", str(package), str(system)], system)
-    return system
-
-
-def _works(command: Sequence[str]) -> bool:
-    return (
-        shutil.which(command[0]) is not None
-        and subprocess.run(command, capture_output=True, check=False).returncode == 0
-    )
-
-
-def _run(command: Sequence[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=_environment())
-    if done.returncode:
-        last = " / ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])
-        raise Failed(f"{' '.join(command)[-200:]} ended with {done.returncode}: {last[-600:]}")
-    return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    """Of this process, without what would let an environment see another's packages."""
-    return {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-    }
 
 
 if __name__ == "__main__":
