@@ -47,13 +47,15 @@ LINES = (
     "export --help",
 )
 SCRIPT = """
-import contextlib, io, json, sys
+import contextlib, dataclasses, io, json, sys
 import torch
 from compress.cli import main
 from compress.cli.generate.engine_pages import page
 from compress.recipe import Recipe
 from export.facts import formats_here
+from runtimes.measure.benchmark import PRESETS
 
+PRESETS["quick"] = dataclasses.replace(PRESETS["quick"], warmup_s=0.0, seconds=0.02)
 torch.set_num_threads(1)
 ended = {}
 for line in json.loads(sys.argv[1]):

@@ -77,6 +77,11 @@ def measured(samples_ms: Sequence[float], sentinel_ms: Sequence[float] = (1.0, 1
     )
 
 
+@pytest.fixture(autouse=True)
+def brief_measurements() -> None:
+    """Presets are what they are: they are what is tested here."""
+
+
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 @pytest.mark.parametrize("costs_ms", [[7.0], [900.0], [40.0, 250.0]], ids=str)
 def test_loop_takes_the_runs_and_the_seconds_of_its_preset(preset: Preset, costs_ms: list[float]) -> None:

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.hooks import RemovableHandle
 
 from ...core.settings import setting
 from ...data import Split
@@ -37,6 +38,9 @@ ROWS_PER_WEIGHT = 4
 LEAST_ROWS = 4096
 MOST_INPUTS = 8192
 """Weights of an output: their normal equations take 0.5 GB at this size, and larger layers are left alone."""
+
+TARGET_BYTES = 2**28
+"""Of the outputs of the original network that are held at one time."""
 
 SAMPLES = 512
 BATCH = 32
@@ -109,13 +113,15 @@ def reconstruct(
             return (), (Skip("", "no calibration samples to refit the weights on"),)
         layers, skipped = _consumers(pruned, indices_left, batches[0])
         done: list[Edit] = []
-        for count, layer in enumerate(layers):
-            progress("reconstruct", count, len(layers), layer)
-            outcome = _refit(original, pruned, layer, indices_left.get((layer, 0)), batches, ridges, seed)
-            if isinstance(outcome, Edit):
-                done.append(outcome)
-            else:
-                skipped.append(outcome)
+        for part in _parts(pruned, layers):
+            targets = _targets(original, pruned, part, indices_left, batches, seed)
+            for layer in part:
+                progress("reconstruct", layers.index(layer), len(layers), layer)
+                outcome = _refit(pruned, layer, targets.pop(layer), batches, ridges)
+                if isinstance(outcome, Edit):
+                    done.append(outcome)
+                else:
+                    skipped.append(outcome)
         progress("reconstruct", len(layers), len(layers))
     finally:
         for module, training in modes:
@@ -236,30 +242,105 @@ class LeastSquares:
         return delta, shift
 
 
-def _refit(
+@dataclass(frozen=True)
+class _Targets:
+    """What a layer of the original network yields for one batch, at random positions.
+
+    Args:
+        values: (P, outputs) of the outputs that the cut layer has.
+        at: (P,) positions in the flattened output without its channels.
+        sizes: of the output's spatial dimensions.
+        held_out: (P,) which of them the fit does not see.
+    """
+
+    values: Tensor
+    at: Tensor
+    sizes: Sequence[int]
+    held_out: Tensor
+
+
+def _positions(module: _ConvNd | nn.Linear) -> float:
+    """How many positions of a layer's output the fit and the samples held out take together."""
+    return max(LEAST_ROWS, ROWS_PER_WEIGHT * module.weight[0].numel()) * HELD_OUT / (HELD_OUT - 1)
+
+
+def _layer(network: nn.Module, name: str) -> _ConvNd | nn.Linear:
+    module = network.get_submodule(name)
+    assert isinstance(module, (_ConvNd, nn.Linear))
+    return module
+
+
+def _parts(pruned: nn.Module, layers: Sequence[str]) -> list[list[str]]:
+    """The layers in order, as many together as have their targets in :data:`TARGET_BYTES`."""
+    parts: list[list[str]] = []
+    bytes_left = 0
+    for name in layers:
+        module = _layer(pruned, name)
+        size = int(4 * _positions(module)) * len(module.weight)
+        if size > bytes_left:
+            parts.append([])
+            bytes_left = TARGET_BYTES
+        parts[-1].append(name)
+        bytes_left -= size
+    return parts
+
+
+def _targets(
     original: nn.Module,
     pruned: nn.Module,
+    layers: Sequence[str],
+    indices_left: dict[tuple[str, int], tuple[int, ...]],
+    batches: Sequence[tuple[Tensor, ...]],
+    seed: int,
+) -> dict[str, list[_Targets]]:
+    """What these layers yield in the original network, batch by batch, all in one pass of it."""
+    samples = sum(len(inputs[0]) for inputs in batches)
+    targets: dict[str, list[_Targets]] = {name: [] for name in layers}
+
+    def note(name: str) -> RemovableHandle:
+        module, outputs = _layer(pruned, name), indices_left.get((name, 0))
+        wanted = _positions(module) / samples
+        generator = torch.Generator().manual_seed(seed)
+
+        def after(_module: nn.Module, _args: tuple[Tensor, ...], result: Tensor) -> None:
+            linear = isinstance(module, nn.Linear)
+            count = len(batches[len(targets[name])][0])
+            values = result.reshape(-1, result.shape[-1]) if linear else result.movedim(1, -1).flatten(0, -2)
+            at = torch.randperm(len(values), generator=generator)[: max(1, math.ceil(wanted * count))]
+            held_out = (at * count // len(values)) % HELD_OUT == HELD_OUT - 1
+            values = values[at] if outputs is None else values[at][:, list(outputs)]
+            targets[name].append(_Targets(values, at, () if linear else tuple(result.shape[2:]), held_out))
+
+        return _layer(original, name).register_forward_hook(after)
+
+    hooks = [note(name) for name in layers]
+    try:
+        with torch.no_grad():
+            for inputs in batches:
+                original(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return targets
+
+
+def _refit(
+    pruned: nn.Module,
     layer: str,
-    outputs: tuple[int, ...] | None,
+    targets: Sequence[_Targets],
     batches: Sequence[tuple[Tensor, ...]],
     ridges: Sequence[float],
-    seed: int,
 ) -> Edit | Skip:
     """Refit one layer of ``pruned`` in place, where that helps on the samples held out."""
-    module = pruned.get_submodule(layer)
-    assert isinstance(module, (_ConvNd, nn.Linear))
-    samples = sum(len(inputs[0]) for inputs in batches)
-    wanted = max(LEAST_ROWS, ROWS_PER_WEIGHT * module.weight[0].numel()) / samples * HELD_OUT / (HELD_OUT - 1)
-    generator = torch.Generator().manual_seed(seed)
+    module = _layer(pruned, layer)
     weight, bias = _matrix(module)
     equations = LeastSquares(module.bias is not None)
     held: list[tuple[Tensor, Tensor]] = []
-    for inputs in batches:
-        x = _seen(pruned, module, inputs, output=False)
-        y = _seen(original, original.get_submodule(layer), inputs, output=True)
-        rows, targets, held_out = _sampled(module, x, y, outputs, len(inputs[0]), wanted, generator)
-        equations.add(rows[:, ~held_out], targets[:, ~held_out].double() - _applied(rows[:, ~held_out], weight, bias))
-        held.append((rows[:, held_out], targets[:, held_out]))
+    for inputs, wanted in zip(batches, targets, strict=True):
+        rows, values = _rows(module, _read(pruned, module, inputs), wanted)
+        fitted = ~wanted.held_out
+        equations.add(rows[:, fitted], values[:, fitted].double() - _applied(rows[:, fitted], weight, bias))
+        held.append((rows[:, wanted.held_out], values[:, wanted.held_out]))
     squares = sum(float(y.double().square().sum()) for _, y in held)
     if equations.count < 2 or not squares:
         return Skip(layer, "its weights are not refit: too few calibration samples, or its outputs are all zero")
@@ -301,31 +382,13 @@ def _applied(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return rows.double() @ weight + bias[:, None, :]
 
 
-def _sampled(
-    module: _ConvNd | nn.Linear,
-    x: Tensor,
-    y: Tensor,
-    outputs: tuple[int, ...] | None,
-    samples: int,
-    wanted: float,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (G, P, inputs), targets (G, P, outputs) and which rows are held out (P,), at random positions.
-
-    Args:
-        samples: in the batch.
-        wanted: positions for each of them.
-    """
+def _rows(module: _ConvNd | nn.Linear, x: Tensor, wanted: _Targets) -> tuple[Tensor, Tensor]:
+    """Rows (G, P, inputs) of the layer's input ``x``, and their targets (G, P, outputs)."""
     if isinstance(module, nn.Linear):
-        groups, targets = 1, y.reshape(-1, y.shape[-1])
+        groups, rows = 1, x.reshape(-1, 1, x.shape[-1])[wanted.at]
     else:
-        groups, targets = module.groups, y.movedim(1, -1).reshape(-1, y.shape[1])
-    total = len(targets)
-    at = torch.randperm(total, generator=generator)[: max(1, math.ceil(wanted * samples))]
-    held_out = (at * samples // total) % HELD_OUT == HELD_OUT - 1
-    rows = x.reshape(-1, 1, x.shape[-1])[at] if isinstance(module, nn.Linear) else patches(module, x, y.shape[2:], at)
-    targets = targets[at] if outputs is None else targets[at][:, list(outputs)]
-    return rows.transpose(0, 1), targets.reshape(len(at), groups, -1).transpose(0, 1), held_out
+        groups, rows = module.groups, patches(module, x, wanted.sizes, wanted.at)
+    return rows.transpose(0, 1), wanted.values.reshape(len(wanted.at), groups, -1).transpose(0, 1)
 
 
 def patches(module: _ConvNd, x: Tensor, sizes: Sequence[int], at: Tensor) -> Tensor:
@@ -355,16 +418,13 @@ class _Reached(BaseException):
         self.value = value
 
 
-def _seen(model: nn.Module, module: nn.Module, inputs: tuple[Tensor, ...], *, output: bool) -> Tensor:
-    """The input or the output of ``module`` when ``model`` runs on ``inputs``; the pass ends there."""
+def _read(model: nn.Module, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The input of ``module`` when ``model`` runs on ``inputs``; the pass ends there."""
 
     def before(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         raise _Reached(args[0] if args else kwargs["input"])
 
-    def after(_module: nn.Module, _args: object, result: Tensor) -> None:
-        raise _Reached(result)
-
-    hook = module.register_forward_hook(after) if output else module.register_forward_pre_hook(before, with_kwargs=True)
+    hook = module.register_forward_pre_hook(before, with_kwargs=True)
     try:
         with torch.no_grad():
             model(*inputs)
