@@ -53,7 +53,7 @@ def main(run: Run, data: Path, baseline: bool, overrides: tuple[str, ...]) -> No
                     "macs_ratio": 1.0 if record.name == "baseline" else report.summary.macs_ratio,
                     "bytes": exported.size_bytes,
                     "p50_ms": record.latency_ms.p50,
-                    "stable": record.stable,
+                    "stable": record.valid,
                     "agreement_percent": record.parity.top1_agreement if record.parity else None,
                     "nodes": f"{nodes.integer} / {nodes.float}" if nodes else None,
                 }

@@ -50,12 +50,13 @@ def widths(model: nn.Module) -> str:
 @benchmark("widths", __doc__)
 @click.option("--precision", type=click.Choice(["int8", "float"]), default="int8", show_default=True)
 @click.option("--macs", type=float, default=2.5, show_default=True, help="Times fewer multiply-adds.")
-@click.option("--preset", type=click.Choice(["quick", "standard"]), default="standard", show_default=True)
-def main(run: Run, precision: str, macs: float, preset: Literal["quick", "standard"]) -> None:
+@click.option("--preset", type=click.Choice(["quick", "default"]), default="default", show_default=True)
+def main(run: Run, precision: str, macs: float, preset: Literal["quick", "default"]) -> None:
     from benchmarks.common.cifar10 import trained
     from benchmarks.common.results import Column
     from compress import Context, MachineClock, Prune, deploy
     from compress.cost.count import cost
+    from compress.recipe import Benchmark
 
     base = trained()
     networks = {"not pruned": base}
@@ -70,12 +71,13 @@ def main(run: Run, precision: str, macs: float, preset: Literal["quick", "standa
             path = Path(folder, f"{number}.onnx")
             deploy.export(for_deployment(network, precision), name, path)
             files.append(deploy.Deployed(name, path))
-        records = deploy.measure(files, threads=run.threads, preset="quick" if run.quick else preset)
+        timing = Benchmark(threads=run.threads, preset="quick" if run.quick else preset)
+        records = deploy.measure(files, request=timing.request)
     whole = cost(base.model, base.example_inputs).macs
     rows = []
     for (name, network), record in zip(networks.items(), records, strict=True):
         left, latency = cost(network.model, network.example_inputs).macs, record.latency_ms
-        timing = {"p50_ms": latency.p50, "p90_ms": latency.p90, "stable": record.stable}
+        timing = {"p50_ms": latency.p50, "p90_ms": latency.p90, "stable": record.valid}
         rows.append({"rule": name, "macs": left, "ratio": whole / left, **timing, "widths": widths(network.model)})
     run.table(
         (

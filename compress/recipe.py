@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from .prune.regularize import Regularize
 from .quantize import Quantize, TargetName
 from .share import Share
 from .siblings import export as exporters
+from .siblings import runtimes
 from .sources.specification import Source, parse
 from .sparsify import Sparsify
 from .stage import Config, Seed, Stage, Threads
@@ -127,12 +129,41 @@ class Benchmark(Config):
     """How files are timed, all in one interleaved run."""
 
     threads: Threads = setting(1, "That one operation of the engine may use.", common=True)
-    preset: Literal["quick", "standard", "mlperf"] = setting(
-        "standard",
-        "How long: at least 30 runs and a second for each file (quick), 100 runs and 10 seconds (standard), or 1024 "
+    preset: Literal["quick", "default", "mlperf"] = setting(
+        "default",
+        "How long: at least 30 runs and a second for each file (quick), 100 runs and 10 seconds (default), or 1024 "
         "runs and a minute (mlperf).",
         common=True,
     )
+    cores: tuple[Annotated[int, Field(ge=0, le=2**16)] | str, ...] | None = setting(
+        None,
+        "That the process is pinned to: numbers, ranges as 0-3, or names of clusters as big and little.",
+        min_length=1,
+        max_length=1024,
+    )
+    start_below: float | None = setting(
+        None, "Wait until all thermal zones are cooler than this, for ten minutes at most.", unit="C", ge=0, le=150
+    )
+    strict: bool = setting(False, "End with exit code 5 where a measurement breaks a rule and is invalid.", common=True)
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _former_name(cls, value: object) -> object:
+        former = runtimes.measure.presets.FORMER_NAMES
+        if isinstance(value, str) and value in former:
+            logging.getLogger(__name__).warning("preset %s is called %s now; write that", value, former[value])
+            return former[value]
+        return value
+
+    @property
+    def request(self) -> runtimes.measure.request.Request:
+        """How files are measured, as `runtimes` takes it."""
+        return runtimes.measure.request.Request(
+            preset=runtimes.measure.presets.preset_named(self.preset),
+            threads=self.threads,
+            cores=self.cores,
+            start_below_c=self.start_below,
+        )
 
 
 class Gates(Config):

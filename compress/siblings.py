@@ -62,15 +62,19 @@ if TYPE_CHECKING:
     import runtimes.checks.check
     import runtimes.checks.folder
     import runtimes.checks.gate
-    import runtimes.devices.local
     import runtimes.ending
     import runtimes.errors
     import runtimes.facts
     import runtimes.files.onnx_sound
     import runtimes.files.untrusted
     import runtimes.measure.benchmark
+    import runtimes.measure.loop
+    import runtimes.measure.measurement
+    import runtimes.measure.presets
+    import runtimes.measure.request
     import runtimes.processor
     import runtimes.runtime
+    import runtimes.sensors.conditions
 else:
 
     class _Package:

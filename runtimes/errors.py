@@ -29,7 +29,7 @@ class DeviceError(RuntimesError):
     exit_code = 4
 
 
-class Unstable(RuntimesError):
-    """A measurement was disturbed too much to be trusted."""
+class InvalidMeasurement(RuntimesError):
+    """A measurement broke a rule, so that it is not to be trusted."""
 
     exit_code = 5

@@ -30,8 +30,8 @@ BAR_FLOAT, BAR_INT8, BAR_TERNARY = 6.0, 2.0, 1.0
 
 @benchmark("bitwise_kernels", __doc__)
 @click.option("--kernels", default="", help="avx512, avx2, neon or scalar; the fastest by default.")
-@click.option("--preset", type=click.Choice(["standard", "quick"]), default="standard", show_default=True)
-def main(run: Run, kernels: str, preset: Literal["quick", "standard"]) -> None:
+@click.option("--preset", type=click.Choice(["default", "quick"]), default="default", show_default=True)
+def main(run: Run, kernels: str, preset: Literal["quick", "default"]) -> None:
     from benchmarks.bitwise_kernels.measure import FORMS, cut_ms, medians
     from benchmarks.common.results import Column
     from runtimes.engines.bitwise import KERNELS

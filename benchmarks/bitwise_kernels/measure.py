@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.common.latency import spread_of
 from export.onnx.bits.bitwise import Activation, BitLayer, bit_conv, declare, pack_rows
-from runtimes.measure.benchmark import PRESETS, PresetName, interleave, sentinel
+from runtimes.measure.loop import interleave, sentinel
+from runtimes.measure.presets import PRESETS, PresetName
 from runtimes.runtime import Options, engine_named
 
 FORMS: dict[str, tuple[int, Activation, int]] = {

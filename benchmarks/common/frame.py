@@ -294,7 +294,7 @@ def commit() -> str | None:
 
 def this_machine() -> Machine:
     """Return the facts about this machine."""
-    from runtimes.devices.local import conditions
+    from runtimes.sensors.conditions import conditions
 
     from .results import Machine
 

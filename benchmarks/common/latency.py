@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.measure.benchmark import PRESETS, PresetName, interleave, sentinel
+from runtimes.measure.loop import interleave, sentinel
+from runtimes.measure.presets import PRESETS, PresetName
 from runtimes.runtime import Options, Runtime, engine_named
 
 Clock = Literal["wall", "processor", "thread"]

@@ -24,10 +24,10 @@ BAR_FLOAT, BAR_PEER = 1.8, 1.05
 @benchmark("engine_latency", __doc__, peers=True)
 @click.option("--network", "names", multiple=True, help="mobilenet_v2 and resnet18 by default.")
 @click.option("--format", "wanted", multiple=True, type=click.Choice(FORMATS), help="All by default.")
-@click.option("--preset", type=click.Choice(["quick", "standard"]), default="standard", show_default=True)
+@click.option("--preset", type=click.Choice(["quick", "default"]), default="default", show_default=True)
 @click.option("--prepare", is_flag=True, help="Write the files only; time them in a later run, on a quiet machine.")
 def main(
-    run: Run, names: tuple[str, ...], wanted: tuple[str, ...], preset: Literal["quick", "standard"], prepare: bool
+    run: Run, names: tuple[str, ...], wanted: tuple[str, ...], preset: Literal["quick", "default"], prepare: bool
 ) -> None:
     from benchmarks.common.latency import geometric_mean
     from benchmarks.common.results import Column

@@ -21,7 +21,7 @@ from compress.stage import Context
 from export.facts import formats
 from export.format import Job, exporter
 from runtimes.bound import Binding, one_feed
-from runtimes.measure.benchmark import PresetName
+from runtimes.measure.presets import PresetName
 from runtimes.runtime import Options, Runtime, available, engine_named
 
 SAMPLES = 8

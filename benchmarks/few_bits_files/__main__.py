@@ -1,6 +1,6 @@
 """Files of few bits: how small they are, and how fast a binary network is beside its float twin. Nothing is trained.
 
-    python -m benchmarks.few_bits_files [--threads 1] [--preset standard]
+    python -m benchmarks.few_bits_files [--threads 1] [--preset default]
 
 Bytes are those of the whole exported file. Latencies are taken interleaved in one run: the float twin and its int8
 file in ONNX Runtime, the binary file in the engine ``bitwise`` and, as any other engine would run it, in ONNX Runtime.
@@ -22,8 +22,8 @@ TWINS = ("bireal_resnet18_cifar", "bireal_resnet20")
 
 
 @benchmark("few_bits_files", __doc__)
-@click.option("--preset", type=click.Choice(["quick", "standard"]), default="standard", show_default=True)
-def main(run: Run, preset: Literal["quick", "standard"]) -> None:
+@click.option("--preset", type=click.Choice(["quick", "default"]), default="default", show_default=True)
+def main(run: Run, preset: Literal["quick", "default"]) -> None:
     from benchmarks.common.results import Column
     from benchmarks.few_bits_files.measure import latencies, size
 

@@ -12,8 +12,9 @@ from compress import Context, deploy
 from compress.data import Data, SampleSplit
 from compress.pipeline import fold_for_export, open_network
 from compress.quantize import Quantize
+from compress.recipe import Benchmark
 from compress.sources.load import Network
-from runtimes.measure.benchmark import PresetName
+from runtimes.measure.presets import PresetName
 
 INPUT = (1, 3, 32, 32)
 
@@ -46,7 +47,7 @@ def latencies(name: str, folder: Path, threads: int, preset: PresetName) -> list
     }
     files = [deploy.export(each, kind, folder / f"{name}-{kind}.onnx")[1] for kind, each in made.items()]
     files.append(replace(files[-1], name="binary, anywhere", engine="onnxruntime"))
-    records = deploy.measure(files, threads=threads, preset=preset)
+    records = deploy.measure(files, request=Benchmark(threads=threads, preset=preset).request)
     first = records[0].latency_ms.p50
     rows = []
     for file, record in zip(files, records, strict=True):
@@ -59,7 +60,7 @@ def latencies(name: str, folder: Path, threads: int, preset: PresetName) -> list
                 "engine": str(file.engine),
                 "bytes": file.path.stat().st_size,
                 "p50_ms": p50,
-                "stable": record.stable,
+                "stable": record.valid,
                 "faster": first / p50,
             }
         )

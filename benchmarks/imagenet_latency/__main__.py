@@ -26,13 +26,13 @@ BAR = 1.9
 @benchmark("imagenet_latency", __doc__, peers=True)
 @click.option("--network", "names", multiple=True, type=click.Choice(NETWORKS), help="All three by default.")
 @click.option("--macs", "factor", default=2.5, show_default=True, help="Times fewer multiply-adds.")
-@click.option("--preset", type=click.Choice(["standard", "quick"]), default="standard", show_default=True)
+@click.option("--preset", type=click.Choice(["default", "quick"]), default="default", show_default=True)
 @click.option("--clock", type=click.Choice(["wall", "processor"]), default="wall", show_default=True)
 def main(
     run: Run,
     names: tuple[str, ...],
     factor: float,
-    preset: Literal["standard", "quick"],
+    preset: Literal["default", "quick"],
     clock: Literal["wall", "processor"],
 ) -> None:
     from benchmarks.common.results import Column

@@ -19,7 +19,7 @@ from compress.fold import Fold
 from compress.prune import Prune
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
-from runtimes.measure.benchmark import PresetName
+from runtimes.measure.presets import PresetName
 from runtimes.runtime import random_inputs
 
 ORIGINAL, OURS, PEER = "original", "ours", "Torch-Pruning"

@@ -35,9 +35,9 @@ BAR_PEER, BAR_FLOAT, BAR_MEAN = 0.90, 1.02, 2.2
 
 @benchmark("int8_latency", __doc__, peers=True)
 @click.option("--network", "names", multiple=True, type=click.Choice(NETWORKS), help="All ten by default.")
-@click.option("--preset", type=click.Choice(["standard", "quick"]), default="standard", show_default=True)
+@click.option("--preset", type=click.Choice(["default", "quick"]), default="default", show_default=True)
 @click.option("--revert/--as-quantized", default=True, show_default=True)
-def main(run: Run, names: tuple[str, ...], preset: Literal["quick", "standard"], revert: bool) -> None:
+def main(run: Run, names: tuple[str, ...], preset: Literal["quick", "default"], revert: bool) -> None:
     from benchmarks.common.latency import geometric_mean
     from benchmarks.common.results import Column
     from benchmarks.int8_latency.measure import figures

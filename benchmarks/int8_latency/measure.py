@@ -19,7 +19,7 @@ from compress.quantize import Quantize
 from compress.quantize.ranges.ranges import Ranges
 from compress.stage import Context
 from export.onnx.exporter import export_onnx
-from runtimes.measure.benchmark import PresetName
+from runtimes.measure.presets import PresetName
 from runtimes.runtime import Options, Runtime, engine_named
 
 SAMPLES = 16

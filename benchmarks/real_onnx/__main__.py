@@ -51,7 +51,7 @@ def main(run: Run, model: Path, epochs: int) -> None:
     compress(run, "check", str(work / "files"))
     data = load_data(str(source))
     files = [deploy.Deployed("original, float", model), deploy.Deployed("ours", work / "files" / "model.tflite")]
-    records = deploy.measure(files, data=data, inputs=(torch.from_numpy(images[:1]),), preset="quick")
+    records = deploy.measure(files, data=data, inputs=(torch.from_numpy(images[:1]),))
     run.table(
         (
             Column(key="file", title="file"),

@@ -14,6 +14,7 @@ from benchmarks.common.steps import account, applied
 from compress import Context, deploy
 from compress.packing import pack, unpack
 from compress.pipeline import advance, fold_for_export
+from compress.recipe import Benchmark
 from compress.sparsify import Sparsify
 from compress.training.loop import Training
 
@@ -90,8 +91,8 @@ def patterns(work: Path, threads: int) -> list[dict[str, Any]]:
         deploy.export(folded, name, file)
         files.append(deploy.Deployed(name, file, folded))
         sizes.append(stored(file))
-    records = deploy.measure(files, threads=threads, preset="quick")
+    records = deploy.measure(files, request=Benchmark(threads=threads, preset="quick").request)
     return [
-        {"pattern": name, **size, "p50_ms": record.latency_ms.p50, "stable": record.stable}
+        {"pattern": name, **size, "p50_ms": record.latency_ms.p50, "stable": record.valid}
         for name, size, record in zip(PATTERNS, sizes, records, strict=True)
     ]

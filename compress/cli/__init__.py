@@ -91,7 +91,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 ok; 1 a gate failed; 2 bad input; 3 an engine or package is missing;
-                4 a device cannot be reached; 5 a measurement is unstable;
+                4 a device cannot be reached; 5 a measurement is invalid (--strict);
                 130, 129, 143 it was interrupted, by Ctrl-C, SIGHUP or SIGTERM.
     """
 

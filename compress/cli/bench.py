@@ -9,12 +9,10 @@ import click
 from .grammar import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from ..data import Data
     from ..deploy import Deployed
-    from ..report.schema import BenchmarkRecord
     from .session import Options
 
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 @options.input_shape
 @options.data
 @options.settings("bench")
-@click.option("--allow-unstable", is_flag=True, help="Exit with 0 even if the machine was too noisy.")
 @click.option(
     "-o", "--output", type=options.PATH, help="Write the measurements, raw samples included, to this JSON file."
 )
@@ -43,7 +40,6 @@ def command(
     networks: tuple[str, ...],
     models: tuple[str, ...],
     formats: tuple[str, ...],
-    allow_unstable: bool,
     **values: Any,
 ) -> None:
     """Measure latency, memory and size of files in one interleaved run; with --data, accuracy on the test split.
@@ -82,15 +78,15 @@ def command(
         ]
         inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
         records = deploy.measure(
-            files, threads=timing.threads, preset=timing.preset, data=data, inputs=inputs, progress=progress
+            files, request=timing.request, data=data, inputs=inputs, progress=progress
         )
     call.console.print(bench_table(records))
     result = {"machine": deploy.machine(), "measurements": records}
     call.tell(result)
     if call.output is not None:
         write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
-    if not allow_unstable:
-        _require_stable(records)
+    if timing.strict:
+        deploy.require_valid(records)
 
 
 def _files(name: str, call: Options, data: Data | None, formats: tuple[str, ...], stem: Path) -> list[Deployed]:
@@ -110,15 +106,3 @@ def _files(name: str, call: Options, data: Data | None, formats: tuple[str, ...]
         title = f"{name} ({wanted.format})" if len(formats) > 1 else name
         files.append(deploy.export(network, title, path, wanted)[1])
     return files
-
-
-def _require_stable(records: Sequence[BenchmarkRecord]) -> None:
-    from ..siblings import runtimes
-
-    unstable = [record for record in records if record.stable is False]
-    if unstable:
-        reasons = "; ".join(dict.fromkeys(note for record in unstable for note in record.notes))
-        raise runtimes.errors.Unstable(
-            f"bench: {len(unstable)} of {len(records)} measurements are unstable ({reasons}); "
-            "quiet the machine, or pass --allow-unstable"
-        )

@@ -159,8 +159,8 @@ class Draft:
             *self._exports(),
             "",
         )
-        yield "# How files are timed: quick, standard or mlperf."
-        yield "benchmark: {threads: 1, preset: standard}"
+        yield "# How files are timed: quick, default or mlperf."
+        yield "benchmark: {threads: 1, preset: default}"
         yield "# What must be reached, or the run ends with exit code 1: uncomment what matters."
         yield "# gates: {top1_drop: 1, size_ratio: 4, speedup: 1.5}"
 

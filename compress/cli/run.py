@@ -72,6 +72,7 @@ def _run(recipe: Path, changes: list[str], trust: bool, values: dict[str, Any]) 
     """Run the recipe, and tell what came of it."""
     from rich.text import Text
 
+    from .. import deploy
     from ..errors import GateFailed
     from ..pipeline import run
     from ..recipe import read
@@ -98,6 +99,8 @@ def _run(recipe: Path, changes: list[str], trust: bool, values: dict[str, Any]) 
     call.tell(report)
     if failure is not None:
         raise failure
+    if wanted.benchmark.strict:
+        deploy.require_valid(report.benchmarks)
 
 
 def _print_schema() -> None:

@@ -3,7 +3,7 @@
 from .clock import MachineClock
 from .deployed import Deployed
 from .facts import machine, versions
-from .measure import measure
+from .measure import measure, require_valid
 from .parity import accuracy, parity_on, reference
 from .write import Asked, Wanted, export, suffix_of, write_files, write_folder
 
@@ -18,6 +18,7 @@ __all__ = [
     "measure",
     "parity_on",
     "reference",
+    "require_valid",
     "suffix_of",
     "versions",
     "write_files",

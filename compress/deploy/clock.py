@@ -29,8 +29,8 @@ from ..stage import Context
 from .write import encodings_for
 
 PROFILED_RUNS = 30
-NETWORKS = runtimes.measure.benchmark.Preset("quick", warmup_runs=10, warmup_s=0.1, runs=60, seconds=1.0)
-LAYERS = runtimes.measure.benchmark.Preset("quick", warmup_runs=5, warmup_s=0.0, runs=30, seconds=0.0)
+NETWORKS = runtimes.measure.presets.Preset("networks", warmup_runs=10, warmup_s=0.1, runs=60, seconds=1.0)
+LAYERS = runtimes.measure.presets.Preset("layers", warmup_runs=5, warmup_s=0.0, runs=30, seconds=0.0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Device(Protocol):
         ...
 
     def runs_ms(
-        self, files: Sequence[ModelFile], preset: runtimes.measure.benchmark.Preset, threads: int
+        self, files: Sequence[ModelFile], preset: runtimes.measure.presets.Preset, threads: int
     ) -> tuple[tuple[float, ...], ...]:
         """The latencies of the runs of each file in ms, run in turn in one loop."""
         ...
@@ -86,8 +86,8 @@ class ThisMachine:
     """The machine that this runs on."""
 
     @cached_property
-    def _conditions(self) -> runtimes.devices.local.Conditions:
-        return runtimes.devices.local.conditions()
+    def _conditions(self) -> runtimes.sensors.conditions.Conditions:
+        return runtimes.sensors.conditions.conditions()
 
     @property
     def processor(self) -> str:
@@ -104,14 +104,14 @@ class ThisMachine:
         return runtimes.runtime.engine_named(engine).version()
 
     def runs_ms(
-        self, files: Sequence[ModelFile], preset: runtimes.measure.benchmark.Preset, threads: int
+        self, files: Sequence[ModelFile], preset: runtimes.measure.presets.Preset, threads: int
     ) -> tuple[tuple[float, ...], ...]:
         """The latencies of the runs of each file in ms, run in turn in one loop."""
         with ExitStack() as opened:
             works = [_work(*opened.enter_context(_loaded(file, threads))) for file in files]
             with _resting():
-                return runtimes.measure.benchmark.interleave(
-                    works, preset, runtimes.measure.benchmark.sentinel()
+                return runtimes.measure.loop.interleave(
+                    works, preset, runtimes.measure.loop.sentinel()
                 ).rows_ms
 
     def executed(self, file: ModelFile, runs: int, threads: int) -> runtimes.runtime.ExecutedGraph | None:

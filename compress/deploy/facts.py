@@ -15,7 +15,7 @@ from ..siblings import runtimes
 def machine() -> dict[str, Any]:
     """Facts of this machine, for reports: those of its system, and how torch trains here."""
     return {
-        **asdict(runtimes.devices.local.conditions()),
+        **asdict(runtimes.sensors.conditions.conditions()),
         "threads_of_torch": torch.get_num_threads(),
         "training_precision": precision_on(training_device()),
     }

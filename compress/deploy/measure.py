@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 
@@ -19,37 +18,50 @@ from .parity import accuracy, parity_on, some, taken
 def measure(
     files: Sequence[Deployed],
     *,
-    threads: int = 1,
-    preset: Literal["quick", "standard", "mlperf"] = "quick",
+    request: runtimes.measure.request.Request | None = None,
     data: Data | None = None,
     inputs: tuple[Tensor, ...] | None = None,
     progress: Progress = silent,
     parity_samples: int = 1024,
 ) -> list[BenchmarkRecord]:
-    """Each file's latency, memory, accuracy on the test split and agreement with its network, timed interleaved."""
+    """Each file's latency, memory, accuracy on the test split and agreement with its network, timed interleaved.
+
+    Args:
+        request: how they are timed; left out, by the quick preset in one thread.
+    """
+    timing = request or runtimes.measure.request.Request(runtimes.measure.presets.PRESETS["quick"])
     for file in files:
         if data is not None and file.network is not None:
             require_classifier(file.network.model, data, ["test"])
-    options = runtimes.runtime.Options(threads=threads)
     measured = runtimes.measure.benchmark.benchmark(
         [file.path for file in files],
+        timing,
         engine=[file.engine for file in files],
-        options=options,
-        preset=preset,
-        inputs=None if inputs is None else [_feed(file, inputs, options) for file in files],
+        inputs=None if inputs is None else [_feed(file, inputs, timing.options) for file in files],
         progress=progress,
     )
     records = []
     for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
         progress("test the files", number, len(files), file.name)
-        records.append(_record(file, measurement, data, parity_samples, threads))
+        records.append(_record(file, measurement, data, parity_samples, timing.threads))
     progress("test the files", len(files), len(files))
     return records
 
 
+def require_valid(records: Sequence[BenchmarkRecord]) -> None:
+    """Raise InvalidMeasurement where some of the measurements broke a rule, with the reasons."""
+    invalid = [record for record in records if record.valid is False]
+    if invalid:
+        reasons = "; ".join(dict.fromkeys(note for record in invalid for note in record.notes))
+        raise runtimes.errors.InvalidMeasurement(
+            f"{len(invalid)} of {len(records)} measurements are invalid ({reasons}); "
+            "quiet the machine, or leave out --strict"
+        )
+
+
 def _record(
     file: Deployed,
-    measurement: runtimes.measure.benchmark.Measurement,
+    measurement: runtimes.measure.measurement.Measurement,
     data: Data | None,
     parity_samples: int,
     threads: int,
@@ -75,8 +87,8 @@ def _record(
         latency_ms=Latency(**{name: getattr(measurement, f"{name}_ms") for name in Latency.model_fields}),
         samples_ms=measurement.samples_ms,
         peak_memory_bytes=measurement.peak_memory_bytes,
-        stable=measurement.stable,
-        notes=measurement.unstable,
+        valid=measurement.valid,
+        notes=tuple(each.reason for each in measurement.broken_rules),
         top1=top1,
         samples=samples,
         parity=parity,

@@ -77,12 +77,10 @@ def write_files(
     samples = max(each.check_samples for each in recipe.exports)
     made = deploy.write_files(folder, asked, data, samples, progress)
     announce(len(made), "benchmark")
-    timing = recipe.benchmark
     sized = any(each.dynamic_size for each in recipe.exports)  # what a file leaves open, the samples tell
     benchmarks = deploy.measure(
         [file for _, file in made],
-        threads=timing.threads,
-        preset=timing.preset,
+        request=recipe.benchmark.request,
         data=data,
         inputs=one_sample(asked[0].network.example_inputs) if sized else None,
         progress=progress,

@@ -76,12 +76,12 @@ def _files(report: Report) -> Table:
     for benchmark in (b for group in findings.settings(report) for b in group):
         latency = benchmark.latency_ms
         threads = "" if benchmark.threads is None else f", {plural(benchmark.threads, 'thread')}"
-        unstable = ", unstable" if benchmark.stable is False else ""
+        invalid = ", invalid" if benchmark.valid is False else ""
         row(
             benchmark.name,
             milliseconds(latency.p50),
             milliseconds(latency.p90),
-            f"{findings.engine_title(benchmark.runtime)}{threads}{unstable}",
+            f"{findings.engine_title(benchmark.runtime)}{threads}{invalid}",
             percent(benchmark.top1),
         )
     timed = {benchmark.name for benchmark in report.benchmarks}

@@ -133,9 +133,9 @@ def distribution_title(report: Report) -> str:
     groups = settings(report)
     if not groups:
         return "No file was timed"
-    unstable = [benchmark.name for benchmark in report.benchmarks if benchmark.stable is False]
-    if unstable:
-        return f"Unstable timing: {', '.join(unstable)} — read these latencies with care"
+    invalid = [benchmark.name for benchmark in report.benchmarks if benchmark.valid is False]
+    if invalid:
+        return f"Invalid timing: {', '.join(invalid)} — read these latencies with care"
     deployed = find(groups[0], report.summary.deployed) or groups[0][-1]
     share = spread(deployed)
     if share is None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 SCHEMA_VERSION: Final = 1
 
@@ -141,7 +141,8 @@ class BenchmarkRecord(Record):
     """A file measured in a runtime. ``top1`` is on ``samples`` items of the test split, in percent.
 
     ``in_reference`` says that ``top1`` and ``parity`` are those of the file with its integers evaluated in floats,
-    since the processor that measured computes them otherwise than the device of the file's target.
+    since the processor that measured computes them otherwise than the device of the file's target. ``valid`` says
+    whether the measurement broke no rule, and ``notes`` which it broke; older files call it ``stable``.
     """
 
     name: str
@@ -155,7 +156,7 @@ class BenchmarkRecord(Record):
     latency_ms: Latency = Latency()
     samples_ms: tuple[Sample, ...] = ()
     peak_memory_bytes: int | None = None
-    stable: bool | None = None
+    valid: bool | None = Field(None, validation_alias=AliasChoices("valid", "stable"))
     notes: tuple[str, ...] = ()
     top1: float | None = None
     samples: int | None = None

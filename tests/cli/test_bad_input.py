@@ -212,20 +212,24 @@ def test_a_missing_engine_is_exit_code_3_with_the_install_line(
     assert err.startswith("error: ") and "pip install" in err and len(err.splitlines()) == 1
 
 
-def test_an_unstable_measurement_is_exit_code_5_and_is_told_all_the_same(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_invalid_measurement_is_told_and_is_exit_code_5_when_strict(
+    strict: bool, workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from compress.cli import main
-    from runtimes.measure import benchmark
+    from runtimes.measure import validity
 
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(benchmark, "TOLERANCE", -1.0)
-    monkeypatch.setattr(sys, "argv", ["compress", "bench", "whole.onnx", "--preset", "quick", "--json"])
+    monkeypatch.setattr(validity, "TOLERANCE", -1.0)
+    words = ["compress", "bench", "whole.onnx", "--preset", "quick", "--json", *(["--strict"] if strict else [])]
+    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:
         main()
     out, err = capfd.readouterr()
-    assert end.value.code == 5 and "unstable" in err.splitlines()[-1]
-    assert json.loads(out)["measurements"][0]["stable"] is False
+    assert end.value.code == (5 if strict else 0)
+    assert ("1 of 1 measurements are invalid (spread of" in err) is strict
+    (measured,) = json.loads(out)["measurements"]
+    assert measured["valid"] is False and measured["notes"][0].startswith("spread of")
 
 
 def test_debug_shows_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_the_whole_way_by_single_commands(run: Run, tmp_path: Path) -> None:
     assert type(network.model).__name__ == "SmallNet" and network.model.conv.out_channels == 8  # type: ignore[union-attr]
     assert set(network.encodings) >= {"conv.weight", "fc.weight"}
 
-    measured = json.loads(run("bench base files/model.onnx --data data.npz --preset quick --allow-unstable --json"))
+    measured = json.loads(run("bench base files/model.onnx --data data.npz --preset quick --json"))
     first, second = measured["measurements"]
     assert len(first["samples_ms"]) == first["runs"] >= 30 and first["runtime"] == "onnxruntime"
     assert second["name"] == "files/model.onnx" and 0 <= second["top1"] <= 100 and second["samples"] == 20
@@ -73,7 +73,7 @@ def test_an_onnx_file_is_folded_quantized_exported_and_analyzed(run: Run, tmp_pa
     assert onnx.TensorProto.INT8 in types
     counted = json.loads(run("analyze q --json"))
     assert counted["params"] == sum(p.numel() for p in model.parameters()) - 16  # the batch norm is folded
-    assert json.loads(run("bench x/model.onnx --preset quick --allow-unstable --json"))["measurements"][0]["runs"]
+    assert json.loads(run("bench x/model.onnx --preset quick --json"))["measurements"][0]["runs"]
 
 
 def test_a_single_file_export(run: Run) -> None:

@@ -95,7 +95,7 @@ def test_two_files_after_json_are_two_files(
         result = CliRunner().invoke(cli, ["export", f"{small_net_file}:build", "--input-shape", "1,8,8", "-o", name])
         assert result.exit_code == 0, result.exception
     before = Path("a.onnx").read_bytes()
-    words = ["bench", "--json", "a.onnx", "b.onnx", "--preset", "quick", "--allow-unstable", "-q"]
+    words = ["bench", "--json", "a.onnx", "b.onnx", "--preset", "quick", "-q"]
     result = CliRunner().invoke(cli, [*words, "--json-file", "told.json"])
     assert result.exit_code == 0, result.exception
     assert [record["name"] for record in json.loads(result.output)["measurements"]] == ["a.onnx", "b.onnx"]

@@ -29,7 +29,7 @@ COMMANDS = (
     "pack ort-x86.onnx -o packed -v",
     "export net.py:build --data data.npz -o files",
     "check files",
-    "bench ort-x86.onnx files/model.onnx --preset quick --allow-unstable",
+    "bench ort-x86.onnx files/model.onnx --preset quick",
     "sensitivity net.py:build --data data.npz --samples 10 -o scan",
     "sensitivity net.py:build --stage quantize --data data.npz --samples 10 -o precisions",
     "run recipe.yaml --trust -o run",

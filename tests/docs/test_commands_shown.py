@@ -97,7 +97,7 @@ def steps() -> list[list[str]]:
     for words in [words for block in blocks(QUICKSTART, "sh") for words in lines(block) if words[0] == "compress"]:
         small = ["resnet20:width=4" if word == "resnet20" else word for word in words]
         small = ["1" if before == "--epochs" else word for before, word in zip(["", *small], small, strict=False)]
-        made.append([*small, *(["--allow-unstable"] if words[1] == "bench" else [])])
+        made.append(small)
     return made
 
 

@@ -303,7 +303,7 @@ def spoil_files_of_engines(folder: Path, random: Random) -> str:
 KINDS = (
     Kind("onnx", network_file, only("net.onnx", m.either(m.onnx_file, m.onnx_file, m.damaged)), (
         "fold net.onnx -o out", "analyze net.onnx", "analyze net.onnx --target ort-x86", "pack net.onnx -o out",
-        "quantize net.onnx --data data.npz --keep-slower -o out", "bench net.onnx --preset quick --allow-unstable",
+        "quantize net.onnx --data data.npz --keep-slower -o out", "bench net.onnx --preset quick",
         "prune net.onnx --ratio 0.5 --round-to 1 -o out", "analyze net.onnx --target tensorrt",
     )),
     Kind("artifact", artifact_folder, spoil_artifact, (

@@ -74,7 +74,7 @@ def _benchmark(name: str, median: float, top1: float, memory: int, seed: int) ->
         },
         "samples_ms": samples.tolist(),
         "peak_memory_bytes": memory,
-        "stable": True,
+        "valid": True,
         "notes": ["p99 needs at least 662 runs"],
         "top1": top1,
         "samples": 360,

@@ -22,7 +22,7 @@ def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
         agreement = record.parity.top1_agreement if record.parity else None
         memory = record.peak_memory_bytes / 1e6 if record.peak_memory_bytes is not None else None
         table.add_row(
-            record.name + ("" if record.stable is not False else " (unstable)"),
+            record.name + ("" if record.valid is not False else " (invalid)"),
             _number(latency.p50, 3), _number(latency.p90, 3), _number(latency.p99, 3), str(record.runs),
             _number(record.size_bytes / 1e3 if record.size_bytes is not None else None, 1),
             _number(memory, 1), _number(record.top1, 2), _number(agreement, 2),
