@@ -71,8 +71,8 @@ def main(run: Run, precision: str, macs: float, preset: Literal["quick", "defaul
             path = Path(folder, f"{number}.onnx")
             deploy.export(for_deployment(network, precision), name, path)
             files.append(deploy.Deployed(name, path))
-        timing = Benchmark(threads=run.threads, preset="quick" if run.quick else preset)
-        records = deploy.measure(files, request=timing.request)
+        how = Benchmark(threads=run.threads, preset="quick" if run.quick else preset)
+        records = deploy.measure(files, request=how.request)
     whole = cost(base.model, base.example_inputs).macs
     rows = []
     for (name, network), record in zip(networks.items(), records, strict=True):

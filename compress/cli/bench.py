@@ -77,9 +77,7 @@ def command(
             for file in _files(name, call, data, formats, Path(folder, str(number)))
         ]
         inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
-        records = deploy.measure(
-            files, request=timing.request, data=data, inputs=inputs, progress=progress
-        )
+        records = deploy.measure(files, request=timing.request, data=data, inputs=inputs, progress=progress)
     call.console.print(bench_table(records))
     result = {"machine": deploy.machine(), "measurements": records}
     call.tell(result)

@@ -110,9 +110,7 @@ class ThisMachine:
         with ExitStack() as opened:
             works = [_work(*opened.enter_context(_loaded(file, threads))) for file in files]
             with _resting():
-                return runtimes.measure.loop.interleave(
-                    works, preset, runtimes.measure.loop.sentinel()
-                ).rows_ms
+                return runtimes.measure.loop.interleave(works, preset, runtimes.measure.loop.sentinel()).rows_ms
 
     def executed(self, file: ModelFile, runs: int, threads: int) -> runtimes.runtime.ExecutedGraph | None:
         """What the engine ran, with durations; None where it does not tell what it ran."""

@@ -71,8 +71,8 @@ def draw(report: Report) -> str:
     passed = sum(gate.passed for gate in report.gates)
     parts = [text(MARGIN, 34, f"{report.model.partition(':')[0]}: the report of the demo", 22, 700)]
     told = f"{report.created:%Y-%m-%d} · {report.machine['cpu']} · {passed} of {len(report.gates)} gates passed"
-    noisy = sum(run.stable is False for run in report.benchmarks)
-    told += f" · {noisy} of {len(report.benchmarks)} timings unstable" if noisy else ""
+    noisy = sum(run.valid is False for run in report.benchmarks)
+    told += f" · {noisy} of {len(report.benchmarks)} timings invalid" if noisy else ""
     parts.append(text(MARGIN, 58, told, 13, fill="var(--quiet)"))
     width = (WIDTH - 2 * MARGIN - 3 * GAP) / 4
     for i, (name, figure, explanation) in enumerate(tiles(report)):

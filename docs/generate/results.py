@@ -51,7 +51,7 @@ def demo(found: Report) -> list[str]:
         "### The demo",
         "",
         f"`make demo`, {found.created:%Y-%m-%d}, {found.machine['cpu']}, {found.benchmarks[0].threads} thread, "
-        f"seed {found.seed}, {versions}. *Unstable* is a timing whose spread is over 10 %.",
+        f"seed {found.seed}, {versions}. *Invalid* is a timing that broke a rule, as a spread over 10 %.",
         "",
         "| file | size | p50 | test top-1 | nodes in integers, in float |",
         "|---|---|---|---|---|",
@@ -59,7 +59,7 @@ def demo(found: Report) -> list[str]:
     for file in found.exports:
         run, nodes = benchmarks[file.name], file.nodes
         counts = f"{nodes.integer}, {nodes.float}" if nodes else "-"
-        noise = "" if run.stable else " (unstable)"
+        noise = "" if run.valid else " (invalid)"
         size, top1, p50 = (run.size_bytes or 0) / 1000, run.top1 or 0.0, run.latency_ms.p50
         lines.append(f"| {file.name} | {size:,.0f} kB | {p50:.2f} ms{noise} | {top1:.2f} % | {counts} |")
     end = found.summary

@@ -54,7 +54,7 @@ def benchmark(
         ]
         for (runtime, _), feed in zip(loaded, feeds, strict=True):
             check_inputs(runtime.inputs, feed)
-        memories = [peak_memory(job.path, job.engine, asked.options, job.inputs) if asked.memory else None for job in jobs]
+        memories = [_memory(job, asked) for job in jobs]
         works = [_work(runtime, feed) for (runtime, _), feed in zip(loaded, feeds, strict=True)]
         too_warm = "" if asked.start_below_c is None else wait_below(asked.start_below_c, asked.patience_s, progress)
         before, began = conditions(), datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -164,6 +164,10 @@ def require_valid(measurements: Sequence[Measurement]) -> None:
         if not measurement.valid:
             reasons = "; ".join(each.reason for each in measurement.broken_rules)
             raise InvalidMeasurement(f"{measurement.file}: the measurement is invalid: {reasons}")
+
+
+def _memory(job: _Job, request: Request) -> Memory | None:
+    return peak_memory(job.path, job.engine, request.options, job.inputs) if request.memory else None
 
 
 def _work(runtime: Runtime, inputs: Arrays) -> Callable[[], object]:

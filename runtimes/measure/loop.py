@@ -1,4 +1,4 @@
-"""The loop that times pieces of work in turn, with a fixed piece of work between them that tells how the machine drifts."""
+"""The loop that times pieces of work in turn; a fixed piece of work between them tells how the machine drifts."""
 
 from __future__ import annotations
 

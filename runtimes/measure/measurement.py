@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ class Measurement:
     least_runs: int = 0
     percentiles: tuple[int, ...] = ()
     pinned: tuple[int, ...] | None = None
-    watched: Watched = Watched()
+    watched: Watched = field(default_factory=Watched)
     disturbances: tuple[str, ...] = ()
 
     @property
@@ -166,7 +166,7 @@ class Measurement:
             if each.name in stored:
                 value = stored[each.name]
                 facts[each.name] = tuple(value) if isinstance(value, list) else value
-            elif each.default is MISSING:
+            elif each.default is MISSING and each.default_factory is MISSING:
                 raise InvalidInputs(f"measurement: the field {each.name!r} is missing; measure again")
         for name in ("conditions", "conditions_after"):
             facts[name] = Conditions.from_json(facts[name])

@@ -167,10 +167,11 @@ def _memory(measured: Judged) -> list[str]:
 
 def _others(measured: Judged) -> list[str]:
     reasons, watched = [], measured.watched
-    if measured.pinned and (watched.others_share or 0) > TOLERANCE:
-        reasons.append(f"others took {watched.others_share:.0%} of the cores that it was pinned to")
-    if (watched.stolen_share or 0) > TOLERANCE:
-        reasons.append(f"the hypervisor took {watched.stolen_share:.0%} of the cores' time")
+    others, stolen = watched.others_share, watched.stolen_share
+    if measured.pinned and others is not None and others > TOLERANCE:
+        reasons.append(f"others took {others:.0%} of the time of the cores that it was pinned to")
+    if stolen is not None and stolen > TOLERANCE:
+        reasons.append(f"the hypervisor took {stolen:.0%} of the cores' time")
     return reasons
 
 

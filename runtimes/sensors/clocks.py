@@ -49,7 +49,7 @@ def clocks_mhz(cores: Sequence[int], root: Path = ROOT) -> dict[str, float] | No
 
 
 def are_locked(cores: Sequence[int], root: Path = ROOT) -> bool | None:
-    """Return whether the lowest allowed clock of these cores is the highest, as after ``jetson_clocks``; None if untold."""
+    """Return whether these cores may have one clock only, as after ``jetson_clocks``; None where it is not told."""
     limits = []
     for core in cores:
         cpufreq = root / f"sys/devices/system/cpu/cpu{core}/cpufreq"

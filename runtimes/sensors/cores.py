@@ -33,10 +33,8 @@ def clusters(root: Path = ROOT) -> dict[str, tuple[int, ...]]:
     folder = root / "sys/devices/system/cpu"
     cores = [int(path.name[3:]) for path in numbered(folder, "cpu[0-9]*") if path.name[3:].isdigit()]
     hybrid = [cores_in(text(root / f"sys/devices/{name}/cpus")) for name in ("cpu_atom", "cpu_core")]
-    if all(hybrid):
-        groups = [each for each in hybrid if each is not None]
-    else:
-        groups = _grouped(cores, _speeds(folder, cores))
+    told = [each for each in hybrid if each is not None]
+    groups = told if len(told) == 2 else _grouped(cores, _speeds(folder, cores))
     if len(groups) < 2:
         return {"all": tuple(cores)} if cores else {}
     between = len(groups) - 2
@@ -68,7 +66,8 @@ def resolved(
     for word in wanted:
         told = (word,) if isinstance(word, int) else names.get(word) or cores_in(word.replace("+", ","))
         if told is None:
-            raise InvalidInputs(f"{shown}: expected numbers, ranges as 0-3 or a cluster ({', '.join(names)}), got {word!r}")
+            known_words = f"numbers, ranges as 0-3 or a cluster ({', '.join(names)})"
+            raise InvalidInputs(f"{shown}: expected {known_words}, got {word!r}")
         chosen.update(told)
     if not chosen or not chosen <= set(may):
         raise InvalidInputs(f"{shown}: expected some of {_told(may)}, which this process may use")

@@ -28,7 +28,7 @@ def is_emulated(root: Path = ROOT, architecture: str | None = None) -> bool:
     if told in ("0", "1"):
         return told == "1"
     try:
-        if Path(os.readlink(root / "proc/thread-self/exe")).name.startswith("qemu-"):
+        if (root / "proc/thread-self/exe").readlink().name.startswith("qemu-"):
             return True
     except OSError:
         pass

@@ -47,7 +47,8 @@ def numbered_mode(wanted: str, root: Path = ROOT) -> int:
     for number, name in known.items():
         if wanted in (str(number), name):
             return number
-    raise InvalidInputs(f"power mode {wanted}: expected one of {', '.join(f'{n} ({name})' for n, name in known.items())}")
+    choices = ", ".join(f"{number} ({name})" for number, name in known.items())
+    raise InvalidInputs(f"power mode {wanted}: expected one of {choices}")
 
 
 def set_mode(number: int) -> None:

@@ -1,6 +1,6 @@
 """Temperatures by thermal zone, and waiting until a machine is cool.
 
-Kernel, Documentation/driver-api/thermal/sysfs-api.rst: ``thermal_zone*/{type,temp}``, in thousandths of a degree Celsius.
+Kernel, Documentation/driver-api/thermal/sysfs-api.rst: ``thermal_zone*/{type,temp}``, in thousandths of a degree C.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 - Raspberry Pi: ``vcgencmd get_throttled`` and the file of the same name of its firmware driver, in hexadecimal: 0x1
   under-voltage, 0x2 clock capped, 0x4 throttled, 0x8 too hot; the same 16 bits higher: since the start of the system.
-- Cooling devices (Documentation/driver-api/thermal/sysfs-api.rst): ``cooling_device*/{type,cur_state}``; a state above 0
-  holds a clock back, but that of a fan. Jetson names its own ``cpu-throttle-alert`` and the like (Jetson Linux Developer
-  Guide, "Thermal Management").
+- Cooling devices (Documentation/driver-api/thermal/sysfs-api.rst): ``cooling_device*/{type,cur_state}``; a state above
+  0 holds a clock back, but that of a fan. Jetson names its own ``cpu-throttle-alert`` and the like (Jetson Linux
+  Developer Guide, "Thermal Management").
 - Counters: x86 counts in ``cpu*/thermal_throttle/core_throttle_count``, Jetson's over-current alarms in
   ``hwmon*/oc*_event_cnt``.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import hashlib
 import json
@@ -11,16 +10,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 
 from runtimes.__main__ import main
-from runtimes.devices.local import conditions
-from runtimes.errors import InvalidInputs, InvalidModel, Unstable
+from runtimes.errors import InvalidInputs, InvalidMeasurement, InvalidModel
 from runtimes.measure import benchmark as module
-from runtimes.measure.benchmark import PRESETS, Measurement, Preset, Samples, benchmark, interleave, require_stable
+from runtimes.measure import validity
+from runtimes.measure.benchmark import benchmark, require_valid
+from runtimes.measure.loop import Samples, interleave
+from runtimes.measure.measurement import Measurement
+from runtimes.measure.presets import PRESETS, Preset, preset_named
+from runtimes.measure.request import Request
+from runtimes.sensors.conditions import conditions
 
 Saved = Callable[[ModelProto, str], Path]
 Models = dict[str, Callable[..., ModelProto]]
@@ -30,6 +35,10 @@ Models = dict[str, Callable[..., ModelProto]]
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the quick preset quicker."""
     monkeypatch.setitem(PRESETS, "quick", Preset("quick", 1, 0.0, 5, 0.01))
+
+
+def quick(**changes: Any) -> Request:
+    return Request(PRESETS["quick"], **changes)
 
 
 class Clock:
@@ -95,10 +104,12 @@ def test_loop_takes_the_runs_and_the_seconds_of_its_preset(preset: Preset, costs
 
 
 def test_presets_are_those_that_were_agreed() -> None:
-    standard, quick, mlperf = PRESETS["standard"], PRESETS["quick"], PRESETS["mlperf"]
-    assert (standard.warmup_runs, standard.warmup_s, standard.runs, standard.seconds) == (10, 1.0, 100, 10.0)
-    assert (mlperf.runs, mlperf.seconds) == (1024, 60.0)
-    assert quick.runs < standard.runs and quick.seconds < standard.seconds
+    default, quick, mlperf = PRESETS["default"], PRESETS["quick"], PRESETS["mlperf"]
+    assert (default.warmup_runs, default.warmup_s, default.runs, default.seconds) == (10, 1.0, 100, 10.0)
+    assert (mlperf.runs, mlperf.seconds, mlperf.percentiles) == (1024, 60.0, (90, 99))
+    assert quick.runs < default.runs and quick.seconds < default.seconds
+    assert preset_named("standard") is default  # as older files say
+    assert Request().preset is default
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -164,34 +175,15 @@ def test_p99_needs_662_runs() -> None:
     assert measured([1.0] * 662).p99_ms == 1.0
 
 
-def test_quiet_measurement_is_stable_and_one_outlier_does_not_change_that() -> None:
+def test_quiet_measurement_is_valid_and_one_outlier_does_not_change_that() -> None:
     found = measured([1.0] * 99 + [50.0])
-    assert found.stable and found.unstable == ()
-    require_stable([found])
+    assert found.valid and found.broken_rules == ()
+    require_valid([found])
 
 
-def test_spread_drift_and_throttling_are_unstable() -> None:
-    wide = measured([1.0] * 60 + [1.2] * 40)
-    assert "spread of 20%" in wide.unstable[0] and not wide.stable
-    drifted = measured([1.0] * 100, [1.0] * 10 + [1.3] * 10)
-    assert drifted.drift == pytest.approx(0.3) and "drifted by 30%" in drifted.unstable[0]
-    assert measured([1.0] * 100, [1.0] * 10 + [0.8] * 10).drift == pytest.approx(0.2)
-    calm = measured([1.0] * 100)
-    for before, after, stable in [
-        (0, 0, True),
-        (0x50000, 0x50000, True),
-        (0, 0x50000, False),
-        (0, 4, False),
-        (1, 1, False),
-    ]:
-        throttled = dataclasses.replace(
-            calm,
-            conditions=dataclasses.replace(calm.conditions, throttled=before),
-            conditions_after=dataclasses.replace(calm.conditions_after, throttled=after),
-        )
-        assert throttled.stable is stable
-    with pytest.raises(Unstable, match="spread of 20%") as caught:
-        require_stable([calm, wide])
+def test_an_invalid_measurement_ends_with_its_reasons() -> None:
+    with pytest.raises(InvalidMeasurement, match="spread of 20%") as caught:
+        require_valid([measured([1.0] * 100), measured([1.0] * 60 + [1.2] * 40)])
     assert caught.value.exit_code == 5
 
 
@@ -200,19 +192,31 @@ def test_json_keeps_everything() -> None:
     told = json.loads(json.dumps(found.to_json()))
     assert Measurement.from_json(told) == found
     assert told["latency_ms"]["p50"] == 2.5 and told["latency_ms"]["p99"] is None
-    assert told["stability"]["stable"] is False and told["runs"] == 3
-    for later in ("loop", "began", "sha256"):  # that files of earlier versions have not
-        del told[later]
-    assert Measurement.from_json(told) == found
+    assert told["validity"]["valid"] is False and told["runs"] == 3
+    assert [each["rule"] for each in told["validity"]["broken_rules"]] == ["spread", "drift"]
+    assert Measurement.from_json(told | {"preset": "standard"}).preset == "default"
+    for later in ("loop", "began", "sha256", "least_runs", "percentiles", "pinned", "watched", "disturbances"):
+        del told[later]  # files of earlier versions have none of these
+    for later in ("clusters", "clocks_mhz", "clocks_locked", "power_mode", "cooling", "throttle_counts", "emulated"):
+        del told["conditions"][later], told["conditions_after"][later]
+    older = Measurement.from_json(told)
+    assert older.samples_ms == found.samples_ms and older.conditions.cpu == found.conditions.cpu
     del told["conditions"]["cpu"]
     with pytest.raises(InvalidInputs, match="cpu"):
         Measurement.from_json(told)
 
 
+def test_a_request_is_the_same_after_json() -> None:
+    own = Preset("own", 1, 0.5, 7, 2.0, (90,))
+    request = Request(own, threads=2, cores=("big", 0), seed=3, memory=False, start_below_c=50.0)
+    assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+    assert Request.from_json({"preset": "mlperf"}) == Request(PRESETS["mlperf"])
+
+
 def test_files_are_measured_together(saved: Saved, models: Models) -> None:
     files = [saved(models["float"](), "float.onnx"), saved(models["int8"](), "int8.onnx")]
     told: list[tuple[int, int]] = []
-    found = benchmark(files, preset="quick", progress=lambda _task, done, total, _note="": told.append((done, total)))
+    found = benchmark(files, quick(), progress=lambda _task, done, total, _note="": told.append((done, total)))
     assert [each.file for each in found] == [str(file) for file in files]
     for each, file in zip(found, files, strict=True):
         assert len(each.samples_ms) >= PRESETS["quick"].runs and min(each.samples_ms) > 0
@@ -232,29 +236,31 @@ def test_inputs_are_given_or_made(linear: Path, monkeypatch: pytest.MonkeyPatch)
     seen: list[tuple[int, ...]] = []
     taken = module._work
     monkeypatch.setattr(module, "_work", lambda runtime, feed: seen.append(feed["x"].shape) or taken(runtime, feed))  # type: ignore[func-returns-value]
-    benchmark([linear], preset="quick", memory=False)
-    benchmark([linear], preset="quick", inputs={"x": np.ones((7, 4), np.float32)})
+    benchmark([linear], quick(memory=False))
+    benchmark([linear], quick(), inputs={"x": np.ones((7, 4), np.float32)})
     assert seen == [(1, 4), (7, 4)]
     with pytest.raises(InvalidInputs, match="expected"):
-        benchmark([linear], preset="quick", inputs={"x": np.ones((7, 3), np.float32)})
+        benchmark([linear], quick(), inputs={"x": np.ones((7, 3), np.float32)})
 
 
 @pytest.mark.usefixtures("brief")
 def test_memory_is_left_out_when_asked(linear: Path) -> None:
-    (found,) = benchmark([linear], preset="quick", memory=False)
+    (found,) = benchmark([linear], quick(memory=False))
     assert found.peak_memory_bytes is None and found.baseline_memory_bytes is None
 
 
 @pytest.mark.usefixtures("brief")
 def test_pinning_is_recorded(linear: Path) -> None:
     core = (conditions().affinity or ())[0]
-    (found,) = benchmark([linear], preset="quick", cores=[core], memory=False)
-    assert found.conditions.affinity == (core,)
+    (found,) = benchmark([linear], quick(cores=(core,), memory=False))
+    assert found.conditions.affinity == (core,) == found.pinned
 
 
 def test_bad_requests(linear: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputs, match="preset"):
-        benchmark([linear], preset="forever")  # type: ignore[arg-type]
+        Request.from_json({"preset": "forever"})
+    with pytest.raises(InvalidInputs, match="warmth is not known"):
+        Request.from_json({"warmth": 1})
     with pytest.raises(InvalidInputs, match="at least one"):
         benchmark([])
     with pytest.raises(InvalidModel, match=r"none\.onnx"):
@@ -265,9 +271,21 @@ def test_bad_requests(linear: Path, tmp_path: Path) -> None:
 def test_command_prints_json(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main([str(linear), "--preset", "quick", "--no-memory"])
     (told,) = json.loads(capsys.readouterr().out)
-    assert code in (0, 5) and code == (0 if told["stability"]["stable"] else 5)
+    assert code == 0
     assert Measurement.from_json(told).file == str(linear)
     assert told["executed"]["float"] >= 1 and told["executed"]["integer"] == 0
+
+
+@pytest.mark.usefixtures("brief")
+def test_an_invalid_measurement_is_exit_code_5_when_strict(
+    linear: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validity, "TOLERANCE", -1.0)
+    words = [str(linear), "--preset", "quick", "--no-memory"]
+    assert main(words) == 0
+    assert main([*words, "--strict"]) == 5
+    said = capsys.readouterr()
+    assert said.out.count('"rule": "spread"') == 2 and said.err.startswith("warning: ") and said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -277,6 +295,7 @@ def test_command_prints_json(linear: Path, capsys: pytest.CaptureFixture[str]) -
         ["--threads", "0", "none.onnx"],
         ["none.onnx", "--inputs", "none.npz"],
         ["--warmth", "none.onnx"],
+        ["--preset", "standard", "none.onnx"],
         [],
         ["check"],
         ["check", "none", "--threads", "many"],
@@ -292,13 +311,13 @@ def test_runs_without_torch_compress_and_onnx(linear: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'compress', 'export', 'models', 'onnx', 'pydantic'): sys.modules[name] = None\n"
-        "from runtimes.measure import benchmark\n"
-        "benchmark.PRESETS['quick'] = benchmark.Preset('quick', 1, 0.0, 5, 0.0)\n"
+        "from runtimes.measure import presets\n"
+        "presets.PRESETS['quick'] = presets.Preset('quick', 1, 0.0, 5, 0.0)\n"
         "from runtimes.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(linear), "--preset", "quick"], capture_output=True, text=True, check=False
     )
-    assert done.returncode in (0, 5), done.stderr
+    assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)[0]["samples_ms"]) == 5

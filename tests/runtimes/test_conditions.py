@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.devices.local import conditions, pinned
 from runtimes.errors import InvalidInputs
+from runtimes.sensors.conditions import conditions
+from runtimes.sensors.cores import pinned
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 
