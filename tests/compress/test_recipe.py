@@ -141,3 +141,18 @@ def test_the_speed_that_is_asked_for_is_what_the_processor_allows(
     assert (gate.name, gate.expected, gate.got, gate.passed) == ("speedup", expected, got, passed)
     (plain,) = check_gates(Gates(speedup=2, top1_agreement=None), Summary(speedup=got), [], [])
     assert plain.expected == "at least 2" and plain.passed is (got is not None)
+
+
+def test_the_former_name_of_a_preset_is_read_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = read(
+        write(tmp_path, GOOD + "benchmark: {preset: standard, threads: 2, cores: [big, 0], start_below: 50}\n")
+    )
+    assert recipe.benchmark.preset == "default"
+    assert [record.getMessage() for record in caplog.records] == ["preset standard is called default now; write that"]
+    request = recipe.benchmark.request
+    assert (request.preset.name, request.threads, request.cores, request.start_below_c) == (
+        "default",
+        2,
+        ("big", 0),
+        50,
+    )
