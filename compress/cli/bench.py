@@ -69,7 +69,7 @@ def command(
     if not names:
         raise InvalidInput("bench: no network given; name .onnx files or networks")
     call.claim_output()
-    data = call.load_data()
+    data = call.load_data(names)
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
         files = [
             file

@@ -174,7 +174,9 @@ class Draft:
             return
         settings = [f"source: {_quoted(self.options.data)}"]
         if len(shapes) == 1 and len(shapes[0]) == 4:
-            settings += [f"size: {shapes[0][2]}", f"channels: {shapes[0][1]}"]
+            _, channels, height, width = shapes[0]
+            size = f"{height}" if height == width else f"[{height}, {width}]"
+            settings += [f"size: {size}", f"channels: {channels}"]
         settings += [f"{name}: [{text}]" for name in ("mean", "std") if (text := getattr(self.options, name))]
         yield f"data: {{{', '.join(settings)}}}"
 

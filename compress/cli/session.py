@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,26 +183,25 @@ class Options:
         """The input shapes, each with its batch."""
         return tuple(parse_shape(text) for text in self.input_shapes)
 
-    def load_data(self) -> Data | None:
-        """The data set, resized to ``--input-shape`` where that is one image."""
+    def load_data(self, networks: Iterable[str] | None = None) -> Data | None:
+        """The data set, its images of the size of ``--input-shape``, or of the first network that tells one.
+
+        Args:
+            networks: that take it; left out, the command's one.
+        """
         if self.data is None:
             return None
         from ..data import DataConfig, load
+        from ..pipeline import sized
 
-        shapes = self.shapes()
-        image = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 4 else None
-        if image is not None and image[2] != image[3]:
-            raise InvalidInput(f"--input-shape {self.input_shapes[0]}: images are read as squares; give equal sides")
         config = configured(
             DataConfig,
-            {"source": "data", "size": "input_shapes", "channels": "input_shapes"},
+            {"source": "data"},
             source=self.data,
-            size=image[2] if image else None,
-            channels=image[1] if image else None,
             mean=_numbers("--mean", self.mean),
             std=_numbers("--std", self.std),
         )
-        return load(config, self.seed)
+        return load(sized(config, networks or [self.specification()], self.shapes()), self.seed)
 
     def open(self, data: Data | None) -> Network:
         """The network, filled and tried; built by the code of ``--source``, where it is an artifact that names code."""

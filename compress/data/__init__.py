@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import InvalidInput
 from ..sources.specification import require_data
 from .digits import digits
-from .image_folder import image_folder
+from .image_folder import image_folder, sizes_of_images
 from .npz import arrays_file
 from .partition import DataConfig, partition
 from .split import SPLITS, Augmentation, Data, LoaderSplit, Preprocessing, Samples, SampleSplit, Split, SplitName
@@ -29,6 +29,7 @@ __all__ = [
     "SplitName",
     "load",
     "partition",
+    "sizes_of_images",
 ]
 
 

@@ -14,11 +14,11 @@ def digits(config: DataConfig, seed: int) -> Data:
     from sklearn.datasets import load_digits
 
     scans = load_digits()
-    size = config.size or 32
-    pixels_each = size * size * (config.channels or 1)
-    require_at_most(len(scans.images) * pixels_each * 4, ARRAY_BYTES, "bytes of images", f"data digits, {size}x{size}")
+    height, width = config.height_width or (32, 32)
+    taken = len(scans.images) * height * width * (config.channels or 1) * 4
+    require_at_most(taken, ARRAY_BYTES, "bytes of images", f"data digits, {height}x{width}")
     images = torch.from_numpy(scans.images).float()[:, None]
-    images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    images = torch.nn.functional.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
     pixels = (images * (255 / 16)).round().clamp(0, 255).to(torch.uint8)
     if config.channels and config.channels > 1:
         pixels = pixels.expand(-1, config.channels, -1, -1).contiguous()

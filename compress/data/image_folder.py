@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF")
 """What is read, whatever a file's name: others of PIL's run programs."""
 IN_MEMORY_BYTES = 2**30
+LOOKED_AT = 64
+"""Images whose size is read, at most."""
 MOST_PIXELS = 89_478_485
 """Of an image, PIL's own limit: a few kilobytes can hold more."""
 
@@ -81,33 +83,68 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InvalidInput(f"data {path}: not a readable image ({error}); mend or remove the file") from error
 
 
-def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
+def _classes(path: Path) -> tuple[str, ...]:
+    """The names of the classes of the folder ``path``; raises InvalidInput."""
     train_folder = path / "train"
     if not train_folder.is_dir():
         raise InvalidInput(f"data {path}: expected {path / 'train'}/<class>/*.jpg (or .png ...), found no train folder")
     classes = tuple(sorted(entry.name for entry in train_folder.iterdir() if entry.is_dir()))
     if not classes:
         raise InvalidInput(f"data {train_folder}: expected one folder per class, found none")
+    return classes
 
-    def listing(folder: Path) -> tuple[tuple[Path, ...], Tensor]:
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            if not (folder / name).is_dir():
-                raise InvalidInput(f"data {folder / name}: no such class folder, but {train_folder / name} exists")
-            found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise InvalidInput(f"data {folder / name}: the class folder has no images")
-            paths += found
-            labels += [label] * len(found)
-        return tuple(paths), torch.tensor(labels)
 
-    paths, labels = listing(train_folder)
+def _listing(path: Path, part: str, classes: tuple[str, ...]) -> tuple[tuple[Path, ...], Tensor]:
+    """The images of "train" or "test" in the folder ``path``, and the class of each; raises InvalidInput."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        folder = path / part / name
+        if not folder.is_dir():
+            raise InvalidInput(f"data {folder}: no such class folder, but {path / 'train' / name} exists")
+        images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise InvalidInput(f"data {folder}: the class folder has no images")
+        paths += images
+        labels += [label] * len(images)
+    return tuple(paths), torch.tensor(labels)
+
+
+def sizes_of_images(path: Path) -> frozenset[tuple[int, int]]:
+    """Height and width of images in the folder ``path``: of some that are spread over all, not of each one.
+
+    Raises:
+        InvalidInput: it is no folder of images.
+    """
+    return _sizes(_listing(path, "train", _classes(path))[0])
+
+
+def _sizes(paths: tuple[Path, ...]) -> frozenset[tuple[int, int]]:
+    sizes = set()
+    for path in paths[:: -(-len(paths) // LOOKED_AT)]:
+        with _opened(path) as image:
+            sizes.add((image.height, image.width))
+    return frozenset(sizes)
+
+
+def _common_size(path: Path, paths: tuple[Path, ...]) -> tuple[int, int]:
+    """Height and width of all images; raises InvalidInput where they differ."""
+    sizes = _sizes(paths)
+    if len(sizes) > 1:
+        some = [f"{height}x{width}" for height, width in sorted(sizes)[:3]] + ["..."] * (len(sizes) > 3)
+        raise InvalidInput(
+            f"data {path}: its images have different sizes ({', '.join(some)}), and the network does not tell which it "
+            "takes; give --input-shape, as 3,224,224 (in a recipe and in Python size, as 224)"
+        )
+    return next(iter(sizes))
+
+
+def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
+    classes = _classes(path)
+    paths, labels = _listing(path, "train", classes)
+    size = config.height_width or _common_size(path, paths)
     with _opened(paths[0]) as first:
-        native_width, native_height = first.size
-        mode = first.mode
-    size = (config.size, config.size) if config.size else (native_height, native_width)
-    channels = config.channels or (1 if mode in ("1", "L", "I;16") else 3)
+        channels = config.channels or (1 if first.mode in ("1", "L", "I;16") else 3)
 
     def samples(files: tuple[Path, ...]) -> Samples:
         images = ImageFiles(files, size, channels)
@@ -116,7 +153,7 @@ def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
 
     test = None
     if (path / "test").is_dir():
-        test_paths, test_labels = listing(path / "test")
+        test_paths, test_labels = _listing(path, "test", classes)
         test = (samples(test_paths), test_labels)
     return deal(
         config,

@@ -22,14 +22,26 @@ MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28
 """What mean and standard deviation are taken of, at most."""
 
 
+LARGEST_SIDE, MOST_CHANNELS = 2**14, 2**12
+"""Of images."""
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+
+
 class DataConfig(Config):
     """Where the data comes from and how it is split."""
 
     source: Annotated[
         str, required("digits, an image folder, an .npz, or file.py:callable that returns loaders.", flag="--data")
     ]
-    size: int | None = setting(None, "Of the side of images, which are resized to it.", unit="pixels", ge=1, le=2**14)
-    channels: int | None = setting(None, "Of images: 1 for grey, 3 for colours; left out, as they are.", ge=1, le=2**12)
+    size: Side | tuple[Side, Side] | None = setting(
+        None,
+        "Of images, which are resized to it: the side, or height and width; left out, what the network takes where it "
+        "tells, or that of the images where all have one.",
+        unit="pixels",
+    )
+    channels: int | None = setting(
+        None, "Of images: 1 for grey, 3 for colours; left out, as they are.", ge=1, le=MOST_CHANNELS
+    )
     validation: float = setting(
         0.1, "The share of the train split that is kept for validation, where there is no such split.", gt=0, lt=1
     )
@@ -43,6 +55,11 @@ class DataConfig(Config):
     std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] | None = setting(
         None, "The standard deviation of each channel, likewise.", min_length=1, max_length=2**12
     )
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """The size of images, where it is said."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 def partition(labels: NDArray[np.int64], sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from .files import fold_for_export, ready_for_export, wanted
 from .gates import check_gates, layers
+from .images import sized
 from .recipe_run import run
 from .source import open_network
 from .step import advance, measure, train
@@ -15,6 +16,7 @@ __all__ = [
     "open_network",
     "ready_for_export",
     "run",
+    "sized",
     "train",
     "wanted",
 ]

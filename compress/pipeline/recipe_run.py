@@ -31,6 +31,7 @@ from ..stage import Context, Progress, silent
 from ..tasks.classification import require_classifier
 from .files import write_files
 from .gates import check_gates, layers, summary
+from .images import sized
 from .resume import ORIGIN, Origin, fingerprint, origin
 from .source import open_network
 from .step import advance, train
@@ -67,7 +68,7 @@ def run(
         require_named(code, f"recipe {recipe.file}", named_by=option)
     output = Path(output)
     with resumable_folder(output, overwrite=overwrite) as work:
-        data = load_data(recipe.data, recipe.seed) if recipe.data else None
+        data = _data(recipe)
         try:
             report = _run(recipe, work, data, progress, trust)
         except BaseException as error:
@@ -82,6 +83,11 @@ def run(
         reasons = "; ".join(f"{gate.name}: expected {gate.expected}, got {gate.got}" for gate in failed)
         raise GateFailed(f"{output}: {len(failed)} of {len(report.gates)} gates failed: {reasons}")
     return report
+
+
+def _data(recipe: Recipe) -> Data | None:
+    shapes = (recipe.input_shape,) if recipe.input_shape else ()
+    return load_data(sized(recipe.data, [recipe.model], shapes), recipe.seed) if recipe.data else None
 
 
 def _begun(work: Path) -> bool:

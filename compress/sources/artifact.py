@@ -223,7 +223,7 @@ def load(path: Path, *, trust: bool = False, source: str | None = None) -> Netwo
 
     manifest = read_manifest(path)
     built_by = _built_by(Source(**manifest["source"]), path, trust, source)
-    inputs = _read_arrays(path / "inputs.npz")
+    inputs = stored_inputs(path)
     model, _ = build(built_by, input_shape=tuple(inputs[0].shape) if len(inputs) == 1 else None)
     edits = tuple(edit_records.from_json(record) for record in manifest["edits"])
     edit_records.replay(model, edits)
@@ -290,6 +290,11 @@ def _require_same_outputs(network: Network, expected: tuple[Tensor, ...], path: 
     changed = source.kind == "file" and _digest(Path(source.name).read_bytes()) != source.sha256
     culprit = f"{source.name} has changed, and" if changed else f"{source.name}, or what it imports or reads, changed:"
     raise InvalidInput(f"artifact {path}: {culprit} the network computes something else now")
+
+
+def stored_inputs(path: Path) -> tuple[Tensor, ...]:
+    """The inputs that the artifact at ``path`` is tried on, one for each of its network."""
+    return _read_arrays(path / "inputs.npz")
 
 
 def expected_outputs(path: Path) -> tuple[Tensor, ...]:

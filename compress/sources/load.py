@@ -66,6 +66,11 @@ def _require_sane(source: Source) -> None:
             raise InvalidInput(f"model {source}: {key}: expected a number above 0, {LARGEST_OPTION} at most")
 
 
+def has_large_images(shape: tuple[int, ...]) -> bool:
+    """Whether a zoo network has its form for large images where they are of ``shape``, (..., height, width)."""
+    return min(shape[-2:]) >= LARGE_IMAGE
+
+
 def build(
     source: Source,
     defaults: Mapping[str, Any] | None = None,
@@ -91,8 +96,7 @@ def build(
         zoo = models
         require_in_zoo(source.name, f"model {source}")
         own = dict(defaults or {})
-        large = input_shape is not None and min(input_shape[-2:]) >= LARGE_IMAGE
-        if large and "small_images" in zoo.options(source.name):
+        if input_shape is not None and has_large_images(input_shape) and "small_images" in zoo.options(source.name):
             own["small_images"] = False
         complete = Source("zoo", source.name, options={**own, **source.options})
         _require_sane(complete)
