@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from compress.data import Data
-from runtimes.measure.benchmark import PRESETS
+from runtimes.measure.presets import PRESETS
 from tests.support.small_classifier import SMALL_NET, SmallNet, pattern_data
 
 torch.set_num_threads(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..errors import InvalidInputs
@@ -25,7 +25,7 @@ class Request:
         patience_s: how long that is waited for.
     """
 
-    preset: Preset = PRESETS["default"]
+    preset: Preset = field(default_factory=lambda: PRESETS["default"])
     threads: int = 1
     cores: tuple[int | str, ...] | None = None
     seed: int = 0

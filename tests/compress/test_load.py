@@ -158,7 +158,7 @@ def test_our_packages_are_reached_beside_those_of_the_user(users_project: Path) 
         "assert 'resnet20' in models.names() and not hasattr(theirs, 'names')\n"
         "assert 'onnx' in export.facts.formats()\n"
         "assert export.onnx.edits.rewrite.__name__.endswith('export.onnx.edits.rewrite')\n"
-        "assert runtimes.devices.local is runtimes.devices.local\n"
+        "assert runtimes.sensors.conditions is runtimes.sensors.conditions\n"
         "try:\n    runtimes.nothing\nexcept AttributeError:\n    print('good')\n"
     )
     done = subprocess.run(
