@@ -49,10 +49,19 @@ class Format:
     sizes_vary: bool = False
     holds_levels: bool = False
 
+    @property
+    def file(self) -> Path:
+        """Where the exporter is."""
+        return _HERE.joinpath(*self.module.strip(".").split(".")).with_suffix(".py")
+
 
 @functools.cache
 def formats() -> Mapping[str, Format]:
     """All formats by name, installed or not.
+
+    Raises:
+        InvalidInput: a file names an engine or a target that there is not; `runtimes.errors.InvalidPlugin` where it
+            does not state what it must.
 
     >>> formats()["onnx"].suffix
     '.onnx'
@@ -64,11 +73,30 @@ def formats() -> Mapping[str, Format]:
     return {each.name: each for each in described if each is not None}
 
 
+_STATED = {
+    "TITLE": "text",
+    "SUFFIX": "suffix",
+    "ENGINE": "text",
+    "TARGETS": "texts",
+    "INSTALL": "text",
+    "PORTABLE": "truth",
+    "SIZES_VARY": "truth",
+    "HOLDS_LEVELS": "truth",
+}
+
+
 def _described(name: str, file: Path) -> Format | None:
     known = runtimes.facts.literals(file)
     if "SUFFIX" not in known:
         return None
-    runtimes.facts.require_stated(file, known, ("TITLE", "ENGINE", "TARGETS", "INSTALL"))
+    runtimes.facts.require_stated(file, known, _STATED, ("PORTABLE", "SIZES_VARY", "HOLDS_LEVELS"))
+    engines, targets = runtimes.facts.engines(), runtimes.facts.targets()
+    if known["ENGINE"] not in engines:
+        raise InvalidInput(f"{file}: ENGINE: expected one of {', '.join(engines)}, got {known['ENGINE']!r}")
+    strange = [target for target in known["TARGETS"] if target not in targets]
+    if strange or not known["TARGETS"]:
+        wrong = f"{strange[0]!r}" if strange else "none"
+        raise InvalidInput(f"{file}: TARGETS: expected some of {', '.join(targets)}, got {wrong}")
     alone = file.parent == _HERE
     return Format(
         name,

@@ -19,6 +19,7 @@ from compress.errors import InvalidInput, PackageMissing
 from compress.integers.encoding import Encoding
 from compress.integers.plan import Plan, plan
 from compress.integers.target import Target, target_named
+from compress.siblings import runtimes
 
 from .facts import formats
 from .onnx.contents import Contents
@@ -157,14 +158,19 @@ def exporter(name: str) -> Exporter:
     """The module that writes the format ``name``, imported.
 
     Raises:
-        InvalidInput: there is no such format.
+        InvalidInput: there is no such format, or its file is no Python or does not define what an exporter does.
         PackageMissing: what it needs is not installed, or does not load here.
     """
     known = formats()
     if name not in known:
         raise InvalidInput(f"format {name!r}: expected one of {', '.join(known)}")
     try:
-        return cast(Exporter, importlib.import_module(known[name].module, __package__))
+        module = importlib.import_module(known[name].module, __package__)
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise PackageMissing(f"format {name}: cannot be written here ({reason}); {known[name].install}") from error
+    except Exception as error:
+        raise InvalidInput(runtimes.errors.fault(known[name].file, error)) from error
+    if not callable(getattr(module, "export", None)):
+        raise InvalidInput(f"{known[name].file}: expected the function export(job, path); it has none")
+    return cast(Exporter, module)

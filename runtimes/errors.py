@@ -17,6 +17,10 @@ class InvalidInputs(RuntimesError, ValueError):
     """Arrays or options do not fit: a name, a shape, a dtype, a number of samples."""
 
 
+class InvalidPlugin(RuntimesError, ValueError):
+    """A file that adds an engine, a format or a part does not state or define what it must, or is no valid Python."""
+
+
 class EngineMissing(RuntimesError):
     """An engine is not installed, or not usable here; the message has the exact install line."""
 
@@ -33,3 +37,23 @@ class InvalidMeasurement(RuntimesError):
     """A measurement broke a rule, so that it is not to be trusted."""
 
     exit_code = 5
+
+
+def fault(file: object, error: BaseException) -> str:
+    """Return where in the Python file ``file`` an error of importing it comes from, and what it says, in one line.
+
+    >>> try: compile("x =", "toy.py", "exec")
+    ... except SyntaxError as error: fault("toy.py", error)
+    'toy.py, line 1: invalid syntax'
+    """
+    if isinstance(error, SyntaxError):
+        return (
+            f"{error.filename if error.filename not in (None, '<unknown>') else file}, line {error.lineno}: {error.msg}"
+        )
+    lines, step = [], error.__traceback__
+    while step is not None:
+        lines += [step.tb_lineno] if step.tb_frame.f_code.co_filename == str(file) else []
+        step = step.tb_next
+    words = " ".join(str(error).split())
+    place = f"{file}, line {lines[-1]}" if lines else str(file)
+    return f"{place}: {type(error).__name__}{f': {words}' if words else ''}"

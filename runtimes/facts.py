@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidInputs, InvalidModel
+from .errors import InvalidInputs, InvalidModel, InvalidPlugin, fault
 
 _FOLDER = Path(__file__).with_name("engines")
 _CODE = re.compile(r"^(?:def|class|async def) \w+|^@\w+", re.MULTILINE)
@@ -80,11 +80,18 @@ def literals(file: Path) -> dict[str, Any]:
 
     What stands below the first function or class is not looked at.
 
+    Raises:
+        InvalidPlugin: what stands above is no Python.
+
     >>> literals(_FOLDER / "onnxruntime.py")["SUFFIXES"]
     ('.onnx', '.ort')
     """
     known: dict[str, Any] = {}
-    for statement in _head(file.read_text(encoding="utf-8")).body:
+    try:
+        head = _head(file.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise InvalidPlugin(fault(file, error)) from error
+    for statement in head.body:
         if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
             continue
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
@@ -107,11 +114,40 @@ def _head(text: str) -> ast.Module:
     return ast.parse(text)
 
 
-def require_stated(file: Path, known: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise ValueError where a file does not state all of ``names``."""
-    missing = [name for name in names if name not in known]
+def require_stated(file: Path, known: Mapping[str, Any], kinds: Mapping[str, str], optional: Iterable[str]) -> None:
+    """Raise InvalidPlugin where a file does not state what it must, or states something of another type.
+
+    Args:
+        kinds: of each literal: a text, a suffix, texts, suffixes, a mapping, or a truth (True or False).
+        optional: those that may be left out.
+    """
+    missing = [name for name in kinds if name not in known and name not in optional]
     if missing:
-        raise ValueError(f"{file}: expected literals {', '.join(missing)} above its first function or class")
+        raise InvalidPlugin(f"{file}: expected literals {', '.join(missing)} above its first function or class")
+    for name, kind in kinds.items():
+        if name in known and not _is(known[name], kind):
+            raise InvalidPlugin(f"{file}: {name}: expected {_KINDS[kind]}, got {known[name]!r:.60}")
+
+
+_KINDS = {
+    "text": "a text that is not empty",
+    "suffix": "a suffix, as '.onnx'",
+    "texts": "a tuple of texts, as ('linux',)",
+    "suffixes": "a tuple of suffixes, as ('.onnx', '.ort')",
+    "mapping": "a mapping in braces",
+    "truth": "True or False",
+}
+
+
+def _is(value: object, kind: str) -> bool:
+    """Whether a literal is what ``_KINDS`` says of ``kind``."""
+    if kind in ("texts", "suffixes"):
+        one = "text" if kind == "texts" else "suffix"
+        return isinstance(value, (tuple, list)) and all(_is(each, one) for each in value)
+    if kind == "suffix":
+        return isinstance(value, str) and value.startswith(".") and len(value) > 1 and value == value.lower()
+    types: dict[str, type] = {"text": str, "mapping": dict, "truth": bool}
+    return isinstance(value, types[kind]) and (kind != "text" or value != "")
 
 
 @functools.cache
@@ -124,13 +160,25 @@ def engines() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _FOLDER.glob("*.py") if not file.stem.startswith("_")))
 
 
+_STATED = {
+    "TITLE": "text",
+    "PACKAGE": "text",
+    "SUFFIXES": "suffixes",
+    "INSTALL": "text",
+    "TARGETS": "mapping",
+    "SYSTEMS": "texts",
+    "UNPROVEN": "text",
+    "FORMER_NAMES": "texts",
+}
+
+
 @functools.cache
 def describe(engine: str) -> EngineFacts:
     """Return what the file of ``engine`` states; nothing is imported.
 
     Raises:
         InvalidInputs: there is no such engine.
-        ValueError: its file does not state what it must, or states what is no fact.
+        InvalidPlugin: its file does not state what it must, or states what is no fact.
 
     >>> describe("onnxruntime").title
     'ONNX Runtime'
@@ -139,7 +187,7 @@ def describe(engine: str) -> EngineFacts:
         raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
     file = _FOLDER / f"{engine}.py"
     known = literals(file)
-    require_stated(file, known, ("TITLE", "PACKAGE", "SUFFIXES", "INSTALL"))
+    require_stated(file, known, _STATED, ("TARGETS", "SYSTEMS", "UNPROVEN", "FORMER_NAMES"))
     return EngineFacts(
         engine,
         known["TITLE"],
@@ -155,10 +203,17 @@ def describe(engine: str) -> EngineFacts:
 
 def _target(file: Path, name: str, facts: Mapping[str, Any]) -> TargetFacts:
     possible = [field.name for field in fields(TargetFacts) if field.name not in ("name", "engine")]
+    if not isinstance(name, str) or not isinstance(facts, Mapping):
+        raise InvalidPlugin(f"{file}: target {name}: expected a name with its facts in braces, got {facts!r:.60}")
     unknown = sorted(set(facts) - set(possible))
     if unknown or "integers" not in facts:
         wrong = f"{unknown[0]!r} is no fact of a target" if unknown else "'integers' is missing"
-        raise ValueError(f"{file}: target {name}: {wrong}: expected {', '.join(possible)}")
+        raise InvalidPlugin(f"{file}: target {name}: {wrong}: expected {', '.join(possible)}")
+    kinds = {"integers": "mapping", "interfaces": "texts", "suits": "texts", "reason": "text"}
+    kinds |= {"needs_vnni": "truth", "by_onednn": "truth"}
+    for fact, value in facts.items():
+        if not _is(value, kinds[fact]):
+            raise InvalidPlugin(f"{file}: target {name}: {fact}: expected {_KINDS[kinds[fact]]}, got {value!r:.60}")
     return TargetFacts(name, file.stem, **facts)
 
 
@@ -166,10 +221,21 @@ def _target(file: Path, name: str, facts: Mapping[str, Any]) -> TargetFacts:
 def targets() -> Mapping[str, TargetFacts]:
     """Return every target by name.
 
+    Raises:
+        InvalidPlugin: two engines state the same one.
+
     >>> targets()["ort-arm"].suits
     ('arm64',)
     """
-    return {name: facts for engine in engines() for name, facts in describe(engine).targets.items()}
+    known: dict[str, TargetFacts] = {}
+    for engine in engines():
+        for name, facts in describe(engine).targets.items():
+            if name in known:
+                raise InvalidPlugin(
+                    f"{_FOLDER / engine}.py: target {name}: {known[name].engine}.py states it too; rename one of them"
+                )
+            known[name] = facts
+    return known
 
 
 def title_of(engine: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EngineMissing, InvalidInputs, InvalidModel
+from .errors import EngineMissing, InvalidInputs, InvalidModel, InvalidPlugin, fault
 from .facts import describe, engine_of, suffixes
 from .files.untrusted import Unreadable, require_at_most, require_file
 
@@ -22,6 +22,7 @@ Arrays = Mapping[str, Array]
 
 MOST_THREADS = 1024
 _RANDOM_ELEMENTS = 2**27  # of an input that nobody gives
+_ENGINES = Path(__file__).with_name("engines")
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,22 @@ def engine_named(engine: str) -> Engine:
     Raises:
         InvalidInputs: there is no such engine.
         EngineMissing: its package is not installed or does not load here.
+        InvalidPlugin: its file is no Python, or does not define what an engine does.
     """
     facts = describe(engine)
+    file = _ENGINES / f"{engine}.py"
     try:
-        return cast(Engine, importlib.import_module(f".engines.{engine}", __package__))
+        module = importlib.import_module(f".engines.{engine}", __package__)
     except (ImportError, OSError, RuntimeError) as error:  # OpenVINO's fails so for a user without a home
         raise EngineMissing(f"engine {engine!r} cannot be used here ({one_line(error)}); {facts.install}") from error
+    except Exception as error:
+        raise InvalidPlugin(fault(file, error)) from error
+    lacking = [name for name in ("version", "parts", "load") if not callable(getattr(module, name, None))]
+    if lacking:
+        raise InvalidPlugin(
+            f"{file}: expected the functions version, parts and load; it has no {' and no '.join(lacking)}"
+        )
+    return cast(Engine, module)
 
 
 def available(engine: str) -> tuple[str | None, str]:
@@ -179,7 +190,7 @@ def available(engine: str) -> tuple[str | None, str]:
     """
     try:
         return engine_named(engine).version(), ""
-    except EngineMissing as error:
+    except (EngineMissing, InvalidPlugin) as error:
         return None, str(error)
 
 

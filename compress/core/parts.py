@@ -12,17 +12,18 @@ alike, and so is an object of the part's class. On a command line ``smooth=0.5``
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import (
     BeforeValidator,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationError,
     model_serializer,
 )
@@ -30,8 +31,10 @@ from pydantic_core import CoreSchema, core_schema
 
 from ..errors import InvalidInput
 from ..files import strict_yaml
+from ..siblings import runtimes
 from .complaint import first_complaint
 from .config import Config
+from .part_files import InvalidPart, part_files
 
 
 class Part(Config):
@@ -62,18 +65,23 @@ class Kind(Generic[P]):
         package: whose folder holds them, one file each; files below that folder are no parts.
         base: the class of all of them.
         of_user: makes a part, with settings, of a function of the user's or of what names one (``file.py:function``).
+        verb: the method that every part defines, if there is one.
     """
 
     word: str
     package: str
     base: type[P]
     of_user: Callable[[object, Mapping[str, Any]], P] | None = None
+    verb: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all parts, sorted; no part is imported."""
-        modules = pkgutil.iter_modules(import_module(self.package).__path__)
-        return tuple(sorted(module.name.removesuffix("_") for module in modules if not module.ispkg))
+        return tuple(self._files)
+
+    @property
+    def _files(self) -> dict[str, Path]:
+        return part_files(map(Path, import_module(self.package).__path__))
 
     def search(self, folder: str) -> None:
         """Find parts in another folder too."""
@@ -83,18 +91,41 @@ class Kind(Generic[P]):
         """The class of the part called ``name``.
 
         Raises:
-            ValueError: there is no such part, or its file does not define one.
+            ValueError: there is no such part; `InvalidPart` where its file is no Python or does not define one.
         """
-        if name not in self.names:
+        if name not in self._files:
             own = ", or file.py:function of your own" if self.of_user is not None else ""
             raise ValueError(f"expected one of {', '.join(self.names)}{own}, got {name!r:.60}")
-        files = {module.name for module in pkgutil.iter_modules(import_module(self.package).__path__)}
-        module = import_module(f"{self.package}.{name if name in files else name + '_'}")
+        file = self._files[name]
+        try:
+            module = import_module(f"{self.package}.{file.stem}")
+        except Exception as error:
+            raise InvalidPart(runtimes.errors.fault(file, error)) from error
         defined = [value for value in vars(module).values() if isinstance(value, type)]
         parts = [kind for kind in defined if issubclass(kind, self.base) and kind.__module__ == module.__name__]
         if len(parts) != 1:
-            raise ValueError(f"{module.__file__}: expected one subclass of {self.base.__name__}, got {len(parts)}")
+            raise InvalidPart(f"{file}: expected one subclass of {self.base.__name__}, got {len(parts)}")
+        self._require_complete(parts[0], file)
         return parts[0]
+
+    def _require_complete(self, part: type[P], file: Path) -> None:
+        """Raise InvalidPart where a part lacks its verb, a fact, or a description of a setting."""
+        verb = self.verb
+        if verb is not None and getattr(part, verb) is getattr(self.base, verb):
+            raise InvalidPart(f"{file}: {part.__name__} does not define {verb}, which every {self.word} does")
+        mute = next((name for name, field in part.model_fields.items() if not field.description), None)
+        if mute is not None:
+            raise InvalidPart(f"{file}: {part.__name__}.{mute}: expected a description; write it as setting(...)")
+        for name, hint in inspect.get_annotations(self.base, eval_str=True).items():
+            inner = get_args(hint)
+            if not str(hint).startswith("typing.ClassVar") or not inner:
+                continue
+            if not hasattr(part, name):
+                raise InvalidPart(f"{file}: {part.__name__} does not state {name}, which every {self.word} does")
+            try:
+                TypeAdapter(inner[0]).validate_python(getattr(part, name), strict=True)
+            except ValidationError as error:
+                raise InvalidPart(f"{file}: {part.__name__}.{name}: {first_complaint(error).message}") from error
 
     def read(self, value: object) -> P:
         """The part that ``value`` is, names or describes.

@@ -154,7 +154,7 @@ def read_targets() -> Mapping[str, Target]:
     """Every target by name, from what engines state.
 
     Raises:
-        ValueError: an engine states integers that there are not, or a fact that is none.
+        InvalidPlugin: an engine states integers that there are not, or a fact that is none.
     """
     adapter = TypeAdapter(Target)
     read: dict[str, Target] = {}
@@ -164,7 +164,9 @@ def read_targets() -> Mapping[str, Target]:
                 {"name": name, "engine": facts.engine, "interfaces": facts.interfaces, **facts.integers}
             )
         except ValidationError as error:
-            raise ValueError(f"engine {facts.engine}: target {name}: {first_complaint(error).line('it')}") from error
+            raise runtimes.errors.InvalidPlugin(
+                f"engine {facts.engine}: target {name}: {first_complaint(error).line('it')}"
+            ) from error
     return read
 
 

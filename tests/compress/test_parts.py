@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compress.core.part_files import InvalidPart, part_files
 from compress.core.parts import Kind
 from compress.prune.criteria import CRITERIA, Criterion
 from compress.prune.criteria.taylor import Taylor
@@ -165,3 +166,40 @@ def test_another_folder_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ValueError, match=r"empty\.py: expected one subclass of Criterion, got 0"):
         CRITERIA.read("empty")
+
+
+RECOVERY = (ROOT / "examples" / "recovery.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (RECOVERY + "x = (\n", r"mine\.py, line \d+: '\(' was never closed"),
+        ("import nothing_of_this_name\n", r"mine\.py, line 1: ModuleNotFoundError: No module named"),
+        (RECOVERY.replace('= "weights"\n', '= "weight"\n'), r"mine\.py: Trim\.phase: .*'weights'"),
+        (RECOVERY.replace("    phase: ClassVar", "    other: ClassVar"), r"mine\.py: Trim does not state phase"),
+        (RECOVERY.replace("def apply", "def applies"), r"mine\.py: Trim does not define apply, which every recovery"),
+        (RECOVERY.replace("    phase:", "    mute: int = 1\n\n    phase:"), r"Trim\.mute: expected a description"),
+    ],
+)
+def test_a_part_that_is_wrong_is_told_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, told: str
+) -> None:
+    from compress.quantize import recover
+
+    monkeypatch.setattr(recover, "__path__", [*recover.__path__, str(tmp_path)])
+    (tmp_path / "mine.py").write_text(wrong, encoding="utf-8")
+    try:
+        with pytest.raises(InvalidPart, match=told):
+            RECOVERIES.read("mine")
+    finally:
+        sys.modules.pop("compress.quantize.recover.mine", None)
+
+
+def test_files_that_are_no_parts(tmp_path: Path) -> None:
+    for name in ("_private", ".#editor", "a copy", "fine", "global_"):
+        (tmp_path / f"{name}.py").touch()
+    assert list(part_files([tmp_path])) == ["fine", "global"]
+    (tmp_path / "global.py").touch()
+    with pytest.raises(InvalidPart, match=r"global_\.py: .*global\.py is called global too"):
+        part_files([tmp_path])

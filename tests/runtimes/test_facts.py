@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+import runtimes.engines as engines_package
+from compress.errors import InvalidInput
 from export.facts import format_of, formats
-from runtimes import facts
+from runtimes import facts, runtime
+from runtimes.errors import InvalidPlugin
 
 
 def test_every_format_is_run_by_an_engine_in_its_integers() -> None:
@@ -64,9 +68,70 @@ def test_a_file_is_read_and_not_run(engine: Path) -> None:
         ('TITLE = "One"\n', "expected literals PACKAGE, SUFFIXES, INSTALL above its first function"),
         (STATED + 'TARGETS = {"a": {}}\n', "target a: 'integers' is missing"),
         (STATED + 'TARGETS = {"a": {"integers": {}, "quick": True}}\n', "target a: 'quick' is no fact of a target"),
+        (STATED.replace('(".one",)', '".one"'), "one.py: SUFFIXES: expected a tuple of suffixes"),
+        (STATED.replace('".one"', "3"), "one.py: SUFFIXES: expected a tuple of suffixes"),
+        (STATED.replace('"One"', "1"), "one.py: TITLE: expected a text that is not empty, got 1"),
+        (STATED + 'TARGETS = ["a"]\n', "one.py: TARGETS: expected a mapping"),
+        (STATED + 'TARGETS = {"a": "int8"}\n', "target a: expected a name with its facts"),
+        (
+            STATED + 'TARGETS = {"a": {"integers": {}, "suits": "x86_64"}}\n',
+            "target a: suits: expected a tuple of texts",
+        ),
+        (f"def (\n{STATED}", "one.py, line 1: invalid syntax"),
     ],
 )
 def test_what_is_stated_wrongly_is_told(engine: Path, text: str, told: str) -> None:
     engine.write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(InvalidPlugin, match=told):
         facts.describe("one")
+
+
+def test_a_target_is_stated_once(engine: Path) -> None:
+    for name in ("one", "two"):
+        engine.with_name(f"{name}.py").write_text(STATED + 'TARGETS = {"a": {"integers": {}}}\n')
+    with pytest.raises(InvalidPlugin, match=r"two\.py: target a: one\.py states it too"):
+        facts.targets()
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ('SUFFIX = "one"', "SUFFIX: expected a suffix"),
+        ('SUFFIX = ".one"\nENGINE = "onnx"', "ENGINE: expected one of .*, got 'onnx'"),
+        ('SUFFIX = ".one"\nTARGETS = ("ort",)', "TARGETS: expected some of .*, got 'ort'"),
+        ('SUFFIX = ".one"\nPORTABLE = 1', "PORTABLE: expected True or False, got 1"),
+    ],
+)
+def test_formats_that_are_stated_wrongly_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str, told: str
+) -> None:
+    monkeypatch.setattr("export.facts._HERE", tmp_path)
+    usual = 'TITLE = "One"\nENGINE = "onnxruntime"\nTARGETS = ("ort-x86",)\nINSTALL = "pip install one"\n'
+    (tmp_path / "one.py").write_text(usual + stated)
+    with pytest.raises((InvalidPlugin, InvalidInput), match=rf"one\.py: {told}"):
+        formats.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("x = (", r"bad\.py, line \d+: '\(' was never closed"),
+        ("nothing", r"bad\.py, line 5: NameError: name 'nothing' is not defined"),
+        ("def version(): ...", r"bad\.py: expected the functions version, parts and load; it has no parts and no load"),
+    ],
+)
+def test_an_engine_that_cannot_be_used_is_told_of_its_file(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, code: str, told: str
+) -> None:
+    bad = engine.with_name("bad.py")
+    bad.write_text(f"{STATED}{code}\n")
+    monkeypatch.setattr(runtime, "describe", lambda name: None)
+    monkeypatch.setattr(runtime, "_ENGINES", engine.parent)
+    monkeypatch.setattr(engines_package, "__path__", [str(engine.parent)])
+    try:
+        with pytest.raises(InvalidPlugin, match=told):
+            runtime.engine_named("bad")
+        version, reason = runtime.available("bad")
+        assert version is None and "bad.py" in reason
+    finally:
+        sys.modules.pop("runtimes.engines.bad", None)

@@ -7,6 +7,7 @@ test fails where a file is not what this would write.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from pydantic.fields import FieldInfo
 from ...core.parts import Kind
 from ...core.settings import flag_of, setting_of
 from ...distill import Distill
+from ...errors import CompressError, InvalidInput
 from ...prune import Prune, RemoveBlocks
 from ...prune.regularize import Regularize
 from ...prune.sensitivity import Scan
 from ...quantize import Quantize
 from ...recipe import Benchmark, Export, schema
 from ...share import Share
-from ...siblings import models
+from ...siblings import models, runtimes
 from ...sparsify import Sparsify
 from ...stage import Config
 from ...training.loop import Training
@@ -73,7 +75,8 @@ def options_table() -> dict[str, Any]:
     for name, entries in settings.items():
         flags = [flag for entry in entries for flag in entry["flags"]]
         twice = sorted({flag for flag in flags if flags.count(flag) > 1})
-        assert not twice, f"{name}: several settings have the option {', '.join(twice)}"
+        if twice:
+            raise InvalidInput(f"{name}: several settings have the option {', '.join(twice)}; rename all but one")
     return {"zoo": list(models.names()), "settings": settings}
 
 
@@ -152,9 +155,12 @@ def _json(value: Any) -> str:
 
 def main() -> None:
     """Write every file that is stale, and tell which: the table first, which the commands are made of."""
-    _write({generated.FILE: _json(options_table())})
-    generated.table.cache_clear()
-    _write(files())
+    try:
+        _write({generated.FILE: _json(options_table())})
+        generated.table.cache_clear()
+        _write(files())
+    except (CompressError, runtimes.errors.RuntimesError) as error:
+        sys.exit(f"error: {error}")
 
 
 def _write(wanted: Mapping[Path, str]) -> None:

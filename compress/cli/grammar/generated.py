@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from ...core.part_files import part_files
+
 FILE = Path(__file__).with_name("generated.json")
 
 
@@ -41,8 +43,7 @@ def settings(name: str) -> list[Entry]:
 
 def parts(folder: str) -> list[str]:
     """The names of the files in a folder of parts, below that of ``compress``; see :mod:`compress.core.parts`."""
-    files = (FILE.parents[2] / folder).iterdir()
-    return sorted(file.stem.removesuffix("_") for file in files if file.suffix == ".py" and file.stem != "__init__")
+    return list(part_files([FILE.parents[2] / folder]))
 
 
 @cache

@@ -11,6 +11,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from ...errors import InvalidInput
+
 FEW = 16
 """Options that ``--help`` shows whole."""
 
@@ -99,6 +101,15 @@ def first_sentence(text: str) -> str:
 class Command(click.Command):
     """A command whose options stand under headings, and whose ``--json-file`` replaces nothing by accident."""
 
+    def __init__(self, *declarations: Any, **told: Any) -> None:
+        super().__init__(*declarations, **told)
+        flags = [flag for param in self.params for flag in (*param.opts, *param.secondary_opts)]
+        twice = sorted({flag for flag in flags if flags.count(flag) > 1})
+        if twice:
+            raise InvalidInput(
+                f"compress {self.name}: several options are called {', '.join(twice)}; rename all but one"
+            )
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Its own parameters, then ``--help`` and ``--help-all``."""
         every = Option(
@@ -158,7 +169,6 @@ def _shows_all(ctx: click.Context) -> bool:
 
 def _claim(ctx: click.Context, place: Path) -> None:
     """Keep the name of a file of JSON for this command until it ends."""
-    from ...errors import InvalidInput
     from ...files.outputs import claim
 
     if place.suffix.lower() != ".json":

@@ -49,7 +49,7 @@ class Repair(Part):
         raise NotImplementedError
 
 
-REPAIRS = Kind("repair", __name__, Repair)
+REPAIRS = Kind("repair", __name__, Repair, verb="apply")
 AnyRepair = Annotated[Repair, REPAIRS]
 """A field's type: a repair's name, a mapping from it to its settings, or an object."""
 

@@ -47,6 +47,6 @@ class Select(Part):
         raise NotImplementedError
 
 
-SELECTIONS = Kind("selection", __name__, Select)
+SELECTIONS = Kind("selection", __name__, Select, verb="plan")
 AnySelect = Annotated[Select, SELECTIONS]
 """A field's type: a selection's name, a mapping from it to its settings, or an object."""

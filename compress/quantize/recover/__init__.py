@@ -43,6 +43,6 @@ class Recovery(Part):
         raise NotImplementedError
 
 
-RECOVERIES = Kind("recovery method", __name__, Recovery)
+RECOVERIES = Kind("recovery method", __name__, Recovery, verb="apply")
 AnyRecovery = Annotated[Recovery, RECOVERIES]
 """A field's type: a method's name, a mapping from it to its settings, or an object."""
