@@ -7,6 +7,8 @@ An engine is one file of the folder ``engines/``. It states, above its first fun
 - ``TARGETS``: by name, the kinds of processors that it runs on, as far as they want other integers; see `TargetFacts`;
 - ``SYSTEMS``: as ``sys.platform`` has them, where it does not run on all of them;
 - ``UNPROVEN``: what this project's tests could not run, in words;
+- ``NATIVE_TOOL``: its own benchmark program for devices without Python, one of `runtimes.devices.native.tools`;
+- ``NATIVE_LIBRARY``: the library of its C interface, where ``runtimes/devices/native/runner.cpp`` can use it;
 - ``FORMER_NAMES``: those that files written by older versions have for it.
 
 Only what Python itself comes with is imported here, so that a command line can list choices at once.
@@ -68,6 +70,8 @@ class EngineFacts:
     systems: tuple[str, ...] = ()
     unproven: str = ""
     former_names: tuple[str, ...] = ()
+    native_tool: str | None = None
+    native_library: str | None = None
 
     @property
     def runs_here(self) -> bool:
@@ -198,6 +202,8 @@ def describe(engine: str) -> EngineFacts:
         tuple(known.get("SYSTEMS", ())),
         known.get("UNPROVEN", ""),
         tuple(known.get("FORMER_NAMES", ())),
+        known.get("NATIVE_TOOL"),
+        known.get("NATIVE_LIBRARY"),
     )
 
 

@@ -28,6 +28,7 @@ TITLE = "ExecuTorch"
 PACKAGE = "executorch"
 SUFFIXES = (".pte",)
 INSTALL = "pip install executorch"
+NATIVE_TOOL = "executor_runner"
 TARGETS = {
     "executorch": {"integers": {"activation": "int8"}}
 }  # XNNPACK rounds the bias, which stays in float, by itself

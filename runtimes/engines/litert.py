@@ -20,6 +20,7 @@ TITLE = "LiteRT"
 PACKAGE = "ai_edge_litert"
 SUFFIXES = (".tflite",)
 INSTALL = "pip install ai_edge_litert"
+NATIVE_TOOL = "benchmark_model"
 TARGETS = {
     # LiteRT 8-bit quantization specification: weights in -127..127, 16-bit activations about zero point 0.
     "litert": {

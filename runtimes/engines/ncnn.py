@@ -27,6 +27,7 @@ TITLE = "ncnn"
 PACKAGE = "ncnn"
 SUFFIXES = (".param",)
 INSTALL = "pip install ncnn"
+NATIVE_TOOL = "benchncnn"
 TARGETS = {
     # Integers are what convolutions and linear layers read, and their weights; all between them is in float. So are
     # depthwise convolutions, whose kernels are slower in integers than in float on x86.

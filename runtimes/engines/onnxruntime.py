@@ -23,6 +23,8 @@ TITLE = "ONNX Runtime"
 PACKAGE = "onnxruntime"
 SUFFIXES = (".onnx", ".ort")
 INSTALL = "pip install onnxruntime"
+NATIVE_TOOL = "onnxruntime_perf_test"
+NATIVE_LIBRARY = "libonnxruntime.so"
 FORMER_NAMES = ("ort",)
 TARGETS = {
     # x86 with VNNI multiplies uint8 activations by int8 weights: the zero point is 0 after a ReLU, which costs nothing.

@@ -20,9 +20,6 @@ from ...errors import DeviceError
 from ...runtime import Array, Arrays, TensorSpec
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-LIBRARIES: Mapping[str, str] = {"onnxruntime": "libonnxruntime.so"}
-"""By engine that the runner can run, the file of its makers that has their C interface."""
-
 TIMES = "times.npy"
 
 

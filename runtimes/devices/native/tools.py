@@ -66,10 +66,9 @@ class ToolTimes:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program: its file's name, the engine that it is of, its arguments, and the reading of what it printed."""
+    """A program: its file's name, its arguments, and the reading of what it printed."""
 
     name: str
-    engine: str
     arguments: Callable[[ToolRun], list[str]]
     parse: Callable[[str], ToolTimes]
 
@@ -172,12 +171,12 @@ def _read_executor_runner(text: str) -> ToolTimes:
 
 
 TOOLS: Mapping[str, Tool] = {
-    tool.engine: tool
+    tool.name: tool
     for tool in (
-        Tool("benchmark_model", "litert", _benchmark_model, _read_benchmark_model),
-        Tool("onnxruntime_perf_test", "onnxruntime", _perf_test, _read_perf_test),
-        Tool("benchncnn", "ncnn", _benchncnn, _read_benchncnn),
-        Tool("executor_runner", "executorch", _executor_runner, _read_executor_runner),
+        Tool("benchmark_model", _benchmark_model, _read_benchmark_model),
+        Tool("onnxruntime_perf_test", _perf_test, _read_perf_test),
+        Tool("benchncnn", _benchncnn, _read_benchncnn),
+        Tool("executor_runner", _executor_runner, _read_executor_runner),
     )
 }
-"""By engine."""
+"""By name; which one is an engine's own, is a fact of the engine: `runtimes.facts.EngineFacts.native_tool`."""

@@ -6,6 +6,7 @@ import pytest
 
 from runtimes.devices.native.tools import TOOLS, ToolRun
 from runtimes.errors import DeviceError
+from runtimes.facts import describe, engines
 
 LITERT = """\
 INFO: STARTING!
@@ -50,42 +51,47 @@ I 00:00:00.451102 executorch:executor_runner.cpp:330] Model executed successfull
 """
 
 
+def test_engines_name_their_programs() -> None:
+    named = {describe(engine).native_tool for engine in engines()} - {None}
+    assert named == set(TOOLS)
+
+
 def test_litert_tells_figures_over_the_runs_after_warm_up() -> None:
-    told = TOOLS["litert"].times(LITERT)
+    told = TOOLS["benchmark_model"].times(LITERT)
     assert (told.runs, told.mean_ms, told.p50_ms, told.std_ms) == (50, 2.0505, 2.03, 0.061)
     assert (told.min_ms, told.max_ms, told.load_ms, told.first_ms) == (1.99, 2.405, 5.25, 9.1)
     assert told.samples_ms == ()
 
 
 def test_onnxruntime_tells_every_run() -> None:
-    told = TOOLS["onnxruntime"].times(ONNXRUNTIME)
+    told = TOOLS["onnxruntime_perf_test"].times(ONNXRUNTIME)
     assert told.samples_ms == pytest.approx((2.1, 1.9, 1.5)) and told.runs == 3
     assert told.mean_ms == pytest.approx(5.5 / 3) and (told.load_ms, told.first_ms) == (12.5, 4.0)
 
 
 def test_ncnn_and_executorch_tell_means() -> None:
-    ncnn, executorch = TOOLS["ncnn"].times(NCNN), TOOLS["executorch"].times(EXECUTORCH)
+    ncnn, executorch = TOOLS["benchncnn"].times(NCNN), TOOLS["executor_runner"].times(EXECUTORCH)
     assert (ncnn.runs, ncnn.min_ms, ncnn.max_ms, ncnn.mean_ms) == (8, 3.21, 4.05, 3.5)
     assert (executorch.runs, executorch.mean_ms, executorch.samples_ms) == (100, 4.505, ())
 
 
-@pytest.mark.parametrize("engine", sorted(TOOLS))
+@pytest.mark.parametrize("name", sorted(TOOLS))
 @pytest.mark.parametrize(
     "text",
     ["", "Segmentation fault", "count=0 min=a", "iteration:1,time_cost:nan", "loop_count = 0\nmin = 1 max = 1 avg = e"],
 )
-def test_another_text_is_no_measurement(engine: str, text: str) -> None:
-    with pytest.raises(DeviceError, match=f"{TOOLS[engine].name} printed no times of the form"):
-        TOOLS[engine].times(text)
+def test_another_text_is_no_measurement(name: str, text: str) -> None:
+    with pytest.raises(DeviceError, match=f"{name} printed no times of the form"):
+        TOOLS[name].times(text)
 
 
 def test_names_are_words_of_their_own() -> None:
     place = "/data/local/tmp/a b; rm -rf $HOME"
     run = ToolRun("/tools/x y", place, threads=2, warmup_runs=3, runs=7, shapes=((3, 224, 192),))
-    calls = {engine: tool.words(run) for engine, tool in TOOLS.items()}
+    calls = {name: tool.words(run) for name, tool in TOOLS.items()}
     assert all(words[0] == "/tools/x y" for words in calls.values())
     assert all(any(word.endswith(place) for word in words) for words in calls.values())
-    assert calls["ncnn"][1:] == ["7", "2", "0", "-1", "0", f"param={place}", "shape=[192,224,3]"]
-    assert {"--num_threads=2", "--num_runs=7", "--warmup_runs=3"} <= set(calls["litert"])
-    assert calls["onnxruntime"][-1] == place and "-v" in calls["onnxruntime"]
-    assert "--num_executions=7" in calls["executorch"]
+    assert calls["benchncnn"][1:] == ["7", "2", "0", "-1", "0", f"param={place}", "shape=[192,224,3]"]
+    assert {"--num_threads=2", "--num_runs=7", "--warmup_runs=3"} <= set(calls["benchmark_model"])
+    assert calls["onnxruntime_perf_test"][-1] == place and "-v" in calls["onnxruntime_perf_test"]
+    assert "--num_executions=7" in calls["executor_runner"]
