@@ -117,6 +117,20 @@ class Export(Config):
         True, "Take batches of any size; else of one sample only.", off="--fixed-batch", common=True
     )
     dynamic_size: bool = setting(False, "Leave height and width of images open, in formats that can.", common=True)
+    gpus: tuple[str, ...] = setting(
+        (),
+        "Kinds of GPUs that an engine is built for ahead of time: sm86, or ampere for all of a family; left out, those "
+        "that the format takes by itself.",
+        flag="--gpu",
+        metavar="GPU",
+    )
+    dla_core: int | None = setting(
+        None,
+        "Core of a Jetson's deep learning accelerator that runs what it can; the GPU runs the rest.",
+        flag="--dla",
+        ge=0,
+        le=7,
+    )
     opset: int | None = setting(None, "Of ONNX; left out, the least that is enough.", ge=7, le=64)
     simplify: bool = setting(False, "Run onnxsim on the file, kept only if its outputs stay.")
     pack: bool = setting(False, "Also write the packed file to download, with .packed after its name.", common=True)

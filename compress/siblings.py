@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     import export as export
     import export.facts
     import export.format
+    import export.onnx.contents
     import export.onnx.exporter
     import export.onnx.parts
     import export.rules
@@ -75,6 +76,8 @@ if TYPE_CHECKING:
     import runtimes.processor
     import runtimes.runtime
     import runtimes.sensors.conditions
+    import runtimes.tensorrt.layers
+    import runtimes.tensorrt.library
 else:
 
     class _Package:

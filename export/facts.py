@@ -1,7 +1,7 @@
 """What is known of every format without importing its exporter: literals at the top of the exporter's file.
 
-A format is one file of this folder that states ``SUFFIX``, or a folder in which the file ``exporter.py`` does. It
-states, above its first function or class:
+A format is one file of this folder that states ``SUFFIX``, or a folder in which the file ``exporter.py`` does; its name
+has - for each _ there. It states, above its first function or class:
 
 - ``TITLE``: its name as its makers spell it; ``SUFFIX`` of its files;
 - ``INSTALL``: what to do where a package is missing;
@@ -9,7 +9,9 @@ states, above its first function or class:
 - ``PORTABLE = False``: a file runs only on the device where it was built, so that it is written only when it is asked
   for by name;
 - ``SIZES_VARY = True``: its files can take images of any size;
-- ``HOLDS_LEVELS = True``: its files can hold weights of few levels; in others these become 8-bit integers or floats.
+- ``HOLDS_LEVELS = True``: its files can hold weights of few levels; in others these become 8-bit integers or floats;
+- ``GPUS``: by name, the kinds of GPUs that a file can be built for, in words; where there are none, none can be named;
+- ``DLA = True``: a file can be built for a deep learning accelerator beside the GPU.
 
 The rules of targets that only this format is written for are beside it, in ``rules.py``. Only what Python itself comes
 with is imported here, so that a command line can list choices at once.
@@ -18,8 +20,8 @@ with is imported here, so that a command line can list choices at once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compress.errors import InvalidInput
@@ -48,6 +50,33 @@ class Format:
     portable: bool = True
     sizes_vary: bool = False
     holds_levels: bool = False
+    gpus: Mapping[str, str] = field(default_factory=dict)
+    dla: bool = False
+
+    def gpus_named(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The kinds of GPUs that ``names`` mean: each by its own name, or all of a family ("ampere").
+
+        Raises:
+            InvalidInput: the format has no such GPU, or none can be named.
+
+        >>> formats()["tensorrt-rtx"].gpus_named(["ampere", "SM89"])
+        ('sm80', 'sm86', 'sm89')
+        """
+        named: dict[str, None] = {}
+        for name in names:
+            asked = name.lower()
+            meant = [gpu for gpu, words in self.gpus.items() if asked in (gpu, words.split()[0].lower())]
+            if not meant:
+                expected = (
+                    f"expected some of {', '.join(self._gpu_words)}" if self.gpus else "it is built for none by name"
+                )
+                raise InvalidInput(f"format {self.name}: GPU {name!r}: {expected}")
+            named |= dict.fromkeys(meant)
+        return tuple(named)
+
+    @property
+    def _gpu_words(self) -> tuple[str, ...]:
+        return (*self.gpus, *dict.fromkeys(words.split()[0].lower() for words in self.gpus.values()))
 
     @property
     def file(self) -> Path:
@@ -69,7 +98,7 @@ def formats() -> Mapping[str, Format]:
     files = {file.stem: file for file in _HERE.glob("*.py")} | {
         file.parent.name: file for file in _HERE.glob("*/exporter.py")
     }
-    described = (_described(name, file) for name, file in sorted(files.items()))
+    described = (_described(module, file) for module, file in sorted(files.items()))
     return {each.name: each for each in described if each is not None}
 
 
@@ -82,14 +111,16 @@ _STATED = {
     "PORTABLE": "truth",
     "SIZES_VARY": "truth",
     "HOLDS_LEVELS": "truth",
+    "GPUS": "mapping",
+    "DLA": "truth",
 }
 
 
-def _described(name: str, file: Path) -> Format | None:
+def _described(module: str, file: Path) -> Format | None:
     known = runtimes.facts.literals(file)
     if "SUFFIX" not in known:
         return None
-    runtimes.facts.require_stated(file, known, _STATED, ("PORTABLE", "SIZES_VARY", "HOLDS_LEVELS"))
+    runtimes.facts.require_stated(file, known, _STATED, ("PORTABLE", "SIZES_VARY", "HOLDS_LEVELS", "GPUS", "DLA"))
     engines, targets = runtimes.facts.engines(), runtimes.facts.targets()
     if known["ENGINE"] not in engines:
         raise InvalidInput(f"{file}: ENGINE: expected one of {', '.join(engines)}, got {known['ENGINE']!r}")
@@ -99,17 +130,19 @@ def _described(name: str, file: Path) -> Format | None:
         raise InvalidInput(f"{file}: TARGETS: expected some of {', '.join(targets)}, got {wrong}")
     alone = file.parent == _HERE
     return Format(
-        name,
+        runtimes.facts.named_after(module),
         known["TITLE"],
         known["SUFFIX"],
         known["ENGINE"],
         tuple(known["TARGETS"]),
         known["INSTALL"],
-        f".{name}" if alone else f".{name}.exporter",
-        f".{name}.rules" if not alone and file.with_name("rules.py").is_file() else None,
+        f".{module}" if alone else f".{module}.exporter",
+        f".{module}.rules" if not alone and file.with_name("rules.py").is_file() else None,
         known.get("PORTABLE", True),
         known.get("SIZES_VARY", False),
         known.get("HOLDS_LEVELS", False),
+        known.get("GPUS", {}),
+        known.get("DLA", False),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -46,6 +46,8 @@ class Job:
         metadata: likewise.
         opset: of ONNX; left out, the least that is enough.
         simplify: run the format's own simplifier, where it has one, and keep what computes the same.
+        gpus: the kinds of GPUs that the file is built for, as `export.facts.Format.gpus` names them; left out, all.
+        dla_core: of a deep learning accelerator that runs what it can, in formats that are built for one.
     """
 
     model: nn.Module
@@ -60,6 +62,8 @@ class Job:
     metadata: Mapping[str, str] = field(default_factory=dict)
     opset: int | None = None
     simplify: bool = False
+    gpus: tuple[str, ...] = ()
+    dla_core: int | None = None
 
     @property
     def integers(self) -> Target:
@@ -122,8 +126,34 @@ class Exported:
     engine: str | None = None
 
 
+@dataclass(frozen=True)
+class Trial:
+    """An ONNX file that was given to an engine's own builder, to see what becomes of it.
+
+    Args:
+        built: whether there was an engine.
+        seconds: that it took, or until it failed.
+        message: of the builder, where it failed, with the node it names.
+        size_bytes: of the engine.
+        layers: of the engine; None where the builder does not tell.
+        products: how many products of the file run in which numbers ("int8", "float16", "float32", "not told"); None
+            where the builder tells of no layer.
+        in_float: the nodes of products that run in floats.
+    """
+
+    built: bool
+    seconds: float
+    message: str = ""
+    size_bytes: int | None = None
+    layers: int | None = None
+    products: Mapping[str, int] | None = None
+    in_float: tuple[str, ...] = ()
+
+
 class Exporter(Protocol):
     """What each format's file defines, besides the facts about it that `export.facts` reads.
+
+    Where the engine's builder needs no device, it is a :class:`Builder` as well.
 
     Two functions may be there for :class:`compress.deploy.clock.MachineClock`: ``write_layer(layer, precision, target,
     path)`` writes one layer without a conversion, and ``name_parts(file, named)`` writes a file again with its nodes
@@ -136,6 +166,22 @@ class Exporter(Protocol):
         Raises:
             InvalidInput: the network cannot be written in this format, or not as asked; says where and what to do.
             GateFailed: the conversion went wrong.
+        """
+        ...
+
+
+class Builder(Exporter, Protocol):
+    """What the file of a format with ``GPUS`` defines besides."""
+
+    def try_build(self, file: Path, shapes: Sequence[tuple[int, ...]], gpus: tuple[str, ...]) -> Trial:
+        """What the engine's own builder makes of an ONNX file.
+
+        Args:
+            shapes: of an example of each input, in order, for open dimensions.
+            gpus: that the format's facts name; () for those that it takes by itself.
+
+        Raises:
+            InvalidInput: the file is no whole ONNX model.
         """
         ...
 

@@ -1,6 +1,7 @@
 """What is known of every engine, and of every target, without importing an engine: literals at the top of its file.
 
-An engine is one file of the folder ``engines/``. It states, above its first function or class:
+An engine is one file of the folder ``engines/``, with _ for each - of its name. It states, above its first function or
+class:
 
 - ``TITLE``: its name as its makers spell it; ``PACKAGE``: what is imported; ``INSTALL``: the line that installs it;
 - ``SUFFIXES``: the ends of the names of files that it is taken for when no engine is named;
@@ -161,7 +162,21 @@ def engines() -> tuple[str, ...]:
     >>> "onnxruntime" in engines()
     True
     """
-    return tuple(sorted(file.stem for file in _FOLDER.glob("*.py") if not file.stem.startswith("_")))
+    return tuple(sorted(named_after(file.stem) for file in _FOLDER.glob("*.py") if not file.stem.startswith("_")))
+
+
+def named_after(module: str) -> str:
+    """Return the name of the engine or format whose file, or folder, is ``module``.
+
+    >>> named_after("tensorrt_rtx")
+    'tensorrt-rtx'
+    """
+    return module.replace("_", "-")
+
+
+def module_of(name: str) -> str:
+    """Return the name of the file, or folder, of an engine or format; the way back from `named_after`."""
+    return name.replace("-", "_")
 
 
 _STATED = {
@@ -189,7 +204,7 @@ def describe(engine: str) -> EngineFacts:
     """
     if engine not in engines():
         raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
-    file = _FOLDER / f"{engine}.py"
+    file = _FOLDER / f"{module_of(engine)}.py"
     known = literals(file)
     require_stated(file, known, _STATED, ("TARGETS", "SYSTEMS", "UNPROVEN", "FORMER_NAMES"))
     return EngineFacts(
@@ -220,7 +235,7 @@ def _target(file: Path, name: str, facts: Mapping[str, Any]) -> TargetFacts:
     for fact, value in facts.items():
         if not _is(value, kinds[fact]):
             raise InvalidPlugin(f"{file}: target {name}: {fact}: expected {_KINDS[kinds[fact]]}, got {value!r:.60}")
-    return TargetFacts(name, file.stem, **facts)
+    return TargetFacts(name, named_after(file.stem), **facts)
 
 
 @functools.cache

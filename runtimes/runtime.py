@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EngineMissing, InvalidInputs, InvalidModel, InvalidPlugin, fault
-from .facts import describe, engine_of, suffixes
+from .facts import describe, engine_of, module_of, suffixes
 from .files.untrusted import Unreadable, require_at_most, require_file
 
 Array = NDArray[Any]
@@ -166,9 +166,9 @@ def engine_named(engine: str) -> Engine:
         InvalidPlugin: its file is no Python, or does not define what an engine does.
     """
     facts = describe(engine)
-    file = _ENGINES / f"{engine}.py"
+    file = _ENGINES / f"{module_of(engine)}.py"
     try:
-        module = importlib.import_module(f".engines.{engine}", __package__)
+        module = importlib.import_module(f".engines.{module_of(engine)}", __package__)
     except (ImportError, OSError, RuntimeError) as error:  # OpenVINO's fails so for a user without a home
         raise EngineMissing(f"engine {engine!r} cannot be used here ({one_line(error)}); {facts.install}") from error
     except Exception as error:

@@ -47,6 +47,7 @@ PACKAGES = {
     "timm": "timm",
     "torchvision": "torchvision",
     "torch_pruning": "torch-pruning",
+    "tensorrt_rtx_bindings": "tensorrt-rtx-cu12-bindings",
 }
 """Distributions whose versions are noted where a run has imported their modules."""
 

@@ -51,6 +51,8 @@ class Wanted:
     interface: Literal["float32", "int8", "uint8"] = "float32"
     layout: Literal["nchw", "nhwc"] = "nchw"
     labels: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    dla_core: int | None = None
 
     def resolved(self) -> tuple[str, TargetName]:
         """Format and target.
@@ -134,6 +136,13 @@ def _require_options(form: exporters.facts.Format, target: TargetName, wanted: W
         raise InvalidInput(
             f"format {form.name}: its engine plans for one size of image; leave --dynamic-size out, or export to {able}"
         )
+    form.gpus_named(wanted.gpus)
+    if wanted.dla_core is not None:
+        if not form.dla:
+            able = " or ".join(each.name for each in exporters.facts.formats().values() if each.dla)
+            raise InvalidInput(f"format {form.name}: not for an accelerator; leave --dla out, or take {able}")
+        if wanted.dynamic_batch:
+            raise InvalidInput("--dla: the accelerator takes batches of one size; give --fixed-batch as well")
     interfaces = target_named(target).interfaces
     if wanted.interface not in interfaces:
         raise InvalidInput(f"target {target}: its files have inputs and outputs in {' or '.join(interfaces)}")
@@ -152,6 +161,8 @@ def _job(network: Network, form: exporters.facts.Format, target: TargetName, wan
         labels=wanted.labels,
         opset=wanted.opset,
         simplify=wanted.simplify,
+        gpus=form.gpus_named(wanted.gpus),
+        dla_core=wanted.dla_core,
     )
 
 

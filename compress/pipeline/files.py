@@ -28,7 +28,10 @@ def fold_for_export(network: Network) -> Network:
 
 def wanted(export: Export, data: Data | None) -> deploy.Wanted:
     """How a file is to be written, with the labels that the data has."""
-    names = ("format", "target", "simplify", "opset", "dynamic_batch", "dynamic_size", "interface", "layout")
+    names = (
+        *("format", "target", "simplify", "opset", "dynamic_batch", "dynamic_size", "interface", "layout"),
+        *("gpus", "dla_core"),
+    )
     settings = {name: getattr(export, name) for name in names}
     return deploy.Wanted(**settings, packed=export.pack, labels=data.classes if data is not None else ())
 

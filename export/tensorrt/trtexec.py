@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 LARGEST_BATCH = 32
-"""An open batch is built for 1 up to so many samples."""
+"""An open batch is built for 1 up to so many samples; other open dimensions for the example's size alone."""
 
 WORKSPACE_MEGABYTES = 1024
 
@@ -33,13 +33,13 @@ def profiles(model: onnx.ModelProto, shapes: Iterable[tuple[int, ...]]) -> dict[
         if not any(open_):
             continue
         best = tuple(given if free else dim.dim_value for given, free, dim in zip(shape, open_, dims, strict=True))
-        least = tuple(1 if free else n for n, free in zip(best, open_, strict=True))
-        most = tuple(max(n, LARGEST_BATCH) if free else n for n, free in zip(best, open_, strict=True))
+        least = (1 if open_[0] else best[0], *best[1:])
+        most = (max(best[0], LARGEST_BATCH) if open_[0] else best[0], *best[1:])
         by_input[value.name] = Profile(least, best, most)
     return by_input
 
 
-def command(source: Path | str, engine: Path | str, shapes: Mapping[str, Profile]) -> str:
+def command(source: Path | str, engine: Path | str, shapes: Mapping[str, Profile], dla_core: int | None = None) -> str:
     """The line that builds ``engine`` from the ONNX file ``source``, in TensorRT 10 and 11.
 
     Networks are strongly typed: the file says what is computed in int8 and float16. TensorRT 11 knows nothing else and
@@ -55,6 +55,8 @@ def command(source: Path | str, engine: Path | str, shapes: Mapping[str, Profile
         "--stronglyTyped",
         "--profilingVerbosity=detailed",
     ]
+    if dla_core is not None:
+        words += [f"--useDLACore={dla_core}", "--allowGPUFallback"]
     for option, part in (("minShapes", "least"), ("optShapes", "best"), ("maxShapes", "most")):
         told = [f"{name}:{'x'.join(map(str, getattr(profile, part)))}" for name, profile in shapes.items()]
         if told:

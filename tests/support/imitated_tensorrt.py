@@ -10,6 +10,7 @@ import enum
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -225,8 +226,8 @@ def _module(world: Imitation) -> ModuleType:
         def __init__(self, network: str, logger: _Logger) -> None:
             self.num_errors = len(world.parser_errors)
 
-        def parse(self, content: bytes) -> bool:
-            world.note("parse", content)
+        def parse_from_file(self, path: str) -> bool:
+            world.note("parse_from_file", Path(path).read_bytes())
             return not world.parser_errors
 
         def get_error(self, number: int) -> Any:

@@ -20,6 +20,8 @@ SCHEMES = (
 )
 TARGETS = tuple(runtimes.facts.targets())
 FORMATS = tuple(export.facts.formats())
+BUILDERS = tuple(name for name, form in export.facts.formats().items() if form.gpus)
+"""Formats whose builder needs no device."""
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 THREADS = click.IntRange(1, 1024)
