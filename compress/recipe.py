@@ -155,6 +155,16 @@ class Benchmark(Config):
         min_length=1,
         max_length=1024,
     )
+    governor: str | None = setting(
+        None, "Of cpufreq, set while files are timed and put back afterwards; wants root.", pattern="^[a-z_]{1,32}$"
+    )
+    power_mode: str | None = setting(
+        None, "Of a Jetson, by name or number; set while files are timed, and put back.", max_length=64
+    )
+    energy: bool = setting(False, "Measure the energy of a run too, on a power rail of the machine.")
+    power_rail: str | None = setting(
+        None, "That energy is read from; left out, the one that has most of the machine on it.", max_length=64
+    )
     start_below: float | None = setting(
         None, "Wait until all thermal zones are cooler than this, for ten minutes at most.", unit="C", ge=0, le=150
     )
@@ -176,7 +186,11 @@ class Benchmark(Config):
             preset=runtimes.measure.presets.preset_named(self.preset),
             threads=self.threads,
             cores=self.cores,
+            governor=self.governor,
+            power_mode=self.power_mode,
             start_below_c=self.start_below,
+            energy=self.energy or self.power_rail is not None,
+            rail=self.power_rail,
         )
 
 

@@ -76,6 +76,10 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--inputs", type=Path, help="an .npz with an array for every input; random without it")
     parser.add_argument("--cores", type=_words, help="pin to these: 0,1 or 0-3 or a cluster, as big")
     parser.add_argument("--start-below", type=float, metavar="C", help="wait until all thermal zones are cooler")
+    parser.add_argument("--governor", help="of cpufreq, set meanwhile and put back")
+    parser.add_argument("--power-mode", help="of a Jetson, by name or number, set meanwhile and put back")
+    parser.add_argument("--energy", action="store_true", help="measure the energy of a run too")
+    parser.add_argument("--rail", help="of power; by default the one that has most of the machine on it")
     parser.add_argument("--strict", action="store_true", help="end with exit code 5 where a measurement is invalid")
     parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="of random inputs")
     parser.add_argument("--no-memory", action="store_true", help="leave out the separate run for peak memory")
@@ -88,7 +92,11 @@ def _run(arguments: list[str]) -> int:
         cores=asked.cores,
         seed=asked.seed,
         memory=not asked.no_memory,
+        governor=asked.governor,
+        power_mode=asked.power_mode,
         start_below_c=asked.start_below,
+        energy=asked.energy or asked.rail is not None,
+        rail=asked.rail,
     )
     measurements = benchmark(asked.files, request, engine=asked.engine, inputs=inputs)
     measured = []

@@ -126,7 +126,11 @@ class ExportRecord(Record):
 
 
 class Latency(Record):
-    """Statistics of the raw samples, in milliseconds; p99 is None where the runs are too few for it."""
+    """Statistics of the raw samples, in milliseconds; p99 is None where the runs are too few for it.
+
+    ``p50_interval`` holds the median at 95 %; ``p90_bound`` and ``p99_bound`` are percentiles by MLPerf's early
+    stopping.
+    """
 
     p50: float | None = None
     p90: float | None = None
@@ -135,6 +139,24 @@ class Latency(Record):
     min: float | None = None
     mean: float | None = None
     std: float | None = None
+    p50_interval: tuple[float, float] | None = None
+    p90_bound: float | None = None
+    p99_bound: float | None = None
+
+
+class EnergyRecord(Record):
+    """What runs took on a power rail of the machine, with what it takes at rest, and beyond that; see
+    :class:`runtimes.sensors.power.Energy`.
+    """
+
+    rail: str
+    source: str
+    joules: float
+    seconds: float
+    runs: int
+    idle_watts: float | None = None
+    per_run_mj: float | None = None
+    per_run_above_idle_mj: float | None = None
 
 
 class BenchmarkRecord(Record):
@@ -160,6 +182,7 @@ class BenchmarkRecord(Record):
     notes: tuple[str, ...] = ()
     top1: float | None = None
     samples: int | None = None
+    energy: EnergyRecord | None = None
     parity: Parity | None = None
     in_reference: bool = False
 

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,11 +16,15 @@ from ..files.digest import digest
 from ..runtime import Arrays, Engine, Options, Runtime, check_inputs, engine_named, existing, random_inputs
 from ..sensors.conditions import Conditions, conditions
 from ..sensors.cores import pinned
+from ..sensors.power import Energy, Rail, rail_named
+from ..sensors.settings import held
 from ..sensors.temperatures import wait_below
 from ..sensors.watch import Watch, Watched
+from .energy import energy_of, idle_watts
 from .loop import Progress, Samples, interleave, sentinel
 from .measurement import Measurement
 from .memory import Memory, peak_memory
+from .presets import Preset
 from .request import Request
 
 
@@ -47,7 +51,9 @@ def benchmark(
     """
     asked = request or Request()
     jobs = _jobs(files, engine, inputs)
-    with pinned(asked.cores) as cores, _loaded(jobs, asked.options) as loaded:
+    rail = rail_named(asked.rail) if asked.energy else None
+    settings = _settings(asked)
+    with settings as cores, _loaded(jobs, asked.options) as loaded:
         feeds = [
             random_inputs(runtime.inputs, asked.seed) if job.inputs is None else job.inputs
             for job, (runtime, _) in zip(jobs, loaded, strict=True)
@@ -63,8 +69,24 @@ def benchmark(
             samples = interleave(works, asked.preset, sentinel(), progress, watch=watch.look)
         reasons = (too_warm,) if too_warm else ()
         loop = _Loop(asked, samples, before, conditions(), began, cores, watch.watched, reasons)
+        energies = _energies(works, asked.preset, rail)
     loads_ms = [load_ms for _, load_ms in loaded]
-    return tuple(loop.measurement(i, job, loads_ms[i], memories[i]) for i, job in enumerate(jobs))
+    measured = [loop.measurement(i, job, loads_ms[i], memories[i]) for i, job in enumerate(jobs)]
+    return tuple(replace(each, energy=energy) for each, energy in zip(measured, energies, strict=True))
+
+
+@contextmanager
+def _settings(request: Request) -> Iterator[tuple[int, ...] | None]:
+    """Within: the machine is set as it is requested; the cores that this process is pinned to."""
+    with pinned(request.cores) as cores, held(request.governor, request.power_mode, cores):
+        yield cores
+
+
+def _energies(works: Sequence[Callable[[], object]], preset: Preset, rail: Rail | None) -> list[Energy | None]:
+    if rail is None:
+        return [None] * len(works)
+    idle = idle_watts(rail)
+    return [energy_of(work, preset, rail, idle) for work in works]
 
 
 @dataclass(frozen=True)

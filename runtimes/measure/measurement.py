@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InvalidInputs
 from ..sensors.conditions import Conditions
+from ..sensors.power import Energy
 from ..sensors.watch import Watched
 from .percentiles import P99_RUNS, early_stopping, median_interval
 from .presets import FORMER_NAMES
@@ -40,6 +41,7 @@ class Measurement:
         percentiles: that the preset asks the runs to bear.
         pinned: the cores that the process was pinned to; None where it was free.
         watched: what happened around the loop.
+        energy: of the runs of a loop of its own; None where it was not asked for.
         disturbances: what else speaks against this measurement, in words: a machine that did not become cool in time, a
             connection that was lost.
     """
@@ -68,6 +70,7 @@ class Measurement:
     pinned: tuple[int, ...] | None = None
     watched: Watched = field(default_factory=Watched)
     disturbances: tuple[str, ...] = ()
+    energy: Energy | None = None
 
     @property
     def p50_ms(self) -> float:
@@ -151,6 +154,11 @@ class Measurement:
             "drift": self.drift,
         }
         facts = asdict(self) | {"runs": len(self.samples_ms), "latency_ms": latency, "validity": validity}
+        if self.energy is not None:
+            facts["energy"] |= {
+                "per_run_mj": self.energy.per_run_mj,
+                "per_run_above_idle_mj": self.energy.per_run_above_idle_mj,
+            }
         plain: dict[str, object] = json.loads(json.dumps(facts))
         return plain
 
@@ -172,6 +180,9 @@ class Measurement:
             facts[name] = Conditions.from_json(facts[name])
         if "watched" in facts:
             facts["watched"] = Watched.from_json(facts["watched"])
+        if facts.get("energy") is not None:
+            names = Energy.__dataclass_fields__
+            facts["energy"] = Energy(**{name: value for name, value in facts["energy"].items() if name in names})
         facts["preset"] = FORMER_NAMES.get(facts["preset"], facts["preset"])
         return cls(**facts)
 

@@ -21,8 +21,12 @@ class Request:
         cores: that the process is pinned to meanwhile: numbers, ranges as ``0-3``, names of clusters as ``big``.
         seed: of random inputs.
         memory: whether the peak memory is measured too, in a process of its own before the loop.
+        governor: of cpufreq, that these cores have meanwhile.
+        power_mode: of a Jetson, by name or number, that is set meanwhile.
         start_below_c: the loop begins once all thermal zones are below so many degrees Celsius.
         patience_s: how long that is waited for.
+        energy: whether the energy of a run is measured too, in a loop of each file's own after the interleaved one.
+        rail: of power, that energy is read from; left out, the one that has most of the machine on it.
     """
 
     preset: Preset = field(default_factory=lambda: PRESETS["default"])
@@ -30,8 +34,12 @@ class Request:
     cores: tuple[int | str, ...] | None = None
     seed: int = 0
     memory: bool = True
+    governor: str | None = None
+    power_mode: str | None = None
     start_below_c: float | None = None
     patience_s: float = 600.0
+    energy: bool = False
+    rail: str | None = None
 
     @property
     def options(self) -> Options:

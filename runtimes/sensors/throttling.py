@@ -21,7 +21,7 @@ from .files import ROOT, number, numbered, text
 NOW, SINCE_START = 0xF, 0xF0000
 """Bits of a Raspberry Pi: what holds now, and what has been since the system started."""
 
-_HOLDS_BACK = re.compile(r"cpufreq|devfreq|throttle|hot-surface|^Processor$|cpuidle", re.IGNORECASE)
+_HOLDS_BACK = re.compile(r"freq|throttle|hot-surface|^Processor$|cpuidle", re.IGNORECASE)
 _FIRMWARE = ("*firmware/get_throttled", "*/*firmware/get_throttled")
 
 

@@ -19,13 +19,15 @@ from onnx import ModelProto
 from runtimes.__main__ import main
 from runtimes.errors import InvalidInputs, InvalidMeasurement, InvalidModel
 from runtimes.measure import benchmark as module
-from runtimes.measure import validity
+from runtimes.measure import energy, validity
 from runtimes.measure.benchmark import benchmark, require_valid
 from runtimes.measure.loop import Samples, interleave
 from runtimes.measure.measurement import Measurement
 from runtimes.measure.presets import PRESETS, Preset, preset_named
 from runtimes.measure.request import Request
+from runtimes.sensors import power
 from runtimes.sensors.conditions import conditions
+from tests.support import boards
 
 Saved = Callable[[ModelProto, str], Path]
 Models = dict[str, Callable[..., ModelProto]]
@@ -254,6 +256,37 @@ def test_pinning_is_recorded(linear: Path) -> None:
     core = (conditions().affinity or ())[0]
     (found,) = benchmark([linear], quick(cores=(core,), memory=False))
     assert found.conditions.affinity == (core,) == found.pinned
+
+
+@pytest.mark.usefixtures("brief")
+def test_energy_is_that_of_the_runs_of_a_loop_of_its_own(
+    linear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = boards.jetson_orin(tmp_path / "board")
+    monkeypatch.setattr(module, "rail_named", lambda name: power.rail_named(name, board))
+    monkeypatch.setattr(energy, "LEAST_S", 0.01)
+    monkeypatch.setattr(energy.idle_watts, "__defaults__", (0.01,))
+    (found,) = benchmark([linear], quick(energy=True, memory=False))
+    assert found.energy is not None and found.energy.rail == "VDD_IN" and found.energy.runs >= 5
+    watts = 5.024 * 1.2
+    assert found.energy.joules == pytest.approx(watts * found.energy.seconds)
+    assert found.energy.idle_watts == pytest.approx(watts)
+    told = found.to_json()
+    per_run = told["energy"]["per_run_mj"]  # type: ignore[index]
+    assert per_run == pytest.approx(1e3 * found.energy.joules / found.energy.runs)
+    assert Measurement.from_json(told) == found
+    with pytest.raises(InvalidInputs, match="expected one of VDD_IN"):
+        benchmark([linear], quick(energy=True, rail="VDD_CPU"))
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_machine_that_does_not_cool_is_measured_all_the_same_and_told(
+    linear: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "wait_below", lambda *asked: f"{asked[:2]} was not reached")
+    (found,) = benchmark([linear], quick(memory=False, start_below_c=20.0, patience_s=1.0))
+    assert "disturbed" in [each.rule for each in found.broken_rules] and len(found.samples_ms) >= 5
+    assert found.disturbances == ("(20.0, 1.0) was not reached",)
 
 
 def test_bad_requests(linear: Path, tmp_path: Path) -> None:
