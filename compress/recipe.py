@@ -54,6 +54,12 @@ NAMING_CODE = ("model", "source", "criterion", "teacher")
 """Settings whose text may be ``file.py:callable`` or ``package.module:callable``."""
 
 
+if TYPE_CHECKING:
+    StageName = str
+else:
+    StageName = Literal[tuple(STAGES)]
+
+
 class Step(Config):
     """One stage: a mapping with exactly one key, as ``prune: {macs: 4}``."""
 
@@ -217,6 +223,9 @@ class Gates(Config):
     )
 
 
+Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**24)], ...], Field(min_length=1, max_length=8)]
+
+
 class Recipe(Config):
     """A run from beginning to end."""
 
@@ -228,8 +237,10 @@ class Recipe(Config):
     weights: str | None = setting(
         None, "Safetensors or a state dict. Without it, and with train, the baseline is trained first."
     )
-    input_shape: tuple[Annotated[int, Field(ge=1, le=2**24)], ...] | None = setting(
-        None, "With the batch, where there is no data to tell it.", min_length=1, max_length=8
+    input_shape: Shape | Annotated[tuple[Shape, ...], Field(min_length=1, max_length=64)] | None = setting(
+        None,
+        "With the batch, where there is no data to tell it: [1, 3, 224, 224], or a list of such shapes for a network "
+        "of several inputs.",
     )
     data: DataConfig | None = setting(None, "The data set, and how it is split.")
     seed: Seed = setting(0, "Of everything random.")
@@ -245,7 +256,7 @@ class Recipe(Config):
     _file: Path | None = PrivateAttr(None)
     _overrides: frozenset[str] = PrivateAttr(frozenset())
 
-    @field_validator("stages", mode="before")
+    @field_validator("stages", mode="before", json_schema_input_type=tuple[Step | StageName, ...])
     @classmethod
     def _bare_names(cls, value: object) -> object:
         """``- fold`` is ``- fold: {}``, and so is ``- fold:``."""
@@ -289,6 +300,13 @@ class Recipe(Config):
             if source.kind in ("file", "module"):
                 option = {"model": "--model ", "data.source": "--data "}.get(place, f"--set {place}=")
                 yield source, option + word
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each input that it tells of."""
+        shape = self.input_shape or ()
+        several = tuple(each for each in shape if isinstance(each, tuple))
+        return several or tuple([tuple(each for each in shape if isinstance(each, int))] if shape else [])
 
     @property
     def step_names(self) -> tuple[str, ...]:

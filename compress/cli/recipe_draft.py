@@ -167,8 +167,9 @@ class Draft:
     def _inputs(self) -> Iterator[str]:
         shapes = self.options.shapes()
         if self.data is None:
-            if len(shapes) == 1:
-                yield f"input_shape: [{', '.join(map(str, shapes[0]))}]"
+            written = [f"[{', '.join(map(str, shape))}]" for shape in shapes]
+            if written:
+                yield f"input_shape: {written[0] if len(written) == 1 else '[' + ', '.join(written) + ']'}"
             yield "# Without data nothing is measured in accuracy, calibrated or trained."
             yield "# data: {source: digits}"
             return

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import (
-    BeforeValidator,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
@@ -193,7 +192,7 @@ class Kind(Generic[P]):
         for name in self.names:
             kind = self.part(name)
             fields = kind.model_json_schema()
-            inner: list[dict[str, Any]] = [fields]
+            inner: list[dict[str, Any]] = [fields, {"type": "null"}]
             if kind.model_fields:
                 inner.append({"type": ["string", "number", "boolean"]})
             described = inspect.getdoc(kind) or ""
@@ -232,7 +231,21 @@ def kind_of(metadata: Iterable[Any]) -> Kind[Any] | None:
     return next((each for each in metadata if isinstance(each, Kind)), None)
 
 
-Listed = BeforeValidator(listed)
+@dataclass(frozen=True)
+class _Listed:
+    """Reads what people write for a list of parts, and tells a schema so."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        several = handler(core)
+        alternatives = several.get("anyOf", [several])
+        alone = [each["items"] for each in alternatives if "items" in each]
+        return {"anyOf": [*alternatives, *alone, {"const": "none"}, {"type": "string", "pattern": ","}]}
+
+
+Listed = _Listed()
 """The annotation of a field that is a tuple of parts."""
 
 

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -44,6 +44,22 @@ def require_free(path: Path, *, overwrite: bool = False) -> None:
     for role, folder in _kept_folders().items():
         if path.is_dir() and not path.is_symlink() and folder.is_relative_to(path.resolve()):
             raise InvalidInput(f"output {path}: the {role} folder lies in it, so it is not replaced; give another -o")
+
+
+def require_apart(output: Path, inputs: Iterable[str | Path], option: str = "output") -> None:
+    """Raise InvalidInput if what is at ``output``, and would be replaced, is an input or holds one.
+
+    Args:
+        inputs: what people type for networks, data and files: paths, as such or in ``file.py:name`` or ``name=path``.
+    """
+    if not output.exists() or not (output.is_file() or output.is_dir()):
+        return
+    place = output.resolve()
+    for words in map(str, inputs):
+        for path in map(Path, dict.fromkeys((words, words.rpartition(":")[0], words.partition("=")[2]))):
+            if path != Path() and path.exists() and path.resolve().is_relative_to(place):
+                what = "it is read by this command" if path.resolve() == place else f"{path}, which is read, lies in it"
+                raise InvalidInput(f"{option} {output}: {what}, so it is not replaced; give another name")
 
 
 def _kept_folders() -> dict[str, Path]:

@@ -20,7 +20,7 @@ from .. import deploy
 from ..data import Data
 from ..data import load as load_data
 from ..errors import GateFailed, InvalidInput
-from ..files.outputs import resumable_folder
+from ..files.outputs import require_apart, resumable_folder
 from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..report import write as write_report
@@ -67,6 +67,8 @@ def run(
     for code, option in () if trust else recipe.code_of_its_file():
         require_named(code, f"recipe {recipe.file}", named_by=option)
     output = Path(output)
+    inputs = (recipe.model, recipe.weights, recipe.data and recipe.data.source, recipe.file)
+    require_apart(output, [words for words in inputs if words])
     with resumable_folder(output, overwrite=overwrite) as work:
         data = _data(recipe)
         try:
@@ -86,7 +88,7 @@ def run(
 
 
 def _data(recipe: Recipe) -> Data | None:
-    shapes = (recipe.input_shape,) if recipe.input_shape else ()
+    shapes = recipe.input_shapes
     return load_data(sized(recipe.data, [recipe.model], shapes), recipe.seed) if recipe.data else None
 
 
@@ -264,7 +266,7 @@ def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) 
         recipe.model,
         weights=Path(recipe.weights) if recipe.weights else None,
         data=data,
-        input_shapes=(recipe.input_shape,) if recipe.input_shape else (),
+        input_shapes=recipe.input_shapes,
         trust=trust,
         seed=recipe.seed,
     )

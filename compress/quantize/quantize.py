@@ -30,6 +30,7 @@ from .detect import detected
 from .moments import batch_norm_moments, folded_moments
 from .normalization import use_depthwise
 from .ranges.calibration import calibration_split
+from .ranges.observers import Calibration
 from .ranges.ranges import Ends, Ranges
 from .recover import AnyRecovery, Phase
 from .recover.bias_correction import give_biases
@@ -89,7 +90,7 @@ class Quantize(Config):
         common=True,
         choices="targets",
     )
-    ranges: Annotated[Ranges, BeforeValidator(_named)] = setting(
+    ranges: Annotated[Ranges, BeforeValidator(_named, json_schema_input_type=Ranges | Calibration)] = setting(
         Ranges(), "How ranges follow from the values of activations and weights."
     )
     recover: Annotated[tuple[AnyRecovery, ...], Listed] = setting(

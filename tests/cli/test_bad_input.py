@@ -58,6 +58,14 @@ CASES = (
     Case("a network for JSON", "bench empty.onnx --json-file cut.onnx", ("--json-file cut.onnx", "ends with .json")),
     Case("a network for JSON, forced", "analyze cut.onnx --json-file cut.onnx --overwrite", ("ends with .json",)),
     Case("JSON over a file", f"fold {NET} --json-file told.json -o out", ("told.json", "--overwrite")),
+    Case("JSON in the output", f"fold {NET} --json-file out/a.json -o out", ("out/a.json", "in the output")),
+    Case("the output is the data", "fold net.py:build --data photos -o photos --overwrite", ("photos", "is read by")),
+    Case("the output holds the code", "fold own/net.py:build -o own --overwrite", ("own/net.py", "lies in it")),
+    Case("the output holds weights", f"fold {NET} --weights own/w.pt -o own --overwrite", ("own/w.pt", "lies in it")),
+    Case("the output is the recipe", "run good.yaml --trust -o good.yaml --overwrite", ("good.yaml", "is read by")),
+    Case("the run's output is its data", "run data.yaml --trust -o good.npz --overwrite", ("good.npz", "is read by")),
+    Case("the output is a setting", f"prune {NET} --select sensitivity=own -o own --overwrite", ("own", "is read by")),
+    Case("JSON over a part", "analyze own --json-file own/told.json --overwrite", ("own/told.json", "a part of own")),
     Case("empty onnx", "analyze empty.onnx", ("empty.onnx",)),
     Case("missing data", "quantize net.py:build --data gone -o out", ("gone", "no such file or folder")),
     Case("no data for quantize", f"quantize {NET} -o out", ("--data",)),
@@ -159,6 +167,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "damagedreport").mkdir()
     (root / "damagedreport" / "report.json").write_text('{"schema_version": 1, ')
     (root / "good.yaml").write_text("model: net.py:build\ndata: {source: good.npz}\nstages: [fold]\n")
+    (root / "data.yaml").write_text("model: net.py:build\ndata: {source: good.npz}\n")
+    (root / "own").mkdir()
+    for name in ("net.py", "w.pt", "told.json"):
+        (root / "own" / name).write_text("mine")
     (root / "key.yaml").write_text("model: resnet20\nstages:\n  - prune: {ratoi: 0.5}\n")
     (root / "notyaml.yaml").write_text("model: [\n")
     (root / "range.yaml").write_text("model: resnet20\ntrain: {epochs: -3}\n")

@@ -31,12 +31,29 @@ def short(path: str) -> None:
     Path(path).write_text(text)
 
 
+TWO_INPUTS = """
+from torch import nn
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(4, 16)
+
+    def forward(self, x, y):
+        return (self.a(x) + self.b(y)).relu()
+
+def build() -> nn.Module:
+    return Two()
+"""
+
+
 @pytest.mark.parametrize(
     "line, stages",
     [
         ("net.py:build:width=16 --data data.npz", ("prune", "fold", "quantize")),
         ("net.py:build:width=16 --data calibration.npz", ("prune", "fold", "quantize")),
         ("net.py:build --input-shape 1,8,8 --seed 3", ("fold", "quantize")),
+        ("two.py:build --input-shape 8 --input-shape 4", ("fold", "quantize")),
         ("net.onnx --data data.npz --target tensorrt", ("prune", "fold", "quantize")),
         ("quantized --data data.npz", ()),
     ],
@@ -44,6 +61,7 @@ def short(path: str) -> None:
 def test_the_recipe_runs(run: Callable[..., str], line: str, stages: tuple[str, ...]) -> None:
     x = np.load("data.npz")["x_train"]
     np.savez("calibration.npz", x_calib=x[:20])
+    Path("two.py").write_text(TWO_INPUTS)
     if "net.onnx" in line:
         run("export net.py:build:width=16 --input-shape 1,8,8 -o net.onnx -q")
     if "quantized" in line:

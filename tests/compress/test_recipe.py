@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
+import jsonschema
 import pytest
+from pydantic import ValidationError
 
+from compress import presets
 from compress.cli.generate.shapes import in_words
 from compress.errors import InvalidInput
+from compress.files import strict_yaml
 from compress.pipeline import check_gates
+from compress.presets import PRESETS
 from compress.prune import Prune
 from compress.recipe import STAGES, Gates, Recipe, Step, read, schema
 from compress.report.schema import Summary
@@ -101,6 +108,51 @@ def test_digest_is_of_the_settings_not_the_layout(tmp_path: Path) -> None:
         read(write(tmp_path, "# a comment\n" + GOOD.replace("{source: digits}", "\n  source: digits"))).digest == digest
     )
     assert read(write(tmp_path, GOOD.replace("macs: 2", "macs: 3"))).digest != digest
+
+
+WRITTEN = (
+    "stages: [fold, {prune: {macs: 2, repair: reconstruct}}]",
+    "stages: [{fold: null}, {prune: {ratio: 0.5, repair: 'recalibrate_bn,reconstruct', criterion: mine.py:score}}]",
+    "stages: [{prune: {ratio: 0.5, repair: none, select: {sensitivity: out/scan}}}]",
+    "stages: [{quantize: {ranges: mse, recover: {adaround: 100}}}]",
+    "stages: [{quantize: {ranges: {calibration: mse}, recover: [equalize, {smooth: 0.5}, {bias_correction: null}]}}]",
+    "input_shape: [[1, 8], [1, 4]]",
+)
+WRONG = (
+    "stages: [flod]",
+    "stages: [{prune: {macs: 2, repair: reconstrct}}]",
+    "stages: [{quantize: {ranges: msee}}]",
+    "stages: [{quantize: {recover: [{adaround: {iteration: 3}}]}}]",
+    "stages: [{quantize: {target: toy}}]",
+    "input_shape: [[]]",
+)
+
+
+def by_schema(content: object) -> list[str]:
+    """What a validator of JSON schemas has against a recipe."""
+    validator = jsonschema.validators.validator_for(schema())
+    validator.check_schema(schema())
+    return [error.message for error in validator(schema()).iter_errors(json.loads(json.dumps(content)))]
+
+
+@pytest.mark.parametrize("text", [*WRITTEN, *WRONG])
+def test_editors_take_what_recipes_take(text: str) -> None:
+    content = strict_yaml.parse(f"model: resnet20\n{text}\n", "recipe")
+    right = text in WRITTEN
+    assert (by_schema(content) == []) is right
+    with nullcontext() if right else pytest.raises(ValidationError):
+        Recipe.model_validate(content)
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=str)
+def test_editors_take_shipped_recipes(path: Path) -> None:
+    assert by_schema(strict_yaml.parse(path.read_text(encoding="utf-8"), "recipe")) == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_editors_take_presets(name: str) -> None:
+    content = strict_yaml.parse(presets.path(name).read_text(encoding="utf-8"), "recipe")
+    assert isinstance(content, dict) and by_schema({"model": "resnet20", **content}) == []
 
 
 def test_schema_names_the_stages() -> None:

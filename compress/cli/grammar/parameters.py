@@ -146,10 +146,11 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it, unless it is in vain; the place of ``--json-file`` is claimed before any work."""
-        if any(isinstance(param, NetworkArgument) for param in self.params):
-            from .refusals import require_possible
+        from .refusals import require_inputs_stay, require_possible
 
+        if any(isinstance(param, NetworkArgument) for param in self.params):
             require_possible(ctx.params)
+        require_inputs_stay(ctx.params)
         place = ctx.params.get("json_file")
         if place is not None:
             _claim(ctx, place)
@@ -178,6 +179,8 @@ def _claim(ctx: click.Context, place: Path) -> None:
     output = ctx.params.get("output")
     if output is not None and place.absolute() == Path(output).absolute():
         raise InvalidInput(f"--json-file {place}: the output has this name; give it another")
+    if output is not None and place.absolute().is_relative_to(Path(output).absolute()):
+        raise InvalidInput(f"--json-file {place}: it lies in the output, which is written whole; give it another place")
     ctx.with_resource(claim(place, overwrite=bool(ctx.params.get("overwrite"))))
 
 

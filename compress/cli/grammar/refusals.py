@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidInput
-from ...files.outputs import require_free
+from ...files.outputs import require_apart, require_free
 from ...sources.specification import parse, readings, require_data
 from . import generated
 
@@ -26,6 +26,30 @@ def require_possible(values: Mapping[str, Any]) -> None:
     for words in (one_network(values.get("network"), values["model"]), values.get("teacher")):
         if words and not Path(words).is_dir():
             parse(words, zoo=generated.table()["zoo"])
+
+
+def require_inputs_stay(values: Mapping[str, Any]) -> None:
+    """Raise InvalidInput where ``--output`` or ``--json-file`` would replace what the command reads."""
+    told = values.get("json_file")
+    told = told if told is not None and told.suffix.lower() == ".json" else None  # another name is refused anyhow
+    outputs = {"--output": values.get("output"), "--json-file": told}
+    inputs = [
+        word
+        for name, value in values.items()
+        if name not in ("output", "json_file")
+        for word in (value if isinstance(value, (tuple, list)) else [value])
+        if isinstance(word, (str, Path))
+    ]
+    for option, output in outputs.items():
+        if output is not None:
+            require_apart(Path(output), inputs, option)
+    if told is not None and told.is_file():
+        folders = [Path(word) for word in inputs if Path(word).is_dir()]
+        within = next((folder for folder in folders if told.resolve().is_relative_to(folder.resolve())), None)
+        if within is not None:
+            raise InvalidInput(
+                f"--json-file {told}: it is a part of {within}, which is read, so it is not replaced; give another name"
+            )
 
 
 def one_network(argument: str | None, option: str | None) -> str:
