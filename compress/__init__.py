@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .distill import Distill as Distill
     from .fold import Fold as Fold
     from .pipeline import advance as advance
+    from .pipeline import export as export
     from .pipeline import open_network as open_network
     from .pipeline import run as run
     from .prune import Prune as Prune
@@ -49,6 +50,7 @@ _PUBLIC = {
     "Sparsify": "sparsify",
     "Training": "training.loop",
     "advance": "pipeline",
+    "export": "pipeline",
     "open_network": "pipeline",
     "preset": "recipe",
     "run": "pipeline",

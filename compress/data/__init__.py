@@ -6,16 +6,24 @@ observe, validation what choices are made on, and test what is reported, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import InvalidInput
 from ..sources.specification import require_data
 from .digits import digits
 from .image_folder import image_folder, sizes_of_images
-from .npz import arrays_file
+from .npz import arrays_file, data_of_arrays
 from .partition import DataConfig, partition
 from .split import SPLITS, Augmentation, Data, LoaderSplit, Preprocessing, Samples, SampleSplit, Split, SplitName
+
+Array: TypeAlias = Tensor | NDArray[Any]
 
 __all__ = [
     "Augmentation",
@@ -27,6 +35,8 @@ __all__ = [
     "Samples",
     "Split",
     "SplitName",
+    "from_arrays",
+    "from_loaders",
     "load",
     "partition",
     "sizes_of_images",
@@ -72,7 +82,83 @@ def _from_callable(source: str) -> Data:
             f"data {source}: expected a dict of loaders by split ({', '.join(SPLITS)}) or a tuple "
             f"(train, test) or (train, validation, test), got {type(made).__name__}"
         )
-    for name, loader in made.items():
+    return _of_loaders(source, made)
+
+
+def _of_loaders(source: str, loaders: Mapping[SplitName, Iterable[Any]]) -> Data:
+    for name, loader in loaders.items():
         if not isinstance(loader, Iterable):
             raise InvalidInput(f"data {source}: expected a loader of {name} batches, got {type(loader).__name__}")
-    return Data(source, {name: LoaderSplit(loader, f"data {source}: {name}") for name, loader in made.items()})
+    return Data(source, {name: LoaderSplit(loader, f"data {source}: {name}") for name, loader in loaders.items()})
+
+
+def from_arrays(
+    *,
+    x_train: Array | None = None,
+    y_train: Array | None = None,
+    x_validation: Array | None = None,
+    y_validation: Array | None = None,
+    x_test: Array | None = None,
+    y_test: Array | None = None,
+    x_calib: Array | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    seed: int = 0,
+    name: str = "arrays",
+) -> Data:
+    """A data set of tensors or numpy arrays, the same as of an ``.npz`` that holds them under these names.
+
+    ``x_calib`` alone is enough to quantize. Validation and calibration samples are taken out of those to train on where
+    they are not given.
+
+    Args:
+        x_train: samples (N, C, H, W), or of other shapes with N in front: float32, which the network takes as they are;
+            uint8, which are pixels; or int32 and int64, which are indices. Likewise the others.
+        y_train: (N,) integers, the class of each sample. Likewise the others.
+        mean: of each channel on the scale 0 to 1; left out, it is measured on pixels to train on.
+        std: the standard deviation of each channel, likewise.
+        seed: of what is taken out.
+        name: of the data, for people.
+
+    Raises:
+        InvalidInput: samples have no labels, differ in shape or type, or are not of these kinds.
+    """
+    given = {
+        "x_train": x_train, "y_train": y_train, "x_validation": x_validation, "y_validation": y_validation,
+        "x_test": x_test, "y_test": y_test, "x_calib": x_calib,
+    }  # fmt: skip
+    arrays = {key: _as_array(array) for key, array in given.items() if array is not None}
+    return data_of_arrays(name, arrays, DataConfig(source=name, mean=mean, std=std), seed)
+
+
+def _as_array(array: Array) -> NDArray[Any]:
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        return (array.float() if array.dtype in (torch.bfloat16, torch.float16) else array).numpy()
+    return np.asarray(array)
+
+
+def from_loaders(
+    *,
+    train: Iterable[Any] | None = None,
+    calibration: Iterable[Any] | None = None,
+    validation: Iterable[Any] | None = None,
+    test: Iterable[Any] | None = None,
+    name: str = "loaders",
+) -> Data:
+    """A data set of loaders, whose batches are taken as they come: inputs, or inputs and labels.
+
+    Args:
+        train: may be iterated any number of times, as a :class:`torch.utils.data.DataLoader`. Likewise the others.
+        name: of the data, for people.
+
+    Raises:
+        InvalidInput: one cannot be iterated, or there is none.
+    """
+    given: dict[SplitName, Iterable[Any] | None] = {
+        "train": train, "calibration": calibration, "validation": validation, "test": test
+    }  # fmt: skip
+    loaders = {split: loader for split, loader in given.items() if loader is not None}
+    if not loaders:
+        raise InvalidInput(f"data {name}: expected a loader for at least one of {', '.join(SPLITS)}")
+    return _of_loaders(name, loaders)

@@ -21,7 +21,11 @@ MOST_CLASSES = 2**17
 
 
 def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
-    arrays = read_arrays(path, "data")
+    return data_of_arrays(path, read_arrays(path, "data"), config, seed)
+
+
+def data_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], config: DataConfig, seed: int) -> Data:
+    """The data set of ``arrays`` by their names; ``path`` is where they come from, for people."""
 
     def pair(name: str) -> tuple[Tensor, Tensor] | None:
         if f"x_{name}" not in arrays:
@@ -69,7 +73,7 @@ def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
 
 
 def _require_alike(
-    path: Path, pairs: Mapping[str, tuple[Tensor, Tensor] | None], name: str | None, calibration: Tensor | None
+    path: Path | str, pairs: Mapping[str, tuple[Tensor, Tensor] | None], name: str | None, calibration: Tensor | None
 ) -> None:
     """Raise InvalidInput unless all samples have one shape and one type, as one network takes them."""
     found = {key: pair[0] for key, pair in pairs.items() if pair is not None}
@@ -92,7 +96,7 @@ def _scale(x: Tensor) -> float:
     return 1 / 255 if x.dtype == torch.uint8 else 1.0
 
 
-def _samples_array(path: Path, name: str, array: NDArray[Any]) -> Tensor:
+def _samples_array(path: Path | str, name: str, array: NDArray[Any]) -> Tensor:
     if not 2 <= array.ndim <= 5 or not array.size:
         raise InvalidInput(f"data {path}: {name} must be (N, C, H, W), each of at least 1, got shape {array.shape}")
     if array.dtype == np.float64:
@@ -109,7 +113,7 @@ def _samples_array(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)
 
 
-def _labels_array(path: Path, name: str, array: NDArray[Any], count: int) -> Tensor:
+def _labels_array(path: Path | str, name: str, array: NDArray[Any], count: int) -> Tensor:
     if array.shape != (count,) or array.dtype.kind not in "iu":
         raise InvalidInput(
             f"data {path}: {name} must be {count} integers, a class for each sample, got shape {array.shape} of "

@@ -3,6 +3,7 @@
 from .files import fold_for_export, ready_for_export, wanted
 from .gates import check_gates, layers
 from .images import sized
+from .module import export
 from .recipe_run import run
 from .source import open_network
 from .step import advance, measure, train
@@ -10,6 +11,7 @@ from .step import advance, measure, train
 __all__ = [
     "advance",
     "check_gates",
+    "export",
     "fold_for_export",
     "layers",
     "measure",

@@ -15,6 +15,7 @@ WRITTEN = {
     "binary_network": ("bits/model.bits.onnx",),
     "distil": (),
     "onnx_file": ("onnx/net.onnx", "onnx/smaller.onnx"),
+    "own_module": ("module/float.onnx", "module/int8.onnx"),
     "prune_and_finetune": ("pruned/manifest.json",),
     "quantize_and_export": ("files/float.onnx", "files/int8.onnx"),
     "recipe": ("run/report.html", "run/report.json"),

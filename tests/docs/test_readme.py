@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 
+import pytest
 import torch
 
 from compress.cli import COMMANDS
@@ -36,7 +38,8 @@ def test_its_table_has_every_command() -> None:
     assert sorted(named) == sorted(COMMANDS)
 
 
-def test_its_python_runs() -> None:
+def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (block,) = blocks(README, "python")
     assert len([line for line in block.code.splitlines() if line]) <= 8
     names: dict[str, object] = {}
@@ -44,3 +47,4 @@ def test_its_python_runs() -> None:
         exec(compile(block.code, str(README), "exec"), names)
     smaller = names["result"].model  # type: ignore[attr-defined]
     assert type(smaller) is torch.nn.Sequential and smaller[0].out_channels == 32
+    assert (tmp_path / "out" / "net.onnx").stat().st_size
