@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
@@ -70,8 +71,11 @@ def command(target: str | None, **values: Any) -> None:
         f"in all: {counted.params:,} parameters ({counted.size_bytes:,} bytes), {counted.macs:,} multiply-adds, "
         f"{counted.bit_operations:,} bit operations"
     )
+    uncounted: Counter[tuple[str, str]] = Counter()
     for entry in counted.uncounted:
-        call.console.print(Text(f"not counted: {entry.count} x {entry.operation}: {entry.reason}"))
+        uncounted[entry.operation, entry.reason] += entry.count
+    for (operation, reason), count in uncounted.items():
+        call.console.print(Text(f"not counted: {count} x {operation}: {reason}"))
     call.tell(counted.to_json())
 
 

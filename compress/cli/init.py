@@ -45,4 +45,4 @@ def command(target: str | None, preset: str | None, **values: Any) -> None:
     write_text(call.output, draft.text(), overwrite=call.overwrite)
     call.console.print(Text(f"written: {call.output}"))
     call.console.print(Text(f"run it: {draft.run_line()}"))
-    call.tell({"recipe": str(call.output), "stages": list(draft.stages())})
+    call.tell({"recipe": str(call.output), "stages": list(draft.stages()), "run": draft.run_line()})

@@ -132,16 +132,13 @@ class Draft:
 
     def run_line(self) -> str:
         """The command that runs it."""
-        trust = ["--trust"] if self.network.source.kind in ("file", "module") else []
         assert self.options.output is not None
-        return shlex.join(
-            ["compress", "run", str(self.options.output), *trust, "-o", f"out/{self.options.output.stem}"]
-        )
+        return shlex.join(["compress", "run", str(self.options.output), "-o", f"out/{self.options.output.stem}"])
 
     def _lines(self) -> Iterator[str]:
         words = self.options.specification()
         yield f"# A recipe for {words}, written by compress init. {self.run_line()}"
-        yield "# All settings: docs/reference/settings.md. An editor that knows recipes/schema.json completes them."
+        yield "# All settings, as a JSON schema with which editors complete them: compress run --schema"
         yield f"model: {_quoted(words)}"
         if self.options.weights is not None:
             yield f"weights: {_quoted(self.options.weights)}"

@@ -82,6 +82,7 @@ def advance(
     name = name or type(stage).__name__
     trains = isinstance(stage, Training) or any(getattr(stage, each, None) for each in ("training", "train"))
     if context.data is not None and trains:
+        context.data.split("train")  # or it is told that there is none, before any work
         require_classifier(network.model, context.data, ["train"])
     before = before or measure(network, context.data)
     start = time.perf_counter()

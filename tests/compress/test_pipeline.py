@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress import Context, Sparsify, Training
-from compress.data import Data
+from compress import Context, Prune, Sparsify, Training
+from compress.data import Data, from_arrays
+from compress.errors import InvalidInput
 from compress.integers.plan import plan
 from compress.pipeline import advance, step
 from compress.quantize.detect import detected
@@ -54,3 +55,13 @@ def test_a_quantized_network_is_judged_in_the_integers_of_its_target(
     stage = Quantize(target=target, revert_slower=False)
     _, record = advance(network, stage, replace(context, seed=1), name="quantize")
     assert asked == [target or detected().target] and record.after.top1 is not None
+
+
+def test_a_stage_that_trains_is_refused_before_any_work_without_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples = Three().eval(), torch.randn(8, 1, 8, 8)
+    network = Network(model, Source("module", "networks", "three"), example_inputs=(samples[:1],))
+    monkeypatch.setattr(step, "measure", lambda *_: pytest.fail("there was work"))
+    with pytest.raises(InvalidInput, match="no train samples, and this command needs them; it has calibration"):
+        advance(
+            network, Prune(ratio=0.5, training=Training(epochs=1)), Context((samples,), from_arrays(x_calib=samples))
+        )
