@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..data import Data
-from ..report.schema import BenchmarkRecord, Latency
+from ..report.schema import BenchmarkRecord, NodeCounts
 from ..siblings import runtimes
 from ..stage import Progress, silent
 from ..tasks.classification import require_classifier
 from .deployed import Deployed
+from .facts import versions
 from .parity import accuracy, parity_on, some, taken
 
 
@@ -43,7 +44,8 @@ def measure(
     records = []
     for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
         progress("test the files", number, len(files), file.name)
-        records.append(_record(file, measurement, data, parity_samples, timing.threads))
+        nodes = _executed(file, inputs, timing.options)
+        records.append(_record(file, measurement, nodes, data, parity_samples))
     progress("test the files", len(files), len(files))
     return records
 
@@ -62,38 +64,47 @@ def require_valid(records: Sequence[BenchmarkRecord]) -> None:
 def _record(
     file: Deployed,
     measurement: runtimes.measure.measurement.Measurement,
+    nodes: NodeCounts | None,
     data: Data | None,
     parity_samples: int,
-    threads: int,
 ) -> BenchmarkRecord:
     """What was measured of a file, with its accuracy on ``data`` and its agreement with its network."""
     top1, samples, parity = None, None, None
     if data is not None and "test" in data.splits:
         samples = len(data.splits["test"])
-        top1 = accuracy(file, data, threads)
+        top1 = accuracy(file, data, measurement.threads)
         if file.network is not None:
             parity = parity_on(file, [(taken(file.network, x),) for (x,) in some(data, parity_samples)[0]])
     elif file.network is not None:
         parity = parity_on(file, [file.network.example_inputs])
-    return BenchmarkRecord(
+    return BenchmarkRecord.of(
+        measurement.to_json(),
         name=file.name,
-        file=str(file.path),
-        runtime=measurement.engine,
-        runtime_version=measurement.engine_version,
-        threads=measurement.threads,
-        preset=measurement.preset,
-        runs=len(measurement.samples_ms),
-        size_bytes=measurement.size_bytes,
-        latency_ms=Latency(**{name: getattr(measurement, f"{name}_ms") for name in Latency.model_fields}),
-        samples_ms=measurement.samples_ms,
-        peak_memory_bytes=measurement.peak_memory_bytes,
-        valid=measurement.valid,
-        notes=tuple(each.reason for each in measurement.broken_rules),
+        versions=versions(),
+        nodes=nodes,
         top1=top1,
         samples=samples,
         parity=parity,
         in_reference=not file.is_exact,
     )
+
+
+def _executed(
+    file: Deployed, inputs: tuple[Tensor, ...] | None, options: runtimes.runtime.Options
+) -> NodeCounts | None:
+    """How many nodes the engine really runs by the type they compute in; None where it does not tell."""
+    network_inputs = inputs or (file.network.example_inputs if file.network is not None else None)
+    try:
+        engine = runtimes.runtime.load(file.path, file.engine, options)
+        try:
+            arrays = None if network_inputs is None else [x.numpy() for x in network_inputs]
+            feed = None if arrays is None else runtimes.bound.one_feed(engine, file.binding, arrays)
+            graph = engine.executed_graph(feed)
+        finally:
+            engine.close()
+    except runtimes.errors.RuntimesError:  # the file was timed: what it ran is not known
+        return None
+    return None if graph is None else NodeCounts(integer=graph.integer, float=graph.float, other=graph.other)
 
 
 def _feed(file: Deployed, inputs: tuple[Tensor, ...], options: runtimes.runtime.Options) -> runtimes.runtime.Arrays:

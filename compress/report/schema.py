@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -165,19 +165,38 @@ class BenchmarkRecord(Record):
     ``in_reference`` says that ``top1`` and ``parity`` are those of the file with its integers evaluated in floats,
     since the processor that measured computes them otherwise than the device of the file's target. ``valid`` says
     whether the measurement broke no rule, and ``notes`` which it broke; older files call it ``stable``.
+
+    Of :class:`runtimes.measure.benchmark.Measurement` it has the fields of the same names. Files with the same ``loop``
+    were run in turn: their samples with the same index are of one round. ``conditions`` and ``conditions_after`` are
+    those of the device around the loop. ``label`` is what the user calls the state that was measured ("main", "v1.2").
     """
 
     name: str
     file: str | None = None
+    sha256: str | None = None
+    label: str | None = None
     runtime: str
     runtime_version: str | None = None
+    versions: Mapping[str, str] = {}
     threads: int | None = None
     preset: str | None = None
+    began: str | None = None
+    loop: str | None = None
+    interleaved: int | None = None
+    warmup_runs: int | None = None
+    duration_s: float | None = None
     runs: int | None = None
     size_bytes: int | None = None
     latency_ms: Latency = Latency()
     samples_ms: tuple[Sample, ...] = ()
+    load_ms: float | None = None
     peak_memory_bytes: int | None = None
+    baseline_memory_bytes: int | None = None
+    conditions: Mapping[str, Plain] = {}
+    conditions_after: Mapping[str, Plain] = {}
+    pinned: tuple[int, ...] | None = None
+    watched: Mapping[str, Plain] = {}
+    nodes: NodeCounts | None = None
     valid: bool | None = Field(None, validation_alias=AliasChoices("valid", "stable"))
     notes: tuple[str, ...] = ()
     top1: float | None = None
@@ -185,6 +204,28 @@ class BenchmarkRecord(Record):
     energy: EnergyRecord | None = None
     parity: Parity | None = None
     in_reference: bool = False
+
+    @classmethod
+    def of(cls, measurement: Mapping[str, Any], **known: Any) -> BenchmarkRecord:
+        """The record of a measurement, as ``Measurement.to_json`` tells it, with what else is ``known`` of the file.
+
+        Raises:
+            ValidationError: a value is not what it is to be.
+        """
+        validity, executed = measurement.get("validity"), measurement.get("executed")
+        facts = {name: measurement[name] for name in cls.model_fields if name in measurement}
+        facts |= {"runtime": measurement.get("engine"), "runtime_version": measurement.get("engine_version")}
+        facts |= {"name": measurement.get("file")}
+        if isinstance(validity, Mapping):
+            broken = [rule.get("reason") for rule in validity.get("broken_rules", ()) if isinstance(rule, Mapping)]
+            facts |= {"valid": validity.get("valid"), "notes": broken}
+        elif isinstance(stability := measurement.get("stability"), Mapping):  # of an older version
+            facts |= {"valid": stability.get("stable"), "notes": stability.get("reasons", ())}
+        if isinstance(latency := measurement.get("latency_ms"), Mapping):
+            facts["latency_ms"] = {name: latency[name] for name in Latency.model_fields if name in latency}
+        if isinstance(executed, Mapping):
+            facts["nodes"] = {name: executed.get(name) for name in NodeCounts.model_fields}
+        return cls.model_validate(facts | known)
 
 
 class LayerRecord(Record):
