@@ -32,6 +32,7 @@ COMMANDS = (
     "pack",
     "unpack",
     "bench",
+    "compare",
     "analyze",
     "report",
     "doctor",
@@ -88,6 +89,7 @@ def cli() -> None:
       compress quantize out/pruned --data digits -o out/int8
       compress export out/int8 --format onnx -o out/files
       compress bench out/files/model.onnx --threads 1
+      compress compare main.json branch.json --max-slowdown 5%
 
     \b
     Exit codes: 0 ok; 1 a gate failed; 2 bad input; 3 an engine or package is missing;

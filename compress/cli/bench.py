@@ -35,11 +35,14 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=options.PATH, help="Write the measurements, raw samples included, to this JSON file."
 )
+@options.logged
 @options.common
 def command(
     networks: tuple[str, ...],
     models: tuple[str, ...],
     formats: tuple[str, ...],
+    log: Path | None,
+    label: str | None,
     **values: Any,
 ) -> None:
     """Measure latency, memory and size of files in one interleaved run; with --data, accuracy on the test split.
@@ -56,6 +59,7 @@ def command(
     from pathlib import Path
 
     from .. import deploy
+    from ..compare.log import append, require_log
     from ..errors import InvalidInput
     from ..files.outputs import write_text
     from ..recipe import Benchmark
@@ -69,6 +73,8 @@ def command(
     if not names:
         raise InvalidInput("bench: no network given; name .onnx files or networks")
     call.claim_output()
+    if log is not None:
+        require_log(log)
     data = call.load_data(names)
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
         files = [
@@ -78,11 +84,14 @@ def command(
         ]
         inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
         records = deploy.measure(files, request=timing.request, data=data, inputs=inputs, progress=progress)
+    records = [record.model_copy(update={"label": label}) for record in records]
     call.console.print(bench_table(records))
     result = {"machine": deploy.machine(), "measurements": records}
     call.tell(result)
     if call.output is not None:
         write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
+    if log is not None:
+        append(log, records)
     if timing.strict:
         deploy.require_valid(records)
 

@@ -30,6 +30,7 @@ RANDOM = (
 @click.option("--trust", is_flag=True, help="Run code that the recipe, or weights in a pickle, name.")
 @click.option("--schema", is_flag=True, help="Print the JSON schema of recipes, for editors, and stop.")
 @click.option("-o", "--output", type=options.PATH, help="Where to write; must not exist.")
+@options.logged
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of the recipe's.")
 @options.telling
 def command(
@@ -42,6 +43,8 @@ def command(
     trust: bool,
     schema: bool,
     seed: int | None,
+    log: Path | None,
+    label: str | None,
     **values: Any,
 ) -> None:
     """Run a recipe: train or load, compress stage by stage, export, measure, report. Start it again to resume.
@@ -65,10 +68,16 @@ def command(
     recipe = _require_recipe(recipe, values["output"], overwrite=values["overwrite"])
     named = {"model": model, "weights": weights, "data.source": data, "seed": seed}
     changes = [*overrides, *(f"{key}={value}" for key, value in named.items() if value is not None)]
-    _run(recipe, changes, trust, values)
+    if log is not None:
+        from ..compare.log import require_log
+
+        require_log(log)
+    _run(recipe, changes, trust, values, log, label)
 
 
-def _run(recipe: Path, changes: list[str], trust: bool, values: dict[str, Any]) -> None:
+def _run(
+    recipe: Path, changes: list[str], trust: bool, values: dict[str, Any], log: Path | None, label: str | None
+) -> None:
     """Run the recipe, and tell what came of it."""
     from rich.text import Text
 
@@ -97,6 +106,11 @@ def _run(recipe: Path, changes: list[str], trust: bool, values: dict[str, Any]) 
     call.console.print(terminal(report))
     call.console.print(Text(f"written: {call.output / 'report.html'}"))
     call.tell(report)
+    if log is not None:
+        from ..compare.log import append
+        from ..compare.read import records_of
+
+        append(log, records_of(report, label))
     if failure is not None:
         raise failure
     if wanted.benchmark.strict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,6 +241,22 @@ class Options:
         if self.output is not None:
             claimed = claim(self.output, overwrite=self.overwrite)
             click.get_current_context().with_resource(claimed)
+
+    def claim_file(self, option: str, place: Path | None, others: Sequence[Path | None]) -> None:
+        """Keep the name of a file besides the output, if there is one, until the command ends.
+
+        Raises:
+            InvalidInput: it is a folder, one of ``others`` (what is read, or written too), or as `claim` says.
+        """
+        if place is None:
+            return
+        if place.is_dir():
+            raise InvalidInput(f"{option} {place}: expected a file to write, and this is a folder")
+        taken = {other.absolute() for other in (*others, self.json_file, self.output) if other is not None}
+        if place.absolute() in taken:
+            raise InvalidInput(f"{option} {place}: the command reads or writes this file already; give another name")
+        if not place.exists() or place.is_file():  # a device, as /dev/stdout, is written to as it is
+            click.get_current_context().with_resource(claim(place, overwrite=self.overwrite))
 
 
 def as_json(value: Mapping[str, Any] | BaseModel) -> str:

@@ -45,7 +45,7 @@ def test_help_shows_the_common_options_and_help_all_every_one(name: str) -> None
     whole = said(name, "--help-all")
     left = int(re.search(rf"^(\d+) more options: .*{name} --help-all$", short, flags=re.MULTILINE)[1])  # type: ignore[index]
     assert len(flags(short)) + left == len(flags(whole)) == len(options) + 2
-    assert {"Network:", "Output:", "Telling:"} <= set(whole.splitlines()) or name in ("run", "report")
+    assert {"Network:", "Output:", "Telling:"} <= set(whole.splitlines()) or name in ("run", "report", "compare")
 
 
 def completed(words: str) -> list[str]:

@@ -32,6 +32,7 @@ IN_WORDS = {
 ARGUMENTS = {
     "bench": ["net:build", "--data", "digits"],
     "check": ["folder"],
+    "compare": ["a.json", "b.json"],
     "doctor": [],
     "pack": ["model.onnx"],
     "regularize": ["net:build", "--data", "digits", "--ratio", "0.5", "--method", "growing", "-o", "out"],

@@ -15,6 +15,8 @@ import yaml
 
 from tests.faults import mutations as m
 from tests.faults.commands import Command, Worker
+from tests.support.measurements import bench, samples
+from tests.support.measurements import record as measured
 from tests.support.report_content import content as report_content
 from tests.support.small_classifier import SMALL_NET
 
@@ -233,6 +235,15 @@ def report_file(folder: Path, _: Worker) -> None:
     (folder / "report.json").write_text(json.dumps(content))
 
 
+def measurements(folder: Path, _: Worker) -> None:
+    """Two files of `bench -o`, and a log."""
+    for name, median in (("a", 1.0), ("b", 1.2)):
+        told = [measured(each, median) | {"samples_ms": samples(median, 20)} for each in ("one", "two")]
+        (folder / f"{name}.json").write_text(json.dumps(bench(*told)))
+        with (folder / "log.jsonl").open("a") as log:
+            log.writelines(json.dumps(each | {"label": name}) + "\n" for each in told)
+
+
 def prune_scan(folder: Path, worker: Worker) -> None:
     done(worker, folder, f"sensitivity {NET} --data data.npz -o scan")
 
@@ -335,6 +346,11 @@ KINDS = (
     Kind("report", report_file, only("report.json", m.either(m.json_text, m.json_text, m.damaged)), (
         "report report.json -o out", "report report.json --json -o out",
     )),
+    Kind("measurements", measurements, only("b.json", m.either(m.json_text, m.json_text, m.damaged)), (
+        "compare a.json b.json", "compare a.json b.json --json", "compare b.json",
+        "compare a.json b.json --markdown out", "compare a.json b.json --junit out",
+    )),
+    Kind("log", measurements, only("log.jsonl", m.damaged), ("compare --log log.jsonl --baseline a",)),
     Kind("prune-scan", prune_scan, spoil_scan, (
         f"prune {NET} --macs 1.5 --round-to 1 --select sensitivity=scan -o out",
     )),

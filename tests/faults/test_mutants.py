@@ -19,6 +19,7 @@ from tests.faults.kinds import KINDS, Kind, common
 SHARES = {
     "onnx": 20, "artifact": 16, "artifact-of-onnx": 10, "exported": 20, "packed": 14, "arrays": 14, "pictures": 8,
     "safetensors": 8, "state-dict": 10, "recipe": 16, "report": 10, "prune-scan": 3, "inputs": 3, "unfinished": 1,
+    "measurements": 20, "log": 8,
 }  # fmt: skip
 LONG = {"precision-scan": 3, "interrupted": 5, "engines": 8}
 """Kinds that take long to make or to read: the slow test has them."""

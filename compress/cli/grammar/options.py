@@ -37,6 +37,15 @@ class Finite(click.FloatRange):
         return number
 
 
+class Percent(Finite):
+    """A number of percent, with or without its sign: "5%" and "5" are the same."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value.strip().removesuffix("%") if isinstance(value, str) else value, param, ctx)
+
+
 class Words(click.Choice[str]):
     """Some of several words; the configuration refuses others, which it names with their place in the list."""
 
@@ -127,6 +136,18 @@ output = option(
     type=PATH,
     required=True,
     help="Where to write; must not exist.",
+)
+
+
+logged = _all(
+    option(
+        "--log",
+        group=OUTPUT,
+        type=PATH,
+        metavar="FILE.jsonl",
+        help="Add the measurements to this log, for compress compare --log. What is in it stays.",
+    ),
+    option("--label", group=OUTPUT, help="What the log is to call this state of the files, as main or v1.2."),
 )
 
 
