@@ -158,6 +158,6 @@ def _judge(outcome: Outcome, strict: bool) -> None:
     doubts = [f"{title_of(each)}: {reason}" for each, reason in outcome.invalid]
     doubts += [f"{title_of(each)}: {check.words}" for each, check in outcome.undecided]
     if strict and doubts:
-        raise runtimes.errors.Unstable(
+        raise runtimes.errors.InvalidMeasurement(
             f"compare: the measurements bear no decision: {'; '.join(doubts)}; measure again"
         )

@@ -73,9 +73,9 @@ class Comparison:
     def invalid(self) -> tuple[str, ...]:
         """Why one of the two measurements is not to be trusted."""
         return tuple(
-            f"{side}: {'; '.join(record.notes) or 'unstable'}"
+            f"{side}: {'; '.join(record.notes) or 'a rule was broken'}"
             for side, record in (("before", self.before), ("after", self.after))
-            if record.stable is False
+            if record.valid is False
         )
 
     @cached_property

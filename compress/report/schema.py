@@ -166,8 +166,8 @@ class BenchmarkRecord(Record):
     since the processor that measured computes them otherwise than the device of the file's target. ``valid`` says
     whether the measurement broke no rule, and ``notes`` which it broke; older files call it ``stable``.
 
-    Of :class:`runtimes.measure.benchmark.Measurement` it has the fields of the same names. Files with the same ``loop``
-    were run in turn: their samples with the same index are of one round. ``conditions`` and ``conditions_after`` are
+    Fields of :class:`runtimes.measure.measurement.Measurement` have the same names. Files with the same ``loop`` were
+    run in turn: their samples with the same index are of one round. ``conditions`` and ``conditions_after`` are
     those of the device around the loop. ``label`` is what the user calls the state that was measured ("main", "v1.2").
     """
 

@@ -23,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     for name, told in (
         ("a", record()),
         ("b", record(median=2.2, seed=1)),
-        ("shaky", record(samples_ms=shaky, stable=False, notes=["spread of 70%"])),
+        ("shaky", record(samples_ms=shaky, valid=False, notes=["spread of 70%"])),
         ("far", record(threads=4)),
     ):
         Path(f"{name}.json").write_text(json.dumps(bench(told)))

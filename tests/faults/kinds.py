@@ -349,7 +349,7 @@ KINDS = (
     Kind("measurements", measurements, only("b.json", m.either(m.json_text, m.json_text, m.damaged)), (
         "compare a.json b.json", "compare a.json b.json --json", "compare b.json",
         "compare a.json b.json --markdown out", "compare a.json b.json --junit out",
-    )),
+    ), ("out",)),
     Kind("log", measurements, only("log.jsonl", m.damaged), ("compare --log log.jsonl --baseline a",)),
     Kind("prune-scan", prune_scan, spoil_scan, (
         f"prune {NET} --macs 1.5 --round-to 1 --select sensitivity=scan -o out",

@@ -31,7 +31,7 @@ def record(name: str = "net.onnx", median: float = 2.0, seed: int = 0, **known: 
         "size_bytes": 1000,
         "peak_memory_bytes": 50_000_000,
         "conditions": CONDITIONS,
-        "stable": True,
+        "valid": True,
         "top1": 90.0,
         "nodes": {"integer": 8, "float": 0, "other": 1},
     } | known

@@ -127,7 +127,7 @@ def test_a_slowdown_over_the_limit_that_is_no_chance_breaks_it() -> None:
 
 
 def test_times_that_are_not_to_be_trusted_decide_nothing_where_that_is_asked_for() -> None:
-    shaky = pair(median=2.2, stable=False, notes=["spread of 40%"])
+    shaky = pair(median=2.2, valid=False, notes=["spread of 40%"])
     assert shaky.invalid == ("after: spread of 40%",)
     assert judged(shaky, Limits(slowdown=5)) == [("slowdown", "broken")]
     assert judged(shaky, Limits(slowdown=5), strict=True) == [("slowdown", "undecided")]

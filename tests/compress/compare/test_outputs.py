@@ -29,7 +29,7 @@ def made(name: str, **known: Any) -> BenchmarkRecord:
 def outcome(name: str = "net.onnx", limits: Limits | None = None) -> Outcome:
     before = [made(name), made("b"), made("gone")]
     after = [
-        made(name, median=2.4, seed=1, notes=[name], stable=False),
+        made(name, median=2.4, seed=1, notes=[name], valid=False),
         made("b", median=1.0, seed=2),
         made("new", sha256="3"),
     ]

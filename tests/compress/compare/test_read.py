@@ -22,8 +22,8 @@ def written(path: Path, value: object) -> Path:
 
 def of_a_device() -> dict[str, Any]:
     """What ``python -m runtimes`` prints of a file."""
-    here = runtimes.devices.local.conditions()
-    measured = runtimes.measure.benchmark.Measurement(
+    here = runtimes.sensors.conditions.conditions()
+    measured = runtimes.measure.measurement.Measurement(
         *("net.onnx", "onnxruntime", "1.31.1", 1, "quick", (1.0, 2.0, 3.0), 3, 1.0, 1, here, here, (), 10),
         *(None, None, 1.0),
     )

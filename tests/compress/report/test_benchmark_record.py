@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from compress.report import BenchmarkRecord, NodeCounts
 from compress.siblings import runtimes
 
-LEFT_OUT = {"engine", "engine_version", "sentinel_ms"}
+LEFT_OUT = {"engine", "engine_version", "sentinel_ms", "least_runs", "percentiles", "disturbances"}
 """Fields of a measurement that a record has under another name, or not at all."""
 
 
 def measurement() -> dict[str, Any]:
-    here = runtimes.devices.local.conditions()
-    made = runtimes.measure.benchmark.Measurement(
+    here = runtimes.sensors.conditions.conditions()
+    made = runtimes.measure.measurement.Measurement(
         file="net.onnx",
         engine="onnxruntime",
         engine_version="1",
@@ -47,9 +47,9 @@ def test_a_record_has_the_fields_of_its_measurement() -> None:
     record = BenchmarkRecord.of(told, name="net", top1=90.0)
     assert (record.name, record.file, record.runtime, record.runtime_version) == ("net", "net.onnx", "onnxruntime", "1")
     assert record.top1 == 90.0 and record.latency_ms.p50 == 2.0 and record.runs == 3 and record.samples_ms == (1, 2, 4)
-    assert record.stable is False and "spread" in record.notes[0]
-    assert record.conditions["architecture"] == runtimes.devices.local.conditions().architecture
-    names = {field.name for field in fields(runtimes.measure.benchmark.Measurement)} - LEFT_OUT
+    assert record.valid is False and "spread" in record.notes[0]
+    assert record.conditions["architecture"] == runtimes.sensors.conditions.conditions().architecture
+    names = {field.name for field in fields(runtimes.measure.measurement.Measurement)} - LEFT_OUT
     assert names <= set(BenchmarkRecord.model_fields), "a new fact of measurements reaches reports"
     assert BenchmarkRecord.model_validate_json(record.model_dump_json()) == record
 
