@@ -110,6 +110,11 @@ class Clock(Protocol):
         ...
 
     @property
+    def native(self) -> str:
+        """The target for the device's own processor: whose files are timed where none is named."""
+        ...
+
+    @property
     def engine(self) -> str:
         """What runs them, for people: "ONNX Runtime"."""
         ...

@@ -63,6 +63,10 @@ if TYPE_CHECKING:
     import runtimes.checks.check
     import runtimes.checks.folder
     import runtimes.checks.gate
+    import runtimes.devices.device
+    import runtimes.devices.local
+    import runtimes.devices.places
+    import runtimes.devices.remote
     import runtimes.ending
     import runtimes.errors
     import runtimes.facts

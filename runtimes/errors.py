@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 
 class RuntimesError(Exception):
     """An error that is explained in one line; ``exit_code`` is what a command line ends with."""
@@ -28,7 +31,12 @@ class EngineMissing(RuntimesError):
 
 
 class DeviceError(RuntimesError):
-    """A device cannot be reached, does not answer, lacks what is needed, or does something that it must not."""
+    """A device cannot be reached, does not answer, lacks what is needed, or does something that it must not.
+
+    ``measurements`` are those that it took before, as far as they came; none of them is valid.
+    """
+
+    measurements: Sequence[Any] = ()
 
     exit_code = 4
 

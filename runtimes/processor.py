@@ -111,8 +111,11 @@ def onednn_allows(*levels: str) -> bool:
 
 def warning(target: str) -> str | None:
     """Return one line where this processor computes files for ``target`` otherwise than its own device; else None."""
-    if is_exact(target):
-        return None
+    return None if is_exact(target) else clipping(target)
+
+
+def clipping(target: str) -> str:
+    """Return one line on a processor that computes files for ``target`` otherwise than its own device."""
     return (
         f"this processor has no VNNI: it clips sums of 8-bit products that the device of {target} does not, so outputs "
         "are judged with the integers evaluated in floats, and are less accurate when the file is run here"

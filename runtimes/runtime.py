@@ -231,6 +231,16 @@ def size_bytes(file: Path | str, engine: str | None = None) -> int:
     return sum(part.stat().st_size for part in engine_named(engine or engine_of(path)).parts(path))
 
 
+def parts_of(file: Path | str, engine: str) -> tuple[Path, ...]:
+    """Return every file that a model is made of, ``file`` first, also where its engine is not installed here."""
+    path = existing(file)
+    try:
+        return engine_named(engine).parts(path)
+    except EngineMissing:
+        weights = path.with_suffix(".bin")
+        return (path, weights) if weights.is_file() and path != weights else (path,)
+
+
 def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> None:
     """Raise InvalidInputs where a name, a shape, a dtype or a byte order is not as the file expects it."""
     names = [spec.name for spec in specs]

@@ -33,6 +33,7 @@ COMMANDS = (
     "unpack",
     "bench",
     "compare",
+    "devices",
     "analyze",
     "report",
     "doctor",
@@ -93,7 +94,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 ok; 1 a gate failed; 2 bad input; 3 an engine or package is missing;
-                4 a device cannot be reached; 5 a measurement is invalid (--strict);
+                4 a device cannot be reached, or fails; 5 a measurement is invalid (--strict);
                 130, 129, 143 it was interrupted, by Ctrl-C, SIGHUP or SIGTERM.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +13,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..data import Data
-    from ..deploy import Deployed
+    from ..deploy import Deployed, Wanted
+    from ..report.schema import BenchmarkRecord
+    from ..siblings import runtimes
+    from ..sources.load import Network
     from .session import Options
+
+    Device = runtimes.devices.device.Device
 
 
 @options.command("bench", short_help="Time files in their engine, side by side.")
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
 )
 @options.input_shape
 @options.data
+@options.device
 @options.settings("bench")
 @click.option(
     "-o", "--output", type=options.PATH, help="Write the measurements, raw samples included, to this JSON file."
@@ -54,6 +61,7 @@ def command(
       compress bench a.onnx b.onnx --threads 1
       compress bench out/base out/int8 --data digits --json
       compress bench out/int8 --format onnx,litert,ncnn
+      compress bench out/int8 --data digits --on local,ssh://pi@board
     """
     import tempfile
     from pathlib import Path
@@ -64,6 +72,7 @@ def command(
     from ..files.outputs import write_text
     from ..recipe import Benchmark
     from ..sources.load import random_inputs
+    from .on_devices import on_devices
     from .output.bench_table import bench_table
     from .session import Options, as_json, configured, progress_bars, settings_of
 
@@ -76,40 +85,74 @@ def command(
     if log is not None:
         require_log(log)
     data = call.load_data(names)
+    inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
+    records: list[BenchmarkRecord] = []
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
-        files = [
-            file
-            for number, name in enumerate(names)
-            for file in _files(name, call, data, formats, Path(folder, str(number)))
-        ]
-        inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
-        records = deploy.measure(files, request=timing.request, data=data, inputs=inputs, progress=progress)
+        written = _Written(call, data, formats, Path(folder))
+        measuring = {"request": timing.request, "data": data, "inputs": inputs, "progress": progress}
+        done = on_devices(call, progress, lambda device: _measure(written, names, device, records, measuring))
     records = [record.model_copy(update={"label": label}) for record in records]
-    call.console.print(bench_table(records))
-    result = {"machine": deploy.machine(), "measurements": records}
-    call.tell(result)
-    if call.output is not None:
-        write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
-    if log is not None:
-        append(log, records)
+    if records:
+        call.console.print(bench_table(records))
+    result = {"machine": deploy.machine(), "devices": done.facts, "measurements": records}
+    if records or not done.failures:
+        call.tell(result)
+        if call.output is not None:
+            write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
+        if log is not None:
+            append(log, records)
+    done.require_all()
     if timing.strict:
         deploy.require_valid(records)
 
 
-def _files(name: str, call: Options, data: Data | None, formats: tuple[str, ...], stem: Path) -> list[Deployed]:
-    """The file called ``name``; or, where that is a network, what it is exported to, in a file named after ``stem``."""
-    from pathlib import Path
-
+def _measure(
+    written: _Written, names: list[str], device: Device, records: list[BenchmarkRecord], measuring: dict[str, Any]
+) -> None:
+    """Add the records of files on a device; where it is lost, what it measured before."""
     from .. import deploy
-    from ..pipeline import fold_for_export
     from ..siblings import runtimes
 
-    if Path(name).suffix.lower() in runtimes.facts.suffixes():
-        return [deploy.Deployed(name, Path(name))]
-    network = fold_for_export(call.open_other(name, data, call.weights))
-    files = []
-    for wanted in [deploy.Wanted(each) for each in formats] or [deploy.Wanted()]:
-        path = stem.with_name(f"{stem.name}{deploy.suffix_of(wanted)}")
-        title = f"{name} ({wanted.format})" if len(formats) > 1 else name
-        files.append(deploy.export(network, title, path, wanted)[1])
-    return files
+    files = [file for name in names for file in written.files(name, device)]
+    try:
+        records.extend(deploy.measure(files, device=device, **measuring))
+    except runtimes.errors.DeviceError as error:
+        records.extend(deploy.broken_off(files, error, device.name))
+        raise
+
+
+@dataclass
+class _Written:
+    """What networks that are no files yet are exported to, once for each kind of processor."""
+
+    call: Options
+    data: Data | None
+    formats: tuple[str, ...]
+    folder: Path
+    networks: dict[str, Network] = field(default_factory=dict)
+    known: dict[tuple[str, Wanted], Deployed] = field(default_factory=dict)
+
+    def files(self, name: str, device: Device) -> list[Deployed]:
+        """The file called ``name``; or, where that is a network, what it is exported to for ``device``."""
+        from pathlib import Path
+
+        from .. import deploy
+        from ..pipeline import fold_for_export
+        from ..siblings import runtimes
+
+        if Path(name).suffix.lower() in runtimes.facts.suffixes():
+            return [deploy.Deployed(name, Path(name))]
+        if name not in self.networks:
+            self.networks[name] = fold_for_export(self.call.open_other(name, self.data, self.call.weights))
+        files = []
+        for format_name in self.formats or (None,):
+            wanted = deploy.Wanted(format_name)
+            if self.call.on:
+                wanted = wanted.on(device)
+            key = (name, wanted)
+            if key not in self.known:
+                path = self.folder / f"{len(self.known)}{deploy.suffix_of(wanted)}"
+                title = f"{name} ({format_name})" if len(self.formats) > 1 else name
+                self.known[key] = deploy.export(self.networks[name], title, path, wanted)[1]
+            files.append(self.known[key])
+        return files

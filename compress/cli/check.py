@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Least top-1 agreement of a file in integers with its simulation, in percent.",
 )
+@options.device
 @options.common
 def command(
     folder: Path,
@@ -43,7 +44,7 @@ def command(
     """Run every file of an exported folder on its stored samples, and compare with what its network gave.
 
     Exit code 1 where one does not pass: a wrong output, too little agreement, an engine that is missing, no samples.
-    python -m runtimes check FOLDER does the same on a device that has neither torch nor this command.
+    --on runs them on other devices; python -m runtimes check FOLDER does the same on one that has a copy of runtimes.
 
     With --build, each ONNX file for TensorRT, or the one file that is named, is given to NVIDIA's parser and builder:
     which numbers its products run in, or why it is refused (exit code 1).
@@ -53,6 +54,7 @@ def command(
       compress export out/int8 --format all --data digits -o out/files
       compress check out/files
       compress check out/files --build tensorrt-rtx --gpu ampere
+      compress check out/files --on ssh://pi@board
     """
     from ..errors import InvalidInput
     from .session import Options
@@ -74,22 +76,34 @@ def _run(call: Options, folder: Path, engines: tuple[str, ...], threads: int, ag
 
     from ..errors import GateFailed
     from ..siblings import runtimes
+    from .on_devices import on_devices
+    from .session import progress_bars
 
     gate = runtimes.checks.gate
-    table = Table(*gate.COLUMNS, title=str(folder), title_justify="left")
-    checks = []
-    for checked in gate.check_folder(folder, engines=engines, threads=threads, agreement=agreement):
-        checks.append(checked)
-        table.add_row(*(Text(cell) for cell in gate.row(checked)))
-    call.console.print(table)
-    for checked in checks:
+    checks: list[tuple[str, runtimes.checks.gate.Checked]] = []
+    runtimes.checks.folder.Folder.read(folder)  # before a device is reached
+
+    def check(device: runtimes.devices.device.Device) -> None:
+        found = gate.check_folder(folder, engines=engines, threads=threads, agreement=agreement, device=device)
+        checks.extend((device.name, checked) for checked in found)
+
+    with progress_bars(call) as progress:
+        done = on_devices(call, progress, check)
+    names = [f"{device}: {checked.entry.file}" if call.on else checked.entry.file for device, checked in checks]
+    table = Table(*(["device"] if call.on else []), *gate.COLUMNS, title=str(folder), title_justify="left")
+    for device, checked in checks:
+        table.add_row(*(Text(cell) for cell in ([device] if call.on else []) + list(gate.row(checked))))
+    if checks:
+        call.console.print(table)
+    for name, (_, checked) in zip(names, checks, strict=True):
         for note in gate.notes(checked):
-            call.console.print(Text(f"  {checked.entry.file}: {note}"))
-    call.tell({"files": [gate.to_json(checked) for checked in checks]})
-    failed = [checked for checked in checks if not checked.passed]
+            call.console.print(Text(f"  {name}: {note}"))
+    call.tell({"devices": done.facts, "files": [{"device": device, **gate.to_json(each)} for device, each in checks]})
+    done.require_all()
+    failed = [(name, checked) for name, (_, checked) in zip(names, checks, strict=True) if not checked.passed]
     if failed:
-        failures = "; ".join(f"{checked.entry.file}: {', '.join(checked.reasons)}" for checked in failed)
-        raise GateFailed(f"{folder}: {len(failed)} of {len(checks)} files do not pass: {failures}")
+        told = "; ".join(f"{name}: {', '.join(checked.reasons)}" for name, checked in failed)
+        raise GateFailed(f"{folder}: {len(failed)} of {len(checks)} files do not pass: {told}")
 
 
 def _build(call: Options, place: Path, format_name: str, gpus: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from .grammar import options
 @options.command("prune", short_help="Remove channels, and fine-tune.")
 @options.network
 @options.settings("prune")
+@options.device
 @options.data
 @options.teacher
 @options.output

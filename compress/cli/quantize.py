@@ -10,6 +10,7 @@ from .grammar import options
 @options.command("quantize", short_help="Find the integers for weights and activations.")
 @options.network
 @options.settings("quantize")
+@options.device
 @options.data
 @options.teacher
 @options.output

@@ -33,6 +33,7 @@ from .output.terminal import Terminal
 
 if TYPE_CHECKING:
     from ..data import Data
+    from ..deploy import MachineClock
     from ..report.schema import Cost, StageRecord
     from ..sources.load import Network
     from ..stage import Config, Stage
@@ -164,6 +165,8 @@ class Options:
     output: Path | None = None
     overwrite: bool = False
     seed: int = 0
+    on: tuple[str, ...] = ()
+    devices_file: Path | None = None
     json: bool = False
     json_file: Path | None = None
     verbose: bool = False
@@ -341,7 +344,6 @@ def apply_stage(
     options: Options, stage: Stage, name: str, *, needs_data: bool = False, starts_random: bool = False
 ) -> None:
     """Open the network, apply one stage, write the artifact, tell what happened."""
-    from ..deploy.clock import MachineClock
     from ..pipeline import advance
     from ..sources.artifact import save
     from ..stage import Context
@@ -355,9 +357,9 @@ def apply_stage(
     teacher = options.open_other(options.teacher, data) if options.teacher else None
     if starts_random and network.lineage:
         options.console.print(f"{options.specification()} is trained already: training goes on from its weights")
-    with progress_bars(options) as progress:
+    with progress_bars(options) as progress, clock_on(options, progress) as clock:
         model = teacher.model if teacher else None
-        context = Context(network.example_inputs, data, model, options.seed, progress, clock=MachineClock())
+        context = Context(network.example_inputs, data, model, options.seed, progress, clock=clock)
         after, record = advance(network, stage, context, name=name)
     save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})
     options.console.print(stage_table(record))
@@ -373,6 +375,24 @@ def apply_stage(
         options.console.print(f"  ... and {len(record.skipped) - len(shown)} more (-v tells all)")
     options.console.print(Text(f"written: {options.output}"))
     options.tell(record)
+
+
+@contextmanager
+def clock_on(options: Options, progress: ProgressReport) -> Iterator[MachineClock]:
+    """Within: the clock of the device of ``--on``, by default this machine.
+
+    Raises:
+        InvalidInput: there are several devices.
+    """
+    from .. import deploy
+
+    if not options.on:
+        yield deploy.MachineClock()
+        return
+    if len(options.on) > 1:
+        raise InvalidInput(f"--on {','.join(options.on)}: latencies for one network are taken on one device; name one")
+    with deploy.opened(options.on, options.devices_file, progress) as (device,):
+        yield deploy.MachineClock(device=device)
 
 
 def stage_table(record: StageRecord) -> Table:

@@ -2,8 +2,9 @@
 
 from .clock import MachineClock
 from .deployed import Deployed
+from .devices import opened, target_on
 from .facts import machine, versions
-from .measure import measure, require_valid
+from .measure import broken_off, measure, require_valid
 from .parity import accuracy, parity_on, reference
 from .write import Asked, Wanted, export, suffix_of, write_files, write_folder
 
@@ -13,13 +14,16 @@ __all__ = [
     "MachineClock",
     "Wanted",
     "accuracy",
+    "broken_off",
     "export",
     "machine",
     "measure",
+    "opened",
     "parity_on",
     "reference",
     "require_valid",
     "suffix_of",
+    "target_on",
     "versions",
     "write_files",
     "write_folder",

@@ -1,17 +1,15 @@
-"""The clock that stages are given: networks written for a target, and timed in its engine on this machine."""
+"""The clock that stages are given: networks written for a target, and timed in its engine on a device."""
 
 from __future__ import annotations
 
-import gc
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import onnx
@@ -26,6 +24,7 @@ from ..quantize import Quantize
 from ..quantize.detect import detected
 from ..siblings import export, runtimes
 from ..stage import Context
+from .devices import target_on
 from .write import encodings_for
 
 PROFILED_RUNS = 30
@@ -50,103 +49,6 @@ class ModelFile:
     binding: runtimes.bound.Binding
 
 
-class Device(Protocol):
-    """Where files run: this machine, or another that they are sent to."""
-
-    @property
-    def processor(self) -> str:
-        """Its name, for people."""
-        ...
-
-    @property
-    def instructions(self) -> str:
-        """Its instruction sets that matter for int8 and half precision."""
-        ...
-
-    def version(self, engine: str) -> str:
-        """The version of an engine there.
-
-        Raises:
-            runtimes.errors.EngineMissing: it is not installed there, or does not load; says what to do.
-        """
-        ...
-
-    def runs_ms(
-        self, files: Sequence[ModelFile], preset: runtimes.measure.presets.Preset, threads: int
-    ) -> tuple[tuple[float, ...], ...]:
-        """The latencies of the runs of each file in ms, run in turn in one loop."""
-        ...
-
-    def executed(self, file: ModelFile, runs: int, threads: int) -> runtimes.runtime.ExecutedGraph | None:
-        """What the engine ran, with durations; None where it does not tell what it ran."""
-        ...
-
-
-class ThisMachine:
-    """The machine that this runs on."""
-
-    @cached_property
-    def _conditions(self) -> runtimes.sensors.conditions.Conditions:
-        return runtimes.sensors.conditions.conditions()
-
-    @property
-    def processor(self) -> str:
-        """As the system names it; the architecture where it does not."""
-        return self._conditions.cpu or self._conditions.architecture
-
-    @property
-    def instructions(self) -> str:
-        """As Linux names them; "" where the system does not tell."""
-        return " ".join(self._conditions.isa or ())
-
-    def version(self, engine: str) -> str:
-        """The version of an engine; raises EngineMissing."""
-        return runtimes.runtime.engine_named(engine).version()
-
-    def runs_ms(
-        self, files: Sequence[ModelFile], preset: runtimes.measure.presets.Preset, threads: int
-    ) -> tuple[tuple[float, ...], ...]:
-        """The latencies of the runs of each file in ms, run in turn in one loop."""
-        with ExitStack() as opened:
-            works = [_work(*opened.enter_context(_loaded(file, threads))) for file in files]
-            with _resting():
-                return runtimes.measure.loop.interleave(works, preset, runtimes.measure.loop.sentinel()).rows_ms
-
-    def executed(self, file: ModelFile, runs: int, threads: int) -> runtimes.runtime.ExecutedGraph | None:
-        """What the engine ran, with durations; None where it does not tell what it ran."""
-        with _loaded(file, threads) as (engine, feed):
-            return engine.executed_graph(feed, runs=runs)
-
-
-@contextmanager
-def _loaded(file: ModelFile, threads: int) -> Iterator[tuple[runtimes.runtime.Runtime, runtimes.runtime.Arrays]]:
-    engine = runtimes.runtime.load(file.path, file.engine, runtimes.runtime.Options(threads=threads))
-    try:
-        yield engine, runtimes.bound.one_feed(engine, file.binding, file.inputs)
-    finally:
-        engine.close()
-
-
-def _work(engine: runtimes.runtime.Runtime, feed: runtimes.runtime.Arrays) -> Callable[[], object]:
-    run = engine.run
-    return lambda: run(feed)
-
-
-@contextmanager
-def _resting() -> Iterator[None]:
-    """Python's garbage collector leaves what is there alone: going through a network's objects takes longer than the
-    measuring.
-    """
-    ours = gc.get_freeze_count() == 0
-    if ours:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if ours:
-            gc.unfreeze()
-
-
 class MachineClock:
     """Latencies of networks on a device, in files as they are deployed; see :class:`compress.clock.Clock`.
 
@@ -160,12 +62,16 @@ class MachineClock:
 
     Raises:
         InvalidInput: files of that target do not run there; says why.
+        DeviceError: the device cannot be reached.
     """
 
-    def __init__(self, target: str | None = None, threads: int = 1, device: Device | None = None) -> None:
-        self.target = target or detected().target
+    def __init__(
+        self, target: str | None = None, threads: int = 1, device: runtimes.devices.device.Device | None = None
+    ) -> None:
+        self.device = device or runtimes.devices.local.LocalDevice()
+        self.native = detected().target if device is None else target_on(self.device).target
+        self.target = target or self.native
         self.threads = threads
-        self.device = device or ThisMachine()
         self._format = _native_format(self.target)
         if target is not None:
             self._require()
@@ -182,7 +88,8 @@ class MachineClock:
     @property
     def processor(self) -> str:
         """That they run on."""
-        return self.device.processor
+        here = self._conditions
+        return here.cpu or here.board or here.architecture
 
     @property
     def conditions(self) -> Mapping[str, str | int]:
@@ -191,9 +98,10 @@ class MachineClock:
             "engine": self._format.engine,
             "engine version": self.device.version(self._format.engine),
             "target": self.target,
-            "cpu": self.device.processor,
-            "instructions": self.device.instructions,
+            "cpu": self.processor,
+            "instructions": " ".join(self._conditions.isa or ()),
             "threads": self.threads,
+            **self._elsewhere,
         }
 
     def on(self, target: str | None, threads: int) -> MachineClock:
@@ -208,7 +116,7 @@ class MachineClock:
 
     def ms_of(self, networks: Sequence[Timed]) -> list[float]:
         """The latency of each network in ms, of at least 60 runs and a second of each, in turn."""
-        return _quartiles(self.device.runs_ms([self._file(each) for each in networks], NETWORKS, self.threads))
+        return self._quartiles([self._file(each) for each in networks], NETWORKS)
 
     def profile(self, network: Timed) -> tuple[Part, ...] | None:
         """What each part takes; None where the engine tells no durations, or the format cannot name its parts."""
@@ -219,7 +127,8 @@ class MachineClock:
         with tempfile.TemporaryDirectory() as folder:
             named = replace(file, path=Path(folder, f"named{self._format.suffix}"))
             layers = naming(file.path, named.path)
-            executed = self.device.executed(named, PROFILED_RUNS, self.threads)
+            with self._loaded(named) as (engine, feed):
+                executed = engine.executed_graph(feed, runs=PROFILED_RUNS)
         if executed is None or not any(node.duration_ms for node in executed.nodes):
             return None
         nodes = [(node.name, node.kind != "other", node.duration_ms) for node in executed.nodes]
@@ -229,7 +138,7 @@ class MachineClock:
         """The latency of each layer in ms, of 30 runs in turn."""
         with tempfile.TemporaryDirectory() as folder:
             files = [self._layer_file(layer, precision, Path(folder, str(i))) for i, layer in enumerate(layers)]
-            return _quartiles(self.device.runs_ms(files, LAYERS, self.threads))
+            return self._quartiles(files, LAYERS)
 
     def stored_bytes(self, network: Timed) -> StoredBytes:
         """What the ONNX file of a network stores for this machine, whatever the target."""
@@ -242,12 +151,51 @@ class MachineClock:
         parts = export.onnx.parts
         return StoredBytes(parts.stored_bytes(graph), parts.bytes_by_layer(graph))
 
+    @cached_property
+    def _conditions(self) -> runtimes.sensors.conditions.Conditions:
+        return self.device.conditions()
+
+    @property
+    def _where(self) -> str:
+        return "here" if self.device.name == runtimes.devices.device.LOCAL else f"on {self.device.name}"
+
+    @property
+    def _elsewhere(self) -> dict[str, str | int]:
+        """What else a latency depends on, on a device that is not this machine."""
+        if self.device.name == runtimes.devices.device.LOCAL:
+            return {}
+        here = self._conditions
+        told = {
+            "device": self.device.name,
+            "board": here.board,
+            "governor": here.governor,
+            "power mode": here.power_mode,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+    @contextmanager
+    def _loaded(self, file: ModelFile) -> Iterator[tuple[runtimes.runtime.Runtime, runtimes.runtime.Arrays]]:
+        engine = self.device.load(file.path, file.engine, runtimes.runtime.Options(threads=self.threads))
+        try:
+            yield engine, runtimes.bound.one_feed(engine, file.binding, file.inputs)
+        finally:
+            engine.close()
+
+    def _quartiles(self, files: Sequence[ModelFile], preset: runtimes.measure.presets.Preset) -> list[float]:
+        """The lower quartile of the latencies of each file in ms, run in turn in one loop."""
+        with ExitStack() as opened:
+            loaded = [opened.enter_context(self._loaded(file)) for file in files]
+            samples = self.device.interleave(loaded, preset)
+        return [float(np.percentile(row, 25)) for row in samples.rows_ms]
+
     def _require(self) -> None:
         """Refuse a target whose files do not run on the device."""
-        here = detected().target
+        here = self.native
         targets = runtimes.facts.targets()
         if self.target != here and targets[self.target].suits and targets[here].engine == self._format.engine:
-            raise InvalidInput(f"target {self.target}: its latencies are those of another processor than {here} here")
+            raise InvalidInput(
+                f"target {self.target}: its latencies are those of another processor than {here} {self._where}"
+            )
         try:
             self.device.version(self._format.engine)
         except runtimes.errors.EngineMissing as error:
@@ -298,10 +246,6 @@ def _native_format(target: str) -> export.facts.Format:
         if form.engine == engine and target in form.targets:
             return form
     raise InvalidInput(f"target {target!r}: no format is written for its engine")
-
-
-def _quartiles(rows_ms: Sequence[Sequence[float]]) -> list[float]:
-    return [float(np.percentile(row, 25)) for row in rows_ms]
 
 
 def _layer(layer: LayerShape, precision: Precision) -> Timed:

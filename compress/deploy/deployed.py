@@ -32,7 +32,16 @@ class Deployed:
     binding: runtimes.bound.Binding = field(default_factory=runtimes.bound.Binding)
     beside: tuple[Path, ...] = ()
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether this processor computes the file as the device of its target does."""
-        return self.target is None or bool(runtimes.processor.is_exact(self.target))
+    def is_exact(self, device: runtimes.devices.device.Device | None = None) -> bool:
+        """Whether ``device``, by default this machine, computes the file as the device of its target does."""
+        return self.target is None or (device or runtimes.devices.local.LocalDevice()).is_exact(self.target)
+
+    def load(self, threads: int = 1, device: runtimes.devices.device.Device | None = None) -> runtimes.runtime.Runtime:
+        """The file in its engine on ``device``, by default this machine.
+
+        Where that computes its integers otherwise than the device of its target, they are evaluated in floats.
+        """
+        where = device or runtimes.devices.local.LocalDevice()
+        engine = self.engine or runtimes.facts.engine_of(self.path)
+        options = runtimes.runtime.Options(threads, reference=not self.is_exact(where))
+        return where.load(self.path, engine, options)

@@ -35,17 +35,20 @@ def reference(network: Network, target: TargetName | None = None) -> Callable[..
     return run
 
 
-def parity_on(file: Deployed, batches: Sequence[tuple[Tensor, ...]], threads: int = 1) -> Parity:
+def parity_on(
+    file: Deployed,
+    batches: Sequence[tuple[Tensor, ...]],
+    threads: int = 1,
+    device: runtimes.devices.device.Device | None = None,
+) -> Parity:
     """How the file's outputs agree with those of its network, as its target rounds, on all ``batches`` together.
 
-    What this processor computes otherwise than the target's device is evaluated in floats, see
-    :attr:`compress.deploy.Deployed.is_exact`; likewise in :func:`accuracy`.
+    What the processor of ``device``, by default this machine, computes otherwise than the target's device is evaluated
+    in floats, see :meth:`compress.deploy.Deployed.load`; likewise in :func:`accuracy`.
     """
     assert file.network is not None, f"{file.name}: its network is needed to know what it must compute"
     run = reference(file.network, file.target)
-    engine = runtimes.runtime.load(
-        file.path, file.engine, runtimes.runtime.Options(threads, reference=not file.is_exact)
-    )
+    engine = file.load(threads, device)
     expected: list[list[NDArray[Any]]] = []
     actual: list[list[NDArray[Any]]] = []
     try:
@@ -68,11 +71,11 @@ def taken(network: Network | None, x: Tensor) -> Tensor:
     return x
 
 
-def accuracy(file: Deployed, data: Data, threads: int = 1) -> float:
-    """The deployed file's accuracy on the test split, in percent."""
-    engine = runtimes.runtime.load(
-        file.path, file.engine, runtimes.runtime.Options(threads, reference=not file.is_exact)
-    )
+def accuracy(
+    file: Deployed, data: Data, threads: int = 1, device: runtimes.devices.device.Device | None = None
+) -> float:
+    """The deployed file's accuracy on the test split, in percent; what it gives on ``device`` is scored here."""
+    engine = file.load(threads, device)
 
     def answers() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for x, y in data.split("test").batches(256):

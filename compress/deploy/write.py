@@ -25,6 +25,7 @@ from ..sources.load import Network
 from ..stage import Progress, silent
 from . import blame
 from .deployed import Deployed
+from .devices import target_on
 from .parity import parity_on, reference, some, taken
 
 LARGEST_SAMPLES_BYTES = 2**26
@@ -53,6 +54,15 @@ class Wanted:
     labels: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     dla_core: int | None = None
+
+    def on(self, device: runtimes.devices.device.Device | None) -> Wanted:
+        """This, with the target named: the one for the processor of ``device``, None being this machine."""
+        if self.target is not None:
+            return self
+        native = detected().target if device is None else target_on(device).target
+        if self.format is None:
+            return replace(self, target=native)
+        return replace(self, target=suited(exporters.facts.formats()[self.format].targets, native))
 
     def resolved(self) -> tuple[str, TargetName]:
         """Format and target.

@@ -45,9 +45,13 @@ def detected(cpuinfo: Path = Path("/proc/cpuinfo")) -> Detected:
     return target_for(platform.machine(), runtimes.processor.flags(cpuinfo))
 
 
-def suited(targets: Collection[TargetName]) -> TargetName:
-    """The one of ``targets`` for this machine: its own, else the first that its processor computes exactly."""
-    here = detected().target
+def suited(targets: Collection[TargetName], native: TargetName | None = None) -> TargetName:
+    """The one of ``targets`` for a machine: its own, else the first that the processor here computes exactly.
+
+    Args:
+        native: the machine's own; left out, that of this machine.
+    """
+    here = native or detected().target
     if here in targets:
         return here
     return next((each for each in targets if runtimes.processor.is_exact(each)), next(iter(targets)))

@@ -170,16 +170,16 @@ class Quantize(Config):
         self._require_target()
         if self.budget is not None:
             self._clock_for_budget(self.budget, context)
-        if self._reverts:
+        if self._reverts(context):
             self._clock_for_reverting(context)
         task = self._task(context)
         state = State(evaluation_copy(model))
         require_finite(state.network, "quantize")
-        for step in self._steps():
+        for step in self._steps(context):
             state = step(state, task)
-        return replace(_account(state), target=self.rounds_for)
+        return replace(_account(state), target=self.rounds_for(context))
 
-    def _steps(self) -> Iterator[Step]:
+    def _steps(self, context: Context) -> Iterator[Step]:
         """All that is done, in order."""
         integer = SCHEMES[self.scheme].kind == "integer"
         yield from self._recovery("statistics")
@@ -191,7 +191,7 @@ class Quantize(Config):
         yield lambda state, task: self.ranges.apply(state, task, self.first_last)
         if self.budget is not None:
             yield self._spend
-        if self._reverts:
+        if self._reverts(context):
             yield self._revert
         yield _before_rounding
         yield from self._recovery("rounding")
@@ -213,14 +213,14 @@ class Quantize(Config):
         integer = scheme.kind == "integer"
         needs = frozenset[str]().union(*(part.needs for part in self.recover)) if integer else frozenset[str]()
         split = calibration_split(context) if "samples" in needs or scheme.activation_bits else None
-        return Task(
-            context, scheme, split, self.ranges.samples, self.rounds_for, self.exclude, self.quantize_outputs, needs
-        )
+        grid = self.rounds_for(context)
+        return Task(context, scheme, split, self.ranges.samples, grid, self.exclude, self.quantize_outputs, needs)
 
-    @property
-    def rounds_for(self) -> TargetName:
-        """The target whose integers weights are rounded and trained for: the one asked for, else this machine's."""
-        return self.target or detected().target
+    def rounds_for(self, context: Context) -> TargetName:
+        """The target whose integers weights are rounded and trained for: the one asked for, else that of the device
+        which the context's clock is of, else this machine's.
+        """
+        return self.target or _native(context)
 
     @property
     def needs_data(self) -> bool:
@@ -239,11 +239,10 @@ class Quantize(Config):
             return "weights of few levels want training: --epochs"
         return "take --calibration mse and --recover bias_correction, train (--epochs), or take a scheme of more bits"
 
-    @property
-    def _reverts(self) -> bool:
+    def _reverts(self, context: Context) -> bool:
         """Whether layers go back to float by what the clock tells of them."""
         asked = self.revert_slower or self.fastest
-        asked = asked or (self.revert_slower is None and self.target == detected().target)
+        asked = asked or (self.revert_slower is None and self.target == _native(context))
         return asked and SCHEMES[self.scheme].activation_bits == 8
 
     def _clock_for_budget(self, budget: Budget, context: Context) -> Clock:
@@ -306,7 +305,7 @@ class Quantize(Config):
             task.context.example_inputs,
             calibration=self.ranges.weight_calibration,
             per_channel=self.ranges.per_channel,
-            target=self.rounds_for,
+            target=task.grid,
         )
         clock = self._clock_for_budget(budget, task.context)
         mix = budget.start(candidates, task.context, clock).choose()
@@ -330,6 +329,11 @@ class Quantize(Config):
         return state.after(
             (), reversion.skipped, encodings=dict(reversion.encodings), measured=(*state.measured, measured)
         )
+
+
+def _native(context: Context) -> TargetName:
+    """The target of the device whose latencies the context tells, by default of this machine."""
+    return detected().target if context.clock is None else context.clock.native
 
 
 def _told_floats(state: State, task: Task) -> State:

@@ -169,12 +169,14 @@ class BenchmarkRecord(Record):
     Fields of :class:`runtimes.measure.measurement.Measurement` have the same names. Files with the same ``loop`` were
     run in turn: their samples with the same index are of one round. ``conditions`` and ``conditions_after`` are
     those of the device around the loop. ``label`` is what the user calls the state that was measured ("main", "v1.2").
+    ``device`` is the one that it was measured on, None this machine.
     """
 
     name: str
     file: str | None = None
     sha256: str | None = None
     label: str | None = None
+    device: str | None = None
     runtime: str
     runtime_version: str | None = None
     versions: Mapping[str, str] = {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 MAGIC = b"EPw1"
@@ -91,6 +92,12 @@ class Wire:
         if not isinstance(header, dict):
             raise WireError("a frame whose header is no mapping")
         return header, body
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Within, no other thread sends."""
+        with self._sending:
+            yield
 
     def _write(self, data: memoryview) -> None:
         while data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,15 @@ class Parity:
     relative_error: float
     snr_db: float
     top1_agreement: float | None
+
+
+@runtime_checkable
+class RunsSamples(Protocol):
+    """A loaded file that runs many samples at once by itself: one that is loaded elsewhere."""
+
+    def run_samples(self, inputs: Arrays, batch: int) -> dict[str, Array]:
+        """Return the outputs for N samples, run in chunks of ``batch``."""
+        ...
 
 
 def compare(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> Parity:
@@ -74,12 +84,11 @@ def run_samples(runtime: Runtime, inputs: Arrays, batch: int = 64) -> dict[str, 
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         counts = ", ".join(f"{name} has {length}" for name, length in lengths.items()) or "there are no inputs"
         raise InvalidInputs(f"inputs: expected the same number of samples in each, at least 1; {counts}")
-    total = next(iter(lengths.values()))
-    fixed = {spec.shape[0] for spec in runtime.inputs if spec.shape and spec.shape[0] is not None}
-    if len(fixed) > 1:
-        raise InvalidInputs(f"inputs: expected one batch size, the file has {sorted(fixed)}; run it directly")
-    size = next(iter(fixed), None)
+    size = _fixed_batch(runtime)
     step = size or batch
+    if isinstance(runtime, RunsSamples):
+        return runtime.run_samples(inputs, step)
+    total = next(iter(lengths.values()))
     chunks: list[dict[str, Array]] = []
     for start in range(0, total, step):
         held = min(step, total - start)
@@ -90,6 +99,14 @@ def run_samples(runtime: Runtime, inputs: Arrays, batch: int = 64) -> dict[str, 
                 raise InvalidInputs(f"output {name!r}: expected {len(filled)} samples, got the shape {value.shape}")
         chunks.append({name: value[:held] for name, value in outputs.items()})
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _fixed_batch(runtime: Runtime) -> int | None:
+    """The batch that a file takes, where that is fixed."""
+    fixed = {spec.shape[0] for spec in runtime.inputs if spec.shape and spec.shape[0] is not None}
+    if len(fixed) > 1:
+        raise InvalidInputs(f"inputs: expected one batch size, the file has {sorted(fixed)}; run it directly")
+    return next(iter(fixed), None)
 
 
 def accuracy(runtime: Runtime, batches: Iterable[tuple[Array, Array]]) -> float:

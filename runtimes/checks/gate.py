@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..bound import call, one_feed
-from ..errors import InvalidInputs, RuntimesError
-from ..processor import is_exact, warning
-from ..runtime import Array, ExecutedGraph, Options, engine_named, size_bytes
+from ..devices.device import Device
+from ..devices.local import LocalDevice
+from ..errors import DeviceError, InvalidInputs, RuntimesError
+from ..processor import clipping
+from ..runtime import Array, ExecutedGraph, Options, parts_of
 from .check import Parity, compare, top1
 from .folder import Entry, Folder, Kind
 
@@ -63,16 +65,23 @@ class Checked:
 
 
 def check_folder(
-    path: Path, *, engines: Sequence[str] = (), threads: int = 1, agreement: float = LEAST_AGREEMENT
+    path: Path,
+    *,
+    engines: Sequence[str] = (),
+    threads: int = 1,
+    agreement: float = LEAST_AGREEMENT,
+    device: Device | None = None,
 ) -> Iterator[Checked]:
     """Yield what is found of each file, in order.
 
     Args:
         engines: look only at files for these.
         agreement: the least that files in integers must have, in percent.
+        device: that runs them; left out, this machine.
 
     Raises:
         InvalidInputs: the folder has no files, or none for these engines.
+        DeviceError: the device cannot be reached, or fails.
     """
     folder = Folder.read(path)
     entries = [entry for entry in folder.entries if not engines or entry.engine in engines]
@@ -82,40 +91,49 @@ def check_folder(
     inputs, labels = folder.inputs()
     for entry in entries:
         try:
-            yield _check(folder, entry, inputs, labels, Options(threads), agreement)
+            yield _Check(folder, entry, device or LocalDevice(), Options(threads)).checked(inputs, labels, agreement)
+        except DeviceError:
+            raise
         except RuntimesError as error:
             yield Checked(entry, reasons=(str(error),))
 
 
-def _check(
-    folder: Folder, entry: Entry, inputs: Sequence[Array], labels: Array | None, options: Options, agreement: float
-) -> Checked:
-    file = folder.path / entry.file
-    size = size_bytes(file, entry.engine)
-    expected = _named(folder.expected(entry))
-    runtime = engine_named(entry.engine).load(file, options)
-    try:
-        outputs = call(runtime, entry.binding, inputs)
-        executed = runtime.executed_graph(one_feed(runtime, entry.binding, inputs))
-    finally:
-        runtime.close()
-    parity, here = compare(expected, _named(outputs)), None
-    if entry.kind == "integer" and not is_exact(entry.target):
-        here, outputs = parity, _evaluated(entry, file, inputs, options)
-        parity = compare(expected, _named(outputs))
-    reasons = judge(entry.kind, parity, agreement)
-    if entry.kind == "integer" and executed is not None and not executed.integer:
-        reasons += ("nothing ran in integers",)
-    return Checked(entry, parity, _top1(outputs, labels), size, executed, reasons, here)
+@dataclass(frozen=True)
+class _Check:
+    """A file of a folder on a device."""
 
+    folder: Folder
+    entry: Entry
+    device: Device
+    options: Options
 
-def _evaluated(entry: Entry, file: Path, inputs: Sequence[Array], options: Options) -> list[Array]:
-    """The file's outputs, its integers evaluated in floats."""
-    runtime = engine_named(entry.engine).load(file, replace(options, reference=True))
-    try:
-        return call(runtime, entry.binding, inputs)
-    finally:
-        runtime.close()
+    def checked(self, inputs: Sequence[Array], labels: Array | None, agreement: float) -> Checked:
+        """What is found of the file."""
+        entry, file = self.entry, self.folder.path / self.entry.file
+        size = sum(part.stat().st_size for part in parts_of(file, entry.engine))
+        expected = _named(self.folder.expected(entry))
+        runtime = self.device.load(file, entry.engine, self.options)
+        try:
+            outputs = call(runtime, entry.binding, inputs)
+            executed = runtime.executed_graph(one_feed(runtime, entry.binding, inputs))
+        finally:
+            runtime.close()
+        parity, here = compare(expected, _named(outputs)), None
+        if entry.kind == "integer" and not self.device.is_exact(entry.target):
+            here, outputs = parity, self._evaluated(file, inputs)
+            parity = compare(expected, _named(outputs))
+        reasons = judge(entry.kind, parity, agreement)
+        if entry.kind == "integer" and executed is not None and not executed.integer:
+            reasons += ("nothing ran in integers",)
+        return Checked(entry, parity, _top1(outputs, labels), size, executed, reasons, here)
+
+    def _evaluated(self, file: Path, inputs: Sequence[Array]) -> list[Array]:
+        """The file's outputs, its integers evaluated in floats."""
+        runtime = self.device.load(file, self.entry.engine, replace(self.options, reference=True))
+        try:
+            return call(runtime, self.entry.binding, inputs)
+        finally:
+            runtime.close()
 
 
 def judge(kind: Kind, parity: Parity, agreement: float = LEAST_AGREEMENT) -> tuple[str, ...]:
@@ -186,7 +204,7 @@ def notes(checked: Checked) -> tuple[str, ...]:
     if checked.here is not None:
         agreement = checked.here.top1_agreement
         agreeing = "" if agreement is None else f", {agreement:.2f} % agreement"
-        warned = (f"{warning(checked.entry.target)} (SNR {checked.here.snr_db:.1f} dB{agreeing})",)
+        warned = (f"{clipping(checked.entry.target)} (SNR {checked.here.snr_db:.1f} dB{agreeing})",)
     shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
     return (*checked.reasons, *warned, *((f"ran in float: {shown}",) if left else ()))
 

@@ -22,15 +22,16 @@ COMMAND = (
     "exec sh -c '"
     "IFS= read -r p; "
     'case $p in "~/"*) p=$HOME/${p#??};; esac; '
-    'if [ -z "$p" ]; then for c in python3.13 python3.12 python3.11 python3; do '
-    'if command -v "$c" >/dev/null 2>&1; then p=$c; break; fi; done; fi; '
+    'if [ -z "$p" ]; then for c in python3 python3.13 python3.12 python3.11; do '
+    'if "$c" -c "import sys;sys.exit(sys.version_info<(3,11))" </dev/null >/dev/null 2>&1; then p=$c; break; fi; '
+    'done; fi; if [ -z "$p" ] && python3 -c "" </dev/null >/dev/null 2>&1; then p=python3; fi; '
     'if [ -z "$p" ] || ! command -v "$p" >/dev/null 2>&1; then printf "\\000edgepress-no-python\\n"; exit 127; fi; '
     'exec "$p" -c "import sys;print(chr(0)+sys.argv[1],*sys.version_info[:3],flush=True);'
     'i=sys.stdin.buffer;exec(i.read(int(i.readline()or+0)))" edgepress'
     "'"
 )
-"""Reads the name of a Python in one line (empty: the newest there), starts it, greets, and runs source from stdin: its
-length in one line, then so many bytes. POSIX sh; Python of any age understands it."""
+"""Reads the name of a Python in one line (empty: the first there that is new enough, else ``python3``), starts it,
+greets, and runs source from stdin: its length in one line, then so many bytes. POSIX sh; any Python understands it."""
 
 
 class Connection(Protocol):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import InvalidInputs, InvalidMeasurement
 from ..facts import engine_of
@@ -21,11 +22,33 @@ from ..sensors.settings import held
 from ..sensors.temperatures import wait_below
 from ..sensors.watch import Watch, Watched
 from .energy import energy_of, idle_watts
-from .loop import Progress, Samples, interleave, sentinel
+from .loop import Progress, Rows, Samples, interleave, sentinel
 from .measurement import Measurement
 from .memory import Memory, peak_memory
 from .presets import Preset
 from .request import Request
+
+
+class Listener(Protocol):
+    """Told what is measured while it is."""
+
+    def began(self, measurements: Sequence[Measurement]) -> None:
+        """All that is known before the first sample."""
+        ...
+
+    def took(self, rows_ms: Rows, sentinel_ms: Sequence[float]) -> None:
+        """The samples of each file so far, and those of the sentinel."""
+        ...
+
+
+class _Nobody:
+    """A listener that takes no notice."""
+
+    def began(self, measurements: Sequence[Measurement]) -> None:
+        pass
+
+    def took(self, rows_ms: Rows, sentinel_ms: Sequence[float]) -> None:
+        pass
 
 
 def benchmark(
@@ -35,6 +58,7 @@ def benchmark(
     engine: str | Sequence[str | None] | None = None,
     inputs: Arrays | Sequence[Arrays] | None = None,
     progress: Progress | None = None,
+    listener: Listener | None = None,
 ) -> tuple[Measurement, ...]:
     """Return a measurement for each file, in order. Several are run in turn in one loop: under the same conditions.
 
@@ -43,6 +67,7 @@ def benchmark(
         request: how; left out, as `Request` has it by default.
         engine: that runs them all, or one for each; by default the one that each suffix names.
         inputs: of every file, or of each; random with the request's seed and a batch of 1 where there are none.
+        listener: told what is measured while it is: a measurement that is broken off is not lost.
 
     Raises:
         InvalidModel: a file cannot be loaded, or the process that measures its memory failed.
@@ -52,8 +77,7 @@ def benchmark(
     asked = request or Request()
     jobs = _jobs(files, engine, inputs)
     rail = rail_named(asked.rail) if asked.energy else None
-    settings = _settings(asked)
-    with settings as cores, _loaded(jobs, asked.options) as loaded:
+    with _settings(asked) as cores, _loaded(jobs, asked.options) as loaded:
         feeds = [
             random_inputs(runtime.inputs, asked.seed) if job.inputs is None else job.inputs
             for job, (runtime, _) in zip(jobs, loaded, strict=True)
@@ -65,13 +89,16 @@ def benchmark(
         too_warm = "" if asked.start_below_c is None else wait_below(asked.start_below_c, asked.patience_s, progress)
         before, began = conditions(), datetime.now(UTC).isoformat(timespec="milliseconds")
         watch = Watch(before.affinity or ())
+        loads_ms = [load_ms for _, load_ms in loaded]
+        nothing, reasons = Samples(((),) * len(jobs), (), 0, 0.0), (too_warm,) if too_warm else ()
+        loop = _Loop(asked, nothing, before, before, began, cores, watch.watched, reasons)
+        heard = listener or _Nobody()
+        heard.began(loop.measurements(jobs, loads_ms, memories))
         with watch.watching():
-            samples = interleave(works, asked.preset, sentinel(), progress, watch=watch.look)
-        reasons = (too_warm,) if too_warm else ()
-        loop = _Loop(asked, samples, before, conditions(), began, cores, watch.watched, reasons)
+            samples = interleave(works, asked.preset, sentinel(), progress, watch=watch.look, took=heard.took)
+        loop = replace(loop, samples=samples, after=conditions(), watched=watch.watched)
         energies = _energies(works, asked.preset, rail)
-    loads_ms = [load_ms for _, load_ms in loaded]
-    measured = [loop.measurement(i, job, loads_ms[i], memories[i]) for i, job in enumerate(jobs)]
+    measured = loop.measurements(jobs, loads_ms, memories)
     return tuple(replace(each, energy=energy) for each, energy in zip(measured, energies, strict=True))
 
 
@@ -148,6 +175,12 @@ class _Loop:
     watched: Watched
     disturbances: tuple[str, ...]
     name: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def measurements(
+        self, jobs: Sequence[_Job], loads_ms: Sequence[float], memories: Sequence[Memory | None]
+    ) -> tuple[Measurement, ...]:
+        """What the loop says of each of its files."""
+        return tuple(self.measurement(i, job, loads_ms[i], memories[i]) for i, job in enumerate(jobs))
 
     def measurement(self, i: int, job: _Job, load_ms: float, memory: Memory | None) -> Measurement:
         """What the loop says of its file number ``i``."""

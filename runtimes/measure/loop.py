@@ -15,6 +15,10 @@ from .presets import Preset
 _SENTINELS = 100
 
 
+Rows = Sequence[Sequence[float]]
+"""Times in ms: a row for each piece of work."""
+
+
 class Progress(Protocol):
     """Told how far a measurement is, in seconds of the loop: ``progress("bench", 3, 10, "net.onnx")``."""
 
@@ -38,6 +42,7 @@ def interleave(
     progress: Progress | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     watch: Callable[[], object] | None = None,
+    took: Callable[[Rows, Sequence[float]], object] | None = None,
 ) -> Samples:
     """Return the times of each piece of work, run in turn until all have the preset's runs and seconds.
 
@@ -46,17 +51,16 @@ def interleave(
 
     Args:
         sentinel: run at intervals between the others, and timed as they are.
-        watch: called at the same moments, outside of what is timed.
+        watch: called at the same moments, outside of what is timed; so is ``took``, with all times so far.
     """
     orders = _orders(len(works))
     total_s = preset.seconds * len(works)
-    rows: list[list[float]] = [[] for _ in works]
-    guards: list[float] = []
+    rows, guards = _no_times(len(works)), _no_times(1)[0]
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
+    began, rounds = clock_ns(), 0
     try:
-        began, rounds = clock_ns(), 0
         while rounds < preset.warmup_runs or clock_ns() - began < preset.warmup_s * len(works) * 1e9:
             for i in orders[rounds % len(orders)]:
                 works[i]()
@@ -73,6 +77,8 @@ def interleave(
                     progress("bench", min(round((now - began) / 1e9), round(total_s)), round(total_s))
                 if watch is not None:
                     watch()
+                if took is not None:
+                    took(rows, guards)
                 start = clock_ns()
                 sentinel()
                 guards.append((clock_ns() - start) / 1e6)
@@ -89,6 +95,10 @@ def interleave(
     if progress is not None:
         progress("bench", round(total_s), round(total_s))
     return Samples(tuple(tuple(row) for row in rows), tuple(guards), warmups, duration_s)
+
+
+def _no_times(count: int) -> list[list[float]]:
+    return [[] for _ in range(count)]
 
 
 def _orders(count: int) -> list[list[int]]:

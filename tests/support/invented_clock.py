@@ -41,6 +41,7 @@ class InventedClock:
     asked: list[str] = field(default_factory=list)
     layers: list[LayerShape] = field(default_factory=list)
     engine = "Invented"
+    native: str = field(default_factory=lambda: detected().target)
     processor = "a processor"
 
     @property

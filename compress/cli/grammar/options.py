@@ -157,6 +157,21 @@ def _lift_limits(context: click.Context, _: click.Parameter, wanted: bool) -> No
         context.with_resource(runtimes.files.untrusted.limits_lifted())
 
 
+device = _all(
+    listed(
+        "--on",
+        common=True,
+        metavar="DEVICE",
+        help="Where files run: local, ssh://user@board, adb:SERIAL, or a name in devices.yaml; several in turn.",
+    ),
+    option(
+        "--devices-file",
+        type=PATH,
+        metavar="FILE.yaml",
+        help="Where devices are named; devices.yaml in the current folder if left out.",
+    ),
+)
+
 telling = _all(
     option("--overwrite", group=OUTPUT, common=True, is_flag=True, help="Replace what is at --output or --json-file."),
     option("--json", group=TELLING, common=True, is_flag=True, help="Tell the result as JSON, on stdout."),

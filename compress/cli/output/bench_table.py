@@ -10,9 +10,13 @@ from ...report.schema import BenchmarkRecord
 
 
 def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
-    """One row per file; the last column compares its median with the first file's."""
-    first = records[0].latency_ms.p50
+    """One row per file; the last column compares its median with that of the first file on the same device."""
+    firsts: dict[str | None, float | None] = {}
+    for record in records:
+        firsts.setdefault(record.device, record.latency_ms.p50)
+    elsewhere = any(record.device for record in records)
     table = Table(
+        *(["device"] if elsewhere else []),
         "file", "p50 ms", "p90", "p99", "runs", "size kB", "peak memory MB", "test top-1 %", "agreement %", "speed",
         title=f"{records[0].runtime} {records[0].runtime_version}, {records[0].threads} thread(s), {records[0].preset}",
         title_justify="left",
@@ -21,7 +25,9 @@ def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
         latency = record.latency_ms
         agreement = record.parity.top1_agreement if record.parity else None
         memory = record.peak_memory_bytes / 1e6 if record.peak_memory_bytes is not None else None
+        first = firsts[record.device]
         table.add_row(
+            *([record.device or "local"] if elsewhere else []),
             record.name + ("" if record.valid is not False else " (invalid)"),
             _number(latency.p50, 3), _number(latency.p90, 3), _number(latency.p99, 3), str(record.runs),
             _number(record.size_bytes / 1e3 if record.size_bytes is not None else None, 1),

@@ -40,11 +40,18 @@ def test_it_greets_and_runs_what_is_sent(named: str, tmp_path: Path) -> None:
     assert rest == b"b'rest'\n" and done.returncode == 0
 
 
-def test_the_newest_python_is_taken(tmp_path: Path) -> None:
-    for name in ("python3", "python3.12", "python3.11"):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {name}\n")
+@pytest.mark.parametrize(
+    ("works", "taken"),
+    [(("python3", "python3.12"), b"python3"), (("python3.11", "python3.12"), b"python3.12"), ((), b"")],
+)
+def test_the_first_python_that_is_new_enough_is_taken(works: tuple[str, ...], taken: bytes, tmp_path: Path) -> None:
+    """One that is there and does not start, as those of version managers do, is no Python."""
+    for name in ("python3", "python3.13", "python3.12", "python3.11"):
+        (tmp_path / name).write_text("#!/bin/sh\n" + (f"echo {name}\n" if name in works else "exit 1\n"))
         (tmp_path / name).chmod(0o755)
-    assert started("", f"{tmp_path}:/bin", tmp_path).stdout == b"python3.12\n"
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    said = started("", str(tmp_path), tmp_path).stdout
+    assert said == (taken or NO_PYTHON) + b"\n"
 
 
 @pytest.mark.parametrize("named", ["", "/none/python3", "$(touch injected)", "; touch injected;", "'"])

@@ -1,0 +1,86 @@
+"""Commands with ``--on``: files run on a device over SSH, which is this machine with another home."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compress.quantize.detect import detected
+from tests.support.command_line import runner
+from tests.support.small_classifier import SMALL_NET
+from tests.support.ssh_server import SshServer, ssh_server
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    if shutil.which("ssh") is None:
+        pytest.skip("there is no ssh client (apt-get install openssh-client)")
+    with ssh_server(tmp_path_factory.mktemp("ssh")) as begun:
+        yield begun
+
+
+@pytest.fixture
+def run(
+    server: SshServer, tmp_path: Path, npz: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """Run a command line in a folder with ``net.py``, ``data.npz`` and ``devices.yaml``; returns its stdout."""
+    (tmp_path / "net.py").write_text(SMALL_NET)
+    devices = {"board": server.entry(python=sys.executable), "strange": server.entry(ssh_config="/dev/null")}
+    (tmp_path / "devices.yaml").write_text(yaml.safe_dump(devices))
+    monkeypatch.chdir(tmp_path)
+    return runner(monkeypatch, capfd)
+
+
+def test_files_are_checked_and_timed_there(run: Run) -> None:
+    run("quantize net.py:build --data data.npz -q -o int8")
+    run("export int8 --data data.npz -q -o files")
+    checked = json.loads(run("check files --on local,board --json"))
+    here, there = checked["files"]
+    assert (here["device"], there["device"]) == ("local", "board") and there["passed"]
+    assert there | {"device": "local"} == here
+    assert checked["devices"][1]["sent_bytes"] > 0 and checked["devices"][1]["architecture"]
+    measured = json.loads(run("bench int8 files/model.onnx --data data.npz --preset quick --on board,local --json"))
+    rows = measured["measurements"]
+    assert [row["device"] for row in rows] == ["board", "board", None, None]
+    assert all(len(row["samples_ms"]) >= 30 for row in rows)
+    assert len({row["top1"] for row in rows}) == 1 and rows[0]["samples"] == 20
+    table = run("check files --on board")
+    assert "board" in table and "0 bytes of files sent" in table
+
+
+def test_a_device_is_the_clock_of_choices(run: Run) -> None:
+    line = "prune net.py:build --data data.npz --ratio 0.5 --round-to measured --on board -o p --json"
+    pruned = json.loads(run(line))
+    assert any("measured for" in line for line in pruned["measured"])
+    quantized = json.loads(run("quantize net.py:build --data data.npz --revert-slower --on board -o q --json"))
+    assert any(f"measured for {detected().target}" in line for line in quantized["measured"])
+    error = run("prune net.py:build --data data.npz --ratio 0.5 --on board,local -o r", 2)
+    assert "one device" in error and not Path("r").exists()
+
+
+def test_a_device_that_is_not_known_ends_with_4(run: Run) -> None:
+    run("export net.py:build --data data.npz -q -o files")
+    said = run("check files --on strange,board -q", 4)
+    assert "strange: connecting: its host key is not known; log in once by ssh" in said
+    assert said.count("error:") == 1
+    assert "expected local, ssh://user@board, adb:SERIAL or a name" in run("check files --on nobody", 2)
+    assert "expected ssh://" in run("check files --on ssh://a@b@c:x", 2)
+
+
+def test_devices_are_listed_checked_and_cleaned(run: Run, server: SshServer) -> None:
+    checked = json.loads(run("devices check --on board --json"))["devices"]
+    assert checked[0]["engine"] == "onnxruntime" and checked[0]["version"]
+    (listed,) = json.loads(run("devices list --on board --json"))["devices"]
+    assert listed["target"] == detected().target and listed["engines"]["onnxruntime"] and listed["cache"]["bytes"] > 0
+    (cleaned,) = json.loads(run("devices clean --on board --json"))["devices"]
+    assert cleaned["removed_bytes"] > 0
+    assert not (server.home / ".cache" / "edgepress").exists()
+    assert "strange" in run("devices list", 4)
