@@ -80,6 +80,8 @@ if TYPE_CHECKING:
     import runtimes.processor
     import runtimes.runtime
     import runtimes.sensors.conditions
+    import runtimes.tensorrt.apart
+    import runtimes.tensorrt.builder
     import runtimes.tensorrt.layers
     import runtimes.tensorrt.library
 else:

@@ -18,7 +18,7 @@ from compress.siblings import runtimes
 
 from .format import Exported, Job, Trial
 from .tensorrt import trial
-from .tensorrt.builder import Built, Wishes, build
+from .tensorrt.builder import Built, Wishes, built
 from .tensorrt.engine_file import engine_of
 
 TITLE = "TensorRT for RTX"
@@ -52,10 +52,11 @@ def export(job: Job, path: Path) -> Exported:
     """
     gpus = job.gpus or NEWEST
 
-    def built(source: Path, wishes: Wishes) -> Built:
-        return build(LIBRARY, source, replace(wishes, gpus=gpus), f"export {path}")
+    def build(source: Path, wishes: Wishes) -> Built:
+        own = replace(wishes, gpus=gpus)
+        return built(lambda: runtimes.tensorrt.apart.build_apart(LIBRARY, source, own), own, f"export {path}")
 
-    made = engine_of(job, path, built)
+    made = engine_of(job, path, build)
     with new_files(path, overwrite=True) as folder:
         (folder / path.name).write_bytes(made.built.engine)
     return Exported(

@@ -52,6 +52,8 @@ class Target:
         pools_in_one_scale: an average of windows has the scale of what it averages.
         fuses_sums: a convolution that only a sum reads adds to it before it rounds: its own rounding falls away.
         integer_bias: the bias of a product in integers is int32; else it stays in float.
+        integer_numbers: a number that is added to integers, or multiplied with them, is stored as an integer; else it
+            stays in float.
         casts_weights: stored weights that the engine converts to float at load are written as Cast and Mul, which it
             folds; else as DequantizeLinear.
         half_networks: a network whose weights are all float16 is computed in float16 throughout; else such weights are
@@ -80,6 +82,7 @@ class Target:
     pools_in_one_scale: bool = False
     fuses_sums: bool = False
     integer_bias: bool = False
+    integer_numbers: bool = True
     casts_weights: bool = False
     half_networks: bool = False
     rounds_floats: bool = False

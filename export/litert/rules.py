@@ -18,7 +18,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         types_are("activation", "int8", "int16", effect="refused"),
         types_are("weight", "int8", "int4", effect="refused"),
         zero_points_are_zero("weight", effect="refused"),
-        activations_have_one_scale,
+        activations_have_one_scale("refused"),
         weights_leave_out_the_least,
         bias_has_the_scale_of_the_product,
     )

@@ -18,7 +18,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         types_are("activation", "int8", effect="refused"),
         types_are("weight", "int8", effect="refused"),
         zero_points_are_zero("activation", "weight", effect="refused"),
-        activations_have_one_scale,
+        activations_have_one_scale("refused"),
         weights_leave_out_the_least,
         bias_is_float,
     )

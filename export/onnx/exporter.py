@@ -191,7 +191,12 @@ def _converted(planned: Plan, opset: int, path: Path) -> ModelProto:
         marked = use_bit_operators(converted, marked)
     if marked:
         qdq.place(converted.graph, marked, past_moves=dialect.fuses_sums)
-        use_integer_kernels(converted.graph, x86=dialect.x86_kernels, rounds_biases=dialect.integer_bias)
+        use_integer_kernels(
+            converted.graph,
+            x86=dialect.x86_kernels,
+            rounds_biases=dialect.integer_bias,
+            rounds_numbers=dialect.integer_numbers,
+        )
         if dialect.rounds_floats:
             qdq.keep_in_float(converted.graph)
     return in_half(converted) if whole_in_half else converted

@@ -17,7 +17,7 @@ _ANY_PROCESSOR: tuple[Rule, ...] = (
     types_are("activation", "uint8", "int8", effect="slow"),
     types_are("weight", "int8", "int4", effect="slow"),
     zero_points_are_zero("weight", effect="slow"),
-    activations_have_one_scale,
+    activations_have_one_scale("refused"),
     sums_are_whole,
 )
 

@@ -53,11 +53,15 @@ def zero_points_are_zero(*roles: Role, effect: Effect) -> Rule:
     return rule
 
 
-def activations_have_one_scale(view: View) -> Iterator[Violation]:
+def activations_have_one_scale(effect: Effect) -> Rule:
     """Only weights may have a scale per channel."""
-    for item in view.of("activation"):
-        if item.scale is not None and item.scale.size > 1:
-            yield violation(view, item, "scales of activation", f"{item.scale.size} scales", "one", "refused")
+
+    def rule(view: View) -> Iterator[Violation]:
+        for item in view.of("activation"):
+            if item.scale is not None and item.scale.size > 1:
+                yield violation(view, item, "scales of activation", f"{item.scale.size} scales", "one", effect)
+
+    return rule
 
 
 def weights_leave_out_the_least(view: View) -> Iterator[Violation]:

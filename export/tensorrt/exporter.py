@@ -19,7 +19,7 @@ from compress.files.outputs import new_files
 from compress.siblings import runtimes
 
 from ..format import Exported, Job
-from .builder import Built, Wishes, build
+from .builder import Built, Wishes, built
 from .engine_file import engine_of
 
 TITLE = "TensorRT"
@@ -55,10 +55,11 @@ def export(job: Job, path: Path) -> Exported:
     cache_file = path.parent / TIMING_CACHE
     cache = cache_file.read_bytes() if cache_file.is_file() else b""
 
-    def built(source: Path, wishes: Wishes) -> Built:
-        return build(_LIBRARY, source, replace(wishes, dla_core=job.dla_core, timing_cache=cache), f"export {path}")
+    def build(source: Path, wishes: Wishes) -> Built:
+        own = replace(wishes, dla_core=job.dla_core, timing_cache=cache)
+        return built(lambda: runtimes.tensorrt.builder.build(_LIBRARY, source, own), own, f"export {path}")
 
-    made = engine_of(job, path, built)
+    made = engine_of(job, path, build)
     with new_files(path, overwrite=True) as folder:
         (folder / path.name).write_bytes(made.built.engine)
         if made.built.timing_cache:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import onnx
 
-from compress.errors import GateFailed, InvalidInput
+from compress.siblings import runtimes
 
 from ..format import Trial
 from ..onnx.contents import load_model
-from .builder import Layer, Library, Wishes, build
 from .trtexec import profiles
 
+Layer = runtimes.tensorrt.layers.Layer
+Library = runtimes.tensorrt.library.Library
+Wishes = runtimes.tensorrt.builder.Wishes
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -31,9 +33,9 @@ def try_build(library: Library, file: Path, shapes: Sequence[tuple[int, ...]], g
     model = load_model(file)
     begun = time.perf_counter()
     try:
-        built = build(library, file, Wishes(profiles(model, shapes), gpus=gpus), str(file))
-    except (InvalidInput, GateFailed) as error:
-        return Trial(False, time.perf_counter() - begun, message=str(error).removeprefix(f"{file}: "))
+        built = runtimes.tensorrt.apart.build_apart(library, file, Wishes(profiles(model, shapes), gpus=gpus))
+    except (runtimes.tensorrt.builder.Refused, runtimes.tensorrt.builder.BuildFailed) as error:
+        return Trial(False, time.perf_counter() - begun, message=str(error))
     seconds = time.perf_counter() - begun
     ran = products(model, built.layers or ())
     return Trial(

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from compress.siblings import runtimes
+
 LARGEST_BATCH = 32
 """An open batch is built for 1 up to so many samples; other open dimensions for the example's size alone."""
 
-WORKSPACE_MEGABYTES = 1024
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The shapes that an engine is built for, of an input whose batch is open: it is fastest at ``best``."""
-
-    least: tuple[int, ...]
-    best: tuple[int, ...]
-    most: tuple[int, ...]
+Profile = runtimes.tensorrt.builder.Profile
 
 
 def profiles(model: onnx.ModelProto, shapes: Iterable[tuple[int, ...]]) -> dict[str, Profile]:

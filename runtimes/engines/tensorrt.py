@@ -24,7 +24,7 @@ UNPROVEN = "no GPU has run it in a test; an imitation of the documented API has"
 TARGETS = {
     "tensorrt": {
         "needs_vnni": True,  # where such a file is tried on a CPU
-        "integers": {"activation": "int8", "symmetric": True, "half_networks": True},
+        "integers": {"activation": "int8", "symmetric": True, "integer_numbers": False, "half_networks": True},
     }
 }
 

@@ -2,98 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from compress.errors import GateFailed, InvalidInput
 from compress.quantize import TARGETS
 from export.rules import Violation, check, grouped, require, rules_of
 from export.rules.tensors import LARGEST_PAIR
-
-
-@dataclass(frozen=True)
-class Written:
-    """Q -> DQ -> Conv -> ReLU -> Q -> DQ -> (+ x) of one convolution, with what a tool may have chosen."""
-
-    activation: str = "int8"
-    zero: int = 0
-    weight: str = "int8"
-    weight_zero: int = 0
-    peak: int = 127
-    scale: float = 0.05
-    activation_scales: int = 1
-    bias: str = "float"
-    bias_scale: float = 1.0
-    quantize_weight: bool = False
-    relu: bool = True
-    round_result: bool = True
-    add: str = ""
-    opset: int = 18
-
-    def save(self, path: Path) -> Path:
-        channels = 4
-        generator = np.random.default_rng(0)
-        integers = generator.integers(-self.peak // 2, self.peak // 2, (channels, channels, 1, 1))
-        integers[0, 0], integers[0, 1] = self.peak, -self.peak
-        weight_scale = np.full(channels, 0.01, np.float32)
-        stored = {
-            "xs": np.full((channels,) if self.activation_scales > 1 else (), self.scale, np.float32),
-            "xz": np.full((channels,) if self.activation_scales > 1 else (), self.zero, self.activation),
-            "ws": weight_scale,
-            "wz": np.full(channels, self.weight_zero, self.weight),
-        }
-        nodes = [
-            helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"], axis=1),
-            helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"], axis=1),
-        ]
-        if self.quantize_weight:
-            stored["conv.weight"] = (integers * 0.01).astype(np.float32)
-            nodes.append(helper.make_node("QuantizeLinear", ["conv.weight", "ws", "wz"], ["wq"], axis=0))
-        else:
-            stored["conv.weight"] = (integers + self.weight_zero).astype(self.weight)
-        source = "wq" if self.quantize_weight else "conv.weight"
-        nodes.append(helper.make_node("DequantizeLinear", [source, "ws", "wz"], ["wd"], axis=0))
-        bias = "conv.bias"
-        if self.bias == "int32":
-            stored |= {"conv.bias": np.array([900, -70, 5, 0], np.int32), "bz": np.zeros(channels, np.int32)}
-            stored["bs"] = (weight_scale * np.float32(self.scale * self.bias_scale)).astype(np.float32)
-            nodes.append(helper.make_node("DequantizeLinear", ["conv.bias", "bs", "bz"], ["bd"], axis=0))
-            bias = "bd"
-        else:
-            stored["conv.bias"] = np.array([0.5, -0.1, 0, 0], np.float32)
-        nodes.append(helper.make_node("Conv", ["xd", "wd", bias], ["c"], name="conv"))
-        value = "c"
-        if self.relu:
-            nodes.append(helper.make_node("Relu", ["c"], ["r"], name="act"))
-            value = "r"
-        if self.round_result:
-            stored |= {"ys": np.float32(0.1), "yz": np.asarray(self.zero, self.activation)}  # type: ignore[dict-item]
-            nodes.append(helper.make_node("QuantizeLinear", [value, "ys", "yz"], ["yq"]))
-            nodes.append(helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["yd"]))
-            value = "yd"
-        if self.add:
-            nodes.append(helper.make_node("Add", [value, self.add], ["sum"], name="join"))
-            value = "sum"
-        nodes[-1].output[0] = "y"
-        shape = (1, channels, 5, 5)
-        graph = helper.make_graph(
-            nodes,
-            "g",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-            [numpy_helper.from_array(array, name) for name, array in stored.items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
-        onnx.save(model, str(path))
-        return path
-
+from tests.support.written_files import Written, rounded, saved
 
 GOOD = {
     "ort-x86": Written("uint8", bias="int32"),
@@ -132,7 +55,7 @@ BROKEN: list[tuple[str, Written, set[tuple[str, str, str, str]]]] = [
     ),
     ("tensorrt", Written(weight_zero=2, peak=100), {("conv.weight", "zero point of weight", "2", "refused")}),
     ("tensorrt", Written(bias="int32"), {("conv.bias", "bias", "int32", "refused")}),
-    ("tensorrt", Written(activation_scales=4), {("x", "scales of activation", "4 scales", "refused")}),
+    ("tensorrt", Written(activation_scales=4), {("x", "scales of activation", "4 scales", "slow")}),
     ("tensorrt", Written(scale=0.0), {("x", "scale", "0.0", "refused")}),
     ("tensorrt", Written(scale=float("nan")), {("x", "scale", "nan", "refused")}),
     ("tensorrt", Written(add="x"), {("x", "residual sum", "one input in float", "slow")}),
@@ -223,22 +146,6 @@ def test_operators_of_integers_are_not_for_tensorrt(tmp_path: Path) -> None:
     } == found
 
 
-def saved(nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], path: Path, opset: int = 21) -> Path:
-    """A graph x -> y of (1, 4, 6, 6) with these nodes and constants."""
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("N", "C", "H", "W")) for name in ("x", "y")]
-    constants = [numpy_helper.from_array(array, name) for name, array in stored.items()]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), str(path))
-    return path
-
-
-def rounded(value: str, result: str) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node("QuantizeLinear", [value, "s", "z"], [f"{result}q"]),
-        helper.make_node("DequantizeLinear", [f"{result}q", "s", "z"], [result]),
-    ]
-
-
 PAIR = {"s": np.float32(0.1), "z": np.int8(0)}
 FOUR = onnx.helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 WEIGHT = np.ones((8, 4, 1, 2), np.int8)
@@ -289,6 +196,12 @@ SCALES = {"ws": np.full(8, 0.1, np.float32), "wz": np.zeros(8, np.int8)}
             {("concatenation", "one input in float", "slow")},
         ),
         (
+            [*rounded("x", "a"), helper.make_node("DequantizeLinear", ["n", "s", "z"], ["nd"]),
+             helper.make_node("Add", ["a", "nd"], ["y"], name="plus")],
+            {"n": np.int8(3)},
+            {("number", "int8", "refused")},
+        ),
+        (
             [helper.make_node("GlobalAveragePool", ["x"], ["p"], name="pool"), *rounded("p", "y")],
             {},
             {("runs in float", "input without DequantizeLinear", "slow")},
@@ -300,7 +213,8 @@ SCALES = {"ws": np.full(8, 0.1, np.float32), "wz": np.zeros(8, np.int8)}
             set(),
         ),
     ],
-    ids=["zero points", "axis", "float weight", "odd int4", "blocks", "int4 by int8", "concat", "average", "past pool"],
+    ids=["zero points", "axis", "float weight", "odd int4", "blocks", "int4 by int8", "concat", "number", "average",
+         "past pool"],
 )  # fmt: skip
 def test_what_tensorrt_alone_wants(
     nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], expected: set[tuple[str, str, str]], tmp_path: Path

@@ -18,6 +18,7 @@ from compress.quantize import Quantize
 from export.facts import formats
 from export.format import Exported, Job, exporter
 from export.tensorrt import builder, trtexec
+from runtimes.tensorrt.builder import build as build_engine
 from runtimes.tensorrt.library import Library
 from tests.support.imitated_tensorrt import Imitation
 from tests.support.small_networks import context_on
@@ -107,7 +108,8 @@ def build(path: Path) -> None:
     path.write_bytes(b"network")
     try:
         library = Library(sys.modules["tensorrt"], "TensorRT")
-        builder.build(library, path, builder.Wishes(), f"export {path}")
+        wishes = builder.Wishes()
+        builder.built(lambda: build_engine(library, path, wishes), wishes, f"export {path}")
     finally:
         path.unlink()
 

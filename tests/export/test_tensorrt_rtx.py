@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from torch import Tensor, nn
 
 from compress import deploy
@@ -22,9 +21,11 @@ from compress.sources.load import Network
 from compress.sources.specification import Source
 from export.facts import formats
 from export.format import Job, exporter
+from export.rules import check
 from runtimes.tensorrt.layers import layers_logged
 from tests.support.command_line import runner
 from tests.support.small_networks import context_on
+from tests.support.written_files import Written, rounded, saved
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="pip install edgepress[tensorrt-rtx], on Linux on x86-64")
 GPU = ("sm86",)
@@ -112,30 +113,78 @@ def test_what_the_command_refuses(run: Callable[..., str], folder: Path, network
         list(builds.try_builds(tmp_path, "tensorrt-rtx", GPU))
 
 
-def bias_of_integers(path: Path) -> Path:
-    """A convolution whose bias is restored from int32, as ONNX Runtime wants it."""
-    stored = {
-        "w": np.ones((4, 4, 1, 1), np.float32),
-        "b": np.ones(4, np.int32),
-        "s": np.float32(0.1),
-    }
-    nodes = [
-        helper.make_node("DequantizeLinear", ["b", "s"], ["restored"], name="restore_bias"),
-        helper.make_node("Conv", ["x", "w", "restored"], ["y"], name="conv"),
-    ]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 4, 6, 6)) for name in ("x", "y")]
-    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), str(path))
-    return path
+NUMBER = [
+    *rounded("x", "a"),
+    helper.make_node("DequantizeLinear", ["n", "s", "z"], ["nd"], name="restore"),
+    helper.make_node("Add", ["a", "nd"], ["y"], name="plus"),
+]
+NUMBERS: dict[str, np.ndarray] = {
+    "s": np.asarray(0.1, np.float32),
+    "z": np.asarray(0, np.int8),
+    "n": np.asarray(3, np.int8),
+}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        Written(zero=3),
+        Written(weight_zero=2, peak=100),
+        Written(bias="int32"),
+        Written(scale=0.0),
+        Written(scale=float("nan")),
+        None,
+    ],
+    ids=["zero point", "zero point of a weight", "bias in integers", "scale of 0", "no scale", "number in integers"],
+)
+def test_what_the_rules_refuse_the_builder_refuses(written: Written | None, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    file = saved(NUMBER, NUMBERS, path, fixed=True) if written is None else written.save(path)
+    assert "refused" in {violation.effect for violation in check(file, "tensorrt")}
+    (build,) = builds.try_builds(file, "tensorrt-rtx", GPU)
+    assert not build.trial.built and build.trial.products is None and build.trial.message
+    assert builds.row(build)[2:4] == ("REFUSED", "-") and builds.notes(build) == (build.trial.message,)
 
 
 def test_the_parser_names_the_node_that_it_refuses(tmp_path: Path) -> None:
-    (build,) = builds.try_builds(bias_of_integers(tmp_path / "net.onnx"), "tensorrt-rtx", GPU)
-    assert not build.trial.built and build.trial.products is None
+    (build,) = builds.try_builds(Written(bias="int32").save(tmp_path / "net.onnx"), "tensorrt-rtx", GPU)
     assert "parser refuses the network" in build.trial.message
-    assert "restore_bias" in build.trial.message and "(DequantizeLinear)" in build.trial.message
-    assert builds.row(build)[2:4] == ("REFUSED", "-") and builds.notes(build) == (build.trial.message,)
+    assert "node_of_bd" in build.trial.message and "(DequantizeLinear)" in build.trial.message
+
+
+@pytest.mark.parametrize(
+    ("written", "products"),
+    [
+        (Written(), {"int8": 1}),
+        (Written(add="x"), {"int8": 1}),
+        (Written(quantize_weight=True), {"int8": 1}),
+        (Written(activation_scales=4), {"float32": 1}),
+    ],
+    ids=["as ours", "sum with a float", "weight rounded in the file", "scales per channel"],
+)
+def test_what_is_slow_is_built(written: Written, products: dict[str, int], tmp_path: Path) -> None:
+    file = written.save(tmp_path / "net.onnx")
+    assert {violation.effect for violation in check(file, "tensorrt")} <= {"slow"}
+    (build,) = builds.try_builds(file, "tensorrt-rtx", GPU)
+    assert build.trial.products == products
+
+
+def test_numbers_beside_integers_stay_in_float(tmp_path: Path) -> None:
+    """As the 3 in a hard swish, which ONNX Runtime wants as an integer."""
+
+    class Swish(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return nn.functional.hardswish(self.conv(image))
+
+    swish = in_numbers(network_of(Swish(), torch.randn(4, 3, 8, 8)), "int8")
+    deploy.write_folder(swish, tmp_path, [deploy.Wanted("onnx", "tensorrt")])
+    assert check(tmp_path / "model.onnx", "tensorrt") == ()
+    (build,) = builds.try_builds(tmp_path, "tensorrt-rtx", GPU)
+    assert build.trial.built and build.trial.products == {"int8": 1}
 
 
 def test_an_engine_for_two_families(network: Network, tmp_path: Path) -> None:

@@ -56,14 +56,19 @@ MOST_PADDING = 1.5
 """Depthwise channels are padded to at most so many times as many."""
 
 
-def use_integer_kernels(graph: GraphProto, *, x86: bool, rounds_biases: bool = False) -> int:
+def use_integer_kernels(
+    graph: GraphProto, *, x86: bool, rounds_biases: bool = False, rounds_numbers: bool = True
+) -> int:
     """All of the forms below that suit the engine.
 
     Args:
         x86: it has ONNX Runtime's kernels for x86.
         rounds_biases: it makes integers of biases by itself.
+        rounds_numbers: it wants integers for numbers as well.
     """
-    count = fold_shifts(graph) + fold_scalings(graph) + quantize_numbers(graph)
+    count = fold_shifts(graph) + fold_scalings(graph)
+    if rounds_numbers:
+        count += quantize_numbers(graph)
     if x86:
         count += average_by_convolution(graph) + pad_depthwise(graph) + pad_inputs(graph)
     if rounds_biases:
