@@ -136,7 +136,8 @@ def _box(x: float, y: float, circle: tuple[str, ...]) -> tuple[str, float]:
 def draw(root: Path = ROOT) -> str:
     """The picture as SVG."""
     parts: list[str] = []
-    y = float(MARGIN)
+    rules: list[float] = []
+    y, right = float(MARGIN), 0.0
     for row in reversed(rows(imports(root))):
         x = float(MARGIN)
         for circle in row:
@@ -146,13 +147,15 @@ def draw(root: Path = ROOT) -> str:
                 box, width = _box(x, y, circle)
             parts.append(box)
             x += width + GAP
+            right = max(right, x - GAP)
         y += ROW
-        parts.append(
-            f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y - 13:.0f}" y2="{y - 13:.0f}" stroke="#e1e5ec"/>'
-        )
-    body = "\n".join(parts[:-1])
+        rules.append(y - 13)
+    parts += [
+        f'<line x1="{MARGIN}" x2="{right:.0f}" y1="{at:.0f}" y2="{at:.0f}" stroke="#e1e5ec"/>' for at in rules[:-1]
+    ]
+    body, whole = "\n".join(parts), round(right + MARGIN)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y - 6:.0f}" width="{WIDTH}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {y - 6:.0f}" width="{whole}" role="img" '
         'aria-label="The packages in rows; each imports from rows below alone" font-family="sans-serif" '
         f'font-size="13" fill="#1b2330">\n<rect width="100%" height="100%" fill="#ffffff"/>\n{body}\n</svg>\n'
     )

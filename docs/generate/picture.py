@@ -22,6 +22,11 @@ _FIGURE = re.compile(r'<svg viewBox="0 0 (\d+) (\d+)"[^>]*class="figure">(.*?)</
 _STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 _VARIABLES = re.compile(r":root \{(.*?)\}", re.DOTALL)
 _CLASSES = re.compile(r"^(?:svg|\.s0) .*$", re.MULTILINE)
+_ROOT = re.compile(r"^svg \{ [^}]*\}\n", re.MULTILINE)
+_VALUE = re.compile(r"--([a-z0-9-]+): (#[0-9a-f]+);")
+_SERIES = re.compile(r"\.(s\d) \{ --own: (var\(--c\d\)); \}\s*")
+_OF_SERIES = re.compile(r"(svg [^{}]*?)\{([^{}]*var\(--own\)[^{}]*)\}")
+_USE = re.compile(r"var\(--([a-z0-9-]+)\)")
 
 
 def style(page: str) -> str:
@@ -33,6 +38,22 @@ def style(page: str) -> str:
     rules = [rule.replace("svg text {", "text {") for rule in _CLASSES.findall(found[1])]
     colours = variables[1].replace("color-scheme: light dark;", "").strip()
     return "\n".join([f"svg {{ {colours} }}", *rules])
+
+
+def without_variables(svg: str) -> str:
+    """``svg`` with the values of its variables in their places: programs that are no browsers know none.
+
+    A rule with the colour of a series becomes one for each series.
+    """
+    values = dict(_VALUE.findall(svg))
+    series = dict(_SERIES.findall(svg))
+
+    def of_each(rule: re.Match[str]) -> str:
+        selector, body = rule[1].strip(), rule[2]
+        return "\n".join(f"{selector}.{name} {{{body.replace('var(--own)', own)}}}" for name, own in series.items())
+
+    svg = _OF_SERIES.sub(of_each, _SERIES.sub("", _ROOT.sub("", svg)))
+    return _USE.sub(lambda use: values[use[1]], svg)
 
 
 def text(x: float, y: float, words: str, size: float, weight: int = 400, fill: str = "var(--ink)") -> Markup:
@@ -92,7 +113,7 @@ def draw(report: Report) -> str:
         parts.append(frame.format(x + 12, top + 12, inside, drawn, across, high, Markup(inner)))
     cards = [box(MARGIN + i * (half + GAP), top, half, tallest) for i in range(len(figures))]
     height = top + tallest + MARGIN
-    return str(
+    return without_variables(
         Markup(
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" width="{}" role="img" aria-label="{}" '
             'font-family="system-ui, sans-serif">\n<style>\n{}\n</style>\n'
