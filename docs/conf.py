@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,3 +33,32 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_mock_imports: list[str] = []
 napoleon_numpy_docstring = False
+
+_ANY_ARRAY = re.compile(r"~?numpy\.ndarray\[tuple\[~?typing\.Any, \.\.\.\], ~?numpy\.dtype\[~?typing\.Any\]\]")
+
+
+def in_short(
+    _app: object, what: str, _name: str, kind: Any, _options: Any, signature: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Of a configuration its settings with their defaults: types and bounds stand in the reference of settings.
+
+    Elsewhere functions that are defaults are called by their names, without which Sphinx cannot read the signature, and
+    arrays of any shape and type are arrays.
+    """
+    if what != "class" or not issubclass(kind, BaseModel):
+        named = re.sub(r"<function (\w+)[^>]*>", r"\1", signature or "").replace("<factory>", "...")
+        return _ANY_ARRAY.sub("~numpy.ndarray", named) or signature, result
+    settings = [
+        key if field.is_required() else f"{key}={_default(field.get_default(call_default_factory=True))}"
+        for key, field in kind.model_fields.items()
+    ]
+    return f"({', '.join(['*', *settings] if settings else [])})", result
+
+
+def _default(default: object) -> str:
+    return f"{type(default).__name__}()" if isinstance(default, BaseModel) else repr(default)
+
+
+def setup(app: Sphinx) -> None:
+    """What Sphinx calls."""
+    app.connect("autodoc-process-signature", in_short)

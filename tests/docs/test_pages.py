@@ -27,6 +27,20 @@ def test_it_builds_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_signatures_are_short_and_of_python() -> None:
+    from compress import Fold, Prune, Result
+    from docs.conf import in_short
+
+    def shown(kind: type, signature: str) -> str:
+        return str(in_short(None, "class", "", kind, None, signature, None)[0])
+
+    assert shown(Prune, "(...)").startswith("(*, ratio=None, macs=None, ")
+    assert shown(Fold, "(...)") == "()"
+    array = "~numpy.ndarray[tuple[~typing.Any, ...], ~numpy.dtype[~typing.Any]]"
+    written = f"(a: {array} = <factory>, b: ~typing.Any = <function silent at 0x1>)"
+    assert shown(Result, written) == "(a: ~numpy.ndarray = ..., b: ~typing.Any = silent)"
+
+
 @pytest.mark.parametrize("link", ["no-such-page.md", "index.md#no-such-heading"])
 def test_a_link_that_leads_nowhere_is_an_error(link: str, tmp_path: Path) -> None:
     source = tmp_path / "docs"
