@@ -74,7 +74,7 @@ class Result:
 
     Measuring is the runner's work: a stage never reports its own cost or accuracy. ``history`` has a record per epoch
     of what :func:`compress.training.loop.fit` saw, where weights were fitted. ``measured`` tells choices by latency,
-    ``target`` whose integers the encodings were made for.
+    ``target`` whose integers the encodings were made for, ``learnt`` by what weights were fitted to these.
     """
 
     model: nn.Module
@@ -84,6 +84,7 @@ class Result:
     history: tuple[Mapping[str, float], ...] = ()
     measured: tuple[Measured, ...] = ()
     target: str | None = None
+    learnt: tuple[str, ...] = ()
 
 
 class Progress(Protocol):

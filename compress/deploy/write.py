@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from ..stage import Progress, silent
 from . import blame
 from .deployed import Deployed
 from .devices import target_on
+from .notes import notes_on
 from .parity import parity_on, reference, some, taken
 
 LARGEST_SAMPLES_BYTES = 2**26
@@ -133,7 +134,7 @@ def export(
         target=target,
         engine=deployed.engine,
         parity=run.parity,
-        notes=(*written.notes, *_measured_elsewhere(network, target), *run.notes),
+        notes=(*written.notes, *notes_on(network, job), *run.notes),
         packed_bytes=pack(path, path.with_name(f"{path.name}.packed")).packed_bytes if wanted.packed else None,
     )
     return record, replace(deployed, beside=written.beside)
@@ -240,17 +241,6 @@ def encodings_for(
         if written is not None:
             held[name] = written
     return held
-
-
-def _measured_elsewhere(network: Network, target: TargetName) -> Iterator[str]:
-    """A note on each choice by latency that was measured on another machine than the target."""
-    for made in network.lineage:
-        for measured in made.get("measured", ()):
-            if measured["target"] != target:
-                yield (
-                    f"{made['stage']}: {measured['choice']} were chosen by latencies for {measured['target']} "
-                    f"({measured['engine']} on {measured['cpu']}); those of {target} may want others"
-                )
 
 
 def _one_sample(network: Network) -> tuple[Tensor, ...]:

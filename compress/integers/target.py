@@ -27,6 +27,12 @@ else:
 
 Interface = Literal["float32", "int8", "uint8"]
 
+_ROUNDING = (
+    *("symmetric", "narrow", "weight_bits", "per_channel", "per_group"),
+    *("products_only", "float_depthwise", "pools_in_one_scale"),
+)
+"""The facts of a target that decide which values its integers have, and what becomes integers."""
+
 # The bias joins the 32-bit accumulator: half of its range is left for the sum of products.
 LARGEST_BIAS = 2.0**30
 
@@ -89,6 +95,10 @@ class Target:
     bit_operators: bool = False
     x86_kernels: bool = False
     interfaces: tuple[Interface, ...] = ("float32",)
+
+    def rounds_as(self, other: Target) -> bool:
+        """Whether the integers of both have the same values, whatever types hold them."""
+        return all(getattr(self, fact) == getattr(other, fact) for fact in _ROUNDING)
 
     def activation_type(self, encoding: Encoding) -> Integer:
         """The integers that an activation with this encoding becomes.

@@ -117,6 +117,8 @@ def _advanced(network: Network, result: Result, made: dict[str, Any]) -> Network
     made |= {"weights": artifact.weights_digest(result.model)}
     if result.target is not None:
         made["target"] = result.target
+    if result.learnt:
+        made["learnt"] = list(result.learnt)
     if result.measured:
         made["measured"] = [vars(measured) for measured in result.measured]
     return replace(

@@ -177,7 +177,7 @@ class Quantize(Config):
         require_finite(state.network, "quantize")
         for step in self._steps(context):
             state = step(state, task)
-        return replace(_account(state), target=self.rounds_for(context))
+        return replace(_account(state), target=self.rounds_for(context), learnt=self._learnt)
 
     def _steps(self, context: Context) -> Iterator[Step]:
         """All that is done, in order."""
@@ -198,7 +198,7 @@ class Quantize(Config):
         yield from self._recovery("biases")
         if integer and self.train is not None:
             yield self.train.fit_rounded
-        if self.target is not None and TARGETS[self.target].products_only:
+        if self.target is not None:
             yield _told_floats
 
     def _recovery(self, phase: Phase) -> list[Step]:
@@ -221,6 +221,14 @@ class Quantize(Config):
         which the context's clock is of, else this machine's.
         """
         return self.target or _native(context)
+
+    @property
+    def _learnt(self) -> tuple[str, ...]:
+        """By what weights and biases are fitted to the integers of the target, in words."""
+        if SCHEMES[self.scheme].kind != "integer":
+            return ()
+        methods = [part.name for part in self.recover if part.phase in ("rounding", "biases")]
+        return (*methods, *(["training"] if self.train is not None else []))
 
     @property
     def needs_data(self) -> bool:
@@ -339,8 +347,11 @@ def _native(context: Context) -> TargetName:
 def _told_floats(state: State, task: Task) -> State:
     """With an account of the layers that have integers and that the target computes in float all the same."""
     layers = plan_of(state.graph, state.encodings, TARGETS[task.grid]).layers
+    told = {skip.layer for skip in state.skipped} | set(state.floats)
     skips = [
-        Skip(each.layer.layer, each.reason) for each in layers if each.reason and each.layer.read in state.encodings
+        Skip(each.layer.layer, each.reason)
+        for each in layers
+        if each.reason and each.layer.read in state.encodings and each.layer.layer not in told
     ]
     return state.after((), skips)
 
