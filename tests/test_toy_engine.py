@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.copied_packages import ROOT, copy_packages
+
 EXAMPLE = ROOT / "examples" / "toy_engine"
-PACKAGES = ("compress", "export", "runtimes", "models")
 NETWORK = """
 import torch
 from torch import nn
@@ -94,18 +94,12 @@ class World:
         return json.loads(self.said(start))
 
 
-def copied(folder: Path, *names: str) -> None:
-    """Copy ``names`` of the project to ``folder``, and the two files of the example to where they belong."""
-    for name in names:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in EXAMPLE.rglob("*.py"):
-        shutil.copy(file, folder / file.relative_to(EXAMPLE))
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("toy")
-    copied(folder, *PACKAGES)
+    copy_packages(folder)
+    for file in EXAMPLE.rglob("*.py"):
+        shutil.copy(file, folder / file.relative_to(EXAMPLE))
     work = folder / "work"
     work.mkdir()
     (work / "net.py").write_text(NETWORK)
@@ -217,16 +211,16 @@ def test_a_board_runs_it_without_torch(world: World, tmp_path: Path) -> None:
     assert json.loads(done.stdout)[0]["engine"] == "toy"
 
 
-def test_the_contract_of_engines_is_tested_for_it(tmp_path: Path) -> None:
-    copied(tmp_path, *PACKAGES, "tests")
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+def test_the_contract_of_engines_is_tested_for_it(world: World) -> None:
+    copy_packages(world.folder, "tests")
+    shutil.copy(ROOT / "pyproject.toml", world.folder)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-k", "toy"),
             "tests/runtimes/test_runtime_contract.py",
         ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=world.folder,
+        env={**os.environ, "PYTHONPATH": str(world.folder)},
         capture_output=True,
         text=True,
         check=False,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import platform
 import sys
 import sysconfig
@@ -166,16 +167,25 @@ def digest_of(path: Path) -> str:
 def users_code() -> dict[str, str]:
     """A digest of each Python file that has been imported and belongs to no installation, by its path."""
     named = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name != "__main__"}
-    files = [Path(file).absolute() for file in named if isinstance(file, str) and file.endswith(".py")]
-    return {str(path): digest_of(path) for path in sorted(f.resolve() for f in files if not _installed(f.parent))}
+    folders: dict[str, list[str]] = {}
+    for file in named:
+        if isinstance(file, str) and file.endswith(".py"):
+            folders.setdefault(file.rpartition(os.sep)[0], []).append(file)
+    theirs = [files for folder, files in folders.items() if not _installed(Path(folder).absolute())]
+    return {str(path): digest_of(path) for path in sorted(Path(file).resolve() for files in theirs for file in files)}
 
 
 @functools.cache
 def _installed(folder: Path) -> bool:
     """Whether the files in a folder belong to Python, to what is installed beside it, or to us."""
-    known = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    known += [ROOT / name for name in ("compress", *NAMES)]
-    return any(folder.resolve().is_relative_to(place) for place in known)
+    resolved = folder.resolve()
+    return any(resolved.is_relative_to(place) for place in _installations())
+
+
+@functools.cache
+def _installations() -> tuple[Path, ...]:
+    places = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return (*places, *(ROOT / name for name in ("compress", *NAMES)))
 
 
 def _named_files(settings: object) -> Iterator[Path]:

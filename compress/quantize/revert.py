@@ -1,23 +1,25 @@
 """Layers that are slower in integers than in float compute in float, as a clock tells for the target.
 
-The float and the integer network are profiled part by part; where the engine tells no parts, the network is timed with
-each layer alone in float. The run of consecutive layers in which floats gain most is taken out of the integers, and the
-network is timed against the one before in one interleaved loop; the change stays if it is faster. This repeats until
-nothing more is gained, and leaves something in integers, unless the fastest is asked for: then nothing stays in
-integers where the float network is still the faster one. Weights of layers that compute in float stay stored in
-integers, a quarter of the bytes, and are restored when the file is loaded. What the boundaries cost (conversions,
-changes of layout) counts for the layer that they lead to.
+The float and the integer network are profiled part by part; where the engine tells no parts, the network is timed
+with some consecutive layers in float at a time, and then with each of those alone that gain together. The run of
+consecutive layers in which floats gain most is taken out of the integers, and the network is timed against the one
+before in one interleaved loop; the change stays if it is faster. This repeats until nothing more is gained, and
+leaves something in integers, unless the fastest is asked for: then nothing stays in integers where the float network
+is still the faster one. Weights of layers that compute in float stay stored in integers, a quarter of the bytes, and
+are restored when the file is loaded. What the boundaries cost (conversions, changes of layout) counts for the layer
+that they lead to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor, nn
 
 from ..clock import Clock, Part, Timed
-from ..graph.trace import one_sample, trace
+from ..graph.trace import Graph, one_sample, trace
 from ..integers.encoding import Encoding
 from ..integers.placement import encoded_placement, without_layers
 from ..stage import Progress, Skip, silent
@@ -30,6 +32,9 @@ GAIN = 0.01
 
 MARGIN = 0.15
 """Parts in which floats gain less than this stay in integers, which take fewer bytes."""
+
+MOST_GROUPS = 8
+"""Groups of layers that are timed at first where the engine tells no parts: each takes a file, and seconds of runs."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,11 @@ class _Network:
     encodings: Mapping[str, Encoding]
     inputs: tuple[Tensor, ...]
 
+    @cached_property
+    def graph(self) -> Graph:
+        """What it computes."""
+        return trace(self.model, self.inputs, dynamic_batch=True)
+
     @property
     def weights(self) -> list[str]:
         """The names of the weights in integers."""
@@ -142,7 +152,7 @@ class _Network:
 
     def with_floats(self, layers: set[str]) -> dict[str, Encoding]:
         """The encodings with these layers in float, their weights stored in integers all the same."""
-        left = without(self.model, self.encodings, self.inputs, layers)
+        left = without_layers(self.graph, self.encodings, layers)
         return left | {name: self._restored(name) for name in self.weights if name not in left}
 
     def all_floats(self) -> dict[str, Encoding]:
@@ -151,7 +161,7 @@ class _Network:
 
     def layers(self) -> list[str]:
         """The names of the layers with weights in integers, in the order in which they run."""
-        placement = encoded_placement(trace(self.model, self.inputs, dynamic_batch=True), self.encodings)
+        placement = encoded_placement(self.graph, self.encodings)
         return list(dict.fromkeys(product.layer for product in placement.products))
 
     def _restored(self, name: str) -> Encoding:
@@ -178,14 +188,11 @@ class _Profiles:
         if all(profile is not None for profile in profiles):
             profiles_read.floats, profiles_read.integers = (profiles_read._noted(profile or ()) for profile in profiles)
             return profiles_read
-        names = network.layers()
-        changed = [network.timed(network.with_floats({name})) for name in names]
-        whole_ms, *changed_ms = clock.ms_of((integers, *changed))
-        gains = {name: whole_ms - ms for name, ms in zip(names, changed_ms, strict=True)}
+        gains = _gains(network, clock, integers)
         return cls(
-            {name: max(gain, 0.0) for name, gain in gains.items()},
-            {name: max(-gain, 0.0) for name, gain in gains.items()},
-            {name: {name} for name in names},
+            {layers[0]: max(gain, 0.0) for layers, gain in gains},
+            {layers[0]: max(-gain, 0.0) for layers, gain in gains},
+            {layers[0]: set(layers) for layers, _ in gains},
             told_by_engine=False,
         )
 
@@ -206,6 +213,31 @@ class _Profiles:
         for part in profile:
             self.layers.setdefault(part.name, set()).update(part.layers)
         return {part.name: part.ms for part in profile}
+
+
+def _gains(network: _Network, clock: Clock, integers: Timed) -> list[tuple[tuple[str, ...], float]]:
+    """Consecutive layers, in the order in which they run, and the ms that the network gains with them in float."""
+
+    def timed(parts: Sequence[tuple[str, ...]]) -> tuple[float, list[float]]:
+        changed = [network.timed(network.with_floats(set(layers))) for layers in parts]
+        whole_ms, *changed_ms = clock.ms_of((integers, *changed))
+        return GAIN * whole_ms, [whole_ms - ms for ms in changed_ms]
+
+    names = network.layers()
+    size = -(-len(names) // MOST_GROUPS)
+    groups = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
+    least, of_groups = timed(groups)
+    split = [layers for layers, gain in zip(groups, of_groups, strict=True) if len(layers) > 1 and gain > least]
+    alone: dict[str, float] = {}
+    if split:
+        each = [(layer,) for layers in split for layer in layers]
+        alone = {layer: gain for (layer,), gain in zip(each, timed(each)[1], strict=True)}
+    gains: list[tuple[tuple[str, ...], float]] = []
+    for layers, gain in zip(groups, of_groups, strict=True):
+        apart = [((layer,), alone[layer]) for layer in layers if layer in alone]
+        better_apart = apart and sum(max(0.0, gain_ms) for _, gain_ms in apart) > gain
+        gains += apart if better_apart else [(layers, gain)]
+    return gains
 
 
 def without(

@@ -19,8 +19,8 @@ from compress.prune.criteria.taylor import Taylor
 from compress.prune.repair import REPAIRS
 from compress.prune.select import SELECTIONS
 from compress.quantize.recover import RECOVERIES
+from tests.support.copied_packages import ROOT, copy_packages
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 KINDS = (CRITERIA, SELECTIONS, REPAIRS, RECOVERIES)
 PLACES = {
     "criterion": "prune/criteria/spread.py",
@@ -35,8 +35,7 @@ PLACES = {
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packages with the examples among them, and a network and data beside them."""
     folder = tmp_path_factory.mktemp("packages")
-    for package in ("compress", "export", "runtimes", "models"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_packages(folder)
     for example, place in PLACES.items():
         source = ROOT / "examples" / f"{example}.py"
         assert f"``compress/{place.rpartition('/')[0]}/``" in source.read_text(encoding="utf-8").partition("\n")[0]

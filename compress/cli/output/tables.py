@@ -66,13 +66,16 @@ class _Fit:
         """Tables that each have the first column and as many others as fit."""
         left = list(range(1, len(table.columns)))
         while left:
-            many = next((n for n in range(len(left), 0, -1) if self._part(table, left[:n]) is not None), 0)
-            part = self._part(table, left[:many]) if many else None
+            part, fewest, most = None, 0, len(left)
+            while fewest < most:  # a part of fewer columns fits where one of more does
+                middle = (fewest + most + 1) // 2
+                fits = self._part(table, left[:middle])
+                part, fewest, most = (part, fewest, middle - 1) if fits is None else (fits, middle, most)
             if part is None:
                 yield from _as_list(_with_columns(table, [0, *left]), self._width)
                 return
             yield part
-            left = left[many:]
+            left = left[fewest:]
 
     def _part(self, table: Table, columns: Sequence[int]) -> Table | None:
         return self.table(_with_columns(table, [0, *columns]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -28,6 +28,10 @@ from .shared.paired_execution import Lockstep, Rounded
 from .shared.sampled_rows import Rows, sampled_rows
 
 aten = torch.ops.aten
+hardtanh_backward, threshold_backward = aten.hardtanh_backward.default, aten.threshold_backward.default
+
+DECIDED_EVERY = 50
+"""Steps after which is looked whether all roundings are decided."""
 
 Exponent = Annotated[float, Field(ge=0, le=1000)]
 
@@ -110,6 +114,8 @@ class Rounding:
         self.floor = torch.floor(real)
         share = (real - self.floor).clamp(0, 1)
         self.variable = nn.Parameter(-torch.log((STRETCH_HIGH - STRETCH_LOW) / (share - STRETCH_LOW) - 1))
+        self._base = self.scale * self.floor.clamp(self.low, self.high)
+        self._span = self.scale * ((self.floor >= self.low) & (self.floor < self.high))  # of what a limit does not fix
 
     def up(self) -> Tensor:
         """h(V): how far each element is rounded up, 0..1."""
@@ -123,18 +129,56 @@ class Rounding:
         """Their equation 24: 1 - |2 h(V) - 1|^beta, the mean over the elements, which is 0 at grid points."""
         return 1 - (2 * self.up() - 1).abs().pow(beta).mean()
 
-    def at(self, beta: float | None) -> tuple[Tensor, Tensor]:
-        """:meth:`soft` and :meth:`pull` at once, whose gradients are known without a graph of each operation.
+    def at(self, beta: float | None) -> Between:
+        """The weight as by :meth:`soft`, without a graph, and how it and :meth:`pull` change with the variables.
 
         Args:
-            beta: of the pull; None for none, which is 0.
+            beta: of the pull; None for none.
         """
-        weight, pull = _Soft.apply(self.variable, self.floor, self.scale, self.low, self.high, beta)  # type: ignore[no-untyped-call]
-        return weight, pull
+        with torch.no_grad():
+            share = torch.sigmoid(self.variable)
+            stretched = share * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
+            slope = hardtanh_backward(torch.addcmul(share, share, share, value=-1), stretched, 0.0, 1.0)
+            slope.mul_(STRETCH_HIGH - STRETCH_LOW)
+            up = stretched.clamp_(0, 1)
+            weight = torch.addcmul(self._base, self._span, up)
+            if beta is None:
+                return Between(weight, slope, self._span, None)
+            half = up.sub_(0.5)  # |2 h - 1|^(beta - 1) is 2^(beta - 1) times the power of its half
+            power = half.abs().pow_(beta - 1).copysign_(half)
+            return Between(weight, slope, self._span, power.mul_(-(2**beta) * beta / power.numel()))
 
     def integers(self) -> Tensor:
         """The grid points chosen, as integers in float32."""
         return (self.floor + (self.variable.detach() >= 0)).clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A weight between grid points.
+
+    Args:
+        weight: its elements.
+        slope: of h(V), the derivative in V.
+        span: the derivative of the weight in h(V).
+        pull: that of the pull to grid points, likewise; None where there is none.
+    """
+
+    weight: Tensor
+    slope: Tensor
+    span: Tensor
+    pull: Tensor | None
+
+    def gradient(self, of_weight: Tensor, strength: float = 0.0) -> Tensor:
+        """The derivative, in the rounding variables, of a loss and ``strength`` times the pull.
+
+        Args:
+            of_weight: the derivative of the loss in the weight.
+        """
+        gradient = of_weight * self.span
+        if self.pull is not None:
+            gradient.add_(self.pull, alpha=strength)
+        return gradient.mul_(self.slope)
 
 
 class AdaRound(Recovery):
@@ -151,39 +195,6 @@ class AdaRound(Recovery):
         done = adaround(state.network, state.encodings, task.context, task.samples, config, target=task.grid)
         edit = Edit("", "weights", "float32", f"rounded by {self.name}", "weights")
         return state.after([edit], network=done.model, encodings=done.encodings)
-
-
-class _Soft(torch.autograd.Function):
-    """A weight between grid points and the pull to them, and how both change with the rounding variables."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, variable: Tensor, floor: Tensor, scale: Tensor, low: int, high: int, beta: float | None
-    ) -> tuple[Tensor, Tensor]:
-        share = torch.sigmoid(variable)
-        stretched = share * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW
-        up = stretched.clamp(0, 1)
-        slope = (share * (1 - share)).mul_(STRETCH_HIGH - STRETCH_LOW).mul_(up == stretched)
-        between = floor + up
-        within = between.clamp(low, high)
-        weight_slope = (scale * slope).mul_(within == between)
-        if beta is None:
-            ctx.save_for_backward(weight_slope)
-            return scale * within, weight_slope.new_zeros(())
-        distance = up.mul_(2).sub_(1)
-        size = distance.abs()
-        power = size.pow(beta - 1)
-        pull = 1 - (power * size).mean()
-        ctx.save_for_backward(weight_slope, power.mul_(distance.sign_()).mul_(slope).mul_(-2 * beta / slope.numel()))
-        return scale * within, pull
-
-    @staticmethod
-    def backward(ctx: Any, of_weight: Tensor, of_pull: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        weight_slope, *pull_slope = ctx.saved_tensors
-        gradient = of_weight * weight_slope
-        if pull_slope:
-            gradient += of_pull * pull_slope[0]
-        return gradient, None, None, None, None, None
 
 
 def adaround(
@@ -251,20 +262,39 @@ class _Layer:
     bias: Tensor | None
     activation: tuple[Node, ...]
 
-    def output(self, weight: Tensor, index: Tensor | slice) -> Tensor:
-        """(P, out) of the chosen rows."""
-        y = self.rows.times(weight, index)
-        if self.bias is not None:
-            y = y + self.bias
-        return applied(self.activation, y)
+    def before_activation(self, weight: Tensor, rows: Rows) -> Tensor:
+        """(P, out) of these rows."""
+        y = rows.times(weight)
+        return y if self.bias is None else y.add_(self.bias)
 
     def errors(self, weight: Tensor) -> Tensor:
         """The mean squared error of each output channel, over all rows."""
         total = torch.zeros(weight.shape[0], dtype=torch.float64)
         for start in range(0, len(self.rows), 4096):
-            part = slice(start, start + 4096)
-            total += (self.output(weight, part) - self.rows.targets[part]).square().sum(0).double().cpu()
+            rows = self.rows.window(start, min(4096, len(self.rows) - start))
+            y = applied(self.activation, self.before_activation(weight, rows))
+            total += (y - rows.targets).square().sum(0).double().cpu()
         return total / len(self.rows)
+
+    def gradient(self, weight: Tensor, rows: Rows, unit: float) -> Tensor:
+        """The derivative, in the weight, of the squared error of these rows over ``unit``."""
+        y = self.before_activation(weight, rows)
+        yielded, back = _activated(self.activation, y)
+        return rows.gradient(back((yielded - rows.targets).mul_(2 / unit)), weight)
+
+
+def _activated(activation: tuple[Node, ...], y: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """``y`` after an activation function, and what makes a derivative in it out of one in the result."""
+    functions = [node for node in activation if node.target in ACTIVATIONS]
+    if not functions:
+        return y, lambda derivative: derivative
+    if [node.target for node in functions] in ([aten.relu.default], [aten.relu_.default]):
+        yielded = y.relu_()
+        return yielded, lambda derivative: threshold_backward(derivative, yielded, 0)
+    with torch.enable_grad():
+        y.requires_grad_()
+        result = applied(activation, y.clone())
+    return result.detach(), lambda derivative: torch.autograd.grad(result, y, derivative)[0]
 
 
 def _fit(
@@ -275,14 +305,15 @@ def _fit(
         nearest = layer.errors(rounding.scale * rounding.nearest)
     unit = float(nearest.sum())
     if unit > 0:
-        count, batch = len(layer.rows), config.batch or 512
+        count = len(layer.rows)
+        batch = min(config.batch or 256, count)
 
-        def loss(weights: Sequence[Tensor]) -> Tensor:
-            index = torch.randint(count, (batch,), generator=generator)
-            difference = layer.output(weights[0], index) - layer.rows.targets.index_select(0, index)
-            return difference.square().sum() / (batch * unit)
+        def gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+            start = int(torch.randint(count, (), generator=generator))
+            with torch.no_grad():
+                return [layer.gradient(weights[0], layer.rows.window(start, batch), batch * unit)]
 
-        learn([rounding], loss, config)
+        learn([rounding], gradients, config)
     with torch.no_grad():
         integers = rounding.integers()
         learnt = layer.errors(rounding.scale * integers)
@@ -293,30 +324,32 @@ def _fit(
 
 def learn(
     roundings: list[Rounding],
-    loss: Callable[[Sequence[Tensor]], Tensor],
+    gradients: Callable[[Sequence[Tensor]], Sequence[Tensor]],
     config: LearnedRounding,
     *more: dict[str, object],
 ) -> None:
-    """Minimize ``loss`` plus the pull to grid points over the rounding variables (their equation 25), with Adam.
+    """Minimize a loss plus the pull to grid points over the rounding variables (their equation 25), with Adam.
+
+    It ends early where every element has been decided: then nothing changes any more.
 
     Args:
-        loss: of the weights as they are between grid points, in the order of ``roundings``.
-        more: groups of other parameters to learn with them, as an optimizer takes them.
+        gradients: the derivatives of the loss in the weights as they are between grid points, in the order of
+            ``roundings``.
+        more: groups of other parameters to learn with them, as an optimizer takes them; ``gradients`` sets theirs.
     """
     variables = {"params": [rounding.variable for rounding in roundings], "lr": config.learning_rate}
     optimizer = torch.optim.Adam([variables, *more], fused=True)
     count = sum(rounding.variable.numel() for rounding in roundings)
     for step in range(config.iterations):
         beta = config.exponent(step)
-        weights, pulls = zip(*(rounding.at(beta) for rounding in roundings), strict=True)
-        total = loss(weights)
-        if beta is not None:
-            for rounding, pull in zip(roundings, pulls, strict=True):
-                total = total + config.strength * rounding.variable.numel() / count * pull
-        for group in optimizer.param_groups:  # zero_grad takes longer than a step of a small layer
-            for parameter in group["params"]:
-                parameter.grad = None
-        total.backward()
+        places = [rounding.at(beta) for rounding in roundings]
+        if not more and step % DECIDED_EVERY == 0 and not any(bool(place.slope.any()) for place in places):
+            break
+        for rounding, place, derivative in zip(
+            roundings, places, gradients([place.weight for place in places]), strict=True
+        ):
+            strength = config.strength * rounding.variable.numel() / count
+            rounding.variable.grad = place.gradient(derivative, strength)
         optimizer.step()
 
 

@@ -185,15 +185,19 @@ class _BlockLearner:
         if self.config.learn_activations:
             program.scales = self._scales(program)
 
-        def loss(between: Sequence[Tensor]) -> Tensor:
+        def gradients(between: Sequence[Tensor]) -> Sequence[Tensor]:
             index = torch.randperm(len(targets), generator=self.generator)[: program.batch]
-            soft = {nodes[name]: weight for name, weight in zip(roundings, between, strict=True)}
+            soft = {nodes[name]: weight.requires_grad_() for name, weight in zip(roundings, between, strict=True)}
             difference = program.output(soft, index) - targets[index]
-            return (difference.square() * (weights if len(weights) == 1 else weights[index])).mean() / nearest
+            loss = (difference.square() * (weights if len(weights) == 1 else weights[index])).mean() / nearest
+            derivatives = torch.autograd.grad(loss, [*between, *scales])
+            for scale, derivative in zip(scales, derivatives[len(between) :], strict=True):
+                scale.grad = derivative
+            return derivatives[: len(between)]
 
         scales = list({id(scale): scale.share for scale in program.scales.values()}.values())
         more = [{"params": scales, "lr": SCALE_LEARNING_RATE}] if scales else []
-        learn(list(roundings.values()), loss, self.config, *more)
+        learn(list(roundings.values()), gradients, self.config, *more)
         with torch.no_grad():
             hard = {nodes[name]: rounding.scale * rounding.integers() for name, rounding in roundings.items()}
             learnt = program.error(hard, targets, weights)

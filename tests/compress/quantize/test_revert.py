@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import Tensor, nn
 
 from compress import deploy
 from compress.clock import Clock, Part, Timed
@@ -26,7 +28,7 @@ from compress.stage import Result
 from export.onnx.exporter import export_onnx
 from runtimes.runtime import load
 from tests.support.invented_clock import InventedClock
-from tests.support.small_networks import Joined, file_outputs, made
+from tests.support.small_networks import Joined, context_on, file_outputs, made
 
 
 def test_the_worst_run_of_layers_is_found() -> None:
@@ -92,6 +94,43 @@ def test_a_network_that_is_faster_in_float_stays_in_integers_unless_the_fastest_
     result = reverted(measured([(4.0, 5.0)], {"stem": 1.0}), fastest=True)
     assert len(result.encodings) == 5 and all(encoding.restored for encoding in result.encodings.values())
     assert "the network takes 5.000 ms in integers, 4.000 ms in float" in result.skipped[0].reason
+
+
+class Deep(nn.Module):
+    """Twenty layers in a row: (N, 4) -> (N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(20)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(
+    ("gains", "together", "floats"),
+    [
+        ({5: 2.0, 4: -0.5}, {}, {5}),  # a group gains, and one of its layers alone more
+        ({}, {(9, 10, 11): 3.0}, {9, 10, 11}),  # layers that gain together, and none of them alone
+        ({7: 1.0, 8: -9.0}, {}, set()),  # a group that loses is not looked into
+    ],
+)
+def test_many_layers_are_timed_in_groups(
+    gains: dict[int, float], together: dict[tuple[int, ...], float], floats: set[int]
+) -> None:
+    def ms(network: Timed) -> float:
+        encodings = network.encodings
+        here = {i for i in range(20) if (e := encodings.get(f"layers.{i}.weight")) is None or e.restored}
+        more = sum(gain for layers, gain in together.items() if here >= set(layers))
+        return 100.0 - sum(gains.get(i, 0.0) for i in here) - more
+
+    torch.manual_seed(0)
+    clock = InventedClock(ms)
+    context = replace(context_on((torch.randn(40, 4),)), clock=clock)
+    result = Quantize(revert_slower=True, target="litert").apply(Deep().eval(), context)
+    restored = {name for name, encoding in result.encodings.items() if encoding.restored}
+    assert restored == {f"layers.{i}.weight" for i in floats}
+    assert clock.asked.count("time 8") == 1 and "time 21" not in clock.asked  # all in integers, and seven groups
 
 
 def test_something_stays_in_integers_region_by_region_too() -> None:

@@ -31,16 +31,29 @@ class Rows:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def times(self, weight: Tensor, index: Tensor | slice) -> Tensor:
-        """The products (P, out) of the chosen rows with a weight (out, in / groups, *kernel)."""
-        groups = len(self.inputs)
-        matrix = weight.reshape(groups, -1, self.inputs.shape[2])
+    def window(self, start: int, count: int) -> Rows:
+        """``count`` rows from ``start`` on, which go on with the first after the last."""
+        end = start + count
+        if end <= len(self):
+            return Rows(self.inputs[:, start:end], self.targets[start:end])
+        inputs = torch.cat([self.inputs[:, start:], self.inputs[:, : end - len(self)]], 1)
+        return Rows(inputs, torch.cat([self.targets[start:], self.targets[: end - len(self)]]))
+
+    def times(self, weight: Tensor) -> Tensor:
+        """The products (P, out) with a weight (out, in / groups, *kernel)."""
+        groups, _, width = self.inputs.shape
         if groups == 1:
-            rows = self.inputs[0]
-            rows = rows[index] if isinstance(index, slice) else rows.index_select(0, index)
-            return rows @ matrix[0].T
-        products = torch.bmm(self.inputs[:, index], matrix.transpose(1, 2))
+            return self.inputs[0] @ weight.reshape(-1, width).T
+        products = torch.bmm(self.inputs, weight.reshape(groups, -1, width).transpose(1, 2))
         return products.transpose(0, 1).reshape(products.shape[1], -1)
+
+    def gradient(self, of_products: Tensor, weight: Tensor) -> Tensor:
+        """The derivative in a weight, of its shape, where ``of_products`` (P, out) is that in :meth:`times` it."""
+        groups = len(self.inputs)
+        if groups == 1:
+            return (of_products.T @ self.inputs[0]).view_as(weight)
+        parts = of_products.reshape(len(of_products), groups, -1)
+        return torch.bmm(parts.permute(1, 2, 0), self.inputs).reshape(weight.shape)
 
 
 def sampled_rows(
@@ -50,7 +63,7 @@ def sampled_rows(
     generator: torch.Generator,
     count: int | None = None,
 ) -> Rows:
-    """Rows of the layer ``node`` at positions chosen at random, as many in each batch as its share of the samples.
+    """Rows of the layer ``node`` at positions chosen at random, in random order.
 
     Args:
         inputs: what the layer reads, batch by batch: (N, C, H, W), (N, C, L) or (..., in).
@@ -64,14 +77,17 @@ def sampled_rows(
         count = min(count, max(1, LARGEST_BYTES // (4 * per_row * parts[0].groups)))
     total = sum(part.count for part in parts)
     count = min(count, total)
-    chosen = torch.randperm(total, generator=generator)[:count].sort().values
-    rows, wanted, start = [], [], 0
+    chosen = torch.randperm(total, generator=generator)[:count]
+    rows = inputs[0].new_empty((parts[0].groups, count, per_row))
+    wanted = targets[0].new_empty((count, parts[0].outputs(targets[0]).shape[1]))
+    start = 0
     for part, target in zip(parts, targets, strict=True):
-        index = chosen[(chosen >= start) & (chosen < start + part.count)] - start
+        places = ((chosen >= start) & (chosen < start + part.count)).nonzero()[:, 0]
+        index = chosen[places] - start
         start += part.count
-        rows.append(part.at(index))
-        wanted.append(part.outputs(target)[index])
-    return Rows(torch.cat(rows, 1).contiguous(), torch.cat(wanted))
+        rows[:, places] = part.at(index)
+        wanted[places] = part.outputs(target)[index]
+    return Rows(rows, wanted)
 
 
 @dataclass(frozen=True)
