@@ -77,7 +77,7 @@ def command(formats: tuple[str, ...], **values: Any) -> None:
 def _named(formats: tuple[str, ...]) -> tuple[str, ...]:
     """The formats, 'all' spelled out: those that can be written, and run in an engine, here."""
     if "all" not in formats:
-        return formats
+        return tuple(dict.fromkeys(formats))
     from ..siblings import export, runtimes
 
     known = export.facts.formats()

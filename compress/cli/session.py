@@ -162,6 +162,8 @@ class Options:
     teacher: str | None = None
     mean: str | None = None
     std: str | None = None
+    validation: float | None = None
+    calibration: int | None = None
     output: Path | None = None
     overwrite: bool = False
     seed: int = 0
@@ -203,6 +205,7 @@ class Options:
             source=self.data,
             mean=_numbers("--mean", self.mean),
             std=_numbers("--std", self.std),
+            **{name: own for name in ("validation", "calibration") if (own := getattr(self, name)) is not None},
         )
         return load(sized(config, networks or [self.specification()], self.shapes()), self.seed)
 

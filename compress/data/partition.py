@@ -43,9 +43,15 @@ class DataConfig(Config):
         None, "Of images: 1 for grey, 3 for colours; left out, as they are.", ge=1, le=MOST_CHANNELS
     )
     validation: float = setting(
-        0.1, "The share of the train split that is kept for validation, where there is no such split.", gt=0, lt=1
+        0.1,
+        "The share of the train split that is kept for validation, where there is no such split.",
+        flag="--validation-share",
+        gt=0,
+        lt=1,
     )
-    calibration: Count = setting(256, "Samples of the train split that are kept for calibration.")
+    calibration: Count = setting(
+        256, "Samples of the train split that are kept for calibration.", flag="--calibration-samples"
+    )
     mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] | None = setting(
         None,
         "Of each channel on the scale 0..1; left out, measured on the train split.",

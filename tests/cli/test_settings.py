@@ -14,8 +14,8 @@ from compress.cli import cli
 from compress.cli.generate.__main__ import CONFIGURATIONS, LEFT_OUT
 from compress.cli.generate.shapes import configuration_in, in_words, standard
 from compress.cli.grammar import generated
-from compress.cli.grammar.parameters import Option
-from compress.cli.session import settings_of
+from compress.cli.grammar.parameters import Command, Option
+from compress.cli.session import Options, settings_of
 from compress.core.settings import setting_of
 from compress.errors import InvalidInput
 from compress.prune import Prune
@@ -91,3 +91,23 @@ def test_what_is_not_typed_is_left_to_the_configuration() -> None:
     assert parsed("prune", "--aggregate max --limit a=0.5,b=0.2")["criterion"] == {"l1": {"aggregate": "max"}}
     with pytest.raises(InvalidInput, match=r"--lr: .* give --epochs too"):
         parsed("share", "--lr 0.1")
+
+
+def test_data_are_split_as_is_typed() -> None:
+    call = Options(network="resnet20", data="digits", calibration=32, validation=0.5)
+    usual, data = Options(network="resnet20", data="digits").load_data(), call.load_data()
+    assert usual is not None and data is not None
+    assert len(data.splits["calibration"]) == 32 < len(usual.splits["calibration"])
+    assert len(data.splits["validation"]) > 3 * len(usual.splits["validation"])
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_commands_that_take_data_say_how_it_is_split(name: str) -> None:
+    flags = {flag for param in command_of(name).params for flag in param.opts}
+    assert ("--data" in flags) == ({"--validation-share", "--calibration-samples"} <= flags)
+
+
+def test_an_option_is_called_as_no_other_one() -> None:
+    twice = [click.Option(["--data"]), click.Option(["--data"], expose_value=False)]
+    with pytest.raises(InvalidInput, match="compress c: several options are called --data; rename all but one"):
+        Command("c", params=list(twice))

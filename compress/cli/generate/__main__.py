@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from ...core.parts import Kind
 from ...core.settings import flag_of, setting_of
+from ...data import DataConfig
 from ...distill import Distill
 from ...errors import CompressError, InvalidInput
 from ...prune import Prune, RemoveBlocks
@@ -77,6 +78,7 @@ def options_table() -> dict[str, Any]:
         twice = sorted({flag for flag in flags if flags.count(flag) > 1})
         if twice:
             raise InvalidInput(f"{name}: several settings have the option {', '.join(twice)}; rename all but one")
+    settings["data"] = list(options_of(DataConfig, fields=("validation", "calibration")))
     return {"zoo": list(models.names()), "settings": settings}
 
 

@@ -77,6 +77,49 @@ def listed(*names: str, group: str = "", common: bool = False, **told: Any) -> C
     return click.option(*names, cls=ListOption, group=group, common=common, **told)
 
 
+LISTS = {"targets": TARGETS, "formats": FORMATS}
+"""Choices that engines make, by their name in :class:`compress.core.settings.Setting`."""
+
+TYPES = {"int": click.INT, "float": click.FLOAT, "path": PATH}
+
+
+def settings(name: str, group: str = "") -> Callable[[F], F]:
+    """The options of a configuration, as :mod:`compress.cli.generate` found them; what is not typed is None.
+
+    Args:
+        group: the heading of all of them, where it is not that of the configuration.
+    """
+    entries = generated.settings(name)
+    return _all(*(_of_setting({**entry, "group": group} if group else entry) for entry in entries))
+
+
+def _of_setting(entry: generated.Entry) -> Callable[[F], F]:
+    shape = entry["type"]
+    keywords: dict[str, Any] = {"default": None, "help": entry["help"], "metavar": entry.get("metavar")}
+    flags = list(entry["flags"])
+    if shape == "flag":
+        keywords["is_flag"] = True
+        flags[-1] += f"/{entry['off']}" if "off" in entry else ""
+    elif "parts" in entry:
+        keywords["type"] = Words(names := generated.parts(entry["parts"]))
+        keywords |= {"names": names, "metavar": entry.get("metavar", "NAME")}
+    elif isinstance(choices := entry.get("choices"), str):
+        keywords["type"] = click.Choice(LISTS[choices])
+    elif "choices" in entry:
+        keywords["type"] = Words(entry["choices"]) if shape.startswith("list") else click.Choice(entry["choices"])
+    else:
+        keywords["type"] = TYPES.get(shape)
+    return click.option(
+        *flags,
+        cls=ListOption if shape.startswith("list") or shape == "mapping" else Option,
+        setting=entry["name"],
+        group=entry.get("group", ""),
+        common=entry.get("common", False),
+        default_told=entry.get("default", ""),
+        **keywords,
+    )
+
+
 input_shape = option(
     "--input-shape",
     "input_shapes",
@@ -127,6 +170,7 @@ data = _all(
         help="Of each channel on the scale 0..1, as 0.485,0.456,0.406; measured when left out.",
     ),
     option("--std", group=DATA, help="The standard deviation of each channel, likewise."),
+    settings("data", group=DATA),
 )
 output = option(
     "-o",
@@ -199,44 +243,6 @@ common = _all(
     ),
     telling,
 )
-
-
-LISTS = {"targets": TARGETS, "formats": FORMATS}
-"""Choices that engines make, by their name in :class:`compress.core.settings.Setting`."""
-
-TYPES = {"int": click.INT, "float": click.FLOAT, "path": PATH}
-
-
-def settings(name: str) -> Callable[[F], F]:
-    """The options of a configuration, as :mod:`compress.cli.generate` found them; what is not typed is None."""
-    return _all(*map(_of_setting, generated.settings(name)))
-
-
-def _of_setting(entry: generated.Entry) -> Callable[[F], F]:
-    shape = entry["type"]
-    keywords: dict[str, Any] = {"default": None, "help": entry["help"], "metavar": entry.get("metavar")}
-    flags = list(entry["flags"])
-    if shape == "flag":
-        keywords["is_flag"] = True
-        flags[-1] += f"/{entry['off']}" if "off" in entry else ""
-    elif "parts" in entry:
-        keywords["type"] = Words(names := generated.parts(entry["parts"]))
-        keywords |= {"names": names, "metavar": entry.get("metavar", "NAME")}
-    elif isinstance(choices := entry.get("choices"), str):
-        keywords["type"] = click.Choice(LISTS[choices])
-    elif "choices" in entry:
-        keywords["type"] = Words(entry["choices"]) if shape.startswith("list") else click.Choice(entry["choices"])
-    else:
-        keywords["type"] = TYPES.get(shape)
-    return click.option(
-        *flags,
-        cls=ListOption if shape.startswith("list") or shape == "mapping" else Option,
-        setting=entry["name"],
-        group=entry.get("group", ""),
-        common=entry.get("common", False),
-        default_told=entry.get("default", ""),
-        **keywords,
-    )
 
 
 teacher = option(
