@@ -15,22 +15,25 @@ from compress.data import from_arrays
 from runtimes.runtime import load
 
 folder = Path("out/examples/module")
-model = nn.Sequential(  # yours, trained by your own code
-    nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 16 * 16, 10)
-)
+model = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 10))  # yours, trained
 images = torch.randn(256, 3, 32, 32)  # yours, as the network takes them
 
 data = from_arrays(x_calib=images)
 context = compress.Context((data.example(8),), data)
 result = compress.Quantize().apply(model, context)
 
-# The file is run in its engine at once: one that computes something else than the network is not kept.
-floats = compress.export(model, context.example_inputs, folder / "float.onnx", overwrite=True)
+# Each file is run in its engine at once: one that computes something else is not kept.
+inputs = context.example_inputs
+floats = compress.export(model, inputs, folder / "float.onnx", overwrite=True)
 record = compress.export(
-    result.model, context.example_inputs, folder / "int8.onnx", encodings=result.encodings, overwrite=True
+    result.model,
+    inputs,
+    folder / "int8.onnx",
+    encodings=result.encodings,
+    overwrite=True,
 )
-print(f"{floats.size_bytes:,} -> {record.size_bytes:,} bytes, held against the network in {record.engine}")
-print(f"{record.nodes.integer} nodes in integers, {record.nodes.float} in float; SNR {record.parity.snr_db:.0f} dB")
+print(f"{floats.size_bytes:,} -> {record.size_bytes:,} bytes, checked in {record.engine}")
+print(f"{record.nodes.integer} nodes in integers, {record.nodes.float} in float")
 
 engine = load(folder / "int8.onnx")
 scores = engine.run({engine.inputs[0].name: images[:4].numpy()})

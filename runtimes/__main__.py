@@ -20,13 +20,17 @@ from .errors import InvalidInputs, InvalidMeasurement
 from .facts import engines
 from .files.untrusted import OPTION, limits_lifted, read_arrays
 from .measure.benchmark import benchmark, require_valid
+from .measure.measurement import Measurement
 from .measure.presets import PRESETS, preset_named
 from .measure.request import Request
-from .runtime import MOST_THREADS, load
+from .runtime import MOST_THREADS, ExecutedGraph, load
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a JSON list with a measurement per file; with ``--strict`` the exit code is 5 where one is invalid."""
+    """Print a JSON list with a measurement per file, and a line on each to stderr.
+
+    With ``--strict`` the exit code is 5 where one is invalid.
+    """
     ending.prepare()
     words = sys.argv[1:] if arguments is None else arguments
     debug, large = "--debug" in words, OPTION in words
@@ -99,7 +103,7 @@ def _run(arguments: list[str]) -> int:
         rail=asked.rail,
     )
     measurements = benchmark(asked.files, request, engine=asked.engine, inputs=inputs)
-    measured = []
+    measured, lines = [], []
     for file, measurement in zip(asked.files, measurements, strict=True):
         facts = measurement.to_json()
         if asked.no_samples:
@@ -115,10 +119,22 @@ def _run(arguments: list[str]) -> int:
             "nodes": [asdict(node) for node in graph.nodes],
         }
         measured.append(facts)
+        lines.append(_in_short(measurement, graph))
     print(json.dumps(measured, indent=None if not asked.no_samples else 2))
+    for line in lines:
+        ending.say(line)
     if asked.strict:
         require_valid(measurements)
     return 0
+
+
+def _in_short(measurement: Measurement, graph: ExecutedGraph | None) -> str:
+    line = (
+        f"{measurement.file}: p50 {measurement.p50_ms:.3f} ms, p90 {measurement.p90_ms:.3f} ms in {measurement.engine}"
+    )
+    line += f", {len(measurement.samples_ms)} runs; {measurement.size_bytes:,} bytes"
+    line += f"; nodes: {graph.integer} integer, {graph.float} float, {graph.other} other" if graph else ""
+    return line + "".join(f"; invalid: {rule.reason}" for rule in measurement.broken_rules)
 
 
 def _check(arguments: list[str]) -> int:

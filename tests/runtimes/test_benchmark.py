@@ -303,8 +303,15 @@ def test_bad_requests(linear: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("brief")
 def test_command_prints_json(linear: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main([str(linear), "--preset", "quick", "--no-memory"])
-    (told,) = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    (told,) = json.loads(said.out)
     assert code == 0
+    runs, size = len(told["samples_ms"]), linear.stat().st_size
+    (line,) = said.err.splitlines()
+    assert (
+        line.startswith(f"{linear}: p50 ")
+        and f" in onnxruntime, {runs} runs; {size:,} bytes; nodes: 0 integer, " in line
+    )
     assert Measurement.from_json(told).file == str(linear)
     assert told["executed"]["float"] >= 1 and told["executed"]["integer"] == 0
 
@@ -318,7 +325,10 @@ def test_an_invalid_measurement_is_exit_code_5_when_strict(
     assert main(words) == 0
     assert main([*words, "--strict"]) == 5
     said = capsys.readouterr()
-    assert said.out.count('"rule": "spread"') == 2 and said.err.startswith("warning: ") and said.err.count("\n") == 1
+    assert said.out.count('"rule": "spread"') == 2
+    first, second, refusal = said.err.splitlines()
+    assert all(line.startswith(f"{linear}: p50 ") and "; invalid: spread of " in line for line in (first, second))
+    assert refusal.startswith("warning: ")
 
 
 @pytest.mark.parametrize(
