@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -111,13 +110,7 @@ def _run(arguments: list[str]) -> int:
         runtime = load(file, asked.engine, request.options)
         graph = runtime.executed_graph(inputs)
         runtime.close()
-        facts["executed"] = graph and {
-            "ops": graph.ops,
-            "integer": graph.integer,
-            "float": graph.float,
-            "other": graph.other,
-            "nodes": [asdict(node) for node in graph.nodes],
-        }
+        facts["executed"] = graph and graph.to_json()
         measured.append(facts)
         lines.append(_in_short(measurement, graph))
     print(json.dumps(measured, indent=None if not asked.no_samples else 2))

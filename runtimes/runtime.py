@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -65,13 +66,18 @@ class Node:
     """A node that an engine executed; ``kind`` is the arithmetic it computed in.
 
     ``integer`` and ``float`` are nodes that compute; ``other`` are those that only convert, move or reshape data.
-    ``duration_ms`` is the lower quartile of the runs that were looked at.
+    ``duration_ms`` is the lower quartile of the runs that were looked at. ``provider`` is the execution provider,
+    delegate or kind of kernel that ran it, as the engine calls it, and "" where it does not tell. ``fell_back`` says
+    that this is not what the engine was to run nodes with: one that a delegate left to the engine's own kernels, or a
+    reference kernel.
     """
 
     name: str
     op: str
     kind: Literal["integer", "float", "other"]
     duration_ms: float = 0.0
+    provider: str = ""
+    fell_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,46 @@ class ExecutedGraph:
     def other(self) -> int:
         """Return the number of nodes that converted, moved or reshaped data."""
         return sum(node.kind == "other" for node in self.nodes)
+
+    @property
+    def providers(self) -> dict[str, int]:
+        """Return how many nodes each provider, delegate or kind of kernel ran, the most first."""
+        return dict(Counter(node.provider for node in self.nodes if node.provider).most_common())
+
+    @property
+    def duration_ms(self) -> builtins.float:
+        """Return the milliseconds of all nodes; 0 where the engine tells no durations."""
+        return sum(node.duration_ms for node in self.nodes)
+
+    @property
+    def fallen_back(self) -> tuple[str, ...]:
+        """Return the names of the nodes that fell back, in order of execution."""
+        return tuple(node.name for node in self.nodes if node.fell_back)
+
+    @property
+    def fallback_share(self) -> builtins.float | None:
+        """Return the share of the time that nodes that fell back took, or None where no durations are told."""
+        if not self.duration_ms:
+            return None
+        return sum(node.duration_ms for node in self.nodes if node.fell_back) / self.duration_ms
+
+    def to_json(self) -> dict[str, object]:
+        """Return a mapping of plain values: the figures, then the nodes."""
+        return {
+            "ops": self.ops,
+            "integer": self.integer,
+            "float": self.float,
+            "other": self.other,
+            "providers": self.providers,
+            "fallen_back": len(self.fallen_back),
+            "fallback_share": self.fallback_share,
+            "nodes": [asdict(node) for node in self.nodes],
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> ExecutedGraph:
+        """Return the graph that `to_json` gave; figures are computed again."""
+        return cls(tuple(Node(**node) for node in stored["nodes"]))
 
     @property
     def float_nodes(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version as _installed
 from pathlib import Path
 from typing import Any, Literal
@@ -145,7 +146,7 @@ class Session:
         timed = [self._program.executed(run["events"]) for run in dump["run_data"] if run.get("name") == "Execute"]
         durations = np.percentile([[node.duration_ms for node in run] for run in timed[:runs]], 25, axis=0)
         return ExecutedGraph(
-            tuple(Node(node.name, node.op, node.kind, float(ms)) for node, ms in zip(timed[0], durations, strict=True))
+            tuple(replace(node, duration_ms=float(ms)) for node, ms in zip(timed[0], durations, strict=True))
         )
 
     def close(self) -> None:
@@ -255,7 +256,7 @@ class _Program:
             if label is not None:
                 op = label.partition(" #")[0]
                 kind = self._kind(number, label, nodes[-1].kind if nodes else "float")
-                nodes.append(Node(f"{number}/{label}", op, kind, duration_ms))
+                nodes.append(Node(f"{number}/{label}", op, kind, duration_ms, self._delegate(number)))
             elif event.get("name") in ("OPERATOR_CALL", "DELEGATE_CALL") and number not in inside:
                 nodes.append(self._instruction(number, duration_ms))
         return nodes
@@ -265,7 +266,7 @@ class _Program:
         for number in range(len(self._plan["chains"][0]["instructions"])):
             graph = self._graph_of(number)
             for place, (op, kind) in enumerate(graph):
-                yield Node(f"{number}/{op} #{place}", op, kind)
+                yield Node(f"{number}/{op} #{place}", op, kind, 0.0, self._delegate(number))
             if not graph:
                 yield self._instruction(number, 0.0)
 
@@ -280,14 +281,19 @@ class _Program:
             name = (
                 self._plan["delegates"][call.get("delegate_index", 0)]["id"] if "Delegate" in call["is"] else call["is"]
             )
-            return Node(f"{number}/{name}", name, "other", duration_ms)
+            return Node(f"{number}/{name}", name, "other", duration_ms, self._delegate(number))
         operator = self._plan["operators"][call.get("op_index", 0)]["name"]
         short = operator.rpartition("::")[2]
         types = [self._values[place].get("scalar_type", "BYTE") for place in call["args"] if self._is_tensor(place)]
         kind: Kind = "other"
         if not _PORTABLE_MOVES.fullmatch(short) and types:
             kind = "integer" if types[0] in ("BYTE", "CHAR") else "float" if types[0] in _FLOATS else "other"
-        return Node(f"{number}/{operator}", operator, kind, duration_ms)
+        return Node(f"{number}/{operator}", operator, kind, duration_ms, _PORTABLE, bool(self._graphs))
+
+    def _delegate(self, number: int) -> str:
+        """The delegate that an instruction calls; "" where it calls none."""
+        call = self._plan["chains"][0]["instructions"][number]["instr_args"]
+        return str(self._plan["delegates"][call.get("delegate_index", 0)]["id"]) if "Delegate" in call["is"] else ""
 
     def _is_tensor(self, place: int) -> bool:
         return 0 <= place < len(self._values) and self._values[place]["is"] == "Tensor"
@@ -339,6 +345,9 @@ class _Program:
         read = types.get(node.get("input1_id", node.get("input_id", 0)), "fp32")
         return op, "integer" if read.startswith("q") else "float"
 
+
+_PORTABLE = "portable kernels"
+"""What the engine runs a node with that no delegate took."""
 
 _FLOATS = ("HALF", "FLOAT", "DOUBLE", "BFLOAT16")
 _SCHEMAS: dict[str, Schema] = {}

@@ -151,7 +151,9 @@ class Session:
             made = [tensors[i]["dtype"].__name__ for i in map(int, operator["outputs"]) if i in tensors]
             name = str(tensors[int(operator["outputs"][0])]["name"]) if made else op
             label = f"{DELEGATED}{op}" if operator["index"] in delegated else op
-            nodes.append(Node(name, label, kind_of(op, read, made)))
+            by_delegate = operator["index"] in delegated
+            provider = DELEGATED.removesuffix(":") if by_delegate else TITLE
+            nodes.append(Node(name, label, kind_of(op, read, made), 0.0, provider, not by_delegate))
         return ExecutedGraph(tuple(nodes))
 
     def close(self) -> None:

@@ -191,7 +191,7 @@ class Session:
         executed = [layer for layer in self._layers if layer.kind != "Input"]
         return ExecutedGraph(
             tuple(
-                Node(layer.name, layer.kind, _kind(layer, bits), float(ms))
+                Node(layer.name, layer.kind, _kind(layer, bits), float(ms), TITLE)
                 for layer, (_, bits), ms in zip(executed, measured[0], durations, strict=True)
             )
         )

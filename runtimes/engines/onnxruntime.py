@@ -204,7 +204,10 @@ class Session:
         each = len(executed) // runs
         rows = np.asarray([event["dur"] for event in executed[: each * runs]], np.float64).reshape(runs, each) / 1000
         durations = np.percentile(rows, 25, axis=0)
-        return ExecutedGraph(tuple(_node(event, float(ms)) for event, ms in zip(executed, durations, strict=False)))
+        first = session.get_providers()[0]
+        return ExecutedGraph(
+            tuple(_node(event, float(ms), first) for event, ms in zip(executed, durations, strict=False))
+        )
 
     def close(self) -> None:
         """Free the session."""
@@ -276,9 +279,11 @@ def _is_node(event: dict[str, object]) -> bool:
     return event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time")
 
 
-def _node(event: dict[str, dict[str, object]], duration_ms: float) -> Node:
+def _node(event: dict[str, dict[str, object]], duration_ms: float, wanted: str) -> Node:
+    """The node of an event; one that another provider than ``wanted`` ran fell back."""
     facts = event["args"]
     op = str(facts["op_name"])
     types = facts.get("input_type_shape")
     first = next((name for each in types for name in each), None) if isinstance(types, list) else None
-    return Node(str(event["name"]).removesuffix("_kernel_time"), op, kind_of(op, first), duration_ms)
+    provider, name = str(facts.get("provider", "")), str(event["name"]).removesuffix("_kernel_time")
+    return Node(name, op, kind_of(op, first), duration_ms, provider, provider not in ("", wanted))

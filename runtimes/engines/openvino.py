@@ -244,5 +244,7 @@ def _fact(op: Any, name: str) -> str:
 def _node(op: Any, types: Mapping[str, str], duration_ms: float) -> Node:
     layer = _fact(op, "layerType")
     fused = {types[name] for name in _fact(op, "originalLayersNames").split(",") if name in types}
-    kind = kind_of(layer, _fact(op, "primitiveType"), fused)
-    return Node(op.get_friendly_name(), layer, kind, duration_ms)
+    kernel = _fact(op, "primitiveType")
+    provider = kernel.rpartition("_")[0] or kernel
+    fell_back = kernel.startswith("ref")
+    return Node(op.get_friendly_name(), layer, kind_of(layer, kernel, fused), duration_ms, provider, fell_back)

@@ -108,6 +108,10 @@ def test_executed_graph_tells_kernels_and_durations(program: tuple[Path, nn.Modu
     assert kinds["Fully Connected (NC, F32) GEMM"] == kinds["aten::cumsum"] == "float"
     assert all(node.duration_ms >= 0 for node in graph.nodes) and sum(node.duration_ms for node in graph.nodes) > 0
     assert len({node.name for node in graph.nodes}) == len(graph.nodes)
+    assert set(graph.providers) == {"XnnpackBackend", "portable kernels"}
+    assert "aten::cumsum" in [node.op for node in graph.nodes if node.fell_back]
+    assert {node.provider for node in graph.nodes if node.fell_back} == {"portable kernels"}
+    assert graph.fallback_share is not None and 0 < graph.fallback_share < 1
 
 
 def test_executed_graph_without_the_profiler(program: tuple[Path, nn.Module]) -> None:

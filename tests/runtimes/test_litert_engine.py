@@ -60,6 +60,7 @@ def test_the_delegate_took_the_float_layer(linear: tuple[Path, np.ndarray, np.nd
     assert graph is not None
     assert (graph.integer, graph.float, graph.ops) == (0, 1, {"XNNPACK:FULLY_CONNECTED": 1})
     assert graph.float_nodes == ("result",)
+    assert graph.providers == {"XNNPACK": 1} and graph.fallen_back == () and graph.fallback_share is None
     runtime.close()
     with pytest.raises(InvalidModel, match="closed"):
         runtime.executed_graph()

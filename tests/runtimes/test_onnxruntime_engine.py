@@ -36,6 +36,7 @@ def test_executed_operators_are_those_of_the_optimized_graph(name: str, saved: S
     assert graph is not None
     assert graph.ops == optimized_ops(file)
     assert graph.integer + graph.float + graph.other == len(graph.nodes)
+    assert graph.providers == {"CPUExecutionProvider": len(graph.nodes)} and graph.fallback_share == 0.0
 
 
 def test_float_file_has_no_integer_node(saved: Saved, models: Models) -> None:

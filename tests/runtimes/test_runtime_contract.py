@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from export.format import Job, exporter
 from runtimes.errors import EngineMissing, InvalidInputs, InvalidModel
 from runtimes.facts import describe, engine_of, engines
 from runtimes.runtime import (
+    ExecutedGraph,
     Options,
     Runtime,
     TensorSpec,
@@ -103,6 +105,8 @@ def test_engine_runs_the_sample(engine: str, sample: Callable[[str], Path], refe
     np.testing.assert_allclose(outputs[runtime.outputs[0].name], reference(x), rtol=1e-5, atol=1e-6)
     graph = runtime.executed_graph()
     assert graph is None or graph.float >= 1
+    assert graph is None or sum(graph.providers.values()) == len(graph.nodes), "each node has a provider"
+    assert graph is None or ExecutedGraph.from_json(json.loads(json.dumps(graph.to_json()))) == graph
     runtime.close()
     runtime.close()
     with pytest.raises(InvalidModel, match="closed"):
