@@ -75,31 +75,67 @@ def benchmark(
         EngineMissing: an engine is not installed.
     """
     asked = request or Request()
-    jobs = _jobs(files, engine, inputs)
     rail = rail_named(asked.rail) if asked.energy else None
-    with _settings(asked) as cores, _loaded(jobs, asked.options) as loaded:
+    with prepared(files, asked, engine, inputs, progress) as ready:
+        before, began = conditions(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        watch, heard = Watch(before.affinity or ()), listener or _Nobody()
+        nothing = Samples(((),) * len(ready.jobs), (), 0, 0.0)
+        loop = _Loop(asked, ready, nothing, before, before, began, watch.watched)
+        heard.began(loop.measurements())
+        with watch.watching():
+            samples = interleave(
+                ready.works, asked.preset, sentinel(), progress, watch=watch.look, took=heard.took
+            )
+        loop = replace(loop, samples=samples, after=conditions(), watched=watch.watched)
+        energies = _energies(ready.works, asked.preset, rail)
+    measured = loop.measurements()
+    return tuple(replace(each, energy=energy) for each, energy in zip(measured, energies, strict=True))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Files that are loaded, on a machine that is set as it was requested.
+
+    Args:
+        jobs: what is measured.
+        works: each runs a file once.
+        loads_ms: that loading each took.
+        memories: that each takes; None where it was not measured.
+        pinned: the cores that this process is pinned to; None where it is free.
+        disturbances: what speaks against measuring now, in words.
+    """
+
+    jobs: tuple[Job, ...]
+    works: tuple[Callable[[], object], ...]
+    loads_ms: tuple[float, ...]
+    memories: tuple[Memory | None, ...]
+    pinned: tuple[int, ...] | None
+    disturbances: tuple[str, ...]
+
+
+@contextmanager
+def prepared(
+    files: Sequence[Path | str],
+    request: Request,
+    engine: str | Sequence[str | None] | None = None,
+    inputs: Arrays | Sequence[Arrays] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Ready]:
+    """Within: files can be run at once; afterwards they are closed, and the machine is as before. Raises as above."""
+    jobs = _jobs(files, engine, inputs)
+    with _settings(request) as cores, _loaded(jobs, request.options) as loaded:
         feeds = [
-            random_inputs(runtime.inputs, asked.seed) if job.inputs is None else job.inputs
+            random_inputs(runtime.inputs, request.seed) if job.inputs is None else job.inputs
             for job, (runtime, _) in zip(jobs, loaded, strict=True)
         ]
         for (runtime, _), feed in zip(loaded, feeds, strict=True):
             check_inputs(runtime.inputs, feed)
-        memories = [_memory(job, asked) for job in jobs]
-        works = [_work(runtime, feed) for (runtime, _), feed in zip(loaded, feeds, strict=True)]
-        too_warm = "" if asked.start_below_c is None else wait_below(asked.start_below_c, asked.patience_s, progress)
-        before, began = conditions(), datetime.now(UTC).isoformat(timespec="milliseconds")
-        watch = Watch(before.affinity or ())
-        loads_ms = [load_ms for _, load_ms in loaded]
-        nothing, reasons = Samples(((),) * len(jobs), (), 0, 0.0), (too_warm,) if too_warm else ()
-        loop = _Loop(asked, nothing, before, before, began, cores, watch.watched, reasons)
-        heard = listener or _Nobody()
-        heard.began(loop.measurements(jobs, loads_ms, memories))
-        with watch.watching():
-            samples = interleave(works, asked.preset, sentinel(), progress, watch=watch.look, took=heard.took)
-        loop = replace(loop, samples=samples, after=conditions(), watched=watch.watched)
-        energies = _energies(works, asked.preset, rail)
-    measured = loop.measurements(jobs, loads_ms, memories)
-    return tuple(replace(each, energy=energy) for each, energy in zip(measured, energies, strict=True))
+        memories = tuple(_memory(job, request) for job in jobs)
+        works = tuple(_work(runtime, feed) for (runtime, _), feed in zip(loaded, feeds, strict=True))
+        loads_ms = tuple(load_ms for _, load_ms in loaded)
+        limit_c = request.start_below_c
+        too_warm = "" if limit_c is None else wait_below(limit_c, request.patience_s, progress)
+        yield Ready(tuple(jobs), works, loads_ms, memories, cores, (too_warm,) if too_warm else ())
 
 
 @contextmanager
@@ -117,7 +153,7 @@ def _energies(works: Sequence[Callable[[], object]], preset: Preset, rail: Rail 
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A file to be measured; ``inputs`` are None where random ones are to be made."""
 
     file: str
@@ -131,7 +167,7 @@ def _jobs(
     files: Sequence[Path | str],
     engine: str | Sequence[str | None] | None,
     inputs: Arrays | Sequence[Arrays] | None,
-) -> list[_Job]:
+) -> list[Job]:
     if not files:
         raise InvalidInputs("files: expected at least one, got none")
     paths = [existing(file) for file in files]
@@ -142,13 +178,13 @@ def _jobs(
     names = [name or engine_of(path) for name, path in zip(engines, paths, strict=True)]
     modules = [engine_named(name) for name in names]
     return [
-        _Job(str(file), path, name, module, own)
+        Job(str(file), path, name, module, own)
         for file, path, name, module, own in zip(files, paths, names, modules, arrays, strict=True)
     ]
 
 
 @contextmanager
-def _loaded(jobs: Sequence[_Job], options: Options) -> Iterator[list[tuple[Runtime, float]]]:
+def _loaded(jobs: Sequence[Job], options: Options) -> Iterator[list[tuple[Runtime, float]]]:
     """Within: every file is loaded; its runtime, and the milliseconds that loading took."""
     loaded: list[tuple[Runtime, float]] = []
     try:
@@ -167,23 +203,21 @@ class _Loop:
     """What all files of one loop have in common."""
 
     request: Request
+    ready: Ready
     samples: Samples
     before: Conditions
     after: Conditions
     began: str
-    pinned: tuple[int, ...] | None
     watched: Watched
-    disturbances: tuple[str, ...]
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
-    def measurements(
-        self, jobs: Sequence[_Job], loads_ms: Sequence[float], memories: Sequence[Memory | None]
-    ) -> tuple[Measurement, ...]:
+    def measurements(self) -> tuple[Measurement, ...]:
         """What the loop says of each of its files."""
-        return tuple(self.measurement(i, job, loads_ms[i], memories[i]) for i, job in enumerate(jobs))
+        return tuple(self.measurement(i) for i in range(len(self.ready.jobs)))
 
-    def measurement(self, i: int, job: _Job, load_ms: float, memory: Memory | None) -> Measurement:
+    def measurement(self, i: int) -> Measurement:
         """What the loop says of its file number ``i``."""
+        job, memory = self.ready.jobs[i], self.ready.memories[i]
         parts = job.module.parts(job.path)
         return Measurement(
             file=job.file,
@@ -201,15 +235,15 @@ class _Loop:
             size_bytes=sum(part.stat().st_size for part in parts),
             peak_memory_bytes=None if memory is None else memory.peak_bytes,
             baseline_memory_bytes=None if memory is None else memory.baseline_bytes,
-            load_ms=load_ms,
+            load_ms=self.ready.loads_ms[i],
             loop=self.name,
             began=self.began,
             sha256=digest(parts),
             least_runs=self.request.preset.runs,
             percentiles=self.request.preset.percentiles,
-            pinned=self.pinned,
+            pinned=self.ready.pinned,
             watched=self.watched,
-            disturbances=self.disturbances,
+            disturbances=self.ready.disturbances,
         )
 
 
@@ -221,7 +255,7 @@ def require_valid(measurements: Sequence[Measurement]) -> None:
             raise InvalidMeasurement(f"{measurement.file}: the measurement is invalid: {reasons}")
 
 
-def _memory(job: _Job, request: Request) -> Memory | None:
+def _memory(job: Job, request: Request) -> Memory | None:
     return peak_memory(job.path, job.engine, request.options, job.inputs) if request.memory else None
 
 
