@@ -420,7 +420,8 @@ def _specs(told: Any) -> tuple[TensorSpec, ...]:
 def _node(told: Any) -> Node:
     if told["kind"] not in ("integer", "float", "other"):
         raise ValueError("a node of no kind")
-    return Node(printable(str(told["name"])), printable(str(told["op"])), told["kind"], float(told["duration_ms"]))
+    name, op, provider = (printable(str(told.get(key, ""))) for key in ("name", "op", "provider"))
+    return Node(name, op, told["kind"], float(told["duration_ms"]), provider, told.get("fell_back") is True)
 
 
 def _feeds(inputs: Arrays | Sequence[Arrays] | None, count: int) -> tuple[list[list[Any]] | None, bytes]:

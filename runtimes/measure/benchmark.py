@@ -83,9 +83,7 @@ def benchmark(
         loop = _Loop(asked, ready, nothing, before, before, began, watch.watched)
         heard.began(loop.measurements())
         with watch.watching():
-            samples = interleave(
-                ready.works, asked.preset, sentinel(), progress, watch=watch.look, took=heard.took
-            )
+            samples = interleave(ready.works, asked.preset, sentinel(), progress, watch=watch.look, took=heard.took)
         loop = replace(loop, samples=samples, after=conditions(), watched=watch.watched)
         energies = _energies(ready.works, asked.preset, rail)
     measured = loop.measurements()

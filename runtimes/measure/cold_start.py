@@ -63,8 +63,11 @@ class ColdStart:
     def from_json(cls, stored: Mapping[str, Any]) -> ColdStart:
         """Return what `to_json` gave."""
         names = cls.__dataclass_fields__
-        told: dict[str, Any] = {name: stored[name] for name in names}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})
+        told = {name: stored[name] for name in names}
+        facts: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        }
+        return cls(**facts)
 
 
 def cold_start(
