@@ -7,15 +7,16 @@ AdaRound. Errors of its output may be weighed by their Fisher information (their
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph as FxGraph
+from torch.fx import GraphModule, Node
 
 from ...core.settings import setting
 from ...data import Split
@@ -223,7 +224,7 @@ class _BlockLearner:
         inputs = torch.cat(walk.values(source))
         read = {node for inner in nodes for node in inner.all_input_nodes} - {source, *nodes}
         sizes: Values = {node: walk.outputs_of(node)[0] for node in read if node.op != "get_attr"}
-        return _Program(walk, source, nodes, walk.nodes[block.output], inputs, sizes, len(walk.values(source)[0]), {})
+        return _Program(walk, source, nodes, walk.nodes[block.output], inputs, sizes, len(walk.values(source)[0]))
 
     def _scales(self, program: _Program) -> dict[Node, _Scale]:
         """The scales of the values that are rounded within the block alone; values that share one share it here too."""
@@ -298,32 +299,51 @@ class _Program:
     inputs: Tensor
     sizes: Values
     batch: int
-    scales: dict[Node, _Scale]
+    scales: dict[Node, _Scale] = field(default_factory=dict)
+    functions: dict[object, GraphModule] = field(default_factory=dict)
 
     def output(self, weights: Mapping[Node, Tensor], index: Tensor) -> Tensor:
         """What the block yields for some of the samples with these rounded weights in place of its own."""
-        values: Values = {self.source: self.inputs[index], **self.sizes, **weights}
-        for node in self.nodes:
-            if node in weights:
-                continue
-            if node in self.scales:
-                values[node] = self._rounded(node, values)
-                continue
-            for read in node.all_input_nodes:
-                if read not in values:
-                    values[read] = self.walk.run(read, values)
-            values[node] = self.walk.run(node, values)
-        result = values[self.result]
+        replaced = tuple(weights)
+        key = (replaced, tuple(self.scales))
+        if key not in self.functions:
+            self.functions[key] = self._function(replaced)
+        result = self.functions[key](self.inputs[index], *weights.values(), *self.sizes.values())
         assert isinstance(result, Tensor)
         return result
 
-    def _rounded(self, node: Node, values: Values) -> Tensor:
-        source, step, zero, low, high = node.args
-        assert isinstance(source, Node) and isinstance(step, float)
-        x = values[source]
-        assert isinstance(x, Tensor) and isinstance(zero, int) and isinstance(low, int) and isinstance(high, int)
-        factor = gradient_factor(x[0].numel(), high - zero)
-        return lsq(x, self.scales[node].share * step, torch.tensor(zero), low, high, factor)
+    def _function(self, replaced: Sequence[Node]) -> GraphModule:
+        """The block as code: of the value that it reads, what the nodes ``replaced`` yield, and sizes."""
+        graph = FxGraph()
+        values = (self.source, *replaced, *self.sizes)
+        copies = {node: graph.placeholder(f"value_{number}") for number, node in enumerate(values)}
+
+        def copy(node: Node) -> Node:
+            if node not in copies:  # a stored tensor
+                copies[node] = graph.node_copy(node)
+            return copies[node]
+
+        for node in self.nodes:
+            if node in self.scales:
+                source = node.args[0]
+                assert isinstance(source, Node)
+                copies[node] = graph.call_function(self._rounding(node), (copy(source),))
+            elif node not in copies:
+                copies[node] = graph.node_copy(node, copy)
+        graph.output(copies[self.result])
+        return GraphModule(self.walk.module, graph)
+
+    def _rounding(self, node: Node) -> Callable[[Tensor], Tensor]:
+        _, step, zero, low, high = node.args
+        assert isinstance(step, float)
+        assert isinstance(zero, int) and isinstance(low, int) and isinstance(high, int)
+        scale = self.scales[node]
+
+        def rounded(x: Tensor) -> Tensor:
+            factor = gradient_factor(x[0].numel(), high - zero)
+            return lsq(x, scale.share * step, torch.tensor(zero), low, high, factor)
+
+        return rounded
 
     def error(self, weights: Mapping[Node, Tensor], targets: Tensor, importance: Tensor) -> float:
         """The mean squared error of the output over all samples."""

@@ -36,6 +36,7 @@ class Walk:
     """
 
     def __init__(self, module: GraphModule, batches: Sequence[tuple[Tensor, ...]], held: Sequence[str] = ()) -> None:
+        self.module = module
         self.nodes = {node.name: node for node in module.graph.nodes}
         self.held = frozenset(held)
         self._order = [node for node in module.graph.nodes if node.op != "output"]
