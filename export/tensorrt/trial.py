@@ -63,6 +63,6 @@ def products(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, str |
         if node.op_type not in PRODUCTS:
             continue
         name = node.name or f"node_of_{node.output[0]}"  # as NVIDIA's parser calls it
-        named = sorted(by_node.get(name, ()), key=lambda layer: layer.is_generated)
+        named = sorted(by_node.get(name, ()), key=lambda layer: layer.is_between)
         arithmetic[name] = named[0].arithmetic if named else None
     return arithmetic

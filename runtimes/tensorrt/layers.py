@@ -28,6 +28,7 @@ _ROUNDING = re.compile(r".*(Quantize|QuantizeLinear|DequantizeLinear)\w*\W*\d*\]
 _GENERATED = re.compile(r"__myl_((?:[A-Z][a-z0-9]*)+)_\w+")
 _STEP = re.compile(r"[A-Z][a-z0-9]*")
 _MOVING_STEPS = frozenset({"Cast", "Move", "Repl", "Conc", "Resh", "Tran", "Slic", "Gath", "Copy"})
+_PRODUCT_STEPS = frozenset({"Corr", "Fc", "Gemm"})
 _ROUNDING_STEPS = frozenset({"Mul", "Min", "Max", "Roun"})
 _DATATYPES: tuple[tuple[str, Arithmetic], ...] = (
     (r"u?int4", "int4"),
@@ -90,9 +91,16 @@ class Layer:
         return max(known, key=ARITHMETICS.index) if known and len(known) == len(operands) else None
 
     @property
-    def is_generated(self) -> bool:
-        """Whether it is one of the kernels between products: generated for a chain of operations on single values."""
-        return self.type == "kgen" or _GENERATED.fullmatch(self.name) is not None
+    def is_between(self) -> bool:
+        """Whether it is a kernel between products: generated for a chain of operations, none of which is one.
+
+        >>> Layer("__myl_CorrMul_myl0_2", "runtime_fusion").is_between, Layer("__myl_MulAdd_myl0_3", "kgen").is_between
+        (False, True)
+        """
+        generated = _GENERATED.fullmatch(self.name)
+        if generated is None:
+            return self.type == "kgen"
+        return not _PRODUCT_STEPS & set(_STEP.findall(generated[1]))
 
 
 def arithmetic_of(datatype: str) -> Arithmetic | None:
@@ -158,7 +166,7 @@ def _datatypes(tensors: str) -> tuple[str, ...]:
 def _nodes(metadata: str) -> tuple[str, ...]:
     if _NODE not in metadata:
         return ()
-    return tuple(each.rstrip().removesuffix("]") for each in metadata.split(_NODE)[1:])
+    return tuple(each.rpartition("]")[0] for each in metadata.split(_NODE)[1:])  # "]__gemm_from_conv1x1" may follow
 
 
 def _from_json(layer: Mapping[str, Any]) -> Layer:
