@@ -32,7 +32,7 @@ def built(make: Callable[[], Built], wishes: Wishes, where: str) -> Built:
     except runtimes.tensorrt.builder.BuildFailed as error:
         raise GateFailed(f"{where}: {error}") from error
     except runtimes.errors.EngineMissing as error:
-        line = command("NET.onnx", "NET.engine", wishes.shapes, dla_core=wishes.dla_core)
+        line = command("NET.onnx", "NET.engine", wishes.shapes or {}, dla_core=wishes.dla_core)
         raise PackageMissing(
             f"{where}: {error}; write ONNX with --target tensorrt and run on the device: {line}"
         ) from error

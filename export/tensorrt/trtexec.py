@@ -10,14 +10,16 @@ import onnx
 
 from compress.siblings import runtimes
 
-LARGEST_BATCH = 32
-"""An open batch is built for 1 up to so many samples; other open dimensions for the example's size alone."""
+LARGEST_BATCH = runtimes.tensorrt.builder.LARGEST_BATCH
 
 Profile = runtimes.tensorrt.builder.Profile
 
 
 def profiles(model: onnx.ModelProto, shapes: Iterable[tuple[int, ...]]) -> dict[str, Profile]:
-    """The shapes to build for, by name of each input that has an open dimension; ``shapes`` are those of examples."""
+    """The shapes to build for, by name of each input that has an open dimension; ``shapes`` are those of examples.
+
+    An open batch is built for 1 up to `LARGEST_BATCH` samples, other open dimensions for the example's size alone.
+    """
     by_input: dict[str, Profile] = {}
     for value, shape in zip(model.graph.input, shapes, strict=True):
         dims = value.type.tensor_type.shape.dim

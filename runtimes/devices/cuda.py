@@ -14,6 +14,8 @@ from pathlib import Path
 
 from ..runtime import Array
 
+_PROPERTIES_BYTES = 8192  # more than any version's cudaDeviceProp
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # of cudaDeviceAttr
 TO_DEVICE, TO_HOST = 1, 2
 """cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost."""
 
@@ -37,6 +39,37 @@ class Cuda:
         handle = ctypes.c_void_p()
         self._call("cudaStreamCreate", ctypes.byref(handle))
         return int(handle.value or 0)
+
+    def gpu(self) -> str:
+        """Return the name of the GPU and its compute capability, as "Orin (sm87)"."""
+        properties = ctypes.create_string_buffer(_PROPERTIES_BYTES)  # they begin with the name, 256 bytes of it
+        self._call("cudaGetDeviceProperties", properties, ctypes.c_int(0))
+        numbers = []
+        for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+            value = ctypes.c_int(0)
+            self._call("cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_int(0))
+            numbers.append(str(value.value))
+        return f"{properties.value.decode('utf-8', 'replace') or 'GPU'} (sm{''.join(numbers)})"
+
+    def event(self) -> int:
+        """Return a new event, which notes the time at which a stream reaches it."""
+        handle = ctypes.c_void_p()
+        self._call("cudaEventCreate", ctypes.byref(handle))
+        return int(handle.value or 0)
+
+    def record(self, event: int, stream: int) -> None:
+        """Let ``event`` note the time after all that ``stream`` was given so far."""
+        self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """Return the time between two events that a stream has reached, in ms."""
+        value = ctypes.c_float(0)
+        self._call("cudaEventElapsedTime", ctypes.byref(value), ctypes.c_void_p(start), ctypes.c_void_p(end))
+        return float(value.value)
+
+    def destroy_event(self, event: int) -> None:
+        """Give an event back."""
+        self._call("cudaEventDestroy", ctypes.c_void_p(event))
 
     def allocate(self, size_bytes: int) -> int:
         """Return the address of so much memory of the GPU, at least one byte."""

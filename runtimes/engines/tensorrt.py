@@ -13,8 +13,9 @@ import tensorrt as trt
 
 from ..devices.cuda import Cuda
 from ..runtime import Options
+from ..tensorrt.engines import engine_for
 from ..tensorrt.library import Library
-from ..tensorrt.session import Session
+from ..tensorrt.session import NotLoaded, Session
 
 TITLE = "TensorRT"
 PACKAGE = "tensorrt"
@@ -43,5 +44,14 @@ def parts(file: Path) -> tuple[Path, ...]:
 
 
 def load(file: Path, options: Options) -> Session:  # noqa: ARG001 - a GPU has no threads to count
-    """Return the engine in ``file``, with memory for its tensors; raises InvalidModel."""
-    return Session(_LIBRARY, _CUDA, file)
+    """Return the engine in ``file``, with memory for its tensors; raises InvalidModel.
+
+    An ONNX file is built here first; its engine is kept for the next time, and built again where it does not load.
+    """
+    if file.suffix.lower() != ".onnx":
+        return Session(_LIBRARY, _CUDA, file)
+    gpu = _CUDA.gpu()
+    try:
+        return Session(_LIBRARY, _CUDA, engine_for(_LIBRARY, gpu, file))
+    except NotLoaded:
+        return Session(_LIBRARY, _CUDA, engine_for(_LIBRARY, gpu, file, again=True))

@@ -37,7 +37,7 @@ def build_apart(library: Library, source: Path, wishes: Wishes) -> Built:
             "title": library.title,
             "ahead_of_time": library.ahead_of_time,
             "source": str(source.resolve()),
-            "shapes": {name: asdict(profile) for name, profile in wishes.shapes.items()},
+            "shapes": {name: asdict(profile) for name, profile in (wishes.shapes or {}).items()},
             "gpus": wishes.gpus,
             "engine": str(engine),
             "result": str(result),

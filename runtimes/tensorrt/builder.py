@@ -6,7 +6,7 @@ The network is strongly typed: the file alone decides what is computed in int8, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from .layers import Layer, layers_logged
 from .library import Library, first_errors
 
 WORKSPACE_MEGABYTES = 1024
+LARGEST_BATCH = 32
+"""An open batch is built for 1 up to so many samples."""
 
 
 class Refused(InvalidModel):
@@ -39,13 +41,14 @@ class Wishes:
     """How an engine is built.
 
     Args:
-        shapes: to build for, of the inputs that have an open dimension.
+        shapes: to build for, of the inputs that have an open dimension; left out, an open batch is built for 1 to
+            `LARGEST_BATCH` samples, fastest at one.
         gpus: kinds of GPUs by name ("sm86"), for a library that builds ahead of time.
         dla_core: the core of the deep learning accelerator that runs what it can; the GPU runs the rest.
         timing_cache: of an earlier build; one of another device or version is left aside.
     """
 
-    shapes: Mapping[str, Profile] = field(default_factory=dict)
+    shapes: Mapping[str, Profile] | None = None
     gpus: tuple[str, ...] = ()
     dla_core: int | None = None
     timing_cache: bytes = b""
@@ -86,6 +89,7 @@ def build(library: Library, source: Path, wishes: Wishes) -> Built:
     if not parser.parse_from_file(str(source)):
         raise Refused(f"{library.title}'s parser refuses the network: {_parser_errors(parser)}")
     config = _config(library, builder, wishes)
+    _add_profile(builder, config, _batches(network) if wishes.shapes is None else wishes.shapes)
     on_gpu = () if wishes.dla_core is None else tuple(_left_to_gpu(network, config))
     made = builder.build_serialized_network(network, config)
     if made is None:
@@ -121,12 +125,29 @@ def _config(library: Library, builder: Any, wishes: Wishes) -> Any:
         config.default_device_type = api.DeviceType.DLA
         config.DLA_core = wishes.dla_core
         config.set_flag(api.BuilderFlag.GPU_FALLBACK)
-    if wishes.shapes:
-        profile = builder.create_optimization_profile()
-        for name, each in wishes.shapes.items():
-            profile.set_shape(name, each.least, each.best, each.most)
-        config.add_optimization_profile(profile)
     return config
+
+
+def _add_profile(builder: Any, config: Any, shapes: Mapping[str, Profile]) -> None:
+    if not shapes:
+        return
+    profile = builder.create_optimization_profile()
+    for name, each in shapes.items():
+        profile.set_shape(name, each.least, each.best, each.most)
+    config.add_optimization_profile(profile)
+
+
+def _batches(network: Any) -> dict[str, Profile]:
+    """The shapes to build for, of the inputs whose batch is open."""
+    shapes = {}
+    for number in range(network.num_inputs):
+        value = network.get_input(number)
+        shape = tuple(int(n) for n in value.shape)
+        if any(n < 0 for n in shape[1:]):
+            raise Refused(f"input {value.name}: only the batch may be open, got {shape}; export it with a fixed size")
+        if shape and shape[0] < 0:
+            shapes[value.name] = Profile((1, *shape[1:]), (1, *shape[1:]), (LARGEST_BATCH, *shape[1:]))
+    return shapes
 
 
 def _name_gpus(api: Any, config: Any, gpus: tuple[str, ...]) -> None:

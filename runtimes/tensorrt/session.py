@@ -5,6 +5,7 @@ Unproven: no GPU has run it in a test; an imitation of the documented API has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ _FITS = {
 }
 
 
+class NotLoaded(InvalidModel):
+    """An engine is of another version, of another GPU, or damaged."""
+
+
 class Session:
     """An engine with a context of its own; see `runtimes.runtime.Runtime`."""
 
@@ -33,7 +38,7 @@ class Session:
         self._runtime = self._api.Runtime(self._logger)
         self._engine: Any = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if self._engine is None:
-            raise InvalidModel(
+            raise NotLoaded(
                 f"{file}: {self._library} cannot load it; {_FITS[library.ahead_of_time]}: build it again "
                 f"here ({self._last_error()})"
             )
@@ -53,12 +58,15 @@ class Session:
     def executed_graph(self, inputs: Arrays | None = None, runs: int = 1) -> ExecutedGraph | None:
         """Return the layers of the engine with the types that they read, timed by TensorRT's profiler.
 
+        The copies to the GPU and back stand before and behind them, timed by CUDA's events.
+
         None where the engine was not built with detailed verbosity: then it knows names alone.
         """
         if self._stream is None:
             raise InvalidModel(f"{self._file}: the runtime is closed")
         arrays = random_inputs(self.inputs) if inputs is None else inputs
         check_inputs(self.inputs, arrays)
+        copies = self._copies(arrays, runs)
         context, profiler = self._new_context(), self._library.profiler()
         context.profiler = profiler
         for _ in range(runs):
@@ -69,11 +77,20 @@ class Session:
         if layers is None:
             return None
         timed = {name: float(np.percentile(ms, 25)) for name, ms in profiler.ms.items()}
-        return ExecutedGraph(
-            tuple(
-                Node(layer.name, layer.type, layer.kind, timed[layer.name]) for layer in layers if layer.name in timed
-            )
-        )
+        nodes = [Node(layer.name, layer.type, layer.kind, timed[layer.name]) for layer in layers if layer.name in timed]
+        return ExecutedGraph((copies[0], *nodes, copies[1]))
+
+    def _copies(self, arrays: Arrays, runs: int) -> tuple[Node, Node]:
+        """The copies of inputs and outputs as nodes, without the profiler, which would wait after each layer."""
+        events = [self._cuda.event() for _ in range(4)]
+        rows = []
+        for _ in range(runs):
+            self._execute(self._context, arrays, events)
+            rows.append((self._cuda.elapsed_ms(*events[:2]), self._cuda.elapsed_ms(*events[2:])))
+        for event in events:
+            self._cuda.destroy_event(event)
+        there, back = (float(ms) for ms in np.percentile(np.asarray(rows), 25, axis=0))
+        return Node("inputs to the GPU", "copy", "other", there), Node("outputs from the GPU", "copy", "other", back)
 
     def close(self) -> None:
         """Free the memory of the GPU."""
@@ -85,21 +102,31 @@ class Session:
         self._buffers.clear()
         self._stream = self._context = self._engine = None
 
-    def _execute(self, context: Any, inputs: Arrays) -> dict[str, Array]:
+    def _execute(self, context: Any, inputs: Arrays, events: Sequence[int] = ()) -> dict[str, Array]:
+        """Run once; four ``events`` note the times before and after the copies to the GPU, and those back."""
         assert self._stream is not None
         try:
             held = {spec.name: np.ascontiguousarray(inputs[spec.name]) for spec in self.inputs}  # until all is done
+            self._note(events[:1])
             for spec in self.inputs:
                 self._feed(context, spec, held[spec.name])
+            self._note(events[1:2])
             outputs = {spec.name: self._place(context, spec) for spec in self.outputs}
             if not context.execute_async_v3(self._stream):
                 raise InvalidModel(f"{self._file}: {self._library.title} failed: {self._last_error()}")
+            self._note(events[2:3])
             for name, array in outputs.items():
                 self._cuda.copy_to_host(array, self._buffers[name][0], self._stream)
+            self._note(events[3:])
             self._cuda.synchronize(self._stream)
         except (OSError, RuntimeError) as error:
             raise InvalidModel(f"{self._file}: {self._library.title} failed: {one_line(error)}") from error
         return outputs
+
+    def _note(self, events: Sequence[int]) -> None:
+        assert self._stream is not None
+        for event in events:
+            self._cuda.record(event, self._stream)
 
     def _feed(self, context: Any, spec: TensorSpec, array: Array) -> None:
         assert self._stream is not None

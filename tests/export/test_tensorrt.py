@@ -135,6 +135,17 @@ def test_failures_say_what_to_do(world: Imitation, tmp_path: Path, quantized: tu
     assert not list(tmp_path.iterdir())
 
 
+def test_an_accelerator_runs_what_it_can_and_the_rest_is_named(
+    world: Imitation, tmp_path: Path, quantized: tuple[Any, Any, Any]
+) -> None:
+    account = export(tmp_path, quantized, dynamic_batch=False, dla_core=1)
+    assert world.named("parser set_flag") == [("adjust",)]
+    assert world.named("set_flag") == [("fallback", "dla", 1)]
+    assert "core 1 of the deep learning accelerator; 1 layers fall back to the GPU: softmax" in account.notes
+    with pytest.raises(GateFailed, match=r"core 2 of the deep learning accelerator: this device has 2"):
+        export(tmp_path, quantized, dynamic_batch=False, dla_core=2)
+
+
 def test_without_tensorrt_the_command_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, NAME, raising=False)
     monkeypatch.setitem(sys.modules, "tensorrt", None)

@@ -73,11 +73,19 @@ def test_layers_are_told_with_their_types_and_times(world: Imitation, tmp_path: 
     graph = load(engine(tmp_path)).executed_graph(random(2), runs=3)
     assert graph is not None
     assert [(node.name, node.kind, node.duration_ms) for node in graph.nodes] == [
+        ("inputs to the GPU", "other", 0.25),
         ("Reformatting CopyNode for x", "other", 0.5),
         ("conv + relu", "integer", 1.0),
         ("softmax", "float", 1.5),
+        ("outputs from the GPU", "other", 0.25),
     ]
-    assert len(world.named("execute_async_v3")) == 3
+    assert len(world.named("execute_async_v3")) == 3 + 3, "copies are timed without the profiler"
+    assert len(world.named("event")) == len(world.named("destroy_event")) == 4
+    order = [call[0] for call in world.calls]
+    assert order[order.index("record") :][: order.index("synchronize") - order.index("record")] == [
+        *("record", "set_input_shape", "allocate", "copy_to_device", "set_tensor_address", "record"),
+        *("allocate", "set_tensor_address", "execute_async_v3", "record", "copy_to_host", "record"),
+    ]
     world.layers = ["conv + relu", "softmax", "copy"]
     assert load(engine(tmp_path)).executed_graph() is None, "names alone tell no types"
 
@@ -100,6 +108,32 @@ def test_layers_are_told_with_their_types_and_times(world: Imitation, tmp_path: 
 def test_kinds_of_layers(layer: dict[str, Any], kind: str) -> None:
     (read,) = layers_in(json.dumps({"Layers": [layer]})) or ()
     assert read.kind == kind
+
+
+def test_an_onnx_file_is_built_once_for_a_version_and_a_gpu(
+    world: Imitation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
+    world.engine = json.dumps({"tensors": TENSORS}).encode()
+    file = tmp_path / "net.onnx"
+    file.write_bytes(b"network")
+    for _ in range(2):
+        assert load(file, "tensorrt").run(random(2))["y"].shape == (2, 5)
+    assert world.named("parse_from_file") == [(b"network",)], "the second time it is kept"
+    assert world.named("set_shape") == [("x", (1, 4), (1, 4), (32, 4))]
+    kept = sorted(path.name for path in (tmp_path / "cache" / "tensorrt").iterdir())
+    assert [name.partition("-")[2] for name in kept[:1]] == ["TensorRT-10.3.0-Orin-sm87.engine"]
+    assert kept[1:] == ["TensorRT-10.3.0-Orin-sm87.timing_cache"]
+    (tmp_path / "cache" / "tensorrt" / kept[0]).write_bytes(b"of another driver")
+    assert load(file, "tensorrt").run(random(1))["y"].shape == (1, 5)
+    assert len(world.named("parse_from_file")) == 2 and world.named("set_timing_cache")[-1][0] == b"times"
+    file.write_bytes(b"another network")
+    load(file, "tensorrt")
+    assert len(world.named("parse_from_file")) == 3
+    world.shape = (-1, -1)
+    file.write_bytes(b"open sizes")
+    with pytest.raises(InvalidModel, match=r"input x: only the batch may be open, got \(-1, -1\)"):
+        load(file, "tensorrt")
 
 
 def test_shapes_that_it_was_not_built_for(world: Imitation, tmp_path: Path) -> None:
@@ -149,7 +183,13 @@ class Library:
             self.calls.append((name, *(getattr(a, "value", None) for a in arguments)))
             if name == "cudaGetDeviceCount":
                 arguments[0]._obj.value = self.gpus
-            elif name in ("cudaMalloc", "cudaStreamCreate"):
+            elif name == "cudaEventElapsedTime":
+                arguments[0]._obj.value = 1.5
+            elif name == "cudaGetDeviceProperties":
+                arguments[0].value = b"Orin"
+            elif name == "cudaDeviceGetAttribute":
+                arguments[0]._obj.value = {75: 8, 76: 7}[arguments[1].value]
+            elif name in ("cudaMalloc", "cudaStreamCreate", "cudaEventCreate"):
                 arguments[0]._obj.value = 4096
             elif name == "cudaMemcpyAsync":
                 ctypes.memmove(arguments[0].value, arguments[1].value, arguments[2].value)
@@ -177,6 +217,19 @@ def test_cuda_is_called_as_documented() -> None:
         *("cudaStreamSynchronize", "cudaFree", "cudaStreamDestroy"),
     ]
     assert [call[3:] for call in library.calls if call[0] == "cudaMemcpyAsync"] == [(24, 1, 4096), (24, 2, 4096)]
+
+
+def test_events_and_the_name_of_the_gpu() -> None:
+    library = Library()
+    gpu = cuda.Cuda(library)  # type: ignore[arg-type]
+    start, end = gpu.event(), gpu.event()
+    gpu.record(start, 5)
+    assert gpu.elapsed_ms(start, end) == 1.5
+    gpu.destroy_event(end)
+    assert [call[0] for call in library.calls[1:]] == [
+        *("cudaEventCreate", "cudaEventCreate", "cudaEventRecord", "cudaEventElapsedTime", "cudaEventDestroy"),
+    ]
+    assert gpu.gpu() == "Orin (sm87)"
 
 
 def test_cuda_says_what_failed() -> None:

@@ -36,6 +36,8 @@ class Imitation:
     loads: bool = True
     executes: bool = True
     layers: list[Any] = field(default_factory=lambda: list(LAYERS))
+    engine: bytes = b"engine"
+    shape: tuple[int, ...] = (-1, 4)
     compute: Callable[[np.ndarray], np.ndarray] = np.copy
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     memory: dict[int, bytearray] = field(default_factory=dict)
@@ -45,6 +47,14 @@ class Imitation:
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
         return [call[1:] for call in self.calls if call[0] == name]
+
+    def network(self) -> Any:
+        """What a parser fills: an input, and two layers, of which an accelerator runs the first."""
+        value = SimpleNamespace(name="x", shape=self.shape)
+        layers = [SimpleNamespace(name=name) for name in ("conv", "softmax")]
+        return SimpleNamespace(
+            num_inputs=1, get_input=lambda _: value, num_layers=2, get_layer=lambda number: layers[number]
+        )
 
     def cuda(self) -> Any:
         """An object with the methods of `runtimes.devices.cuda.Cuda`, whose memory is in ``memory``."""
@@ -83,6 +93,24 @@ class _Cuda:
         held = bytes(self.world.memory[address][: array.nbytes])
         array[...] = np.frombuffer(held, array.dtype).reshape(array.shape)
         self.world.note("copy_to_host")
+
+    def gpu(self) -> str:
+        return "Orin (sm87)"
+
+    def event(self) -> int:
+        self.next += 1
+        self.world.note("event")
+        return self.next
+
+    def record(self, event: int, stream: int) -> None:
+        assert stream == 7
+        self.world.note("record")
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        return 0.25 * (end - start)
+
+    def destroy_event(self, event: int) -> None:
+        self.world.note("destroy_event")
 
     def synchronize(self, stream: int) -> None:
         self.world.note("synchronize")
@@ -205,9 +233,11 @@ def _module(world: Imitation) -> ModuleType:
                 logger.log(_Severity.ERROR, "CUDA initialization failure with error: 100")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
 
-        def create_network(self, flags: int) -> str:
+        num_DLA_cores = 2  # noqa: N815 - as the library calls it
+
+        def create_network(self, flags: int) -> Any:
             world.note("create_network", flags)
-            return "network"
+            return world.network()
 
         def create_builder_config(self) -> _Config:
             return _Config(world)
@@ -215,16 +245,19 @@ def _module(world: Imitation) -> ModuleType:
         def create_optimization_profile(self) -> Any:
             return SimpleNamespace(set_shape=lambda *shapes: world.note("set_shape", *shapes))
 
-        def build_serialized_network(self, network: str, config: _Config) -> bytes | None:
+        def build_serialized_network(self, network: Any, config: _Config) -> bytes | None:
             world.note("build_serialized_network")
             if not world.builds:
                 self.logger.log(_Severity.WARNING, "unimportant")
                 self.logger.log(_Severity.ERROR, "no implementation for node conv")
-            return b"engine" if world.builds else None
+            return world.engine if world.builds else None
 
     class OnnxParser:
-        def __init__(self, network: str, logger: _Logger) -> None:
+        def __init__(self, network: Any, logger: _Logger) -> None:
             self.num_errors = len(world.parser_errors)
+
+        def set_flag(self, flag: str) -> None:
+            world.note("parser set_flag", flag)
 
         def parse_from_file(self, path: str) -> bool:
             world.note("parse_from_file", Path(path).read_bytes())
@@ -253,6 +286,9 @@ def _module(world: Imitation) -> ModuleType:
         Runtime=Runtime,
         Builder=Builder,
         OnnxParser=OnnxParser,
+        DeviceType=SimpleNamespace(GPU="gpu", DLA="dla"),
+        BuilderFlag=SimpleNamespace(GPU_FALLBACK="fallback"),
+        OnnxParserFlag=SimpleNamespace(ADJUST_FOR_DLA="adjust"),
         nptype=nptype,
         init_libnvinfer_plugins=lambda logger, namespace: world.note("init_libnvinfer_plugins", namespace),
     )
@@ -262,6 +298,7 @@ def _module(world: Imitation) -> ModuleType:
 class _Config:
     def __init__(self, world: Imitation) -> None:
         self.world, self.profiling_verbosity = world, ""
+        self.default_device_type, self.DLA_core = "gpu", -1
 
     def set_memory_pool_limit(self, pool: str, size_bytes: int) -> None:
         self.world.note("set_memory_pool_limit", pool, size_bytes)
@@ -275,6 +312,12 @@ class _Config:
 
     def get_timing_cache(self) -> Any:
         return SimpleNamespace(serialize=lambda: b"times")
+
+    def set_flag(self, flag: str) -> None:
+        self.world.note("set_flag", flag, self.default_device_type, self.DLA_core)
+
+    def can_run_on_DLA(self, layer: Any) -> bool:  # noqa: N802
+        return bool(layer.name == "conv")
 
     def add_optimization_profile(self, profile: Any) -> int:
         self.world.note("add_optimization_profile")
