@@ -111,13 +111,15 @@ def _install(
             "environment", "its Python has no pip; install it there (Debian: sudo apt install python3-pip python3-venv)"
         )
     pins = store.temporary("constraints.txt")
-    pins.write_text("".join(f"{line}\n" for line in constraints), encoding="utf-8")
+    others = [line for line in constraints if line not in requirements]  # of the same version twice, pip says less
+    pins.write_text("".join(f"{line}\n" for line in others), encoding="utf-8")
     space = store.temporary("pip")
     space.mkdir(exist_ok=True)
     source = ["--no-index", "--find-links", str(wheels)] if wheels is not None else []
     options = [*source, "--constraint", str(pins), "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
     try:
-        done = _ran([*command, "install", "--disable-pip-version-check", "--quiet", *options, *requirements], space)
+        words = [*command, "install", "--disable-pip-version-check", "--progress-bar", "off", *options, *requirements]
+        done = _ran(words, space, alone=wheels is not None)
     finally:
         shutil.rmtree(space, ignore_errors=True)
         pins.unlink(missing_ok=True)
@@ -127,20 +129,28 @@ def _install(
 
 def _why(done: subprocess.CompletedProcess[str], requirements: Sequence[str], wheels: Path | None) -> tuple[str, str]:
     said = done.stderr + done.stdout
-    wanted = re.search(r"No matching distribution found for (\S+)", said)
+    wanted = re.search(r"(?:No matching distribution found for|available for your environment:)\s+(\S+)", said)
     if "No space left on device" in said or "Disk quota exceeded" in said:
         return "disk full", "No space left on device"
     if wanted is not None:
         origin = "in the wheelhouse" if wheels is not None else "at the index of its pip"
         return "wheel", f"no wheel of {wanted[1]} {origin} fits it"
+    conflict = re.search(r"Cannot install (.+?) because", said)
+    if conflict is not None:
+        lacking = re.search(r"requested \(constraint\) (\S+)", said)
+        what = f"{conflict[1]} with {lacking[1]}" if lacking is not None else conflict[1]
+        return "wheel", f"wheels of {what[:200]} are not all there, or do not fit together"
     if re.search(r"Temporary failure in name resolution|NewConnectionError|Network is unreachable|timed out", said):
         return "network", f"its pip does not reach an index for {', '.join(requirements)}"
     return "environment", f"pip fails there: {_last(done)}"
 
 
-def _ran(command: Sequence[str], space: Path | None = None) -> subprocess.CompletedProcess[str]:
+def _ran(command: Sequence[str], space: Path | None = None, alone: bool = False) -> subprocess.CompletedProcess[str]:
     own = {"PIP_CONSTRAINT", "PIP_REQUIRE_VIRTUALENV", "PIP_TARGET", "PIP_USER", "PYTHONPATH", "PYTHONHOME"}
     environment_ = {name: value for name, value in os.environ.items() if name not in own}
+    if alone:  # from a wheelhouse: no index and no folder that this device's pip knows
+        environment_ = {name: value for name, value in environment_.items() if not name.startswith("PIP_")}
+        environment_["PIP_CONFIG_FILE"] = os.devnull
     if space is not None:
         environment_["TMPDIR"] = str(space)
     return subprocess.run(

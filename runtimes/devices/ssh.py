@@ -118,7 +118,8 @@ class SshConnection:
                 return reason.format(**known)
         lines = [line for line in said.splitlines() if line.strip()]
         if status == 255:
-            return f"ssh failed: {lines[-1]}" if lines else "ssh failed, and does not say why"
+            lost = "the connection was lost, or what ran there was killed, as systems do where memory is short"
+            return f"ssh failed: {lines[-1]}" if lines else lost
         ended = "its program ended" + ("" if status is None else f" with {status}")
         return f"{ended}: {lines[-1]}" if lines else ended
 

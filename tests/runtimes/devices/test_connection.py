@@ -112,7 +112,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         ("ssh: connect to host board port 22: Connection refused", "nothing answers at port 22"),
         ("ssh: Could not resolve hostname board: Name or service not known", "no host of that name"),
         ("kex: something else", "ssh failed: kex: something else"),
-        ("", "does not say why"),
+        ("", "the connection was lost, or what ran there was killed"),
     ],
 )
 def test_reasons(said: str, told: str) -> None:
