@@ -252,6 +252,12 @@ class Recipe(Config):
     exports: tuple[Export, ...] = setting((), "The files to write, checked and timed.")
     benchmark: Benchmark = setting(Benchmark(), "How they are timed.")
     gates: Gates = setting(Gates(), "What must be reached.")
+    device: str | None = setting(
+        None,
+        "The device whose latencies decide and that files are timed on: ssh://user@board, adb:SERIAL, or a name in "
+        "devices.yaml; left out, this machine.",
+        max_length=1000,
+    )
 
     _file: Path | None = PrivateAttr(None)
     _overrides: frozenset[str] = PrivateAttr(frozenset())

@@ -32,6 +32,8 @@ RANDOM = (
 @click.option("-o", "--output", type=options.PATH, help="Where to write; must not exist.")
 @options.logged
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of the recipe's.")
+@click.option("--on", metavar="DEVICE", help="Take latencies on this device instead of the recipe's; see bench --on.")
+@click.option("--devices-file", type=options.PATH, metavar="FILE.yaml", help="Where devices are named.")
 @options.telling
 def command(
     recipe: Path | None,
@@ -43,6 +45,7 @@ def command(
     trust: bool,
     schema: bool,
     seed: int | None,
+    on: str | None,
     log: Path | None,
     label: str | None,
     **values: Any,
@@ -57,6 +60,7 @@ def command(
       compress run fast out/base --data digits -o out/fast
       compress run recipes/demo.yaml -o out/demo
       compress run recipes/demo.yaml --set stages.0.prune.macs=2 -o out/half
+      compress run fast out/base --data digits --on ssh://pi@board -o out/board
     """
     if schema:
         _print_schema()
@@ -66,7 +70,7 @@ def command(
     model = one_network(network, model) if network else model
     recipe = _preset_file(recipe, model, data)
     recipe = _require_recipe(recipe, values["output"], overwrite=values["overwrite"])
-    named = {"model": model, "weights": weights, "data.source": data, "seed": seed}
+    named = {"model": model, "weights": weights, "data.source": data, "seed": seed, "device": on}
     changes = [*overrides, *(f"{key}={value}" for key, value in named.items() if value is not None)]
     if log is not None:
         from ..compare.log import require_log
@@ -97,7 +101,9 @@ def _run(
             wanted = read(recipe, changes)
             if _is_random(wanted):
                 call.console.print(Text(f"{wanted.model}: {RANDOM}"))
-            run(wanted, call.output, overwrite=call.overwrite, progress=progress, trust=trust)
+            run(
+                wanted, call.output, overwrite=call.overwrite, progress=progress, trust=trust, devices=call.devices_file
+            )
         except GateFailed as error:
             failure = error
             if not call.output.exists():

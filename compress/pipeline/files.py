@@ -14,6 +14,7 @@ from ..graph.trace import one_sample
 from ..preprocessing import bake
 from ..recipe import Export, Recipe
 from ..report.schema import BenchmarkRecord, ExportRecord
+from ..siblings import runtimes
 from ..sources.load import Network
 from ..stage import Context, Progress
 
@@ -57,6 +58,7 @@ def write_files(
     data: Data | None,
     announce: Callable[[int, str], None],
     progress: Progress,
+    device: runtimes.devices.device.Device | None = None,
 ) -> tuple[list[ExportRecord], list[BenchmarkRecord], Network | None]:
     """The files that the recipe asks for, written to ``exports`` in ``work`` and timed; and the last one's network.
 
@@ -66,6 +68,7 @@ def write_files(
         networks: by the names of the steps that made them.
         announce: told what is done next, by its number.
         progress: told how far the measuring is.
+        device: that the files are for, and timed on; left out, this machine.
     """
     folder = work / "exports"
     folder.mkdir(exist_ok=True)
@@ -74,7 +77,7 @@ def write_files(
         return [], [], None
     announce(0, "export")
     asked = [
-        deploy.Asked(each.name, ready_for_export(networks[each.after], each, data), wanted(each, data))
+        deploy.Asked(each.name, ready_for_export(networks[each.after], each, data), wanted(each, data).on(device))
         for each in recipe.exports
     ]
     samples = max(each.check_samples for each in recipe.exports)
@@ -87,6 +90,7 @@ def write_files(
         data=data,
         inputs=one_sample(asked[0].network.example_inputs) if sized else None,
         progress=progress,
+        device=device,
     )
     exports = [record.model_copy(update={"file": f"exports/{record.file}"}) for record, _ in made]
     timed = [

@@ -25,6 +25,7 @@ from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..report import write as write_report
 from ..report.schema import DataRecord, Layers, Report, StageRecord
+from ..siblings import runtimes
 from ..sources import artifact
 from ..sources.load import Network, require_named
 from ..stage import Context, Progress, silent
@@ -39,6 +40,8 @@ from .step import advance, train
 RESUME = "resume"
 """The folder, in that of an unfinished run, of what its steps go on from."""
 
+Device = runtimes.devices.device.Device
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -49,6 +52,7 @@ def run(
     overwrite: bool = False,
     progress: Progress = silent,
     trust: bool = False,
+    devices: Path | None = None,
 ) -> Report:
     """Run a recipe from beginning to end and write everything to the folder ``output``.
 
@@ -58,9 +62,11 @@ def run(
 
     Args:
         trust: run code that the recipe's file, an artifact or a pickle of weights names, though the user did not.
+        devices: the file that names devices; left out, ``devices.yaml`` in the current folder.
 
     Raises:
         InvalidInput: the recipe, network or data cannot be used, or its file names code that the user did not name.
+        DeviceError: the recipe's device cannot be reached, or fails.
         GateFailed: a gate of the recipe does not hold; everything was written all the same.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
@@ -72,7 +78,9 @@ def run(
     with resumable_folder(output, overwrite=overwrite) as work:
         data = _data(recipe)
         try:
-            report = _run(recipe, work, data, progress, trust)
+            named = () if recipe.device is None else (recipe.device,)
+            with deploy.opened(named, devices, progress) as (device,):
+                report = _run(recipe, work, data, progress, trust, device if named else None)
         except BaseException as error:
             if not _begun(work):
                 _empty(work, ())
@@ -131,8 +139,10 @@ def _kept(work: Path, step: str, now: Origin, trust: bool) -> Network | None:
     return None
 
 
-def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool) -> Report:
-    steps = _Steps(recipe, work, data, progress, trust)
+def _run(
+    recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool, device: Device | None
+) -> Report:
+    steps = _Steps(recipe, work, data, progress, trust, deploy.MachineClock(device=device))
     steps.prepare()
     for number in range(len(steps.names)):
         steps.take(number)
@@ -140,7 +150,7 @@ def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trus
     def announce(number: int, note: str) -> None:
         progress("recipe", len(steps.names) + number, steps.total, note)
 
-    exports, benchmarks, deployed = write_files(recipe, steps.networks, work, data, announce, progress)
+    exports, benchmarks, deployed = write_files(recipe, steps.networks, work, data, announce, progress, device)
     progress("recipe", steps.total - 1, steps.total, "report")
     first, last = steps.networks["baseline"], deployed or steps.last
     assert last is not None, "the first step makes the baseline"
@@ -151,7 +161,7 @@ def _run(recipe: Recipe, work: Path, data: Data | None, progress: Progress, trus
         recipe=recipe.model_dump(mode="json", exclude_unset=True),
         recipe_digest=recipe.digest,
         seed=recipe.seed,
-        machine=deploy.machine(),
+        machine=deploy.machine() | ({} if device is None else {"device": runtimes.devices.device.facts_of(device)}),
         versions=deploy.versions(),
         model=str(first.source),
         data=DataRecord(name=data.name, samples={k: len(v) for k, v in data.splits.items()}) if data else None,
@@ -176,6 +186,7 @@ class _Steps:
     data: Data | None
     progress: Progress
     trust: bool
+    clock: deploy.MachineClock
     networks: dict[str, Network] = field(default_factory=dict)
     records: list[StageRecord] = field(default_factory=list)
     last: Network | None = None
@@ -235,11 +246,16 @@ class _Steps:
         """The network of a step, and the account of it where it was a stage."""
         recipe, data = self.recipe, self.data
         if network is None:
-            return _baseline(recipe, data, _context(recipe, data, None, (), marks, self.progress), self.trust)
+            return _baseline(recipe, data, self._context(None, (), marks), self.trust)
         model = teacher.model if teacher is not None else None
-        context = _context(recipe, data, model, network.example_inputs, marks, self.progress)
+        context = self._context(model, network.example_inputs, marks)
         before = self.records[-1].after if self.records else None
         return advance(network, recipe.stages[number - 1].stage, context, name=self.names[number], before=before)
+
+    def _context(self, teacher: nn.Module | None, example_inputs: tuple[Tensor, ...], checkpoints: Path) -> Context:
+        return Context(
+            example_inputs, self.data, teacher, self.recipe.seed, self.progress, str(checkpoints), self.clock
+        )
 
 
 def _settings(recipe: Recipe, number: int) -> dict[str, Any]:
@@ -247,18 +263,8 @@ def _settings(recipe: Recipe, number: int) -> dict[str, Any]:
     if number == 0:
         return recipe.model_dump(mode="json", include={"model", "weights", "input_shape", "train"})
     step = recipe.stages[number - 1]
-    return {"name": step.name, **step.model_dump(mode="json", exclude_none=True)}
-
-
-def _context(
-    recipe: Recipe,
-    data: Data | None,
-    teacher: nn.Module | None,
-    example_inputs: tuple[Tensor, ...],
-    checkpoints: Path,
-    progress: Progress,
-) -> Context:
-    return Context(example_inputs, data, teacher, recipe.seed, progress, str(checkpoints), deploy.MachineClock())
+    where = {} if recipe.device is None else {"device": recipe.device}
+    return {"name": step.name, **where, **step.model_dump(mode="json", exclude_none=True)}
 
 
 def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) -> tuple[Network, StageRecord | None]:

@@ -66,6 +66,27 @@ def test_a_device_is_the_clock_of_choices(run: Run) -> None:
     assert "one device" in error and not Path("r").exists()
 
 
+RECIPE = """
+model: net.py:build
+data: {source: data.npz}
+device: board
+stages:
+  - quantize: {revert_slower: true}
+exports:
+  - {name: float}
+  - {name: int8, after: quantize}
+benchmark: {preset: quick}
+"""
+
+
+def test_a_recipe_runs_for_a_device(run: Run) -> None:
+    Path("recipe.yaml").write_text(RECIPE)
+    report = json.loads(run("run recipe.yaml --trust -q -o out --json"))
+    assert [record["device"] for record in report["benchmarks"]] == ["board", "board"]
+    assert report["machine"]["device"]["name"] == "board" and report["recipe"]["device"] == "board"
+    assert "nobody" in run("run recipe.yaml --trust --on nobody -q -o other", 2) and not Path("other").exists()
+
+
 def test_a_device_that_is_not_known_ends_with_4(run: Run) -> None:
     run("export net.py:build --data data.npz -q -o files")
     said = run("check files --on strange,board -q", 4)

@@ -59,7 +59,7 @@ class SshServer:
     def reset(self) -> None:
         self.from_client, self.from_device, self.environment = never, never, {}
 
-    def write_config(self, *, key: str = "client", known: str = "known_hosts", port: int | None = None) -> None:
+    def write_config(self, *, key: str = "client", known: str = "known_hosts") -> None:
         lines = (
             f"IdentityFile {self.folder / key}",
             "IdentitiesOnly yes",
