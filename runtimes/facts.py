@@ -45,6 +45,7 @@ class TargetFacts:
             is named.
         reason: what was weighed for that choice, in words.
         needs_vnni: on x86, sums of products of its integers are clipped where the processor has no VNNI.
+        beside: schemes that a file in integers is always timed beside: where another often is as fast.
         by_onednn: the engine computes by oneDNN, whose instructions the environment may limit.
     """
 
@@ -56,6 +57,7 @@ class TargetFacts:
     reason: str = ""
     needs_vnni: bool = False
     by_onednn: bool = False
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,7 @@ def _target(file: Path, name: str, facts: Mapping[str, Any]) -> TargetFacts:
         wrong = f"{unknown[0]!r} is no fact of a target" if unknown else "'integers' is missing"
         raise InvalidPlugin(f"{file}: target {name}: {wrong}: expected {', '.join(possible)}")
     kinds = {"integers": "mapping", "interfaces": "texts", "suits": "texts", "reason": "text"}
-    kinds |= {"needs_vnni": "truth", "by_onednn": "truth"}
+    kinds |= {"needs_vnni": "truth", "by_onednn": "truth", "beside": "texts"}
     for fact, value in facts.items():
         if not _is(value, kinds[fact]):
             raise InvalidPlugin(f"{file}: target {name}: {fact}: expected {_KINDS[kinds[fact]]}, got {value!r:.60}")

@@ -149,10 +149,17 @@ class _Written:
             wanted = deploy.Wanted(format_name)
             if self.call.on:
                 wanted = wanted.on(device)
-            key = (name, wanted)
-            if key not in self.known:
-                path = self.folder / f"{len(self.known)}{deploy.suffix_of(wanted)}"
-                title = f"{name} ({format_name})" if len(self.formats) > 1 else name
-                self.known[key] = deploy.export(self.networks[name], title, path, wanted)[1]
-            files.append(self.known[key])
+            title = f"{name} ({format_name})" if len(self.formats) > 1 else name
+            files.append(self._written(title, self.networks[name], wanted))
+            for scheme, other in deploy.beside(self.networks[name], wanted.resolved()[1]):
+                files.append(self._written(f"{title}, {scheme}", other, wanted))
         return files
+
+    def _written(self, title: str, network: Network, wanted: Wanted) -> Deployed:
+        from .. import deploy
+
+        key = (title, wanted)
+        if key not in self.known:
+            path = self.folder / f"{len(self.known)}{deploy.suffix_of(wanted)}"
+            self.known[key] = deploy.export(network, title, path, wanted)[1]
+        return self.known[key]

@@ -1,5 +1,6 @@
 """Deployed files: written from a network, run in their engine, held against the network, timed."""
 
+from .beside import beside
 from .clock import MachineClock
 from .deployed import Deployed
 from .devices import opened, target_on
@@ -14,6 +15,7 @@ __all__ = [
     "MachineClock",
     "Wanted",
     "accuracy",
+    "beside",
     "broken_off",
     "export",
     "machine",

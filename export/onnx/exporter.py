@@ -41,6 +41,7 @@ from .edits import qdq, rewrite
 from .edits.half import in_half
 from .edits.interface import exchange_integers, take_channels_last
 from .edits.kernels import use_integer_kernels
+from .half_range import beyond_half
 from .one_layer import layer_file
 
 OPSET = 18
@@ -140,8 +141,7 @@ def export_onnx(
         keeps_rules: refuse a file that breaks a rule of its target, and note what the engine runs slowly.
 
     Raises:
-        InvalidInput: the network cannot be traced or converted, the encodings are of another network, there is no such
-            target, or none that holds these encodings, or the opset is out of range or too old for them.
+        InvalidInput: the network cannot be traced or converted, or the encodings, the target and the opset do not fit.
         GateFailed: the conversion left another opset, lost a tensor, or made an invalid file, or it breaks a rule.
     """
     path = Path(path)
@@ -153,8 +153,9 @@ def export_onnx(
     names = names_of(graph)
     planned = plan_of(graph, encodings, dialect)
     planned.require_products()
+    overflows = beyond_half(graph, inputs) if _whole_in_half(planned) else []
     converted = _converted(planned, opset, path)
-    notes = _notes(planned, converted)
+    notes = [*_notes(planned, converted), *overflows]
     if simplify:
         converted, note = _simplified(converted, example_inputs)
         notes.append(note)
@@ -177,9 +178,7 @@ def _contiguous(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module
 
 def _converted(planned: Plan, opset: int, path: Path) -> ModelProto:
     """The planned graph in ONNX, with its integers, or as a whole in float16, in the forms that the target runs."""
-    dialect = planned.target
-    kinds = {encoding.kind for encoding in _of_layers(planned)}
-    whole_in_half = dialect.half_networks and kinds == {"float16"}
+    dialect, whole_in_half = planned.target, _whole_in_half(planned)
     marked: dict[str, qdq.Marked] = {}
     if not whole_in_half:
         marked = qdq.marks(planned)
@@ -200,6 +199,11 @@ def _converted(planned: Plan, opset: int, path: Path) -> ModelProto:
         if dialect.rounds_floats:
             qdq.keep_in_float(converted.graph)
     return in_half(converted) if whole_in_half else converted
+
+
+def _whole_in_half(planned: Plan) -> bool:
+    """Whether all of the file is in float16."""
+    return planned.target.half_networks and {encoding.kind for encoding in _of_layers(planned)} == {"float16"}
 
 
 def _of_layers(planned: Plan) -> list[Encoding]:

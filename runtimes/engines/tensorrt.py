@@ -25,6 +25,7 @@ UNPROVEN = "no GPU has run it in a test; an imitation of the documented API has"
 TARGETS = {
     "tensorrt": {
         "needs_vnni": True,  # where such a file is tried on a CPU
+        "beside": ("fp16",),
         "integers": {"activation": "int8", "symmetric": True, "integer_numbers": False, "half_networks": True},
     }
 }
