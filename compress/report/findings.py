@@ -27,16 +27,16 @@ def conditions(benchmark: BenchmarkRecord) -> str:
     return f"{threads}in {engine_title(benchmark.runtime)}"
 
 
-def _setting(benchmark: BenchmarkRecord) -> tuple[str, int | None, str | None]:
-    return benchmark.runtime, benchmark.threads, benchmark.preset
+def _setting(benchmark: BenchmarkRecord) -> tuple[str, int | None, str | None, str | None]:
+    return benchmark.runtime, benchmark.threads, benchmark.preset, benchmark.device
 
 
 def settings(report: Report) -> tuple[tuple[BenchmarkRecord, ...], ...]:
-    """The benchmarks by what can be compared: same runtime, threads and preset.
+    """The benchmarks by what can be compared: same runtime, threads, preset and device.
 
     The headline's group is first: it has the baseline and the deployed file, at the ratio that the summary gives.
     """
-    groups: dict[tuple[str, int | None, str | None], list[BenchmarkRecord]] = {}
+    groups: dict[tuple[str, int | None, str | None, str | None], list[BenchmarkRecord]] = {}
     for benchmark in report.benchmarks:
         groups.setdefault(_setting(benchmark), []).append(benchmark)
     wanted = {report.summary.baseline, report.summary.deployed} - {None}

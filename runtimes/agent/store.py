@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ VARIABLE = "EDGEPRESS_CACHE"
 FOLDER = "device"
 """Of the user's cache, what machines keep on a device."""
 
+MOST_BYTES = 2**32
+"""Contents that are kept before the oldest go."""
+
+_TRIES, _PAUSE_S = 50, 0.1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = re.compile(r"(\d+)-.*")
 
@@ -79,28 +84,55 @@ class Store:
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Make the folder, and keep it for this process and what it becomes; remove what dead ones left half done.
+        """Make the folder, and keep it for this process and what it becomes.
+
+        What dead processes left half done is removed, and so are the folders that were not used for longest, where
+        there is more than `MOST_BYTES` and no other machine uses them.
 
         Raises:
             Refused: it cannot be written, or is being removed.
         """
         try:
-            for name in ("blobs", "trees", "environments", "caches", "partial"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-            os.set_inheritable(self._lock, True)
-            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused("busy", f"{self.folder} is being removed; try again") from None
+            self._lock = self._locked()
+            if size_of(self.folder / "blobs") > MOST_BYTES:
+                self._make_room()
         except OSError as error:
-            reason = error.strerror or error
-            raise Refused(
-                "cache", f"its cache {self.folder} cannot be written ({reason}); name another by cache"
-            ) from None
+            told = f"its cache {self.folder} cannot be written ({error.strerror or error}); name another by cache"
+            raise Refused("cache", told) from None
         for left in self.partial.iterdir():
             hit = _PARTIAL.fullmatch(left.name)
             if hit is None or not _runs(int(hit[1])):
                 _remove(left)
+
+    def _locked(self) -> int:
+        """A descriptor that keeps the folder from being removed; raises Refused where that is under way for long."""
+        for _ in range(_TRIES):
+            for name in ("blobs", "trees", "environments", "caches", "partial"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            place = self.folder / "lock"
+            lock = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+            with suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if os.fstat(lock).st_ino == place.stat().st_ino:  # else it was removed meanwhile
+                    os.set_inheritable(lock, True)
+                    return lock
+            os.close(lock)
+            time.sleep(_PAUSE_S)
+        raise Refused("busy", f"{self.folder} is being removed; try again")
+
+    def _make_room(self) -> None:
+        """Remove folders until half of the room is free, those that were used last at the end."""
+        assert self._lock is not None, "it is open"
+        with suppress(BlockingIOError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for tree in sorted((self.folder / "trees").iterdir(), key=lambda path: path.stat().st_mtime):
+                if size_of(self.folder / "blobs") <= MOST_BYTES // 2:
+                    break
+                _remove(tree)
+                for blob in (self.folder / "blobs").iterdir():
+                    if blob.stat().st_nlink == 1:
+                        blob.unlink(missing_ok=True)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def temporary(self, name: str) -> Path:
         """Return a place below ``partial/`` that belongs to this process, and ends with it."""
@@ -139,6 +171,7 @@ class Store:
         told = json.dumps(sorted((file.path, file.sha256) for file in files))
         folder = self.folder / "trees" / hashlib.sha256(told.encode()).hexdigest()
         if all(_size(folder / file.path) == file.size for file in files):
+            os.utime(folder)
             return folder
         made = self.temporary(f"tree-{folder.name}")
         _remove(made)

@@ -6,12 +6,14 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from compress.quantize.detect import detected
+from runtimes.measure.presets import PRESETS
 from tests.support.command_line import runner
 from tests.support.small_classifier import SMALL_NET
 from tests.support.ssh_server import SshServer, ssh_server
@@ -85,6 +87,26 @@ def test_a_recipe_runs_for_a_device(run: Run) -> None:
     assert [record["device"] for record in report["benchmarks"]] == ["board", "board"]
     assert report["machine"]["device"]["name"] == "board" and report["recipe"]["device"] == "board"
     assert "nobody" in run("run recipe.yaml --trust --on nobody -q -o other", 2) and not Path("other").exists()
+
+
+def test_what_was_measured_before_a_cut_is_written(
+    run: Run, server: SshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("export net.py:build --data data.npz -q -o files")
+    monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], seconds=60.0))
+    seen: list[bytes] = []
+
+    def watch(data: bytes) -> bool:
+        seen.extend([data] if b'"event": "took"' in data else [])
+        return len(seen) == 3
+
+    server.from_device = watch
+    said = run("bench files/model.onnx --preset quick --on board -q -o told.json", 4)
+    server.reset()
+    assert "board: measuring: the connection was lost" in said and len(said.splitlines()) == 1
+    (record,) = json.loads(Path("told.json").read_text())["measurements"]
+    assert record["device"] == "board" and record["valid"] is False and len(record["samples_ms"]) == record["runs"] > 10
+    assert any("it was broken off" in note for note in record["notes"])
 
 
 def test_a_device_that_is_not_known_ends_with_4(run: Run) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 import venv
@@ -16,6 +18,7 @@ import pytest
 from onnx import ModelProto
 
 from runtimes import ending
+from runtimes.agent.wire import Wire
 from runtimes.devices.remote import RemoteDevice
 from runtimes.devices.ssh import SshConnection
 from runtimes.errors import DeviceError
@@ -220,3 +223,56 @@ def test_a_wheel_that_is_not_in_the_wheelhouse(reach: Reach, server: SshServer, 
     assert "making its environment: no wheel of numpy" in message or "no wheel of onnxruntime" in message
     assert "in the wheelhouse fits it" in message and "pip download --only-binary :all:" in message
     assert not [path for path in (server.home / "wheels/device/environments").iterdir() if path.is_dir()]
+
+
+READY = {"event": "ready"}
+LOOKED = {"python": "3.11.0", "time": 0.0, "cache": {"free_bytes": 1, "environments": []}}
+
+
+def spoken(*headers: object) -> bytes:
+    said = io.BytesIO()
+    wire = Wire(io.BytesIO(), said)
+    for header in headers:
+        assert isinstance(header, dict)
+        wire.send(header)
+    return said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"no frames at all, and many more words", "what it sent cannot be used (expected a frame"),
+        (struct.pack("!4sIQ", b"EPw1", 2**31, 0), "what it sent cannot be used (a frame declares"),
+        (spoken({"event": "begin"}), "it does not answer as expected"),
+        (spoken(READY, {"id": 1, "result": {}}), "what it sent cannot be used (KeyError"),
+        (spoken(READY, {"id": 1, "result": []}), "it does not answer as expected"),
+        (spoken(READY, {"id": 1, "result": LOOKED | {"time": "now"}}), "what it sent cannot be used (ValueError"),
+        (spoken(READY, {"id": 1, "error": {"kind": "x", "message": "\x1b[2J\nred"}}), r"looking: \x1b[2J red"),
+        (spoken(READY, {"id": 1, "error": 7}), "it does not say why"),
+        (spoken(READY, {"id": 1, "result": LOOKED}, {"id": 2, "result": {"digests": 5}}), "cannot be used (TypeError"),
+        (
+            spoken(
+                READY,
+                {"id": 1, "result": LOOKED},
+                {"id": 2, "result": {"digests": []}},
+                {"id": 3, "result": {"folder": "/x"}},
+                {"id": 4, "result": {"cpu": 1}},
+            ),
+            "what it sent cannot be used (InvalidInputs: conditions",
+        ),
+    ],
+)
+def test_a_device_that_says_nonsense(reach: Reach, tmp_path: Path, said: bytes, told: str) -> None:
+    (tmp_path / "said").write_bytes(b"\0edgepress 3 11 0\n" + said)
+    liar = tmp_path / "python3"
+    liar.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'}\ncat > /dev/null\n")
+    liar.chmod(0o755)
+    assert told in failure(reach(python=str(liar)).conditions)
+
+
+def test_a_device_that_says_nothing(reach: Reach, tmp_path: Path) -> None:
+    (tmp_path / "said").write_bytes(b"\0edgepress 3 11 0\n" + spoken(READY))
+    mute = tmp_path / "python3"
+    mute.write_text(f"#!/bin/sh\ncat {tmp_path / 'said'}\ncat > /dev/null\n")
+    mute.chmod(0o755)
+    assert "looking: it says nothing for 1 s" in failure(reach(python=str(mute), silence_s=1.0).conditions)
