@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..quantize.budget.sensitivity import PrecisionSensitivity
     from ..quantize.budget.trade_off import TradeOff
+    from ..scan import PrecisionChoice
     from .session import Options
 
-By = Literal["snr", "top1", "hessian"]
 
-
-def scan_precisions(
-    call: Options, *, others_in: str, sensitivity: str, exclude: tuple[str, ...] = (), **samples: int
-) -> None:
+def scan_precisions(call: Options, choice: PrecisionChoice, *, exclude: tuple[str, ...] = (), **samples: int) -> None:
     """Quantize, scan each layer's precisions, write the scan and the trade-off with their figures, and tell them.
 
     Args:
+        exclude: layers to leave out, as ``Quantize`` has it.
         samples: how many, as ``samples``; left out, as many as each scan has by default.
     """
     from ..deploy.clock import MachineClock
@@ -38,7 +36,7 @@ def scan_precisions(
 
     output = call.output
     assert output is not None, "it has --output"
-    scan = configured(PrecisionScan, others_in=others_in, **samples)
+    scan = configured(PrecisionScan, others_in=choice.others_in, **samples)
     call.claim_output()
     if call.data is None:
         raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
@@ -50,14 +48,13 @@ def scan_precisions(
         candidates = Candidates.of(
             quantized.model, quantized.encodings, context.example_inputs, target=detected().target
         )
-        if sensitivity == "hessian":
+        if choice.sensitivity == "hessian":
             scanned = configured(HessianScan, **samples).measure(candidates, context)
         else:
             record = output.with_name(f".{output.name}.scan.json")
             scanned = scan.measure(candidates, context, record=record)
         costs = FileBytes(MachineClock()).costs(candidates, ORDER)
-        wanted: By = "hessian" if sensitivity == "hessian" else "top1" if sensitivity == "top1" else "snr"
-        curve = trade_off(candidates, scanned, costs, context, by=wanted)
+        curve = trade_off(candidates, scanned, costs, context, by=choice.sensitivity)
     write_folder(
         output,
         {

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from .grammar import options
 
 if TYPE_CHECKING:
@@ -17,35 +15,11 @@ if TYPE_CHECKING:
 
 @options.command("sensitivity", short_help="Prune or round each layer alone, and measure what it costs.")
 @options.network
-@options.option(
-    "--stage",
-    common=True,
-    type=click.Choice(["prune", "quantize"]),
-    default="prune",
-    show_default=True,
-    help="Whose sensitivity: channels of each layer go (prune), or its weights are stored in 4 and 8 bits (quantize).",
-)
 @options.settings("sensitivity")
-@options.option(
-    "--others-in",
-    common=True,
-    type=click.Choice(["float", "int8"]),
-    default="float",
-    show_default=True,
-    help="Of quantize: what the other layers are in.",
-)
-@options.option(
-    "--sensitivity",
-    common=True,
-    type=click.Choice(["snr", "top1", "hessian"]),
-    default="snr",
-    show_default=True,
-    help="Of quantize: what the trade-off is chosen by, as in its budget; hessian measures the curvature of the loss.",
-)
 @options.data
 @options.output
 @options.common
-def command(stage: str, others_in: str, sensitivity: str, **values: Any) -> None:
+def command(**values: Any) -> None:
     """Prune each group of coupled layers alone, without fine-tuning, and measure validation accuracy.
 
     Writes sensitivity.json, which prune --select sensitivity=FOLDER reads, and sensitivity.svg. With --stage quantize,
@@ -60,21 +34,24 @@ def command(stage: str, others_in: str, sensitivity: str, **values: Any) -> None
       compress quantize out/base --size 6 --scan out/scan --data digits -o out/mixed
     """
     from ..errors import InvalidInput
-    from ..prune.sensitivity import Scan
+    from ..scan import SensitivityScan
     from ..stage import Context
     from .session import Options, configured, progress_bars, settings_of, typed
 
-    asked = settings_of("sensitivity", values, Scan)
+    asked = settings_of("sensitivity", values, SensitivityScan)
     call = Options(**values)
-    if stage == "quantize":
+    config = configured(SensitivityScan, **asked)
+    other = "prune" if config.stage == "quantize" else "quantize"
+    shared = ("samples", "exclude")
+    spare = next((name for name in asked.get(other, {}) if other == "quantize" or name not in shared), None)
+    if spare is not None:
+        raise InvalidInput(f"{typed(spare)}: it is of --stage {other}; leave it out, or give that")
+    if config.stage == "quantize":
         from .precision_scan import scan_precisions
 
-        spare = next((name for name in asked if name not in ("samples", "exclude")), None)
-        if spare is not None:
-            raise InvalidInput(f"{typed(spare)}: it is of --stage prune; leave it out, or give that")
-        scan_precisions(call, others_in=others_in, sensitivity=sensitivity, **asked)
+        scan_precisions(call, config.quantize, **asked.get("prune", {}))
         return
-    scan = configured(Scan, **asked)
+    scan = config.prune
     assert call.output is not None, "it has --output"
     call.claim_output()
     if call.data is None:

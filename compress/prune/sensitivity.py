@@ -128,7 +128,9 @@ class Scan(Config):
     ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = setting(
         (0.25, 0.5, 0.75, 0.9), "Shares of the channels to remove, rounded to whole units.", common=True
     )
-    samples: Samples = setting(1024, "Of the validation split, its first ones.", common=True)
+    samples: Samples = setting(
+        1024, "Of the validation split, its first ones; of precisions 512, where it is left out.", common=True
+    )
     exclude: tuple[str, ...] = exclude("Layers to leave out, by name or pattern (layer1.*).")
 
     @field_validator("ratios", mode="before")

@@ -36,3 +36,23 @@ def test_a_scan_without_a_budget_is_refused(small_net_file: Path, tmp_path: Path
     assert isinstance(result.exception, InvalidInput)
     with pytest.raises(InvalidInput, match="give --size or --latency too"):
         raise result.exception
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "told"),
+    [
+        ("prune", ("--others-in", "int8"), "--others-in: it is of --stage quantize; leave it out, or give that"),
+        ("prune", ("--sensitivity", "top1"), "--sensitivity: it is of --stage quantize; leave it out, or give that"),
+        ("quantize", ("--ratios", "0.5"), "--ratios: it is of --stage prune; leave it out, or give that"),
+        ("quantize", ("--samples", "0"), "--samples: "),
+    ],
+)
+def test_settings_of_the_other_stage_are_refused(
+    stage: str, words: tuple[str, ...], told: str, small_net_file: Path, tmp_path: Path
+) -> None:
+    network = f"{small_net_file}:build"
+    result = CliRunner().invoke(
+        cli, ["sensitivity", network, "--stage", stage, *words, "--data", "digits", "-o", str(tmp_path / "scan")]
+    )
+    assert isinstance(result.exception, InvalidInput) and str(result.exception).startswith(told)
+    assert not (tmp_path / "scan").exists()

@@ -10,7 +10,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from compress.cli import cli
+from compress.cli import COMMANDS, cli
 from compress.cli.generate.__main__ import CONFIGURATIONS, LEFT_OUT
 from compress.cli.generate.shapes import configuration_in, in_words, standard
 from compress.cli.grammar import generated
@@ -111,3 +111,16 @@ def test_an_option_is_called_as_no_other_one() -> None:
     twice = [click.Option(["--data"]), click.Option(["--data"], expose_value=False)]
     with pytest.raises(InvalidInput, match="compress c: several options are called --data; rename all but one"):
         Command("c", params=list(twice))
+
+
+def test_no_option_is_a_path_in_one_command_and_a_word_in_another() -> None:
+    kinds: dict[str, set[str]] = {}
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        for option in command.params:
+            for flag in option.opts if isinstance(option, click.Option) else ():
+                kind = "path" if isinstance(option.type, click.Path) else type(option.type).__name__
+                kinds.setdefault(flag, set()).add("word" if kind in ("Choice", "Words") else kind)
+    assert {"--stage", "--sensitivity"} <= {flag for flag, kind in kinds.items() if kind == {"word"}}
+    assert not [flag for flag, kind in kinds.items() if kind >= {"path", "word"}]

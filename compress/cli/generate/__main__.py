@@ -22,9 +22,9 @@ from ...distill import Distill
 from ...errors import CompressError, InvalidInput
 from ...prune import Prune, RemoveBlocks
 from ...prune.regularize import Regularize
-from ...prune.sensitivity import Scan
 from ...quantize import Quantize
 from ...recipe import Benchmark, Export, schema
+from ...scan import SensitivityScan
 from ...share import Share
 from ...siblings import models, runtimes
 from ...sparsify import Sparsify
@@ -45,7 +45,7 @@ CONFIGURATIONS: Mapping[str, type[Config]] = {
     "quantize": Quantize,
     "remove_blocks": RemoveBlocks,
     "sparsify": Sparsify,
-    "sensitivity": Scan,
+    "sensitivity": SensitivityScan,
     "share": Share,
     "distill": Distill,
 }
