@@ -53,7 +53,7 @@ from compress.cli import main
 from compress.cli.generate.engine_pages import page
 from compress.recipe import Recipe
 from export.facts import formats_here
-from runtimes.measure.benchmark import PRESETS
+from runtimes.measure.presets import PRESETS
 
 PRESETS["quick"] = dataclasses.replace(PRESETS["quick"], warmup_s=0.0, seconds=0.02)
 torch.set_num_threads(1)

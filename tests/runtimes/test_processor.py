@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import runtimes.checks.gate
 from compress import deploy
 from compress.quantize import TARGETS, Quantize
 from compress.sources.load import Network
@@ -43,7 +42,6 @@ def test_a_file_for_another_device_is_judged_as_that_computes(
 ) -> None:
     """On every processor: where this one is exact, it is told that it is not."""
     monkeypatch.setattr(processor, "is_exact", lambda target: False)
-    monkeypatch.setattr(runtimes.checks.gate, "is_exact", lambda target: False)
     model, inputs, context = made(Joined)
     result = Quantize().apply(model, context)
     network = Network(result.model, Source("module", "Joined"), encodings=dict(result.encodings), example_inputs=inputs)
