@@ -8,10 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..report.quantities import percent, significant, size
+from ..report.quantities import millijoules, percent, significant, size
 from ..report.schema import BenchmarkRecord, NodeCounts
 from .intervals import Ratio, ratio_of_medians
-from .read import device_of
 
 STEADY = ("governor", "power_mode", "clocks_locked", "max_clock_mhz", "cores", "affinity", "isa", "os", "python")
 """Facts of a device that are to be the same in measurements that are compared; clocks and temperatures never are."""
@@ -61,7 +60,7 @@ class Comparison:
     def obstacles(self) -> tuple[str, ...]:
         """Why their times say nothing of the files: another device, other numbers of threads."""
         sides = (self.before, self.after)
-        devices = [device_of(record) for record in sides]
+        devices = [record.machine for record in sides]
         told = [f"{devices[0]} against {devices[1]}"] if None not in devices and devices[0] != devices[1] else []
         threads = [record.threads for record in sides]
         if None not in threads and threads[0] != threads[1]:
@@ -85,6 +84,7 @@ class Comparison:
         return (
             *_amount("size", before.size_bytes, after.size_bytes),
             *_amount("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, least=0.01),
+            *_energy(before, after),
             *_score(before, after),
             *_nodes(before, after),
             *_words("engine", before.runtime, after.runtime),
@@ -110,6 +110,17 @@ def _amount(what: str, before: int | None, after: int | None, least: float = 0.0
         return []
     share = f"{after / before - 1:+.1%}".replace("%", " %") if before else ""
     return [Change(what, size(before), size(after), share)]
+
+
+def _energy(before: BenchmarkRecord, after: BenchmarkRecord) -> list[Change]:
+    """What a run takes, where it was read on the same rail."""
+    first, last = before.energy, after.energy
+    if first is None or last is None or first.rail != last.rail or first.per_run_mj == last.per_run_mj:
+        return []
+    if not (first.per_run_mj and last.per_run_mj):
+        return []
+    share = f"{last.per_run_mj / first.per_run_mj - 1:+.1%}".replace("%", " %")
+    return [Change("energy of a run", millijoules(first.per_run_mj), millijoules(last.per_run_mj), share)]
 
 
 def _score(before: BenchmarkRecord, after: BenchmarkRecord) -> list[Change]:

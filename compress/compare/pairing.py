@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from ..errors import InvalidInput
 from ..report.schema import BenchmarkRecord
-from .read import device_of, names_of
+from .read import names_of
 
 Pair = tuple[BenchmarkRecord, BenchmarkRecord]
 
@@ -25,7 +25,7 @@ class Matching:
 
 def key_of(record: BenchmarkRecord) -> tuple[object, ...]:
     """What a measurement is found again by: name, engine, threads and device."""
-    return record.name, record.runtime, record.threads, device_of(record)
+    return record.name, record.runtime, record.threads, record.device, record.machine
 
 
 def _same_name(record: BenchmarkRecord) -> object:
@@ -90,4 +90,4 @@ def against_one(records: Sequence[BenchmarkRecord], baseline: str | None) -> Mat
 
 
 def _setting(record: BenchmarkRecord) -> tuple[object, ...]:
-    return record.threads, device_of(record)
+    return record.threads, record.machine

@@ -100,14 +100,6 @@ def records_of(report: Report, label: str | None = None) -> list[BenchmarkRecord
     return records
 
 
-def device_of(record: BenchmarkRecord) -> str | None:
-    """The board or processor that a file was measured on, with its architecture; None where that is not known."""
-    conditions = record.conditions
-    name = conditions.get("board") or conditions.get("cpu")
-    parts = [str(part) for part in (name, conditions.get("architecture")) if part]
-    return ", ".join(parts) or None
-
-
 def names_of(records: Sequence[BenchmarkRecord], most: int = 8) -> str:
     """Their names, the first few of them, for a line."""
     told = ", ".join(dict.fromkeys(record.name for record in records[:most]))

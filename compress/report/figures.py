@@ -9,27 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup
 
 WIDTH = 480
 LETTER = 6.7
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Point:
-    """A labelled point; ``low`` and ``high`` bound y (a confidence interval), ``colour`` is an index of the palette."""
-
-    x: float
-    y: float
-    label: str
-    detail: str
-    colour: int
-    low: float | None = None
-    high: float | None = None
 
 
 def linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -61,140 +46,21 @@ def log_ticks(low: float, high: float) -> list[float]:
     return inside if len(inside) >= 2 else linear_ticks(low, high, 4)
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
+def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> Markup:
+    """Letters at a place; ``kind`` is a class of the page's style sheet."""
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, words)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    """A straight line of a class of the page's style sheet."""
     return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>').format(x1, y1, x2, y2, kind)
 
 
-def _svg(height: float, title: str, parts: Sequence[Markup]) -> Markup:
+def svg(height: float, title: str, parts: Sequence[Markup]) -> Markup:
+    """A drawing of the page's width, with what it shows in words."""
     return Markup('<svg viewBox="0 0 {} {:.0f}" role="img" aria-label="{}" class="figure">{}</svg>').format(
         WIDTH, height, title, Markup("").join(parts)
     )
-
-
-def _overlap(a: Box, b: Box) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-
-
-def _crossed(box: Box, start: tuple[float, float], end: tuple[float, float]) -> float:
-    """How much of a segment lies in a box, of 16 samples."""
-    inside = 0
-    for i in range(17):
-        x, y = start[0] + (end[0] - start[0]) * i / 16, start[1] + (end[1] - start[1]) * i / 16
-        inside += box[0] <= x <= box[2] and box[1] <= y <= box[3]
-    return float(inside)
-
-
-def place_labels(
-    anchors: Sequence[tuple[float, float]],
-    widths: Sequence[float],
-    height: float,
-    bounds: Box,
-    segments: Sequence[tuple[tuple[float, float], tuple[float, float]]] = (),
-) -> list[Box]:
-    """A box for the label of every anchor: within ``bounds``, off the other labels, the points and the segments.
-
-    Greedy: for each label in turn, the place around its point with the least that it would cover.
-    """
-    placed: list[Box] = []
-    for (x, y), width in zip(anchors, widths, strict=True):
-        best: tuple[float, Box] | None = None
-        for distance in (11.0, 22.0, 38.0, 58.0, 80.0, 104.0):
-            for angle in range(0, 360, 30):
-                dx, dy = math.cos(math.radians(angle)), -math.sin(math.radians(angle))
-                cx, cy = x + dx * (distance + width / 2), y + dy * (distance + height / 2)
-                cx = max(bounds[0] + width / 2, min(cx, bounds[2] - width / 2))
-                cy = max(bounds[1] + height / 2, min(cy, bounds[3] - height / 2))
-                box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-                nearest = min(math.dist((cx, cy), anchor) for anchor in anchors)
-                cost = math.dist((cx, cy), (x, y)) + (60 if nearest < math.dist((cx, cy), (x, y)) - 1 else 0)
-                cost += (0 if dx >= -0.01 else 4) + (0 if abs(dy) < 0.6 else 2)
-                cost += sum(20 * _overlap(box, other) for other in placed)
-                cost += sum(8 * _overlap(box, (px - 8, py - 8, px + 8, py + 8)) for px, py in anchors)
-                cost += sum(25 * _crossed(box, start, end) for start, end in segments)
-                if best is None or cost < best[0]:
-                    best = (cost, box)
-        assert best is not None
-        placed.append(best[1])
-    return placed
-
-
-def _arrow(start: tuple[float, float], end: tuple[float, float]) -> Markup:
-    """From point to point, short of both; nothing where they touch."""
-    length = math.dist(start, end)
-    if length < 26:
-        return Markup("")
-    ux, uy = (end[0] - start[0]) / length, (end[1] - start[1]) / length
-    x1, y1, x2, y2 = start[0] + 10 * ux, start[1] + 10 * uy, end[0] - 10 * ux, end[1] - 10 * uy
-    head = f"{x2:.1f},{y2:.1f} {x2 - 7 * ux + 3.5 * uy:.1f},{y2 - 7 * uy - 3.5 * ux:.1f} " + (
-        f"{x2 - 7 * ux - 3.5 * uy:.1f},{y2 - 7 * uy + 3.5 * ux:.1f}"
-    )
-    return _line(x1, y1, x2 - 6 * ux, y2 - 6 * uy, "arrow") + Markup('<polygon points="{}" class="head"/>').format(head)
-
-
-def scatter(
-    points: Sequence[Point],
-    chains: Sequence[Sequence[int]],
-    x_title: str,
-    y_title: str,
-    y_most: float = math.inf,
-) -> Markup:
-    """Labelled points with arrows along ``chains`` of indices; x starts at zero, y is as wide as the intervals ask.
-
-    No tick is above ``y_most``: there is no accuracy over 100 %.
-    """
-    height, left, right, top, bottom = 320.0, 52.0, 14.0, 14.0, 46.0
-    x_high = max(point.x for point in points) * 1.12 or 1.0
-    lows = [point.y if point.low is None else point.low for point in points]
-    highs = [point.y if point.high is None else point.high for point in points]
-    margin = max(0.08 * (max(highs) - min(lows)), 0.02 * max(map(abs, highs)) if max(highs) == min(lows) else 0, 1e-9)
-    y_low, y_high = min(lows) - margin, max(highs) + 3 * margin
-
-    def at_x(value: float) -> float:
-        return left + (WIDTH - left - right) * value / x_high
-
-    def at_y(value: float) -> float:
-        return top + (height - top - bottom) * (y_high - value) / (y_high - y_low)
-
-    parts = []
-    for tick in linear_ticks(0, x_high):
-        parts.append(_line(at_x(tick), top, at_x(tick), height - bottom, "grid"))
-        parts.append(_text(at_x(tick), height - bottom + 17, f"{tick:,g}", "middle", "tick"))
-    for tick in linear_ticks(y_low, min(y_high, y_most)):
-        parts.append(_line(left, at_y(tick), WIDTH - right, at_y(tick), "grid"))
-        parts.append(_text(left - 7, at_y(tick) + 4, f"{tick:,g}", "end", "tick"))
-    parts.append(_text((left + WIDTH - right) / 2, height - 8, x_title, "middle", "axis"))
-    parts.append(
-        Markup('<text transform="translate(13 {:.0f}) rotate(-90)" text-anchor="middle" class="axis">{}</text>').format(
-            (top + height - bottom) / 2, y_title
-        )
-    )
-    places = [(at_x(point.x), at_y(point.y)) for point in points]
-    arrows = [(places[a], places[b]) for chain in chains for a, b in pairwise(chain)]
-    parts += [_arrow(start, end) for start, end in arrows]
-    whiskers = []
-    for point, (x, y) in zip(points, places, strict=True):
-        if point.low is not None and point.high is not None:
-            low, high = at_y(point.low), at_y(point.high)
-            whiskers.append(((x, low), (x, high)))
-            parts.append(_line(x, low, x, high, f"whisker s{point.colour}"))
-            parts += [_line(x - 4, end, x + 4, end, f"whisker s{point.colour}") for end in (low, high)]
-        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="6" class="dot s{}"/>').format(x, y, point.colour))
-    labels = [_shortened(point.label, 34) for point in points]
-    widths = [
-        max(len(label) * LETTER * 1.05, len(point.detail) * LETTER * 0.9) + 6
-        for label, point in zip(labels, points, strict=True)
-    ]
-    bounds = (left + 2, top, WIDTH - right + 8, height - bottom - 3)
-    for label, point, box in zip(
-        labels, points, place_labels(places, widths, 32, bounds, [*arrows, *whiskers]), strict=True
-    ):
-        parts.append(_text((box[0] + box[2]) / 2, box[1] + 13, label, "middle", f"label s{point.colour}"))
-        parts.append(_text((box[0] + box[2]) / 2, box[1] + 28, point.detail, "middle", "detail"))
-    return _svg(height, f"{y_title} against {x_title}", parts)
 
 
 @dataclass(frozen=True)
@@ -206,16 +72,16 @@ class Distribution:
     colour: int
 
 
-def _shortened(text: str, letters: int) -> str:
+def shortened(words: str, letters: int) -> str:
     """The text, its middle left out where it is longer than so many letters.
 
-    >>> _shortened("features.denseblock4.conv1", 15)
+    >>> shortened("features.denseblock4.conv1", 15)
     'feature…4.conv1'
     """
-    if len(text) <= letters:
-        return text
+    if len(words) <= letters:
+        return words
     head = (letters - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (letters - 1 - head) :]}"
+    return f"{words[:head]}…{words[len(words) - (letters - 1 - head) :]}"
 
 
 def distributions(rows: Sequence[Distribution], title: str) -> Markup:
@@ -239,10 +105,10 @@ def distributions(rows: Sequence[Distribution], title: str) -> Markup:
     parts = []
     ticks = log_ticks(10**start, 10**end) if logarithmic else linear_ticks(start, end)
     for tick in ticks:
-        parts.append(_line(at(tick), top, at(tick), bottom, "grid"))
-        parts.append(_text(at(tick), bottom + 17, f"{tick:,g}", "middle", "tick"))
+        parts.append(line(at(tick), top, at(tick), bottom, "grid"))
+        parts.append(text(at(tick), bottom + 17, f"{tick:,g}", "middle", "tick"))
     unit = "latency per run, ms (logarithmic)" if logarithmic else "latency per run, ms"
-    parts.append(_text(WIDTH / 2, bottom + 38, unit, "middle", "axis"))
+    parts.append(text(WIDTH / 2, bottom + 38, unit, "middle", "axis"))
     for i, (row, values) in enumerate(zip(rows, samples, strict=True)):
         middle = top + pitch * i + 47
         places = np.log10(values) if logarithmic else values
@@ -254,20 +120,20 @@ def distributions(rows: Sequence[Distribution], title: str) -> Markup:
         outline = [(xs[j], middle - halves[j]) for j in shown] + [(xs[j], middle + halves[j]) for j in shown[::-1]]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in outline) + "Z"
         least, p25, p50, p75, greatest = (float(q) for q in np.percentile(values, (0, 25, 50, 75, 100)))
-        parts.append(_line(at(least), middle, at(greatest), middle, f"whisker s{row.colour}"))
-        parts += [_line(at(v), middle - 5, at(v), middle + 5, f"whisker s{row.colour}") for v in (least, greatest)]
+        parts.append(line(at(least), middle, at(greatest), middle, f"whisker s{row.colour}"))
+        parts += [line(at(v), middle - 5, at(v), middle + 5, f"whisker s{row.colour}") for v in (least, greatest)]
         parts.append(Markup('<path d="{}" class="violin s{}"/>').format(path, row.colour))
         parts.append(
             Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="8" class="box"/>').format(
                 at(p25), middle - 4, max(1.5, at(p75) - at(p25))
             )
         )
-        parts.append(_line(at(p50), middle - 9, at(p50), middle + 9, "median"))
-        label = _shortened(row.label, 40)
-        width = len(label) * LETTER * 1.05
+        parts.append(line(at(p50), middle - 9, at(p50), middle + 9, "median"))
+        label = shortened(row.label, 40)
+        width = len(label) * LETTER * 1.3
         x = min(max(at(p50) - width / 2, left), WIDTH - right - width)
-        parts.append(_text(x, middle - 26, label, "start", f"label s{row.colour}"))
-    return _svg(bottom + 46, title, parts)
+        parts.append(text(x, middle - 26, label, "start", f"label s{row.colour}"))
+    return svg(bottom + 46, title, parts)
 
 
 def curve(values: Sequence[tuple[float, float]], x_title: str, y_title: str, colour: int) -> Markup:
@@ -287,11 +153,11 @@ def curve(values: Sequence[tuple[float, float]], x_title: str, y_title: str, col
         return top + (height - top - bottom) * (y_high - value) / (y_high - y_low)
 
     whole = [tick for tick in linear_ticks(x_low, x_high, 6) if tick == int(tick)]
-    parts = [_text(at_x(tick), height - bottom + 17, f"{tick:.0f}", "middle", "tick") for tick in whole]
+    parts = [text(at_x(tick), height - bottom + 17, f"{tick:.0f}", "middle", "tick") for tick in whole]
     for tick in linear_ticks(y_low, y_high, 4):
-        parts.append(_line(left, at_y(tick), WIDTH - right, at_y(tick), "grid"))
-        parts.append(_text(left - 7, at_y(tick) + 4, f"{tick:,g}", "end", "tick"))
-    parts.append(_text((left + WIDTH - right) / 2, height - 8, x_title, "middle", "axis"))
+        parts.append(line(left, at_y(tick), WIDTH - right, at_y(tick), "grid"))
+        parts.append(text(left - 7, at_y(tick) + 4, f"{tick:,g}", "end", "tick"))
+    parts.append(text((left + WIDTH - right) / 2, height - 8, x_title, "middle", "axis"))
     parts.append(
         Markup('<text transform="translate(13 {:.0f}) rotate(-90)" text-anchor="middle" class="axis">{}</text>').format(
             (top + height - bottom) / 2, y_title
@@ -307,11 +173,11 @@ def curve(values: Sequence[tuple[float, float]], x_title: str, y_title: str, col
     ]
     x, y = values[-1]
     parts.append(
-        _text(
+        text(
             at_x(x), at_y(y) + (16 if at_y(y) < height / 2 else -9), f"{y:.{4 if abs(y) >= 10 else 3}g}", "end", "label"
         )
     )
-    return _svg(height, f"{y_title} by {x_title}", parts)
+    return svg(height, f"{y_title} by {x_title}", parts)
 
 
 def stacked(parts: Sequence[tuple[str, float, str]], whole: float, title: str) -> Markup:

@@ -27,18 +27,22 @@ def conditions(benchmark: BenchmarkRecord) -> str:
     return f"{threads}in {engine_title(benchmark.runtime)}"
 
 
-def _setting(benchmark: BenchmarkRecord) -> tuple[str, int | None, str | None, str | None]:
-    return benchmark.runtime, benchmark.threads, benchmark.preset, benchmark.device
+Setting = tuple[str, int | None, str | None, str | None, str | None]
+
+
+def setting(benchmark: BenchmarkRecord) -> Setting:
+    """What files that can be compared have in common: engine, threads, preset, device and machine."""
+    return benchmark.runtime, benchmark.threads, benchmark.preset, benchmark.device, benchmark.machine
 
 
 def settings(report: Report) -> tuple[tuple[BenchmarkRecord, ...], ...]:
-    """The benchmarks by what can be compared: same runtime, threads, preset and device.
+    """The benchmarks by what can be compared: same runtime, threads, preset, device and machine.
 
     The headline's group is first: it has the baseline and the deployed file, at the ratio that the summary gives.
     """
-    groups: dict[tuple[str, int | None, str | None, str | None], list[BenchmarkRecord]] = {}
+    groups: dict[Setting, list[BenchmarkRecord]] = {}
     for benchmark in report.benchmarks:
-        groups.setdefault(_setting(benchmark), []).append(benchmark)
+        groups.setdefault(setting(benchmark), []).append(benchmark)
     wanted = {report.summary.baseline, report.summary.deployed} - {None}
 
     def distance(group: list[BenchmarkRecord]) -> tuple[int, float]:
@@ -128,6 +132,13 @@ def spread(benchmark: BenchmarkRecord) -> float | None:
     return None if not p50 or p90 is None else p90 / p50 - 1
 
 
+def doubts_title(report: Report) -> str:
+    """Above what speaks against measurements."""
+    invalid = sum(benchmark.valid is False for benchmark in report.benchmarks)
+    verb = "is" if invalid == 1 else "are"
+    return f"{invalid} of {plural(len(report.benchmarks), 'measurement')} {verb} not to be trusted"
+
+
 def distribution_title(report: Report) -> str:
     """Above the latency distributions."""
     groups = settings(report)
@@ -135,7 +146,7 @@ def distribution_title(report: Report) -> str:
         return "No file was timed"
     invalid = [benchmark.name for benchmark in report.benchmarks if benchmark.valid is False]
     if invalid:
-        return f"Invalid timing: {', '.join(invalid)} — read these latencies with care"
+        return f"Invalid timing: {', '.join(dict.fromkeys(invalid))} — read these latencies with care"
     deployed = find(groups[0], report.summary.deployed) or groups[0][-1]
     share = spread(deployed)
     if share is None:

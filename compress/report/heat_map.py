@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from .figures import LETTER, WIDTH, _shortened
+from .figures import LETTER, WIDTH, shortened
 
 ROW, LEFT, TOP = 24, 190, 66
 LOW, HIGH = (247, 247, 242), (178, 34, 52)
@@ -26,7 +26,7 @@ def heat_map(
     parts += [written(LEFT + wide * (i + 0.5), TOP - 8, name, "middle", "#444") for i, name in enumerate(columns)]
     for number, (name, values) in enumerate(rows):
         y = TOP + ROW * number
-        parts.append(written(LEFT - 8, y + 16, _shortened(name, int((LEFT - 16) / LETTER)), "end"))
+        parts.append(written(LEFT - 8, y + 16, shortened(name, int((LEFT - 16) / LETTER)), "end"))
         for i, value in enumerate(values):
             if value is None:
                 continue

@@ -10,33 +10,32 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from . import cuts, findings, quantities
+from . import conditions, costs, cuts, findings, over_time, quantities
 from .cuts import LayerCut
-from .figures import Distribution, Point, curve, distributions, paired, scatter, stacked
+from .figures import Distribution, curve, distributions, paired, stacked
 from .findings import LayerPair
 from .schema import BenchmarkRecord, Report, StageRecord
 
-PALETTE = 6
 LAYERS_SHOWN = 60
 CUTS_SHOWN = 300
-POINTS_SHOWN = 5
 DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8", "int4", "uint4", "int32", "int64")
 
 
 def render(report: Report) -> str:
     """The report as an HTML page; what was not measured is left out."""
     groups = findings.settings(report)
-    shown = groups if len(report.benchmarks) <= POINTS_SHOWN else groups[:1]
     return _template().render(
         report=report,
         findings=findings,
         groups=groups,
-        colours=_colours(report),
-        against_latency=_against_latency(report, shown),
-        against_size=_against_size(report, groups),
-        latency_against_size=_latency_against_size(report, shown),
-        other_settings=len(groups) - len(shown),
+        colours=costs.colours(report),
+        costs=costs.figures(report),
+        energy_mj=costs.energy_mj,
+        signs=costs.signs(report),
         latency_figures=[_latency_figure(report, group) for group in groups],
+        timelines=[over_time.figure(report, group) for group in groups],
+        doubts=conditions.doubts(report),
+        loops=conditions.loops(report),
         layers=_layers(report),
         bytes_rows=_bytes(report),
         bytes_legend=_dtypes(report),
@@ -60,6 +59,7 @@ def _template() -> Template:
         quantities.count,
         quantities.size,
         quantities.milliseconds,
+        quantities.millijoules,
         quantities.seconds,
         quantities.ratio,
         quantities.percent,
@@ -100,132 +100,9 @@ def _yaml(value: object) -> str:
     return yaml.safe_dump(_plain(value), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
-def _colours(report: Report) -> dict[str, int]:
-    """A colour for every file; the deployed one has the accent, which is the first."""
-    names = dict.fromkeys([*(e.name for e in report.exports), *(b.name for b in report.benchmarks)])
-    others = [name for name in names if name != report.summary.deployed]
-    colours = {name: 1 + i % (PALETTE - 1) for i, name in enumerate(others)}
-    return colours | ({report.summary.deployed: 0} if report.summary.deployed in names else {})
-
-
-def _interval(benchmark: BenchmarkRecord) -> tuple[float | None, float | None]:
-    if benchmark.top1 is None or not benchmark.samples or not 0 <= benchmark.top1 <= 100:
-        return None, None
-    low, high = quantities.wilson_interval(benchmark.top1 / 100, benchmark.samples)
-    return 100 * low, 100 * high
-
-
-def _chains(names: Sequence[str], groups: Sequence[Sequence[BenchmarkRecord]]) -> list[list[int]]:
-    """Indices of the points of each group, in the order of the pipeline; ``names`` is group after group."""
-    chains, start = [], 0
-    for group in groups:
-        chains.append(list(range(start, start + len(group))))
-        start += len(group)
-    assert start == len(names)
-    return chains
-
-
-def _ordered(report: Report, group: Sequence[BenchmarkRecord]) -> list[BenchmarkRecord]:
-    order = {export.name: i for i, export in enumerate(report.exports)}
-    return sorted(group, key=lambda benchmark: order.get(benchmark.name, len(order)))
-
-
-def _label(benchmark: BenchmarkRecord, groups: Sequence[Sequence[BenchmarkRecord]]) -> str:
-    if len(groups) < 2:
-        return benchmark.name
-    threads = "" if benchmark.threads is None else f", {quantities.plural(benchmark.threads, 'thread')}"
-    runtimes = {group[0].runtime for group in groups}
-    runtime = f", {findings.engine_title(benchmark.runtime)}" if len(runtimes) > 1 else ""
-    return f"{benchmark.name}{runtime}{threads}"
-
-
-def _unit(values: Sequence[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:
-    """The largest unit that the greatest value reaches."""
-    return next(((scale, name) for scale, name in units if max(values) >= scale), units[-1])
-
-
-TIMES = ((1000.0, "s"), (0.1, "ms"), (0.0, "µs"))
-SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
-
-
-def _time_unit(values: Sequence[float]) -> tuple[float, str]:
-    _, name = _unit(values, TIMES)
-    return {"s": 1000.0, "ms": 1.0, "µs": 0.001}[name], name
-
-
-def _against_latency(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
-    measured = [[b for b in _ordered(report, g) if b.top1 is not None and b.latency_ms.p50 is not None] for g in groups]
-    shown = [benchmark for group in measured for benchmark in group]
-    if not shown:
-        return None
-    unit, unit_name = _time_unit([b.latency_ms.p50 or 0.0 for b in shown])
-    colours = _colours(report)
-    points = [
-        Point(
-            (b.latency_ms.p50 or 0.0) / unit,
-            b.top1 or 0.0,
-            _label(b, groups),
-            f"{quantities.milliseconds(b.latency_ms.p50)}, {quantities.percent(b.top1)}",
-            colours[b.name],
-            *_interval(b),
-        )
-        for b in shown
-    ]
-    title = f"median latency, {unit_name} (less is better)"
-    return scatter(points, _chains([b.name for b in shown], measured), title, "top-1, test split, %", 100.0)
-
-
-def _against_size(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
-    seen: dict[str, BenchmarkRecord] = {}
-    for benchmark in (b for group in groups for b in group if b.top1 is not None):
-        seen.setdefault(benchmark.name, benchmark)
-    sized = [(e, seen[e.name]) for e in report.exports if e.name in seen and e.size_bytes is not None]
-    if not sized:
-        return None
-    unit, unit_name = _unit([float(e.size_bytes or 0) for e, _ in sized], SIZES)
-    colours = _colours(report)
-    points = [
-        Point(
-            (e.size_bytes or 0) / unit,
-            b.top1 or 0.0,
-            e.name,
-            f"{quantities.size(e.size_bytes)}, {quantities.percent(b.top1)}",
-            colours[e.name],
-            *_interval(b),
-        )
-        for e, b in sized
-    ]
-    title = f"file size, {unit_name} (less is better)"
-    return scatter(points, [list(range(len(points)))], title, "top-1, test split, %", 100.0)
-
-
-def _latency_against_size(report: Report, groups: Sequence[Sequence[BenchmarkRecord]]) -> Markup | None:
-    """For networks without labels, where there is no accuracy to show."""
-    sizes = {e.name: e.size_bytes for e in report.exports if e.size_bytes is not None}
-    measured = [[b for b in _ordered(report, g) if b.name in sizes and b.latency_ms.p50 is not None] for g in groups]
-    shown = [benchmark for group in measured for benchmark in group]
-    if not shown or any(b.top1 is not None for b in report.benchmarks):
-        return None
-    unit, unit_name = _time_unit([b.latency_ms.p50 or 0.0 for b in shown])
-    size_unit, size_name = _unit([float(sizes[b.name]) for b in shown], SIZES)
-    colours = _colours(report)
-    points = [
-        Point(
-            sizes[b.name] / size_unit,
-            (b.latency_ms.p50 or 0.0) / unit,
-            _label(b, groups),
-            f"{quantities.size(sizes[b.name])}, {quantities.milliseconds(b.latency_ms.p50)}",
-            colours[b.name],
-        )
-        for b in shown
-    ]
-    title = f"file size, {size_name}"
-    return scatter(points, _chains([b.name for b in shown], measured), title, f"median latency, {unit_name}")
-
-
 def _latency_figure(report: Report, group: Sequence[BenchmarkRecord]) -> Markup | None:
-    colours = _colours(report)
-    finite = [(b, [s for s in b.samples_ms if math.isfinite(s)]) for b in _ordered(report, group)]
+    colours = costs.colours(report)
+    finite = [(b, [s for s in b.samples_ms if math.isfinite(s)]) for b in costs.ordered(report, group)]
     rows = [
         Distribution(
             f"{b.name}: {quantities.milliseconds(b.latency_ms.p50)}" if b.latency_ms.p50 is not None else b.name,

@@ -73,6 +73,21 @@ def milliseconds(value: float | None) -> str:
     return f"{significant(value)}{_SPACE}ms"
 
 
+def millijoules(value: float | None) -> str:
+    """An energy given in millijoules.
+
+    >>> [millijoules(v) for v in (0.0042, 3.14, 2500.0, None)]
+    ['4.20\\xa0µJ', '3.14\\xa0mJ', '2.50\\xa0J', '–']
+    """
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    if abs(value) >= 1000:
+        return f"{significant(value / 1000)}{_SPACE}J"
+    if 0 < abs(value) < 0.1:
+        return f"{significant(value * 1000)}{_SPACE}µJ"
+    return f"{significant(value)}{_SPACE}mJ"
+
+
 def seconds(value: float | None) -> str:
     """A duration given in seconds.
 

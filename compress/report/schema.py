@@ -207,6 +207,13 @@ class BenchmarkRecord(Record):
     parity: Parity | None = None
     in_reference: bool = False
 
+    @property
+    def machine(self) -> str | None:
+        """The board or processor that the file was measured on, with its architecture; None where that is unknown."""
+        name = self.conditions.get("board") or self.conditions.get("cpu")
+        parts = [str(part) for part in (name, self.conditions.get("architecture")) if part]
+        return ", ".join(parts) or None
+
     @classmethod
     def of(cls, measurement: Mapping[str, Any], **known: Any) -> BenchmarkRecord:
         """The record of a measurement, as ``Measurement.to_json`` tells it, with what else is ``known`` of the file.

@@ -14,6 +14,8 @@ from compress.errors import InvalidInput
 from compress.report import BenchmarkRecord
 from tests.support.measurements import CONDITIONS, record, samples
 
+POWER = {"rail": "VDD_IN", "source": "ina3221", "joules": 1.0, "seconds": 1.0, "runs": 10}
+
 
 def made(*args: Any, **known: Any) -> BenchmarkRecord:
     return BenchmarkRecord.model_validate(record(*args, **known))
@@ -95,13 +97,17 @@ def test_everything_that_changed_is_told() -> None:
         top1=89.5,
         nodes={"integer": 6, "float": 2, "other": 1},
         preset="mlperf",
+        energy=POWER | {"per_run_mj": 3.0},
         conditions=CONDITIONS | {"governor": "powersave", "clock_mhz": 5.0},
         sha256="b" * 64,
     )
-    before = made(versions={"numpy": "2.4", "torch": "2"}, preset="quick", sha256="a" * 64)
+    before = made(
+        energy=POWER | {"per_run_mj": 2.0}, versions={"numpy": "2.4", "torch": "2"}, preset="quick", sha256="a" * 64
+    )
     told = {change.what: change.words.replace("\u00a0", " ") for change in Comparison(before, after).changes}
     assert told == {
         "size": "size 1.00 kB → 1.10 kB (+10.0 %)",
+        "energy of a run": "energy of a run 2.00 mJ → 3.00 mJ (+50.0 %)",
         "top-1": "top-1 90.00 % → 89.50 % (-0.50 points)",
         "nodes": "nodes 8 integer, 0 float, 1 other → 6 integer, 2 float, 1 other (2 fell back to float)",
         "version of onnxruntime": "version of onnxruntime 1.31.1 → 1.32.0",

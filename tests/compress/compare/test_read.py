@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compress.compare.read import device_of, read
+from compress.compare.read import read
 from compress.errors import InvalidInput
 from compress.siblings import runtimes
 from tests.support.measurements import bench, record
@@ -33,14 +33,14 @@ def of_a_device() -> dict[str, Any]:
 
 def test_every_form_is_read(tmp_path: Path) -> None:
     (one,) = read(written(tmp_path / "bench.json", bench(record())))
-    assert one.name == "net.onnx" and len(one.samples_ms) == 200 and device_of(one) == "A53, aarch64"
+    assert one.name == "net.onnx" and len(one.samples_ms) == 200 and one.machine == "A53, aarch64"
     (two,) = read(written(tmp_path / "device.json", [of_a_device()]))
     assert two.runtime == "onnxruntime" and two.nodes is not None and two.nodes.float == 2
     written(tmp_path / "report.json", content())
     three = read(tmp_path)
     assert [each.name for each in three] == ["baseline", "pruned", "pruned-int8"]
     assert three[2].nodes is not None and three[2].nodes.integer == 31 and three[2].size_bytes == 341_882
-    assert three[2].sha256 is not None and device_of(three[2]) == "Intel Xeon (AVX-512 VNNI)"
+    assert three[2].sha256 is not None and three[2].machine == "Intel Xeon (AVX-512 VNNI)"
 
 
 def without_samples(told: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from compress.report import Report, render
-from compress.report.figures import Distribution, Point, distributions, place_labels, scatter
+from compress.report import Report, over_time, render
+from compress.report.figures import Distribution, distributions
+from compress.report.scatter import Point, front, place_labels, scatter
+from tests.support.report_content import on_devices
 from tests.support.report_text import outline, printed, spaces
 
 
@@ -94,7 +97,10 @@ def test_the_page_is_well_formed_and_loads_nothing_whatever_is_missing(filled: d
     page = render(report)
     found = outline(page)
     assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & set(found.tags)
-    assert not [a for a in found.attributes if a[1] in ("src", "href", "srcset", "data", "action", "xlink:href")]
+    assert not [a for a in found.attributes if a[1] in ("src", "srcset", "data", "action", "xlink:href")]
+    places = {value for _, name, value in found.attributes if name == "id"}
+    links = [value for _, name, value in found.attributes if name == "href"]
+    assert all(link[0] == "#" and link[1:] in places for link in links), "links lead to parts of the page alone"
     assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
     assert not re.search(r"\b(None|nan|inf)\b", found.text), "a missing value is shown as Python writes it"
     assert not [a for a in found.attributes if a[0] in ("rect", "line", "path", "text") and "nan" in a[2]]
@@ -207,8 +213,8 @@ def test_benchmarks_at_other_settings_are_told_apart(filled: dict[str, Any]) -> 
     crowded = filled | {"benchmarks": [*slower, *filled["benchmarks"][1:]]}
     other = spaces(outline(render(Report.model_validate(crowded))).text)
     assert "8.1× faster at 1 thread in ONNX Runtime" in other, "the headline's setting has the ratio of the summary"
-    assert "1 other setting below" in other and "at 2 threads in ONNX Runtime" in other
-    assert "baseline, 2 threads" in text and "pruned-int8, 1 thread" in text
+    for shown in (text, other):
+        assert "at 1 thread in ONNX Runtime" in shown and "at 2 threads in ONNX Runtime" in shown
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -232,11 +238,71 @@ def numbers(svg: str, pattern: str) -> list[float]:
 
 def test_scatter_draws_points_in_the_order_of_their_values() -> None:
     points = [Point(x, y, f"file {x}", "", 0) for x, y in ((1.0, 90.0), (2.0, 95.0), (4.0, 92.0))]
-    svg = str(scatter(points, [[0, 1, 2]], "ms", "%"))
+    svg = str(scatter(points, "ms", "%"))
     xs, ys = numbers(svg, r'circle cx="([\d.]+)"'), numbers(svg, r'circle cx="[\d.]+" cy="([\d.]+)"')
     assert (xs[2] - xs[1]) == pytest.approx(2 * (xs[1] - xs[0]), abs=0.2)
     assert (ys[0] - ys[2]) == pytest.approx(2 / 3 * (ys[2] - ys[1]), abs=0.2)
-    assert svg.count("<polygon") == 2, "an arrow between each two files that follow each other"
+    assert svg.count('class="front"') == 1
+
+
+def steps(svg: str) -> list[list[tuple[float, float]]]:
+    """The corners of each front."""
+    paths = re.findall(r'<path d="M([^"]*)" class="front"', svg)
+    return [[(float(x), float(y)) for x, y in (corner.split() for corner in path.split("L"))] for path in paths]
+
+
+def test_the_front_goes_through_the_points_that_none_surpasses() -> None:
+    values = [(1.0, 90.0), (2.0, 95.0), (4.0, 92.0), (3.0, 96.0), (3.0, 94.0)]
+    points = [Point(x, y, "", "", 0) for x, y in values]
+    assert front(points) == [0, 1, 3]
+    assert front(points, less_is_better=True) == [0]
+    svg = str(scatter(points, "ms", "%"))
+    places = list(
+        zip(numbers(svg, r'circle cx="([\d.]+)"'), numbers(svg, r'circle cx="[\d.]+" cy="([\d.]+)"'), strict=True)
+    )
+    (corners,) = steps(svg)
+    assert {places[i] for i in (0, 1, 3)} <= set(corners) and not {places[2], places[4]} & set(corners)
+    assert all(a[0] == b[0] or a[1] == b[1] for a, b in pairwise(corners)), "steps go right, then up"
+
+
+def test_each_device_has_a_shape_and_a_front_of_its_own() -> None:
+    points = [
+        Point(x, y, "", "", 0, shape=shape) for shape in (0, 1, 2, 3) for x, y in ((1 + shape, 90.0), (90.0, 95.0))
+    ]
+    svg = str(scatter(points, "ms", "%"))
+    assert len(steps(svg)) == 4 and svg.count("<circle") == 2 and svg.count("<polygon") == 6
+    assert "ms, logarithmic" in svg, "where files differ much"
+
+
+def test_every_device_and_every_doubt_is_shown() -> None:
+    report = Report.model_validate(on_devices())
+    page = render(report)
+    found = outline(page)
+    text = spaces(found.text)
+    assert "6 of 9 measurements are not to be trusted" in text
+    assert "the clock fell by 25%, over 10%, while it was measured" in text
+    assert "baseline, pruned, pruned-int8 at 4 threads in ONNX Runtime, Raspberry Pi 5" in text
+    for machine in ("Intel Xeon, x86_64", "Raspberry Pi 5, aarch64", "Pixel 8, aarch64"):
+        assert f"ONNX Runtime, {machine}" in text
+    kinds = [value for _, name, value in found.attributes if name == "class"]
+    assert sum("hollow" in kind for kind in kinds) == 12 and len([k for k in kinds if k == "front"]) == 6
+    assert "Accuracy against energy of a run" in text and "VDD_IN (ina3221), 1.20 W at rest" in text
+    assert text.count("Over the time of the measurement") == 2, "of the loops that were long enough"
+    assert "pruned-int8: 573 µs" not in text and "+34.7 %" in text and "clock, MHz (fastest core)" in text
+    assert "cpu 51.0 → cpu 84.6" in text and "21.0 %" in text and "performance" in text
+
+
+def test_latencies_over_time_are_where_their_windows_are() -> None:
+    content = on_devices()
+    for benchmark in content["benchmarks"]:
+        benchmark["samples_ms"] = [1.0] * 500 + [3.0] * 500 if benchmark["name"] == "baseline" else []
+    report = Report.model_validate(content)
+    group = [b for b in report.benchmarks if b.machine == "Raspberry Pi 5, aarch64"]
+    svg = str(over_time.figure(report, group))
+    (line,) = re.findall(r'<path d="M([^"]*)" class="curve s\d"', svg)
+    ys = [float(corner.split()[1]) for corner in line.split("L")]
+    assert len(ys) == 60 and len(set(ys)) == 2 and ys[0] > ys[-1] and "+200.0" in svg
+    assert over_time.figure(report, [b.model_copy(update={"duration_s": 4.0}) for b in group]) is None
 
 
 def test_the_slowest_run_is_in_the_figure() -> None:
