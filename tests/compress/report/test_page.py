@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.report import Report, over_time, render
+from compress.report import Report, costs, over_time, render
 from compress.report.figures import Distribution, distributions
 from compress.report.scatter import Point, front, place_labels, scatter
 from tests.support.report_content import on_devices
@@ -280,6 +280,8 @@ def test_every_device_and_every_doubt_is_shown() -> None:
     found = outline(page)
     text = spaces(found.text)
     assert "6 of 9 measurements are not to be trusted" in text
+    size = next(figure for figure in costs.figures(report) if "file size" in figure.drawn)
+    assert "hollow" not in size.drawn and "Hollow" not in size.note, "sizes are as they are on any machine"
     assert "the clock fell by 25%, over 10%, while it was measured" in text
     assert "baseline, pruned, pruned-int8 at 4 threads in ONNX Runtime, Raspberry Pi 5" in text
     for machine in ("Intel Xeon, x86_64", "Raspberry Pi 5, aarch64", "Pixel 8, aarch64"):
