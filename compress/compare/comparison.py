@@ -92,7 +92,7 @@ class Comparison:
             *_of_mapping(before.versions, after.versions, "version of "),
             *_words("preset", before.preset, after.preset),
             *_of_mapping(_steady(before), _steady(after)),
-            *_words("SHA-256", *(None if each.sha256 is None else each.sha256[:12] for each in (before, after))),
+            *(_words("SHA-256", _digest(before), _digest(after)) if before.name == after.name else ()),
         )
 
 
@@ -145,6 +145,10 @@ def _counts(nodes: NodeCounts) -> str:
 
 def _steady(record: BenchmarkRecord) -> dict[str, object]:
     return {name: record.conditions.get(name) for name in STEADY}
+
+
+def _digest(record: BenchmarkRecord) -> str | None:
+    return None if record.sha256 is None else record.sha256[:12]
 
 
 def _words(what: str, before: object, after: object) -> list[Change]:
