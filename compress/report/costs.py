@@ -117,8 +117,9 @@ def _interval(benchmark: BenchmarkRecord) -> tuple[float | None, float | None]:
 
 
 def _unit(values: Sequence[float], units: Units) -> tuple[float, str]:
-    """The largest unit that a tenth of the greatest value reaches."""
-    return next(((scale, name) for scale, name in units if max(values) >= 0.1 * scale), units[-1])
+    """The largest unit that the greatest value reaches; a tenth of it will do, but for bytes."""
+    least = 1.0 if units is SIZES else 0.1
+    return next(((scale, name) for scale, name in units if max(values) >= least * scale), units[-1])
 
 
 def _unique(report: Report, kind: _Cost) -> list[tuple[BenchmarkRecord, float]]:
