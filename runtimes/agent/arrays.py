@@ -24,7 +24,7 @@ def packed(arrays: Mapping[str, Array]) -> tuple[list[list[Any]], bytes]:
     index, body = [], io.BytesIO()
     for name, array in arrays.items():
         start = body.tell()
-        np.lib.format.write_array(body, np.ascontiguousarray(array), allow_pickle=False)
+        np.lib.format.write_array(body, np.asarray(array, order="C"), allow_pickle=False)
         index.append([name, body.tell() - start])
     return index, body.getvalue()
 

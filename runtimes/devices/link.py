@@ -30,6 +30,7 @@ _NOISE_BYTES = 2**16
 _SAID_LINES = 40
 _ENDING_S = 5.0
 _HEADER_BYTES = 2**27  # samples of an hour
+_MISUNDERSTOOD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _LOADER = """
 import sys, types
 package = types.ModuleType("edgepress_agent")
@@ -178,22 +179,21 @@ class Link:
             yield
         except (DeviceError, KeyboardInterrupt):
             raise
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, WireError, RuntimesError) as error:
+        except (*_MISUNDERSTOOD, WireError, RuntimesError) as error:
             raise self._failed(f"what it sent cannot be used ({type(error).__name__}: {str(error)[:200]})") from error
 
     def close(self) -> None:
         """End the program; may be called twice."""
         self._closed.set()
         process = self._process
-        for stream in (process.stdin,):
-            with suppress(OSError, ValueError):
-                if stream is not None:
-                    stream.close()
-        try:
-            process.wait(_ENDING_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        assert process.stdin is not None, "it is a pipe"
+        stuck = threading.Timer(_ENDING_S, process.kill)  # a device that takes nothing keeps the pipe from being closed
+        stuck.daemon = True
+        stuck.start()
+        with suppress(OSError, ValueError):
+            process.stdin.close()
+        process.wait()
+        stuck.cancel()
 
     def _post(self, request: str, body: bytes, values: Mapping[str, Any]) -> None:
         if self._lost is not None:

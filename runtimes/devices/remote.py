@@ -39,6 +39,7 @@ from .device import Settings
 from .link import Link
 from .requirements import distribution, requirements
 from .sending import Sent, package, send, wheels
+from .typed import Facts, typed
 
 _CLOCK_OFF_S = 86400.0
 _MOST_SAMPLES = 2**24
@@ -89,7 +90,7 @@ class RemoteDevice:
             link = self._first()
             answer, _ = link.ask("conditions", package=self._package(link))
         with link.understood():
-            return Conditions.from_json(_plain(answer))
+            return typed(Conditions.from_json(_plain(answer)))
 
     def is_exact(self, target: str) -> bool:
         """Return whether it computes the integers of files for ``target`` as the target's own device does."""
@@ -198,8 +199,8 @@ class RemoteDevice:
                 with link.during("looking"):
                     answer, _ = link.ask("probe", cache=self.settings.cache)
                 with link.understood():
-                    self._facts = _plain(answer) | {"clock_off_s": float(answer["time"]) - time.time()}
-                    self._facts["cache"]["free_bytes"]
+                    told: Facts = typed(_plain(answer), Facts)
+                    self._facts = {**told, "clock_off_s": told["time"] - time.time()}
             except BaseException:
                 link.close()
                 raise
@@ -310,10 +311,13 @@ class RemoteRuntime:
         total = min((len(value) for value in inputs.values()), default=0)
         sample_bytes = sum(value.nbytes for value in inputs.values()) // max(total, 1)
         step = batch * max(1, _REQUEST_BYTES // max(sample_bytes * batch, 1))
-        chunks = [
-            self._run("run_samples", {name: value[start : start + step] for name, value in inputs.items()}, batch=batch)
-            for start in range(0, total, step)
-        ]
+        chunks = []
+        for start in range(0, total, step):
+            chunk = {name: value[start : start + step] for name, value in inputs.items()}
+            chunks.append(self._run("run_samples", chunk, batch=batch))
+            with self.link.understood():
+                if any(array.shape[:1] != (min(step, total - start),) for array in chunks[-1].values()):
+                    raise ValueError("another number of samples than it was given")
         return {spec.name: np.concatenate([chunk[spec.name] for chunk in chunks]) for spec in self.outputs}
 
     def executed_graph(self, inputs: Arrays | None = None, runs: int = 1) -> ExecutedGraph | None:
@@ -337,8 +341,10 @@ class RemoteRuntime:
             answer, data = self.link.ask(what, body, runtime=self.number, arrays=index, **values)
         with self.link.understood():
             arrays = unpacked(answer["arrays"], data)
-            if set(arrays) != {spec.name for spec in self.outputs}:
-                raise ValueError("other outputs than it has")
+            if {(name, str(array.dtype)) for name, array in arrays.items()} != {
+                (spec.name, spec.dtype) for spec in self.outputs
+            }:
+                raise ValueError("other outputs than it has, or of other types")
             return arrays
 
 
@@ -388,7 +394,7 @@ def _named(measurements: Sequence[Measurement], files: Sequence[Path | str]) -> 
 
 
 def _measurements(told: Any, count: int | None, whole: bool = True) -> tuple[Measurement, ...]:
-    measured = tuple(Measurement.from_json(_plain(each)) for each in told)
+    measured = tuple(typed(Measurement.from_json(_plain(each))) for each in told)
     if count is not None and len(measured) != count:
         raise ValueError("another number of measurements")
     for each in measured:
@@ -413,7 +419,10 @@ def _specs(told: Any) -> tuple[TensorSpec, ...]:
     for each in told:
         shape = tuple(None if length is None else int(length) for length in each["shape"])
         scale = None if each["scale"] is None else float(each["scale"])
-        specs.append(TensorSpec(str(each["name"]), shape, str(each["dtype"]), scale, int(each["zero_point"])))
+        spec = TensorSpec(each["name"], shape, each["dtype"], scale, int(each["zero_point"]))
+        if np.dtype(spec.dtype).kind not in "biuf" or any(length is not None and length < 0 for length in shape):
+            raise ValueError(f"an input or an output that is none: {spec.name}")
+        specs.append(typed(spec))
     return tuple(specs)
 
 
@@ -421,7 +430,8 @@ def _node(told: Any) -> Node:
     if told["kind"] not in ("integer", "float", "other"):
         raise ValueError("a node of no kind")
     name, op, provider = (printable(str(told.get(key, ""))) for key in ("name", "op", "provider"))
-    return Node(name, op, told["kind"], float(told["duration_ms"]), provider, told.get("fell_back") is True)
+    (duration,) = _times([told["duration_ms"]])
+    return Node(name, op, told["kind"], duration, provider, told.get("fell_back") is True)
 
 
 def _feeds(inputs: Arrays | Sequence[Arrays] | None, count: int) -> tuple[list[list[Any]] | None, bytes]:
