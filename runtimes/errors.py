@@ -33,7 +33,7 @@ class EngineMissing(RuntimesError):
 class DeviceError(RuntimesError):
     """A device cannot be reached, does not answer, lacks what is needed, or does something that it must not.
 
-    ``measurements`` are those that it took before, as far as they came; none of them is valid.
+    ``measurements`` are those that it took before; one that was broken off has a disturbance that says so.
     """
 
     measurements: Sequence[Any] = ()

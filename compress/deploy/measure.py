@@ -48,11 +48,15 @@ def measure(
         progress=progress,
     )
     records = []
-    for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
-        progress("test the files", number, len(files), file.name)
-        timed = _record(file, measurement, where.name)
-        nodes = _executed(file, inputs, timing.threads, where)
-        records.append(_tested(file, timed.model_copy(update={"nodes": nodes}), data, parity_samples, where))
+    try:
+        for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
+            progress("test the files", number, len(files), file.name)
+            timed = _record(file, measurement, where.name)
+            nodes = _executed(file, inputs, timing.threads, where)
+            records.append(_tested(file, timed.model_copy(update={"nodes": nodes}), data, parity_samples, where))
+    except runtimes.errors.DeviceError as error:  # the times are whole all the same
+        error.measurements = error.measurements or measured
+        raise
     progress("test the files", len(files), len(files))
     return records
 

@@ -17,6 +17,7 @@ from ..agent.arrays import packed, unpacked
 from ..ending import printable
 from ..errors import DeviceError
 from ..facts import engine_of, engines
+from ..files.untrusted import VARIABLE, large_files
 from ..measure.loop import Progress, Samples
 from ..measure.measurement import Measurement
 from ..measure.presets import Preset
@@ -236,7 +237,7 @@ class RemoteDevice:
             folder = self._package(link)
             python = None if self.settings.python else self._environment(link, named)
             with link.during("starting the agent"):
-                link.become(package=folder, python=python, environment=self._variables())
+                link.become(package=folder, python=python, environment={VARIABLE: "1"} if large_files() else {})
         except BaseException:
             self._begun = None
             link.close()
@@ -244,9 +245,6 @@ class RemoteDevice:
         self._begun = None
         self._agents[named] = link
         return link
-
-    def _variables(self) -> dict[str, str]:
-        return {}
 
     def _environment(self, link: Link, engines: Iterable[str]) -> str:
         """The Python of the environment for these engines, made now if it is not there."""

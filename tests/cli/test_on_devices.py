@@ -109,6 +109,15 @@ def test_what_was_measured_before_a_cut_is_written(
     assert any("it was broken off" in note for note in record["notes"])
 
 
+def test_times_are_kept_where_the_accuracy_is_lost(run: Run, server: SshServer) -> None:
+    run("export net.py:build --data data.npz -q -o files")
+    server.from_client = lambda data: b'"do": "run_samples"' in data
+    run("bench files/model.onnx --data data.npz --preset quick --on board -q -o told.json", 4)
+    server.reset()
+    (record,) = json.loads(Path("told.json").read_text())["measurements"]
+    assert len(record["samples_ms"]) == record["runs"] >= 30 and record["top1"] is None
+
+
 def test_a_device_that_is_not_known_ends_with_4(run: Run) -> None:
     run("export net.py:build --data data.npz -q -o files")
     said = run("check files --on strange,board -q", 4)
