@@ -17,6 +17,9 @@ from ..report.store import JSON_NAME
 from ..report.store import read as read_report
 
 ADVICE = "give what `compress bench -o FILE.json` or `python -m runtimes` wrote, a report.json, or a run's folder"
+SHORTEST_MS, LONGEST_MS = 1e-9, 1e12
+"""What can be the time of a run: a clock has no finer ticks, and nobody waits longer."""
+
 _TOLERANCE = 0.01
 
 
@@ -53,7 +56,7 @@ def require_samples(record: BenchmarkRecord, where: str) -> None:
     stated = record.latency_ms.p50
     if record.samples_ms:
         samples = np.asarray(record.samples_ms)
-        bad = np.flatnonzero(~(np.isfinite(samples) & (samples > 0)))
+        bad = np.flatnonzero(~((samples >= SHORTEST_MS) & (samples <= LONGEST_MS)))
         if len(bad):
             raise InvalidInput(
                 f"{where}.samples_ms.{bad[0]}: expected milliseconds over 0, got {samples[bad[0]]}; measure again"
@@ -64,7 +67,7 @@ def require_samples(record: BenchmarkRecord, where: str) -> None:
                 f"{where}: latency_ms.p50 is {stated:g}, and the median of samples_ms is {median:g}: both are to be in "
                 "milliseconds, of the same runs; measure again"
             )
-    elif stated is not None and not 0 < stated < float("inf"):
+    elif stated is not None and not SHORTEST_MS <= stated <= LONGEST_MS:
         raise InvalidInput(f"{where}.latency_ms.p50: expected milliseconds over 0, got {stated}; measure again")
     elif stated is None:
         raise InvalidInput(f"{where} ({record.name:.60}): it was not timed: neither samples_ms nor latency_ms.p50")

@@ -25,6 +25,9 @@ FILE = Path("devices.yaml")
 LARGEST_BYTES = 2**18
 """Of such a file."""
 
+LONGEST = 1000
+"""Characters of a place, or of a name."""
+
 _PLACE = re.compile(r"[a-z]+:.+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -32,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class DeviceConfig(Config):
     """A device of a file of devices; paths here are relative to the file."""
 
-    url: Annotated[str, required("Where it is: ssh://user@board:port or adb:SERIAL.", max_length=1000)]
+    url: Annotated[str, required("Where it is: ssh://user@board:port or adb:SERIAL.", max_length=LONGEST)]
     python: str | None = setting(
         None,
         "The Python there to run, as it is; left out, an environment is made there with what is needed.",
@@ -100,6 +103,9 @@ def named(names: Sequence[str], file: Path | None = None, progress: Progress | N
         InvalidInput: a name is in no file, or a place or a setting is wrong.
     """
     path = file or FILE
+    for name in names:
+        if not name.strip() or len(name) > LONGEST:
+            raise InvalidInput(f"--on: expected the place or the name of a device, got {name[:80]!r}")
     needs_file = [name for name in names if name != runtimes.devices.device.LOCAL and not _PLACE.fullmatch(name)]
     known = read(path) if file is not None or (needs_file and path.exists()) else {}
     devices = []
@@ -145,10 +151,13 @@ def target_on(device: runtimes.devices.device.Device) -> Detected:
 
 def _device(name: str, config: DeviceConfig, where: str, folder: Path, progress: Progress | None) -> Any:
     try:
-        connection = runtimes.devices.places.connection_to(
-            config.url, None if config.ssh_config is None else _path(config.ssh_config, folder)
-        )
+        ssh_config = None if config.ssh_config is None else _path(config.ssh_config, folder)
+        connection = runtimes.devices.places.connection_to(config.url, ssh_config)
         settings = config.settings(folder)
+        if ssh_config is not None and not ssh_config.exists():
+            raise InvalidInput(f"{where}: ssh_config: there is no {ssh_config}")
+        if settings.wheelhouse is not None and not settings.wheelhouse.is_dir():
+            raise InvalidInput(f"{where}: wheelhouse: expected a folder of wheels, got {settings.wheelhouse}")
     except runtimes.errors.InvalidInputs as error:
         raise InvalidInput(str(error) if where == name else f"{where}: {error}") from error
     return runtimes.devices.remote.RemoteDevice(connection, settings, name, progress)

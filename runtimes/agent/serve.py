@@ -158,4 +158,6 @@ def _leave() -> None:
 def _end(_number: int, _frame: FrameType | None) -> None:
     for each in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGTERM)  # what this process started, and what that did: pip starts another Python
     raise Ended

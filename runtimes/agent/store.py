@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ FOLDER = "device"
 MOST_BYTES = 2**32
 """Contents that are kept before the oldest go."""
 
+_PARTS = ("blobs", "trees", "environments", "caches", "partial")
+_LOCK = "lock"
 _TRIES, _PAUSE_S = 50, 0.1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = re.compile(r"(\d+)-.*")
@@ -90,9 +93,10 @@ class Store:
         there is more than `MOST_BYTES` and no other machine uses them.
 
         Raises:
-            Refused: it cannot be written, or is being removed.
+            Refused: it cannot be written, is not this user's alone, has something else in it, or is being removed.
         """
         try:
+            self._own()
             self._lock = self._locked()
             if size_of(self.folder / "blobs") > MOST_BYTES:
                 self._make_room()
@@ -104,17 +108,29 @@ class Store:
             if hit is None or not _runs(int(hit[1])):
                 _remove(left)
 
+    def _own(self) -> None:
+        """Make the folder; one that others may write to, or that was there with something else in it, is refused."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        facts = self.folder.stat()
+        if facts.st_uid != os.geteuid() or facts.st_mode & stat.S_IWOTH:
+            told = f"its cache {self.folder} can be written by other users, who could change what runs"
+            raise Refused("cache", f"{told}; name another by cache")
+        if not (self.folder / _LOCK).exists() and any(self.folder.iterdir()):
+            raise Refused("cache", f"{self.folder} there has other files in it; name another by cache")
+
     def _locked(self) -> int:
         """A descriptor that keeps the folder from being removed; raises Refused where that is under way for long."""
         for _ in range(_TRIES):
-            for name in ("blobs", "trees", "environments", "caches", "partial"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
-            place = self.folder / "lock"
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place = self.folder / _LOCK
             lock = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
             with suppress(BlockingIOError, FileNotFoundError):
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 if os.fstat(lock).st_ino == place.stat().st_ino:  # else it was removed meanwhile
                     os.set_inheritable(lock, True)
+                    for name in _PARTS:
+                        (self.folder / name).mkdir(exist_ok=True)
                     return lock
             os.close(lock)
             time.sleep(_PAUSE_S)
@@ -233,8 +249,11 @@ class Store:
         except BlockingIOError:
             raise Refused("busy", f"{self.folder} is in use; end what runs there, then clean") from None
         count = size_of(self.folder)
-        shutil.rmtree(self.folder)
-        with suppress(OSError):  # that of the user's other caches, or not empty
+        for name in _PARTS:
+            shutil.rmtree(self.folder / name)
+        (self.folder / _LOCK).unlink()
+        with suppress(OSError):  # what somebody else put there stays, and so do the user's other caches
+            self.folder.rmdir()
             self.folder.parent.rmdir()
         return count
 

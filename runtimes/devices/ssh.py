@@ -75,7 +75,8 @@ class SshConnection:
         Raises:
             InvalidInputs: the URL is of another form.
         """
-        wrong = InvalidInputs(f"device {url[:200]!r}: expected ssh://user@board or ssh://user@board:port")
+        shown = re.sub(r":[^/@:]*@", ":...@", url[:200])
+        wrong = InvalidInputs(f"device {shown!r}: expected ssh://user@board or ssh://user@board:port")
         try:
             parts = urlsplit(url)
             port, host, user = parts.port, parts.hostname, parts.username
@@ -84,7 +85,8 @@ class SshConnection:
         if (
             parts.scheme != "ssh"
             or not host
-            or parts.password
+            or parts.password is not None
+            or port == 0
             or parts.path.strip("/")
             or parts.query
             or parts.fragment
@@ -113,7 +115,7 @@ class SshConnection:
     def explain(self, status: int | None, said: str) -> str:
         """Return why ``ssh`` ended, in one line with what to do; what it said itself where that is not known."""
         known = {"host": self.host, "login": " ".join(("ssh", *self._words())), "port": str(self.port or 22)}
-        for pattern, reason in _REASONS:
+        for pattern, reason in _REASONS if status in (255, None) else ():  # else a program there says so
             if re.search(pattern, said):
                 return reason.format(**known)
         lines = [line for line in said.splitlines() if line.strip()]

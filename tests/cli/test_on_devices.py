@@ -125,6 +125,10 @@ def test_a_device_that_is_not_known_ends_with_4(run: Run) -> None:
     assert said.count("error:") == 1
     assert "expected local, ssh://user@board, adb:SERIAL or a name" in run("check files --on nobody", 2)
     assert "expected ssh://" in run("check files --on ssh://a@b@c:x", 2)
+    assert "expected a value" in run("check files --on ''", 2)
+    assert "got 'ssh://aaaa" in run(f"check files --on ssh://{'a' * 2000}", 2)
+    Path("own.yaml").write_text("board: {url: ssh://board, wheelhouse: none}\n")
+    assert "expected a folder of wheels" in run("check files --on board --devices-file own.yaml", 2)
 
 
 def test_devices_are_listed_checked_and_cleaned(run: Run, server: SshServer) -> None:

@@ -73,7 +73,10 @@ class ListOption(Option):
         """All values, each converted alone."""
         texts = [value] if isinstance(value, str) else value or ()
         parts = [part for text in texts for part in (text.split(",") if isinstance(text, str) else [text])]
-        return super().type_cast_value(ctx, tuple(part for part in parts if part != ""))
+        values = tuple(part for part in parts if part != "")
+        if texts and not values:  # a variable of a script that is not set: nothing is chosen by it
+            raise click.BadParameter("expected a value, got nothing.", ctx, self)
+        return super().type_cast_value(ctx, values)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """What may follow the last comma."""

@@ -68,6 +68,10 @@ BAD: dict[str, tuple[object, str]] = {
     ),
     "infinite": (bench(record(samples_ms=[1.0, float("inf")])), "0.samples_ms.1"),
     "huge": ('{"measurements": [{"name": "a", "runtime": "b", "samples_ms": [1e999]}]}', "0.samples_ms.0"),
+    "longer than anyone waits": (
+        bench(record(samples_ms=[1e308])),
+        "0.samples_ms.0: expected milliseconds over 0, got 1e+308",
+    ),
     "zero": (bench(record(), record(samples_ms=[0.0])), "1.samples_ms.0: expected milliseconds over 0, got 0.0"),
     "negative": (bench(record(samples_ms=[-1.0])), "0.samples_ms.0"),
     "no samples": (bench(record(samples_ms=[])), "it was not timed"),

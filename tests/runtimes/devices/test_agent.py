@@ -179,6 +179,60 @@ def test_a_cache_in_use_is_not_removed(tmp_path: Path) -> None:
     assert one.clean() >= 0 and not (tmp_path / "c").exists()
 
 
+def test_a_cache_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device").chmod(0o777)
+    with pytest.raises(Refused, match="by other users"):
+        Store(str(tmp_path)).open()
+    assert not list((tmp_path / "device").iterdir())
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    """A folder of that name may be the user's; and what a user put into the cache outlives it."""
+    own = tmp_path / "device" / "partial" / "thesis.tex"
+    own.parent.mkdir(parents=True)
+    own.write_text("all of it")
+    with pytest.raises(Refused, match="has other files in it"):
+        Store(str(tmp_path)).open()
+    assert own.read_text() == "all of it" and [path.name for path in (tmp_path / "device").iterdir()] == ["partial"]
+    store = Store(str(tmp_path / "other"))
+    store.open()
+    assert store.folder.stat().st_mode & 0o777 == 0o700
+    (store.folder / "note.txt").write_text("mine")
+    store.clean()
+    assert [path.name for path in store.folder.iterdir()] == ["note.txt"]
+
+
+def test_what_was_started_ends_with_the_agent(tmp_path: Path) -> None:
+    """Also what a child of the agent started: pip runs a Python that runs another one."""
+    script = tmp_path / "agent.py"
+    script.write_text(
+        "import signal, subprocess, sys\n"
+        "from runtimes.agent import serve\n"
+        "def work(call):\n"
+        "    inner = 'import time; print(1, flush=True); time.sleep(15); print(2)'\n"
+        "    outer = f'import subprocess, sys; subprocess.run([sys.executable, \"-c\", {inner!r}])'\n"
+        "    subprocess.run([sys.executable, '-c', outer], stdout=sys.stderr)\n"
+        "try:\n"
+        "    serve.serve(serve.streams().wire, {'work': work}, {})\n"
+        "except serve.Ended:\n"
+        "    sys.exit(1)\n"
+    )
+    root = str(Path(module.__file__).resolve().parent.parent.parent)
+    agent = subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root}, start_new_session=True,
+    )  # fmt: skip
+    assert agent.stdin is not None and agent.stdout is not None and agent.stderr is not None
+    wire = Wire(agent.stdout, agent.stdin)
+    assert wire.receive() is not None
+    wire.send({"id": 1, "do": "work"})
+    assert agent.stderr.readline() == b"1\n"
+    agent.stdin.close()
+    assert agent.wait(30) == 1
+    assert agent.stderr.read() == b""  # all who could write there are gone
+
+
 def wheel(folder: Path, name: str, version: str) -> None:
     info = f"{name}-{version}.dist-info"
     files = {

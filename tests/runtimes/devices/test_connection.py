@@ -91,13 +91,16 @@ def test_addresses(url: str, place: str, where: list[str]) -> None:
             "ssh://pi:secret@board",
             "ssh://board/path",
             "ssh://board:x",
+            "ssh://board:0",
+            "ssh://pi:@board",
         ),
         *("ssh://board:99999", "ssh://-l@board", "adb:1", "ssh://a;b", "ssh://[::1", "ssh://$(x)"),
     ],
 )
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(InvalidInputs, match="expected ssh://"):
+    with pytest.raises(InvalidInputs, match="expected ssh://") as caught:
         SshConnection.of(url)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +120,8 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 )
 def test_reasons(said: str, told: str) -> None:
     assert told in SshConnection("board", "pi").explain(255, said)
+
+
+def test_what_a_program_there_says_is_no_reason_of_ssh() -> None:
+    said = "PermissionError: [Errno 13] Permission denied: '/dev/dri'"
+    assert SshConnection("board").explain(1, said) == f"its program ended with 1: {said}"
