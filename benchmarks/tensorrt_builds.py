@@ -1,10 +1,10 @@
-"""Every network of the zoo as ONNX for TensorRT: do NVIDIA's own parser and builder take it?
+"""Every network in the builder of TensorRT
 
     python -m benchmarks.tensorrt_builds [--network resnet20 ...] [--gpu ampere ...]
 
-Each network, with random weights and narrower than it is by default, is written in float32, in float16
-and in int8 (ranges of random inputs), and given to the builder of TensorRT for RTX, which needs no GPU. It tells which
-numbers the products of the engine run in. About half a minute per network on two cores.
+Each network, with random weights and narrower than it is by default, is written in float32, in float16 and in int8
+(ranges of random inputs), and given to the parser and the builder of TensorRT for RTX, which need no GPU. They tell
+which numbers the products of the engine run in. About half a minute per network on two cores.
 """
 
 from __future__ import annotations

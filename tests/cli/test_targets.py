@@ -97,3 +97,12 @@ def test_a_recipe_says_for_which_target(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: resnet20\nexports: [{name: a, target: tpu}]\n")
     with pytest.raises(InvalidInput, match=r"exports\.0\.target"):
         read(tmp_path / "r.yaml")
+
+
+def test_gpus_and_accelerators_are_for_formats_that_build_for_them(run: Callable[..., tuple[str, str]]) -> None:
+    _, err = run("export net.py:build --data data.npz --format onnx --gpu sm86 -o a.onnx", code=2)
+    assert "format onnx: GPU 'sm86': it is built for none by name" in err
+    _, err = run("export net.py:build --data data.npz --format onnx --target tensorrt --dla 0 -o a.onnx", code=2)
+    assert "format onnx: not for an accelerator; leave --dla out, or take tensorrt" in err
+    _, err = run("export net.py:build --data data.npz --format tensorrt --dla 0 -o a.engine", code=2)
+    assert "--dla: the accelerator takes batches of one size; give --fixed-batch as well" in err
