@@ -10,7 +10,9 @@ from compress.data import load
 from compress.data.partition import DataConfig
 from compress.pipeline import advance, open_network
 from compress.pipeline.lost_accuracy import warning
-from compress.stage import Context, Edit, Result, evaluation_copy
+from compress.prune import Prune
+from compress.prune.regularize import Regularize
+from compress.stage import Context, Edit, Result, Stage, evaluation_copy
 from compress.training.loop import Training
 
 
@@ -53,3 +55,18 @@ def test_small_losses_are_no_news(before: float | None, after: float | None) -> 
 def test_the_bound_is_half_of_what_is_over_guessing(after: float, warned: bool) -> None:
     assert (warning("x", object(), 90.0, after, 10) is not None) is warned
     assert warning("x", object(), 60.0, 45.0, 2) is not None, "of two classes half are guessed"
+
+
+@pytest.mark.parametrize(
+    "stage, remedy",
+    [
+        (Prune(ratio=0.5, repair=()), "give calibration samples (--data) and leave --repair out"),
+        (Prune(ratio=0.5, repair=("reconstruct",)), "fine-tune (training, --epochs), or remove less"),
+        (Prune(ratio=0.5, training={"epochs": 1}), "more --epochs, prune in more --steps, or remove less"),
+        (Regularize(ratio=0.75, method="soft"), "a lower --ratio than 0.75, or prune it and fine-tune"),
+        (Regularize(method="group_lasso"), "or with a lower --strength"),
+    ],
+)
+def test_the_remedy_is_that_of_the_stage(stage: Stage, remedy: str) -> None:
+    told = warning("x", stage, 78.46, 11.54, 10)
+    assert told is not None and told.startswith("x: validation top-1 fell from 78.46 to 11.54 %: ") and remedy in told
