@@ -73,10 +73,14 @@ if TYPE_CHECKING:
     import runtimes.files.onnx_sound
     import runtimes.files.untrusted
     import runtimes.measure.benchmark
+    import runtimes.measure.cold_start
     import runtimes.measure.loop
     import runtimes.measure.measurement
     import runtimes.measure.presets
     import runtimes.measure.request
+    import runtimes.measure.roofline
+    import runtimes.measure.sustained
+    import runtimes.measure.sweep
     import runtimes.processor
     import runtimes.runtime
     import runtimes.sensors.conditions

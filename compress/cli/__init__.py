@@ -35,6 +35,7 @@ COMMANDS = (
     "compare",
     "devices",
     "analyze",
+    "profile",
     "report",
     "doctor",
     "completion",

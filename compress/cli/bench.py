@@ -12,11 +12,15 @@ from .grammar import options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
     from ..data import Data
     from ..deploy import Deployed, Wanted
+    from ..deploy.modes import ModeResults, Modes
     from ..report.schema import BenchmarkRecord
     from ..siblings import runtimes
     from ..sources.load import Network
+    from ..stage import Progress
     from .session import Options
 
     Device = runtimes.devices.device.Device
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 @options.data
 @options.device
 @options.settings("bench")
+@options.settings("bench_modes")
 @click.option(
     "-o", "--output", type=options.PATH, help="Write the measurements, raw samples included, to this JSON file."
 )
@@ -68,19 +73,24 @@ def command(
 
     from .. import deploy
     from ..compare.log import append, require_log
+    from ..deploy.modes import Modes
     from ..errors import InvalidInput
     from ..files.outputs import write_text
     from ..recipe import Benchmark
     from ..sources.load import random_inputs
     from .on_devices import on_devices
-    from .output.bench_table import bench_table
+    from .output.bench_table import bench_table, node_lines
+    from .output.mode_tables import mode_tables
     from .session import Options, as_json, configured, progress_bars, settings_of
 
     timing = configured(Benchmark, **settings_of("bench", values, Benchmark))
+    modes = configured(Modes, **settings_of("bench_modes", values, Modes))
     call = Options(**values)
     names = [*networks, *models]
     if not names:
         raise InvalidInput("bench: no network given; name .onnx files or networks")
+    if modes.wanted and call.on:
+        raise InvalidInput("bench: --minutes, --cold-starts, --batches and sweeps are of this machine; leave out --on")
     call.claim_output()
     if log is not None:
         require_log(log)
@@ -91,10 +101,16 @@ def command(
         written = _Written(call, data, formats, Path(folder))
         measuring = {"request": timing.request, "data": data, "inputs": inputs, "progress": progress}
         done = on_devices(call, progress, lambda device: _measure(written, names, device, records, measuring))
+        more = _more(written, names, modes, timing.request, inputs, progress) if modes.wanted else None
     records = [record.model_copy(update={"label": label}) for record in records]
     if records:
         call.console.print(bench_table(records))
+        for line in node_lines(records):
+            call.console.print(line)
+    for table in mode_tables(more) if more is not None else ():
+        call.console.print(table)
     result = {"machine": deploy.machine(), "devices": done.facts, "measurements": records}
+    result |= more.to_json() if more is not None else {}
     if records or not done.failures:
         call.tell(result)
         if call.output is not None:
@@ -119,6 +135,23 @@ def _measure(
     except runtimes.errors.DeviceError as error:
         records.extend(deploy.broken_off(files, error, device.name))
         raise
+
+
+def _more(
+    written: _Written,
+    names: list[str],
+    modes: Modes,
+    request: runtimes.measure.request.Request,
+    inputs: tuple[Tensor, ...] | None,
+    progress: Progress,
+) -> ModeResults:
+    """What is measured besides, here."""
+    from ..deploy.modes import measure_modes
+    from ..siblings import runtimes
+
+    here = runtimes.devices.local.LocalDevice()
+    files = [file for name in names for file in written.files(name, here)]
+    return measure_modes(files, modes, request, inputs=inputs, progress=progress)
 
 
 @dataclass

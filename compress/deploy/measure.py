@@ -61,6 +61,10 @@ def measure(
     return records
 
 
+NODE_RUNS = 5
+"""Of a file, after it was timed, for who ran its nodes and how long."""
+
+
 def require_valid(records: Sequence[BenchmarkRecord]) -> None:
     """Raise InvalidMeasurement where some of the measurements broke a rule, with the reasons."""
     invalid = [record for record in records if record.valid is False]
@@ -120,14 +124,17 @@ def _executed(
         try:
             arrays = None if network_inputs is None else [x.numpy() for x in network_inputs]
             feed = None if arrays is None else runtimes.bound.one_feed(engine, file.binding, arrays)
-            graph = engine.executed_graph(feed)
+            graph = engine.executed_graph(feed, runs=NODE_RUNS)
         finally:
             engine.close()
     except runtimes.errors.DeviceError:
         raise
     except runtimes.errors.RuntimesError:  # the file was timed: what it ran is not known
         return None
-    return None if graph is None else NodeCounts(integer=graph.integer, float=graph.float, other=graph.other)
+    if graph is None:
+        return None
+    told = graph.to_json()
+    return NodeCounts.model_validate({name: told[name] for name in NodeCounts.model_fields})
 
 
 def _feed(

@@ -84,12 +84,22 @@ class StageRecord(Record):
     warnings: tuple[str, ...] = ()
 
 
+Share = float
+"""Of a whole, 0 to 1."""
+
+
 class NodeCounts(Record):
-    """Nodes of the graph that the runtime really executes, by the type they compute in."""
+    """Nodes of the graph that the runtime really executes, by the type they compute in, and by who ran them.
+
+    ``fallen_back`` are those that ran elsewhere than the engine was to run them; ``fallback_share`` is of the time.
+    """
 
     integer: int = 0
     float: int = 0
     other: int = 0
+    providers: Mapping[str, int] = {}
+    fallen_back: int = 0
+    fallback_share: Share | None = None
 
 
 class Parity(Record):
@@ -233,7 +243,7 @@ class BenchmarkRecord(Record):
         if isinstance(latency := measurement.get("latency_ms"), Mapping):
             facts["latency_ms"] = {name: latency[name] for name in Latency.model_fields if name in latency}
         if isinstance(executed, Mapping):
-            facts["nodes"] = {name: executed.get(name) for name in NodeCounts.model_fields}
+            facts["nodes"] = {name: executed[name] for name in NodeCounts.model_fields if name in executed}
         return cls.model_validate(facts | known)
 
 

@@ -287,3 +287,42 @@ def _node(event: dict[str, dict[str, object]], duration_ms: float, wanted: str) 
     first = next((name for each in types for name in each), None) if isinstance(types, list) else None
     provider, name = str(facts.get("provider", "")), str(event["name"]).removesuffix("_kernel_time")
     return Node(name, op, kind_of(op, first), duration_ms, provider, provider not in ("", wanted))
+
+
+def write_integer_product(folder: Path, size: int) -> Path:
+    """Return a file with one product of square matrices of 8-bit integers, the second of which is stored.
+
+    It is written by hand, so that no ``onnx`` is needed: https://onnx.ai/onnx/intro/concepts.html, onnx.proto3.
+    """
+    square = _message(1, _number(1, size)) * 2
+    left, right = (_value(name, code, square) for name, code in (("a", _UINT8), ("y", _INT32)))
+    weights = np.random.default_rng(0).integers(-127, 128, (size, size), dtype=np.int8).tobytes()
+    stored = _number(1, size) * 2 + _number(2, _INT8) + _message(8, b"b") + _message(9, weights)
+    node = _message(1, b"a") + _message(1, b"b") + _message(2, b"y") + _message(4, b"MatMulInteger")
+    graph = _message(1, node) + _message(2, b"product") + _message(5, stored) + _message(11, left) + _message(12, right)
+    file = folder / "product.onnx"
+    file.write_bytes(_number(1, 8) + _message(8, _message(1, b"") + _number(2, 13)) + _message(7, graph))
+    return file
+
+
+_UINT8, _INT8, _INT32 = 2, 3, 6
+
+
+def _value(name: str, dtype: int, shape: bytes) -> bytes:
+    return _message(1, name.encode()) + _message(2, _message(1, _number(1, dtype) + _message(2, shape)))
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*written, value))

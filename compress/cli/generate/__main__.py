@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from ...core.parts import Kind
 from ...core.settings import flag_of, setting_of
 from ...data import DataConfig
+from ...deploy.modes import Modes
 from ...distill import Distill
 from ...errors import CompressError, InvalidInput
 from ...prune import Prune, RemoveBlocks
@@ -40,6 +41,7 @@ CONFIGURATIONS: Mapping[str, type[Config]] = {
     "train": Training,
     "export": Export,
     "bench": Benchmark,
+    "bench_modes": Modes,
     "regularize": Regularize,
     "prune": Prune,
     "quantize": Quantize,
