@@ -74,23 +74,17 @@ def command(
     from .. import deploy
     from ..compare.log import append, require_log
     from ..deploy.modes import Modes
-    from ..errors import InvalidInput
     from ..files.outputs import write_text
     from ..recipe import Benchmark
     from ..sources.load import random_inputs
     from .on_devices import on_devices
-    from .output.bench_table import bench_table, node_lines
-    from .output.mode_tables import mode_tables
     from .session import Options, as_json, configured, progress_bars, settings_of
 
     timing = configured(Benchmark, **settings_of("bench", values, Benchmark))
     modes = configured(Modes, **settings_of("bench_modes", values, Modes))
     call = Options(**values)
     names = [*networks, *models]
-    if not names:
-        raise InvalidInput("bench: no network given; name .onnx files or networks")
-    if modes.wanted and call.on:
-        raise InvalidInput("bench: --minutes, --cold-starts, --batches and sweeps are of this machine; leave out --on")
+    _require_possible(names, modes, call)
     call.claim_output()
     if log is not None:
         require_log(log)
@@ -103,12 +97,7 @@ def command(
         done = on_devices(call, progress, lambda device: _measure(written, names, device, records, measuring))
         more = _more(written, names, modes, timing.request, inputs, progress) if modes.wanted else None
     records = [record.model_copy(update={"label": label}) for record in records]
-    if records:
-        call.console.print(bench_table(records))
-        for line in node_lines(records):
-            call.console.print(line)
-    for table in mode_tables(more) if more is not None else ():
-        call.console.print(table)
+    _show(call, records, more)
     result = {"machine": deploy.machine(), "devices": done.facts, "measurements": records}
     result |= more.to_json() if more is not None else {}
     if records or not done.failures:
@@ -120,6 +109,29 @@ def command(
     done.require_all()
     if timing.strict:
         deploy.require_valid(records)
+
+
+def _require_possible(names: list[str], modes: Modes, call: Options) -> None:
+    """Raise InvalidInput where no network is named, or modes are asked for elsewhere."""
+    from ..errors import InvalidInput
+
+    if not names:
+        raise InvalidInput("bench: no network given; name .onnx files or networks")
+    if modes.wanted and call.on:
+        raise InvalidInput("bench: --minutes, --cold-starts, --batches and sweeps are of this machine; leave out --on")
+
+
+def _show(call: Options, records: list[BenchmarkRecord], more: ModeResults | None) -> None:
+    """Print the tables."""
+    from .output.bench_table import bench_table, node_lines
+    from .output.mode_tables import mode_tables
+
+    if records:
+        call.console.print(bench_table(records))
+        for line in node_lines(records):
+            call.console.print(line)
+    for table in mode_tables(more) if more is not None else ():
+        call.console.print(table)
 
 
 def _measure(
