@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from pydantic import BaseModel, ValidationError
@@ -32,6 +32,8 @@ from .grammar.refusals import one_network
 from .output.terminal import Terminal
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from ..data import Data
     from ..deploy import MachineClock
     from ..report.schema import Cost, StageRecord
@@ -122,7 +124,7 @@ def _join_parts(name: str, settings: dict[str, Any], kind: type[BaseModel]) -> N
     for place in [place for place in settings if "part" in entries[place]]:
         of_parts.setdefault(entries[place]["part"], {})[place.rpartition(".")[2]] = settings.pop(place)
     for place, inner in of_parts.items():
-        parts = kind_of(kind.model_fields[place].metadata)
+        parts = kind_of(_field(kind, place).metadata)
         assert parts is not None, f"{kind.__name__}.{place} is a part"
         try:
             settings[place] = parts.with_settings(settings.get(place, entries[place].get("default", "")), inner)
@@ -131,6 +133,16 @@ def _join_parts(name: str, settings: dict[str, Any], kind: type[BaseModel]) -> N
             setting = str(error).partition(":")[0].rpartition(".")[2]
             where = f"{place}.{setting}" if setting in inner else place
             raise InvalidInput(f"{typed(where)}: {error}") from error
+
+
+def _field(kind: type[BaseModel], place: str) -> FieldInfo:
+    """The setting of a configuration at a place, which may be in a configuration inside it: "prune.criterion"."""
+    *parents, last = place.split(".")
+    for parent in parents:
+        annotation = kind.model_fields[parent].annotation
+        inner = (each for each in (annotation, *get_args(annotation)) if isinstance(each, type))
+        kind = next(each for each in inner if issubclass(each, BaseModel))
+    return kind.model_fields[last]
 
 
 def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, float]:
