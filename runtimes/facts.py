@@ -5,6 +5,7 @@ class:
 
 - ``TITLE``: its name as its makers spell it; ``PACKAGE``: what is imported; ``INSTALL``: the line that installs it;
 - ``SUFFIXES``: the ends of the names of files that it is taken for when no engine is named;
+- ``WEIGHTS``: the suffix of the file that has the weights, where they lie beside the file that is named;
 - ``TARGETS``: by name, the kinds of processors that it runs on, as far as they want other integers; see `TargetFacts`;
 - ``SYSTEMS``: as ``sys.platform`` has them, where it does not run on all of them;
 - ``UNPROVEN``: what this project's tests could not run, in words;
@@ -75,6 +76,7 @@ class EngineFacts:
     former_names: tuple[str, ...] = ()
     native_tool: str | None = None
     native_library: str | None = None
+    weights: str = ""
 
     @property
     def runs_here(self) -> bool:
@@ -190,7 +192,11 @@ _STATED = {
     "SYSTEMS": "texts",
     "UNPROVEN": "text",
     "FORMER_NAMES": "texts",
+    "NATIVE_TOOL": "text",
+    "NATIVE_LIBRARY": "text",
+    "WEIGHTS": "suffix",
 }
+_OPTIONAL = ("TARGETS", "SYSTEMS", "UNPROVEN", "FORMER_NAMES", "NATIVE_TOOL", "NATIVE_LIBRARY", "WEIGHTS")
 
 
 @functools.cache
@@ -208,7 +214,7 @@ def describe(engine: str) -> EngineFacts:
         raise InvalidInputs(f"engine {engine!r} is not known: expected one of {', '.join(engines())}")
     file = _FOLDER / f"{module_of(engine)}.py"
     known = literals(file)
-    require_stated(file, known, _STATED, ("TARGETS", "SYSTEMS", "UNPROVEN", "FORMER_NAMES"))
+    require_stated(file, known, _STATED, _OPTIONAL)
     return EngineFacts(
         engine,
         known["TITLE"],
@@ -221,6 +227,7 @@ def describe(engine: str) -> EngineFacts:
         tuple(known.get("FORMER_NAMES", ())),
         known.get("NATIVE_TOOL"),
         known.get("NATIVE_LIBRARY"),
+        known.get("WEIGHTS", ""),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EngineMissing, InvalidInputs, InvalidModel, InvalidPlugin, fault
-from .facts import describe, engine_of, module_of, suffixes
+from .facts import describe, engine_of, engines, module_of, suffixes
 from .files.untrusted import Unreadable, require_at_most, require_file
 
 Array = NDArray[Any]
@@ -258,7 +258,8 @@ def existing(file: Path | str) -> Path:
     try:
         if path.is_dir() and path.suffix.lower() not in suffixes():
             raise InvalidModel(f"{path}: expected a model file, got a folder")
-        for part in (path, path.with_suffix(".bin")):  # weights beside it, as OpenVINO and ncnn have them
+        taken_by = [each for each in engines() if path.suffix.lower() in describe(each).suffixes]
+        for part in (path, *(part for each in taken_by for part in _weights_beside(path, each))):
             if part.exists() and not part.is_dir():
                 require_file(part)
         if path.stat().st_size == 0:
@@ -283,8 +284,14 @@ def parts_of(file: Path | str, engine: str) -> tuple[Path, ...]:
     try:
         return engine_named(engine).parts(path)
     except EngineMissing:
-        weights = path.with_suffix(".bin")
-        return (path, weights) if weights.is_file() and path != weights else (path,)
+        return (path, *_weights_beside(path, engine))
+
+
+def _weights_beside(path: Path, engine: str) -> tuple[Path, ...]:
+    """The file with the weights, where ``engine`` states that they lie beside ``path`` and they do."""
+    suffix = describe(engine).weights
+    weights = path.with_suffix(suffix) if suffix else path
+    return (weights,) if weights != path and weights.exists() else ()
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Arrays) -> None:

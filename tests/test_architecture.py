@@ -177,9 +177,18 @@ def test_only_training_brings_the_compiler_of_torch() -> None:
 
 
 def names_of_engines() -> set[str]:
-    """What engines, formats and targets are called, and how the names of several begin."""
+    """What engines, formats and targets are called, how the names of several begin, and suffixes of their files.
+
+    Networks come in ONNX files, too: that suffix is not only one of engines.
+    """
     names = {*runtimes.facts.engines(), *runtimes.facts.targets(), *export.facts.formats()}
-    return names | {name.partition("-")[0] for name in names}
+    facts = [runtimes.facts.describe(engine) for engine in runtimes.facts.engines()]
+    suffixes = {suffix for each in facts for suffix in (*each.suffixes, each.weights) if suffix}
+    return names | {name.partition("-")[0] for name in names} | suffixes - {".onnx"}
+
+
+ASKING = ("startswith", "endswith", "index", "get", "with_suffix", "removesuffix", "removeprefix")
+"""Methods whose argument is what is asked for."""
 
 
 def engine_tests(source: str) -> set[str]:
@@ -199,7 +208,7 @@ def engine_tests(source: str) -> set[str]:
         elif isinstance(node, ast.MatchValue):
             parts = [node.value]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            parts = node.args if node.func.attr in ("startswith", "endswith", "index", "get") else []
+            parts = node.args if node.func.attr in ASKING else []
         for part in parts:
             inner = part.elts if isinstance(part, ast.Tuple | ast.List | ast.Set) else [part]
             constants |= {
@@ -229,6 +238,8 @@ def test_shared_code_asks_for_no_engine_by_name(path: Path) -> None:
         'target.name.startswith("ort")',
         '{"tensorrt": 1}',
         'match name:\n  case "litert": pass',
+        'path.with_suffix(".bin")',
+        'path.suffix == ".tflite"',
     ],
 )
 def test_an_engine_that_is_asked_for_is_seen(line: str) -> None:

@@ -26,6 +26,7 @@ from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, c
 TITLE = "ncnn"
 PACKAGE = "ncnn"
 SUFFIXES = (".param",)
+WEIGHTS = ".bin"
 INSTALL = "pip install ncnn"
 NATIVE_TOOL = "benchncnn"
 TARGETS = {
@@ -204,7 +205,7 @@ class Session:
 
 
 def _weights(file: Path) -> Path:
-    return file.with_suffix(".bin")
+    return file.with_suffix(WEIGHTS)
 
 
 def _layers(file: Path) -> tuple[Layer, ...]:

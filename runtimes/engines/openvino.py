@@ -21,6 +21,7 @@ from ..runtime import Array, Arrays, ExecutedGraph, Node, Options, TensorSpec, c
 TITLE = "OpenVINO"
 PACKAGE = "openvino"
 SUFFIXES = (".xml",)
+WEIGHTS = ".bin"
 INSTALL = "pip install openvino"
 TARGETS = {
     "openvino": {
@@ -63,7 +64,7 @@ def version() -> str:
 
 def parts(file: Path) -> tuple[Path, ...]:
     """Return the file and the one with its weights."""
-    weights = file.with_suffix(".bin")
+    weights = file.with_suffix(WEIGHTS)
     return (file, weights) if file.suffix.lower() == ".xml" and weights.is_file() else (file,)
 
 
@@ -167,7 +168,7 @@ class Session:
             raise InvalidModel(self._refusal(error)) from error
 
     def _refusal(self, error: Exception) -> str:
-        weights = self._file.with_suffix(".bin")
+        weights = self._file.with_suffix(WEIGHTS)
         hint = "" if self._file.suffix.lower() != ".xml" or weights.is_file() else f"; {weights.name} is missing"
         return f"{self._file}: OpenVINO {version()} cannot load it{hint}; export it again ({one_line(error)})"
 

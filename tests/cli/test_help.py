@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,9 @@ def test_completion() -> None:
 def test_the_script_for_completion_is_of_this_command(shell: str) -> None:
     script = said("completion", shell)
     assert VARIABLE in script and "compress" in script
+    if shutil.which(shell) is not None:
+        done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_completion_is_asked_for_as_the_script_asks() -> None:

@@ -23,6 +23,7 @@ def test_a_definition_is_a_sentence() -> None:
 
 def test_the_nouns_of_the_code_are_defined() -> None:
     nouns = (
-        "stage result edit skip context recipe artifact encoding plan clock engine format target network source part"
+        "stage result edit skip context recipe artifact encoding plan clock engine format target network source part "
+        "device connection agent environment measurement conditions rule sentinel interval limit log preset"
     )
     assert not set(nouns.split()) - {term for term, _ in ENTRIES}

@@ -11,7 +11,7 @@ import runtimes.engines as engines_package
 from compress.errors import InvalidInput
 from export.facts import format_of, formats
 from runtimes import facts, runtime
-from runtimes.errors import InvalidPlugin
+from runtimes.errors import EngineMissing, InvalidPlugin
 
 
 def test_every_format_is_run_by_an_engine_in_its_integers() -> None:
@@ -136,3 +136,19 @@ def test_an_engine_that_cannot_be_used_is_told_of_its_file(
         assert version is None and "bad.py" in reason
     finally:
         sys.modules.pop("runtimes.engines.bad", None)
+
+
+@pytest.mark.parametrize(("name", "parts"), [("a.param", 2), ("a.xml", 2), ("a.onnx", 1), ("a.tflite", 1)])
+def test_weights_beside_a_file_are_those_that_its_engine_states(
+    name: str, parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(engine: str) -> None:
+        raise EngineMissing(engine)
+
+    monkeypatch.setattr(runtime, "engine_named", missing)
+    file, weights = tmp_path / name, tmp_path / "a.bin"
+    file.write_bytes(b"model")
+    weights.write_bytes(b"weights")
+    assert runtime.parts_of(file, facts.engine_of(file)) == (file, weights)[:parts]
+    weights.unlink()
+    assert runtime.parts_of(file, facts.engine_of(file)) == (file,)
