@@ -15,7 +15,7 @@ import numpy as np
 from .. import processor
 from ..agent.arrays import packed, unpacked
 from ..ending import printable
-from ..errors import DeviceError
+from ..errors import DeviceError, InvalidModel
 from ..facts import engine_of, engines
 from ..files.untrusted import VARIABLE, large_files
 from ..measure.loop import Progress, Samples
@@ -222,6 +222,9 @@ class RemoteDevice:
     def _sent(self, link: Link, file: Path, engine: str) -> str:
         """Where a model file is there, with what belongs to it; sent now if it is not there yet."""
         parts = parts_of(file, engine)
+        for part in parts:
+            if not part.is_relative_to(file.parent) or ".." in part.relative_to(file.parent).parts:
+                raise InvalidModel(f"{file}: its weights {part} are outside of its folder; put them beside it")
         folder = self._tree(link, [Sent.of(part, part.relative_to(file.parent).as_posix()) for part in parts])
         link.names[f"{folder}/"] = "" if file.parent == Path() else f"{file.parent}/"
         return f"{folder}/{file.name}"

@@ -21,7 +21,7 @@ from runtimes.agent.arrays import packed, unpacked
 from runtimes.devices.connection import Connection, start
 from runtimes.devices.device import Settings
 from runtimes.devices.remote import RemoteDevice
-from runtimes.errors import DeviceError
+from runtimes.errors import DeviceError, InvalidModel
 from runtimes.measure.benchmark import benchmark
 from runtimes.measure.presets import PRESETS
 from runtimes.measure.request import Request
@@ -257,3 +257,22 @@ def test_a_device_that_takes_nothing_is_left(
     device.close()
     (process,) = started
     assert process.returncode is not None
+
+
+@pytest.mark.parametrize("location", ["/etc/hostname", "../weights.bin"])
+def test_weights_outside_of_a_folder_are_not_sent(
+    reach: Reach, answers: Answers, file: Path, tmp_path: Path, location: str
+) -> None:
+    from onnx import TensorProto, load, save
+
+    (tmp_path / "weights.bin").write_bytes(bytes(16))
+    outside = tmp_path / "folder" / "outside.onnx"
+    outside.parent.mkdir()
+    model = load(file)
+    weights = TensorProto(name="w", dims=[4], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=location)
+    model.graph.initializer.append(weights)
+    save(model, outside)
+    device = reach(answers)
+    with pytest.raises(InvalidModel, match="outside of its folder"):
+        device.load(outside, "onnxruntime", Options())
