@@ -63,8 +63,10 @@ if TYPE_CHECKING:
     import runtimes.checks.check
     import runtimes.checks.folder
     import runtimes.checks.gate
+    import runtimes.devices.adb
     import runtimes.devices.device
     import runtimes.devices.local
+    import runtimes.devices.native.device
     import runtimes.devices.places
     import runtimes.devices.remote
     import runtimes.ending

@@ -23,7 +23,11 @@ _OBEYED = re.compile(
     r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # other line ends, and the order of what is shown
     r"\ud800-\udfff]"  # bytes of a name that are no text
 )
-_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad allocation|std::bad_alloc", re.IGNORECASE)
+NO_MEMORY = re.compile(
+    r"can't allocate memory|failed to allocate memory|out of memory|bad allocation|std::bad_alloc", re.IGNORECASE
+)
+"""How engines and the system say so."""
+
 _SECONDS_TO_END = 5
 _LONGEST = 1000
 """Characters of a message; what a file holds may be longer than anyone reads."""
@@ -79,7 +83,7 @@ def told(error: BaseException) -> tuple[str, int]:
         words, code = ": ".join((*named, error.strerror or words or type(error).__name__)), 2
     elif isinstance(error, EOFError):
         words, code = f"a file ends too early: {words or 'nothing is left to read'}", 2
-    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(words)):
+    elif isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(words)):
         words, code = f"there is not enough memory for this ({words[:300] or 'MemoryError'}); make it smaller", 2
     elif isinstance(error, RecursionError):
         words, code = f"what it was given is nested too deep ({words[:100]}); make it flatter", 2

@@ -55,6 +55,12 @@ class DeviceConfig(Config):
         max_length=64,
     )
     ssh_config: str | None = setting(None, "A file for ssh in place of the user's own configuration.", max_length=1000)
+    native: str | None = setting(
+        None,
+        "A folder here of programs for a device without Python, over adb: the runner with an engine's library, or the "
+        "engines' own benchmark programs.",
+        max_length=1000,
+    )
     silence: float = setting(120.0, "A device that says nothing for so long is gone.", unit="s", ge=5, le=3600)
 
     def settings(self, folder: Path) -> runtimes.devices.device.Settings:
@@ -160,6 +166,13 @@ def _device(name: str, config: DeviceConfig, where: str, folder: Path, progress:
             raise InvalidInput(f"{where}: wheelhouse: expected a folder of wheels, got {settings.wheelhouse}")
     except runtimes.errors.InvalidInputs as error:
         raise InvalidInput(str(error) if where == name else f"{where}: {error}") from error
+    if config.native is not None:
+        if not isinstance(connection, runtimes.devices.adb.AdbConnection):
+            raise InvalidInput(f"{where}: native: expected a device over adb, got {config.url}")
+        programs = _path(config.native, folder)
+        if not programs.is_dir():
+            raise InvalidInput(f"{where}: native: expected a folder of programs, got {programs}")
+        return runtimes.devices.native.device.NativeDevice(connection, programs, settings, name)
     return runtimes.devices.remote.RemoteDevice(connection, settings, name, progress)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import errors
 from ..agent.wire import ALIVE_S, Frame, Wire, WireError
-from ..ending import brief, printable
+from ..ending import NO_MEMORY, brief, printable
 from ..errors import DeviceError, RuntimesError
 from .connection import GREETING, LEAST_PYTHON, NO_PYTHON, Connection, start
 
@@ -258,6 +258,8 @@ class Link:
         kind, message = _text(facts.get("kind")), _text(facts.get("message"))
         for there, here in self.names.items():
             message = message.replace(there, here)
+        if kind == "InvalidModel" and NO_MEMORY.search(message):
+            return self._error(f"its memory is not enough ({message})")
         if kind in ("InvalidModel", "InvalidInputs", "Unreadable"):
             raised: type[RuntimesError] = errors.InvalidModel if kind == "InvalidModel" else errors.InvalidInputs
             return raised(f"{self.name}: {message}")

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
@@ -77,6 +77,7 @@ class Stream:
             self._may_write.acquire()
             if self.closed:
                 raise BrokenPipeError
+            self.connection.daemon.watch(data)
             self.connection.send(b"WRTE", self.number, self.peer, data[start : start + MOST_BYTES])
 
     def close(self) -> None:
@@ -149,6 +150,7 @@ class Connection:
         elif second in self._streams:
             stream = self._streams[second]
             if name == b"WRTE":
+                self.daemon.watch(data)
                 stream.received(data)
             elif name == b"OKAY":
                 stream.acknowledged()
@@ -177,7 +179,7 @@ class Connection:
 
 
 class Daemon:
-    """What listens; ``requests`` are the services that clients have asked for.
+    """What listens; ``requests`` are the services that clients have asked for, and ``watch`` sees what passes by.
 
     Args:
         command: that runs another one on the device; empty for this machine.
@@ -188,6 +190,8 @@ class Daemon:
         self.command, self.root, self.behaviour = command, root, behaviour
         self.requests: list[str] = []
         self.connections: list[Connection] = []
+        self.siblings: list[Daemon] = []
+        self.watch: Callable[[bytes], object] = lambda data: None
         self._listening = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._listen, daemon=True).start()
 

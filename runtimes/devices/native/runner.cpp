@@ -4,7 +4,8 @@
 //   runner onnxruntime LIBRARY MODEL THREADS run INPUTS OUTPUTS BATCH
 //   runner onnxruntime LIBRARY MODEL THREADS time INPUTS OUTPUTS BATCH WARMUP_RUNS WARMUP_S RUNS SECONDS
 //
-// All print one line of JSON: the engine's version, and name, type and shape of each input and output (-1: any length).
+// All print one line of JSON: the engine's version, the milliseconds that loading took, and name, type and shape of each
+// input and output (-1: any length).
 // INPUTS is a folder with 000.npy, 001.npy, ... in the order of the inputs, samples first; BATCH of them are one run.
 // OUTPUTS is a folder that gets files of the same kind; of "time", times.npy, the milliseconds of each run after warm-up,
 // all on the first BATCH samples. npy is numpy's format, version 1.0 (numpy.lib.format). An error is one line on stderr,
@@ -331,10 +332,12 @@ int run(int count, char** words) {
   void* library = dlopen(words[2], RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) throw Failure(std::string("the engine cannot be loaded: ") + dlerror());
   std::unique_ptr<Engine> engine;
+  const double start = now_ms();
   if (std::string(words[1]) == "onnxruntime")
     engine = std::make_unique<OnnxRuntime>(library, words[3], std::atoi(words[4]));
   else
     throw Failure(std::string("no such engine: ") + words[1]);
+  const double load_ms = now_ms() - start;
   if (what != "describe") {
     const int64_t batch = std::atol(words[8]);
     if (batch < 1) throw Failure("expected a batch of 1 or more");
@@ -343,7 +346,7 @@ int run(int count, char** words) {
     else
       time_all(*engine, samples, words[7], words + 9, batch);
   }
-  std::cout << "{\"version\": " << quoted(engine->version()) << ", \"inputs\": " << described(engine->inputs())
+  std::cout << "{\"version\": " << quoted(engine->version()) << ", \"load_ms\": " << load_ms << ", \"inputs\": " << described(engine->inputs())
             << ", \"outputs\": " << described(engine->outputs()) << "}" << std::endl;
   return 0;
 }

@@ -28,6 +28,7 @@ class Described:
     """What the runner tells of a model."""
 
     version: str
+    load_ms: float
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -68,7 +69,7 @@ def described(text: str) -> Described:
     """
     try:
         told = json.loads(text.strip().splitlines()[-1])
-        return Described(str(told["version"]), _specs(told["inputs"]), _specs(told["outputs"]))
+        return Described(str(told["version"]), float(told["load_ms"]), _specs(told["inputs"]), _specs(told["outputs"]))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DeviceError(
             f"the runner printed what is none of its lines ({type(error).__name__}); build it again"

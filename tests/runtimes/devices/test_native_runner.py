@@ -120,7 +120,12 @@ def test_what_cannot_be_loaded_is_one_line(call: runner.Call, tmp_path: Path) ->
 
 
 def test_what_is_no_answer() -> None:
-    for text in ("", "hello", '{"version": "1"}', '{"version": "1", "inputs": [{"name": "x"}], "outputs": []}'):
+    for text in (
+        "",
+        "hello",
+        '{"version": "1"}',
+        '{"version": "1", "load_ms": 1, "inputs": [{"name": "x"}], "outputs": []}',
+    ):
         with pytest.raises(DeviceError, match="none of its lines"):
             runner.described(text)
     spec = (TensorSpec("y", (1,), "float32"),)
