@@ -47,6 +47,7 @@ def _facts(benchmark: BenchmarkRecord) -> list[tuple[str, str]]:
     told = [
         ("began", benchmark.began),
         ("lasted", None if benchmark.duration_s is None else f"{significant(benchmark.duration_s)} s"),
+        ("files loaded", f"{benchmark.loadings} times" if benchmark.loadings > 1 else "once"),
         ("device", " = ".join(part for part in (benchmark.device, benchmark.machine) if part) or None),
         ("cores", _words(before.get("cores"))),
         ("pinned to", _words(benchmark.pinned)),

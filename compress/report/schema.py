@@ -195,6 +195,7 @@ class BenchmarkRecord(Record):
     began: str | None = None
     loop: str | None = None
     interleaved: int | None = None
+    loadings: int = 1
     warmup_runs: int | None = None
     duration_s: float | None = None
     runs: int | None = None

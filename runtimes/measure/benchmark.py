@@ -22,7 +22,7 @@ from ..sensors.settings import held
 from ..sensors.temperatures import wait_below
 from ..sensors.watch import Watch, Watched
 from .energy import energy_of, idle_watts
-from .loop import Progress, Rows, Samples, interleave, sentinel
+from .loop import Progress, Renewal, Rows, Samples, interleave, sentinel
 from .measurement import Measurement
 from .memory import Memory, peak_memory
 from .presets import Preset
@@ -83,9 +83,17 @@ def benchmark(
         loop = _Loop(asked, ready, nothing, before, before, began, watch.watched)
         heard.began(loop.measurements())
         with watch.watching():
-            samples = interleave(ready.works, asked.preset, sentinel(), progress, watch=watch.look, took=heard.took)
+            samples = interleave(
+                ready.works,
+                asked.preset,
+                sentinel(),
+                progress,
+                watch=watch.look,
+                took=heard.took,
+                renewal=ready.renewal,
+            )
         loop = replace(loop, samples=samples, after=conditions(), watched=watch.watched)
-        energies = _energies(ready.works, asked.preset, rail)
+        energies = _energies(ready, asked.preset, rail)
     measured = loop.measurements()
     return tuple(replace(each, energy=energy) for each, energy in zip(measured, energies, strict=True))
 
@@ -96,7 +104,8 @@ class Ready:
 
     Args:
         jobs: what is measured.
-        works: each runs a file once.
+        works: each runs a file once, until the files are loaded anew.
+        renewal: loads all files anew.
         loads_ms: that loading each took.
         memories: that each takes; None where it was not measured.
         pinned: the cores that this process is pinned to; None where it is free.
@@ -105,6 +114,7 @@ class Ready:
 
     jobs: tuple[Job, ...]
     works: tuple[Callable[[], object], ...]
+    renewal: Renewal
     loads_ms: tuple[float, ...]
     memories: tuple[Memory | None, ...]
     pinned: tuple[int, ...] | None
@@ -121,19 +131,20 @@ def prepared(
 ) -> Iterator[Ready]:
     """Within: files can be run at once; afterwards they are closed, and the machine is as before. Raises as above."""
     jobs = _jobs(files, engine, inputs)
-    with _settings(request) as cores, _loaded(jobs, request.options) as loaded:
+    with _settings(request) as cores, _Sessions(jobs, request.options) as sessions:
         feeds = [
             random_inputs(runtime.inputs, request.seed) if job.inputs is None else job.inputs
-            for job, (runtime, _) in zip(jobs, loaded, strict=True)
+            for job, runtime in zip(jobs, sessions.runtimes, strict=True)
         ]
-        for (runtime, _), feed in zip(loaded, feeds, strict=True):
+        for runtime, feed in zip(sessions.runtimes, feeds, strict=True):
             check_inputs(runtime.inputs, feed)
         memories = tuple(_memory(job, request) for job in jobs)
-        works = tuple(_work(runtime, feed) for (runtime, _), feed in zip(loaded, feeds, strict=True))
-        loads_ms = tuple(load_ms for _, load_ms in loaded)
+        loads_ms = tuple(sessions.loads_ms)
+        works, renewal = sessions.works(feeds), Renewal(lambda: sessions.renewed(feeds), sum(loads_ms) / 1e3)
         limit_c = request.start_below_c
         too_warm = "" if limit_c is None else wait_below(limit_c, request.patience_s, progress)
-        yield Ready(tuple(jobs), works, loads_ms, memories, cores, (too_warm,) if too_warm else ())
+        disturbances = (too_warm,) if too_warm else ()
+        yield Ready(tuple(jobs), works, renewal, loads_ms, memories, cores, disturbances)
 
 
 @contextmanager
@@ -143,10 +154,10 @@ def _settings(request: Request) -> Iterator[tuple[int, ...] | None]:
         yield cores
 
 
-def _energies(works: Sequence[Callable[[], object]], preset: Preset, rail: Rail | None) -> list[Energy | None]:
+def _energies(ready: Ready, preset: Preset, rail: Rail | None) -> list[Energy | None]:
     if rail is None:
-        return [None] * len(works)
-    idle = idle_watts(rail)
+        return [None] * len(ready.jobs)
+    works, idle = ready.renewal.make(), idle_watts(rail)
     return [energy_of(work, preset, rail, idle) for work in works]
 
 
@@ -181,18 +192,47 @@ def _jobs(
     ]
 
 
-@contextmanager
-def _loaded(jobs: Sequence[Job], options: Options) -> Iterator[list[tuple[Runtime, float]]]:
-    """Within: every file is loaded; its runtime, and the milliseconds that loading took."""
-    loaded: list[tuple[Runtime, float]] = []
-    try:
-        for job in jobs:
-            start = time.perf_counter_ns()
-            runtime = job.module.load(job.path, options)
-            loaded.append((runtime, (time.perf_counter_ns() - start) / 1e6))
-        yield loaded
-    finally:
-        for runtime, _ in loaded:
+class _Sessions:
+    """Files that are loaded within: their runtimes, and the milliseconds that loading each took at first."""
+
+    def __init__(self, jobs: Sequence[Job], options: Options) -> None:
+        self.runtimes: list[Runtime] = []
+        self.loads_ms: list[float] = []
+        self._jobs, self._options = jobs, options
+        self._backwards = False
+
+    def __enter__(self) -> _Sessions:
+        try:
+            for job in self._jobs:
+                start = time.perf_counter_ns()
+                self.runtimes.append(job.module.load(job.path, self._options))
+                self.loads_ms.append((time.perf_counter_ns() - start) / 1e6)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def works(self, feeds: Sequence[Arrays]) -> tuple[Callable[[], object], ...]:
+        """Each runs a file once."""
+        return tuple(_work(runtime, feed) for runtime, feed in zip(self.runtimes, feeds, strict=True))
+
+    def renewed(self, feeds: Sequence[Arrays]) -> tuple[Callable[[], object], ...]:
+        """Load all files anew, each time in the other order: the one that is loaded last is often a little faster."""
+        self._close()
+        self._backwards = not self._backwards
+        self.runtimes = [job.module.load(job.path, self._options) for job in self._jobs[:: self._step]][:: self._step]
+        return self.works(feeds)
+
+    @property
+    def _step(self) -> int:
+        return -1 if self._backwards else 1
+
+    def _close(self) -> None:
+        runtimes, self.runtimes = self.runtimes, []
+        for runtime in runtimes:
             runtime.close()
 
 
@@ -242,6 +282,7 @@ class _Loop:
             pinned=self.ready.pinned,
             watched=self.watched,
             disturbances=self.ready.disturbances,
+            loadings=self.samples.sections,
         )
 
 

@@ -44,6 +44,7 @@ class Measurement:
         energy: of the runs of a loop of its own; None where it was not asked for.
         disturbances: what else speaks against this measurement, in words: a machine that did not become cool in time, a
             connection that was lost.
+        loadings: how often the file was loaded in the loop, the first time included.
     """
 
     file: str
@@ -71,6 +72,7 @@ class Measurement:
     watched: Watched = field(default_factory=Watched)
     disturbances: tuple[str, ...] = ()
     energy: Energy | None = None
+    loadings: int = 1
 
     @property
     def p50_ms(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,10 +22,11 @@ from runtimes.errors import InvalidInputs, InvalidMeasurement, InvalidModel
 from runtimes.measure import benchmark as module
 from runtimes.measure import energy, validity
 from runtimes.measure.benchmark import benchmark, require_valid
-from runtimes.measure.loop import Samples, interleave
+from runtimes.measure.loop import Renewal, Samples, interleave
 from runtimes.measure.measurement import Measurement
 from runtimes.measure.presets import PRESETS, Preset, preset_named
 from runtimes.measure.request import Request
+from runtimes.runtime import Options, Runtime, engine_named
 from runtimes.sensors import power
 from runtimes.sensors.conditions import conditions
 from tests.support import boards
@@ -138,6 +140,68 @@ def test_sentinel_runs_all_through_the_loop_and_is_in_no_sample() -> None:
     assert max(np.diff([0.0, *places, 1.0])) < 0.05
 
 
+def renewed(clock: Clock, make_ms: float, expected_ms: float, runs: int) -> tuple[list[int], Samples]:
+    """A loop of a piece of 10 ms whose pieces take ``make_ms`` to make; how many rounds each of them was run."""
+    made: list[int] = []
+
+    def piece() -> Callable[[], object]:
+        own = len(made)
+        made.append(0)
+
+        def run() -> None:
+            made[own] += 1
+            clock.work("A", lambda: 10.0)()
+
+        return run
+
+    def make() -> list[Callable[[], object]]:
+        clock.work("make", lambda: make_ms)()
+        return [piece()]
+
+    nothing = clock.work("s", lambda: 0.0)
+    preset = Preset("own", 0, 0.0, runs, 0.01 * runs)
+    samples = interleave([piece()], preset, nothing, None, clock, renewal=Renewal(make, expected_ms / 1e3))
+    return made, samples
+
+
+def test_pieces_are_made_anew_for_each_tenth_of_a_loop() -> None:
+    clock = Clock()
+    made, samples = renewed(clock, make_ms=7.0, expected_ms=7.0, runs=1000)
+    assert samples.sections == len(made) == 10
+    assert set(samples.rows_ms[0]) == {10.0} and len(samples.rows_ms[0]) == 1000
+    assert sum(made) == 1000 + 9 * 3  # three runs of a new piece are no samples
+    assert all(abs(rounds - 100) <= 4 for rounds in made)
+    assert samples.duration_s == pytest.approx(10.0)  # without what making them took
+
+
+def test_pieces_that_take_long_to_make_are_made_once() -> None:
+    made, samples = renewed(Clock(), make_ms=1e6, expected_ms=1e6, runs=1000)
+    assert samples.sections == len(made) == 1 and made == [1000]
+    made, samples = renewed(Clock(), make_ms=1e6, expected_ms=1.0, runs=1000)  # longer than it was expected
+    assert samples.sections == len(made) == 2 and samples.duration_s == pytest.approx(10.0)
+
+
+def test_files_are_loaded_anew_in_the_other_order_each_time(
+    linear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copy(linear, tmp_path / "other.onnx"))
+    engine, loads = engine_named("onnxruntime"), []
+    load = engine.load
+
+    def counted(file: Path, options: Options) -> Runtime:
+        loads.append(file.name)
+        return load(file, options)
+
+    monkeypatch.setattr(engine, "load", counted)
+    preset = Preset("own", 1, 0.0, 30, 0.5)
+    measured = benchmark([linear, other], Request(preset, memory=False))
+    pairs = [tuple(loads[i : i + 2]) for i in range(0, len(loads), 2)]
+    assert 2 <= measured[0].loadings == measured[1].loadings == len(pairs) <= 10
+    forwards = (linear.name, other.name)
+    assert pairs == [forwards if i % 2 == 0 else forwards[::-1] for i in range(len(pairs))]
+    assert len(measured[0].samples_ms) == len(measured[1].samples_ms) >= 30
+
+
 def test_outliers_stay() -> None:
     clock = Clock()
     costs = iter([1.0] * 20 + [5000.0] + [1.0] * 1000)
@@ -240,7 +304,7 @@ def test_inputs_are_given_or_made(linear: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(module, "_work", lambda runtime, feed: seen.append(feed["x"].shape) or taken(runtime, feed))  # type: ignore[func-returns-value]
     benchmark([linear], quick(memory=False))
     benchmark([linear], quick(), inputs={"x": np.ones((7, 4), np.float32)})
-    assert seen == [(1, 4), (7, 4)]
+    assert list(dict.fromkeys(seen)) == [(1, 4), (7, 4)]  # the same again where the file is loaded anew
     with pytest.raises(InvalidInputs, match="expected"):
         benchmark([linear], quick(), inputs={"x": np.ones((7, 3), np.float32)})
 
