@@ -145,6 +145,9 @@ class Export(Config):
     )
 
 
+CoresName = Annotated[str, Field(pattern=runtimes.sensors.cores.WORD)]
+
+
 class Benchmark(Config):
     """How files are timed, all in one interleaved run."""
 
@@ -155,7 +158,7 @@ class Benchmark(Config):
         "runs and a minute (mlperf).",
         common=True,
     )
-    cores: tuple[Annotated[int, Field(ge=0, le=2**16)] | str, ...] | None = setting(
+    cores: tuple[Annotated[int, Field(ge=0, le=2**16)] | CoresName, ...] | None = setting(
         None,
         "That the process is pinned to: numbers, ranges as 0-3, or names of clusters as big and little.",
         min_length=1,

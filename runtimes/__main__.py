@@ -23,6 +23,7 @@ from .measure.measurement import Measurement
 from .measure.presets import PRESETS, preset_named
 from .measure.request import Request
 from .runtime import MOST_THREADS, ExecutedGraph, load
+from .sensors.cores import require_words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,8 +58,13 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
+def _cores(text: str) -> tuple[str, ...]:
+    words = tuple(text.split(","))
+    try:
+        require_words(words)
+    except InvalidInputs as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("cores: ")) from None
+    return words
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,7 +83,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)
     parser.add_argument("--preset", choices=tuple(PRESETS), default="default")
     parser.add_argument("--inputs", type=Path, help="an .npz with an array for every input; random without it")
-    parser.add_argument("--cores", type=_words, help="pin to these: 0,1 or 0-3 or a cluster, as big")
+    parser.add_argument("--cores", type=_cores, help="pin to these: 0,1 or 0-3 or a cluster, as big")
     parser.add_argument("--start-below", type=float, metavar="C", help="wait until all thermal zones are cooler")
     parser.add_argument("--governor", help="of cpufreq, set meanwhile and put back")
     parser.add_argument("--power-mode", help="of a Jetson, by name or number, set meanwhile and put back")

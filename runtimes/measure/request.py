@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InvalidInputs
 from ..runtime import Options
+from ..sensors.cores import require_words
 from .presets import PRESETS, Preset, preset_of
 
 
@@ -40,6 +41,9 @@ class Request:
     patience_s: float = 600.0
     energy: bool = False
     rail: str | None = None
+
+    def __post_init__(self) -> None:
+        require_words(self.cores or ())
 
     @property
     def options(self) -> Options:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InvalidInputs
 from .files import ROOT, cores_in, number, numbered, text
+
+WORD = r"^(all|little|middle[0-9]{0,2}|big|[0-9]{1,5}(-[0-9]{1,5})?([+,][0-9]{1,5}(-[0-9]{1,5})?)*)$"
+"""What cores can be named by: a cluster, numbers, ranges; on a machine that is not this one, too."""
 
 SAME_CLOCK = 0.10
 """Cores whose highest clocks differ by less are of one cluster: turbo clocks differ from core to core."""
@@ -22,6 +26,17 @@ SAME_CLOCK = 0.10
 def allowed() -> tuple[int, ...] | None:
     """Return the cores that this process may run on; None where the system does not tell."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
+
+
+def require_words(wanted: Sequence[int | str]) -> None:
+    """Raise InvalidInputs where one of them names no cores on any machine.
+
+    >>> require_words(["big", "0-3", 5])
+    """
+    for word in wanted:
+        if not re.fullmatch(WORD, str(word)):
+            expected = "numbers, ranges as 0-3 or a cluster (little, middle, big, all)"
+            raise InvalidInputs(f"cores: expected {expected}, got {str(word)[:40]!r}")
 
 
 def clusters(root: Path = ROOT) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ IN_WORDS = {
     "--block": ("0,4", "-1,4", "4", "a,b", "4," + "9" * 30),
     "--limit": ("a=nan", "a=2", "a=-1", "a", "a=x"),
     "--recover": ("smooth=nan", "smooth=2", "smooth=-1", "smooth=some", "adaround=0"),
+    "--cores": ("x", "1.5", "-1", "3-", "9" * 30),
     "--round-to": ("0", "-1", "1.5", "²", "9" * 5000, "some"),
 }
 """Options whose text holds numbers."""
@@ -35,6 +36,7 @@ ARGUMENTS = {
     "compare": ["a.json", "b.json"],
     "doctor": [],
     "pack": ["model.onnx"],
+    "profile": ["net:build", "--data", "digits"],
     "regularize": ["net:build", "--data", "digits", "--ratio", "0.5", "--method", "growing", "-o", "out"],
     "report": ["folder"],
     "run": ["recipe.yaml", "-o", "out"],

@@ -22,7 +22,9 @@ from compress.prune import Prune
 
 
 def command_of(name: str) -> click.Command:
-    command = cli.get_command(click.Context(cli), name.replace("_", "-"))
+    """The command that has the settings of a configuration: its name, or what it begins with (``bench_modes``)."""
+    own = name.replace("_", "-")
+    command = cli.get_command(click.Context(cli), own if own in COMMANDS else own.partition("-")[0])
     assert command is not None
     return command
 
