@@ -65,7 +65,7 @@ class Comparison:
         threads = [record.threads for record in sides]
         if None not in threads and threads[0] != threads[1]:
             told.append(f"{threads[0]} against {threads[1]} threads")
-        emulated = [bool(record.conditions.get("emulated")) for record in sides]
+        emulated = [record.emulated for record in sides]
         return (*told, *(["the processor is emulated"] if any(emulated) else []))
 
     @property

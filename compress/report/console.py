@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import cuts, findings
+from .conditions import doubts
 from .cuts import LayerCut
 from .page import fact
 from .quantities import UNKNOWN, count, milliseconds, percent, plural, points, ratio, seconds, size
@@ -27,6 +28,8 @@ def terminal(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_title(report), _outcome(report)]
     if report.exports or report.benchmarks:
         parts.append(_files(report))
+    for reason, places in doubts(report):
+        parts.append(Text(f"! not to be trusted: {'; '.join(places)}: {reason}\n", style="yellow"))
     if report.stages:
         parts.append(_stages(report))
         parts += [Text(f"! {line}\n", style="yellow") for stage in report.stages for line in stage.warnings]

@@ -219,6 +219,11 @@ class BenchmarkRecord(Record):
     in_reference: bool = False
 
     @property
+    def emulated(self) -> bool:
+        """Whether the processor was emulated, so that times say nothing of a real one and are not ranked."""
+        return bool(self.conditions.get("emulated"))
+
+    @property
     def machine(self) -> str | None:
         """The board or processor that the file was measured on, with its architecture; None where that is unknown."""
         name = self.conditions.get("board") or self.conditions.get("cpu")

@@ -36,7 +36,7 @@ def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
             _number(latency.p99_bound if by_rule else latency.p99, 3), str(record.runs),
             _number(record.size_bytes / 1e3 if record.size_bytes is not None else None, 1),
             _number(memory, 1), _number(record.top1, 2), _number(agreement, 2),
-            _number(first / latency.p50 if first and latency.p50 else None, 2) + "x",
+            _times(first / latency.p50 if first and latency.p50 and not record.emulated else None),
             *([_number(record.energy.per_run_mj if record.energy else None, 2)] if rails else []),
         )  # fmt: skip
     return table
@@ -54,6 +54,10 @@ def node_lines(records: Sequence[BenchmarkRecord]) -> Iterator[str]:
             share = "" if nodes.fallback_share is None else f" and took {nodes.fallback_share:.0%} of the time"
             fell = f"; {nodes.fallen_back} fell back{share}"
         yield f"{record.name}: {nodes.integer} nodes in integers, {nodes.float} in float; ran by {ran}{fell}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
 
 
 def _number(value: float | None, digits: int) -> str:
