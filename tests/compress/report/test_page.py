@@ -316,6 +316,13 @@ def test_the_slowest_run_is_in_the_figure() -> None:
     assert reach - median > 400, "from the median to the outlier, almost all of the 480 units"
 
 
+def test_why_a_measurement_is_not_to_be_trusted_is_in_the_terminal(filled: dict[str, Any]) -> None:
+    filled["benchmarks"][0] |= {"valid": False, "notes": ["the governor changed"]}
+    name = filled["benchmarks"][0]["name"]
+    told = [line for line in printed(Report.model_validate(filled)).splitlines() if "not to be trusted" in line]
+    assert any(name in line and "the governor changed" in line for line in told), told
+
+
 def test_warnings_of_stages_are_on_the_page_and_in_the_terminal(filled: dict[str, Any]) -> None:
     lines = ["prune: validation top-1 fell from 95.10 to 12.50 %: fine-tune <b>", "prune: and something else"]
     assert "warning" not in [value for _, name, value in outline(render(Report.model_validate(filled))).attributes]
