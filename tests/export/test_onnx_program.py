@@ -150,7 +150,7 @@ def test_translations_are_read_once_and_shared_with_no_other_export(
     assert exported(model, inputs, tmp_path / "second.onnx") == first
     assert torchlib._read.cache_info().misses == reads
     with monkeypatch.context() as patch:  # another version of torch may have none of what is kept
-        patch.setattr(torchlib, "_found", lambda module, name: None)
+        patch.setattr(torchlib, "_attribute", lambda module, name: None)
         assert exported(model, inputs, tmp_path / "third.onnx") == first
     ours = site.OPERATION.name()
     with torchlib.read_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +14,12 @@ from typing import Any
 
 import asyncssh
 
+from runtimes.devices.remote import RemoteDevice
+
 USER = "tester"
+
+Reach = Callable[..., RemoteDevice]
+"""Makes a device that a server is, with settings of :class:`runtimes.devices.device.Settings`."""
 
 Watch = Callable[[bytes], bool]
 """Looks at what passes by, and says whether the connection is to be cut there."""
@@ -152,15 +158,24 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
     try:
         yield server
     finally:
-        loop.call_soon_threadsafe(acceptor.close)
-        for process in server.processes:
-            with suppress(ProcessLookupError):
-                loop.call_soon_threadsafe(_end, process)
+        asyncio.run_coroutine_threadsafe(_end(acceptor, server), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+        loop.close()
 
 
-def _end(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        if process.returncode is None:
-            process.kill()
+async def _end(acceptor: asyncssh.SSHAcceptor, server: SshServer) -> None:
+    """Leave nothing pending, which the garbage collector would end in the middle of another test."""
+    acceptor.close()
+    for process in server.processes:
+        with suppress(ProcessLookupError, PermissionError):
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.wait(others, timeout=5) if others else None
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    for process in server.processes:
+        process._transport.close()  # type: ignore[attr-defined]
+    await asyncio.sleep(0)

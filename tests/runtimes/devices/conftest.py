@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,7 @@ import pytest
 from runtimes.devices.device import Settings
 from runtimes.devices.remote import RemoteDevice
 from runtimes.devices.ssh import SshConnection
-from tests.support.ssh_server import SshServer, ssh_server
-
-Reach = Callable[..., RemoteDevice]
+from tests.support.ssh_server import Reach, SshServer, ssh_server
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from runtimes.measure.presets import PRESETS
 from runtimes.measure.request import Request
 from runtimes.runtime import Options, load, random_inputs
 from runtimes.sensors.conditions import conditions
-from tests.runtimes.devices.conftest import Reach
-from tests.support.ssh_server import SshServer
+from tests.support.ssh_server import Reach, SshServer
 
 Saved = Callable[[ModelProto, str], Path]
 Models = dict[str, Callable[..., ModelProto]]
