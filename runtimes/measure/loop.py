@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,11 +86,8 @@ def interleave(
     orders = _orders(len(works))
     total_s = preset.seconds * len(works)
     rows, guards = _no_times(len(works)), _no_times(1)[0]
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    began, rounds = clock_ns(), 0
-    try:
+    with _no_garbage_collection():
+        began, rounds = clock_ns(), 0
         while rounds < preset.warmup_runs or clock_ns() - began < preset.warmup_s * len(works) * 1e9:
             for i in orders[rounds % len(orders)]:
                 works[i]()
@@ -113,22 +111,32 @@ def interleave(
                     watch()
                 if took is not None:
                     took(rows, guards)
-                start = clock_ns()
-                sentinel()
-                guards.append((clock_ns() - start) / 1e6)
+                guards.append(_timed_ms(sentinel, clock_ns))
             for i in orders[rounds % len(orders)]:
-                work, row = works[i], rows[i]
-                start = clock_ns()
-                work()
-                row.append((clock_ns() - start) / 1e6)
+                rows[i].append(_timed_ms(works[i], clock_ns))
             rounds += 1
         duration_s = (clock_ns() - began) / 1e9
-    finally:
-        if collecting:
-            gc.enable()
     if progress is not None:
         progress("bench", round(total_s), round(total_s))
     return Samples(tuple(tuple(row) for row in rows), tuple(guards), warmups, duration_s, sections.made)
+
+
+def _timed_ms(work: Callable[[], object], clock_ns: Callable[[], int]) -> float:
+    start = clock_ns()
+    work()
+    return (clock_ns() - start) / 1e6
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _Sections:
