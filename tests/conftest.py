@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import torch
 from compress.data import Data
 from runtimes.measure.presets import PRESETS
 from tests.support.small_classifier import SMALL_NET, SmallNet, pattern_data
+
+with suppress(ImportError):
+    import setuptools  # noqa: F401  torch's compiler imports it in the middle of its work, where that can fail
 
 torch.set_num_threads(1)
 
