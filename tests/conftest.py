@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from contextlib import suppress
@@ -17,7 +18,7 @@ from runtimes.measure.presets import PRESETS
 from tests.support.small_classifier import SMALL_NET, SmallNet, pattern_data
 
 with suppress(ImportError):
-    import setuptools  # noqa: F401  torch's compiler imports it in the middle of its work, where that can fail
+    importlib.import_module("setuptools")  # torch's compiler imports it in the middle of its work, where that can fail
 
 torch.set_num_threads(1)
 
