@@ -64,13 +64,7 @@ def milliseconds(value: float | None) -> str:
     >>> [milliseconds(v) for v in (0.1824, 0.0083, 15.52, 2310.0)]
     ['0.182\\xa0ms', '8.30\\xa0µs', '15.5\\xa0ms', '2.31\\xa0s']
     """
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    if abs(value) >= 1000:
-        return f"{significant(value / 1000)}{_SPACE}s"
-    if 0 < abs(value) < 0.1:
-        return f"{significant(value * 1000)}{_SPACE}µs"
-    return f"{significant(value)}{_SPACE}ms"
+    return _thousandths(value, "s")
 
 
 def millijoules(value: float | None) -> str:
@@ -79,13 +73,18 @@ def millijoules(value: float | None) -> str:
     >>> [millijoules(v) for v in (0.0042, 3.14, 2500.0, None)]
     ['4.20\\xa0µJ', '3.14\\xa0mJ', '2.50\\xa0J', '–']
     """
+    return _thousandths(value, "J")
+
+
+def _thousandths(value: float | None, unit: str) -> str:
+    """A quantity given in thousandths of a unit, told in these, in thousands of them, or in thousandths of them."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     if abs(value) >= 1000:
-        return f"{significant(value / 1000)}{_SPACE}J"
+        return f"{significant(value / 1000)}{_SPACE}{unit}"
     if 0 < abs(value) < 0.1:
-        return f"{significant(value * 1000)}{_SPACE}µJ"
-    return f"{significant(value)}{_SPACE}mJ"
+        return f"{significant(value * 1000)}{_SPACE}µ{unit}"
+    return f"{significant(value)}{_SPACE}m{unit}"
 
 
 def seconds(value: float | None) -> str:
