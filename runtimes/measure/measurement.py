@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidInputs
 from ..sensors.conditions import Conditions
 from ..sensors.power import Energy
 from ..sensors.watch import Watched
+from ..stored import stored_fields
 from .percentiles import P99_RUNS, early_stopping, median_interval
 from .presets import FORMER_NAMES
 from .validity import BrokenRule, broken_rules, drift_of, spread_of
@@ -171,13 +171,7 @@ class Measurement:
         Raises:
             InvalidInputs: a field is missing that has always been there.
         """
-        facts: dict[str, Any] = {}
-        for each in fields(cls):
-            if each.name in stored:
-                value = stored[each.name]
-                facts[each.name] = tuple(value) if isinstance(value, list) else value
-            elif each.default is MISSING and each.default_factory is MISSING:
-                raise InvalidInputs(f"measurement: the field {each.name!r} is missing; measure again")
+        facts = stored_fields(cls, stored, "measurement")
         for name in ("conditions", "conditions_after"):
             facts[name] = Conditions.from_json(facts[name])
         if "watched" in facts:

@@ -6,11 +6,11 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidInputs
+from ..stored import stored_fields
 from . import clocks, cores, power_mode, throttling
 from .emulation import is_emulated
 from .files import ROOT, number, text
@@ -74,13 +74,7 @@ class Conditions:
         Raises:
             InvalidInputs: a field is missing that has always been there.
         """
-        facts: dict[str, Any] = {}
-        for each in fields(cls):
-            if each.name in stored:
-                value = stored[each.name]
-                facts[each.name] = tuple(value) if isinstance(value, list) else value
-            elif each.default is MISSING and each.default_factory is MISSING:
-                raise InvalidInputs(f"conditions: the field {each.name!r} is missing; measure again")
+        facts = stored_fields(cls, stored, "conditions")
         facts["clusters"] = {name: tuple(members) for name, members in (facts.get("clusters") or {}).items()}
         return cls(**facts)
 
