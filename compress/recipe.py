@@ -177,6 +177,11 @@ class Benchmark(Config):
     start_below: float | None = setting(
         None, "Wait until all thermal zones are cooler than this, for ten minutes at most.", unit="C", ge=0, le=150
     )
+    profile: bool = setting(
+        False,
+        "Tell where the time of each file goes, layer by layer, from runs after those that are timed.",
+        common=True,
+    )
     strict: bool = setting(False, "End with exit code 5 where a measurement breaks a rule and is invalid.", common=True)
 
     @field_validator("preset", mode="before")

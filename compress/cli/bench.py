@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..data import Data
     from ..deploy import Deployed, Wanted
     from ..deploy.modes import ModeResults, Modes
+    from ..recipe import Benchmark
     from ..report.schema import BenchmarkRecord
     from ..siblings import runtimes
     from ..sources.load import Network
@@ -93,8 +94,8 @@ def command(
     records: list[BenchmarkRecord] = []
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
         written = _Written(call, data, formats, Path(folder))
-        measuring = {"request": timing.request, "data": data, "inputs": inputs, "progress": progress}
-        done = on_devices(call, progress, lambda device: _measure(written, names, device, records, measuring))
+        measuring = {"data": data, "inputs": inputs, "progress": progress}
+        done = on_devices(call, progress, lambda device: _measure(written, names, device, records, timing, measuring))
         more = _more(written, names, modes, timing.request, inputs, progress) if modes.wanted else None
     records = [record.model_copy(update={"label": label}) for record in records]
     _show(call, records, more)
@@ -125,17 +126,26 @@ def _show(call: Options, records: list[BenchmarkRecord], more: ModeResults | Non
     """Print the tables."""
     from .output.bench_table import bench_table, node_lines
     from .output.mode_tables import mode_tables
+    from .output.profile_table import profile_table
 
     if records:
         call.console.print(bench_table(records))
         for line in node_lines(records):
             call.console.print(line)
+    for record in records:
+        if record.profile is not None:
+            call.console.print(profile_table(record.profile))
     for table in mode_tables(more) if more is not None else ():
         call.console.print(table)
 
 
 def _measure(
-    written: _Written, names: list[str], device: Device, records: list[BenchmarkRecord], measuring: dict[str, Any]
+    written: _Written,
+    names: list[str],
+    device: Device,
+    records: list[BenchmarkRecord],
+    timing: Benchmark,
+    measuring: dict[str, Any],
 ) -> None:
     """Add the records of files on a device; where it is lost, what it measured before."""
     from .. import deploy
@@ -143,7 +153,9 @@ def _measure(
 
     files = [file for name in names for file in written.files(name, device)]
     try:
-        records.extend(deploy.measure(files, device=device, **measuring))
+        records.extend(
+            deploy.measure(files, request=timing.request, profile=timing.profile, device=device, **measuring)
+        )
     except runtimes.errors.DeviceError as error:
         records.extend(deploy.broken_off(files, error, device.name))
         raise

@@ -10,7 +10,7 @@ from .grammar import options
 
 if TYPE_CHECKING:
     from ..deploy import Deployed
-    from ..deploy.profile import Profile
+    from ..report.schema import Profile
     from ..siblings import runtimes
 
 
@@ -56,7 +56,7 @@ def command(formats: tuple[str, ...], threads: int, no_roofline: bool, rows: int
             profile = _profile(file, network, threads, probe)
             profiles.append(profile)
             call.console.print(profile_table(profile, rows))
-    call.tell({"profiles": [profile.to_json() for profile in profiles]})
+    call.tell({"profiles": profiles})
 
 
 def _files(call: Any, network: Any, formats: tuple[str, ...], folder: Any) -> list[Deployed]:
@@ -80,27 +80,15 @@ def _files(call: Any, network: Any, formats: tuple[str, ...], folder: Any) -> li
 
 
 def _profile(file: Deployed, network: Any, threads: int, probe: runtimes.measure.roofline.Roofline | None) -> Profile:
-    import tempfile
-    from pathlib import Path
-
-    from ..cost.count import cost
-    from ..deploy.profile import RUNS, named_copy, profile_of
+    from ..deploy.profile import RUNS, executed_graph, profile_file
     from ..errors import InvalidInput
     from ..pipeline import fold_for_export
     from ..siblings import runtimes
 
-    counted_of = fold_for_export(network)
-    engine = file.engine or runtimes.facts.engine_of(file.path)
-    with tempfile.TemporaryDirectory() as folder:
-        path = named_copy(file.path, engine, Path(folder))
-        runtime = runtimes.runtime.load(path, engine, runtimes.runtime.Options(threads=threads))
-        try:
-            arrays = [x.numpy() for x in network.example_inputs]
-            graph = runtime.executed_graph(runtimes.bound.one_feed(runtime, file.binding, arrays), runs=RUNS)
-        finally:
-            runtime.close()
-    if graph is None or not graph.duration_ms:
-        title = runtimes.facts.title_of(engine)
+    here = runtimes.devices.local.LocalDevice()
+    graph = executed_graph(file, network.example_inputs, threads, here, RUNS, by_layer=True)
+    profile = profile_file(file, graph, fold_for_export(network), probe, threads)
+    if profile is None:
+        title = runtimes.facts.title_of(file.engine or runtimes.facts.engine_of(file.path))
         raise InvalidInput(f"profile {file.name}: {title} tells no time of single nodes; choose another --format")
-    counted = cost(counted_of.model, counted_of.example_inputs)
-    return profile_of(file.name, engine, graph, counted, probe, threads)
+    return profile

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from ..data import Data
-from ..report.schema import BenchmarkRecord, NodeCounts
+from ..report.schema import BenchmarkRecord, NodeCounts, Profile
 from ..siblings import runtimes
 from ..stage import Progress, silent
 from ..tasks.classification import require_classifier
 from .deployed import Deployed
 from .facts import versions
 from .parity import accuracy, parity_on, some, taken
+from .profile import RUNS, executed_graph, profile_file
+
+_LOG = logging.getLogger(__name__)
 
 
 def measure(
@@ -25,12 +31,14 @@ def measure(
     progress: Progress = silent,
     parity_samples: int = 1024,
     device: runtimes.devices.device.Device | None = None,
+    profile: bool = False,
 ) -> list[BenchmarkRecord]:
     """Each file's latency, memory, accuracy on the test split and agreement with its network, timed interleaved.
 
     Args:
         request: how they are timed; left out, by the quick preset in one thread.
         device: that runs them; left out, this machine.
+        profile: tell where the time of each file goes as well, layer by layer.
 
     Raises:
         DeviceError: the device cannot be reached, or fails; ``measurements`` of it are what was measured before.
@@ -47,13 +55,13 @@ def measure(
         inputs=None if inputs is None else [_feed(file, inputs, timing.threads, where) for file in files],
         progress=progress,
     )
+    look = _Look(where, timing.threads, inputs, profile)
     records = []
     try:
         for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
             progress("test the files", number, len(files), file.name)
-            timed = _record(file, measurement, where.name)
-            nodes = _executed(file, inputs, timing.threads, where)
-            records.append(_tested(file, timed.model_copy(update={"nodes": nodes}), data, parity_samples, where))
+            timed = _record(file, measurement, where.name).model_copy(update=look.into(file))
+            records.append(_tested(file, timed, data, parity_samples, where))
     except runtimes.errors.DeviceError as error:  # the times are whole all the same
         error.measurements = error.measurements or measured
         raise
@@ -111,43 +119,53 @@ def _tested(
     return record.model_copy(update=found)
 
 
-def _executed(
-    file: Deployed,
-    inputs: tuple[Tensor, ...] | None,
-    threads: int,
-    device: runtimes.devices.device.Device,
-) -> NodeCounts | None:
-    """How many nodes the engine really runs by the type they compute in; None where it does not tell."""
-    network_inputs = inputs or (file.network.example_inputs if file.network is not None else None)
-    try:
-        engine = _as_it_is(file, threads, device)
+@dataclass(frozen=True)
+class _Look:
+    """What is asked of the engine after files were timed: who ran their nodes, and how long each took."""
+
+    device: runtimes.devices.device.Device
+    threads: int
+    inputs: tuple[Tensor, ...] | None
+    profile: bool
+
+    def into(self, file: Deployed) -> dict[str, NodeCounts | Profile]:
+        """The fields of a record that the executed nodes of a file tell; none where the engine does not tell them."""
+        inputs = self.inputs or (file.network.example_inputs if file.network is not None else None)
+        runs = RUNS if self.profile else NODE_RUNS
         try:
-            arrays = None if network_inputs is None else [x.numpy() for x in network_inputs]
-            feed = None if arrays is None else runtimes.bound.one_feed(engine, file.binding, arrays)
-            graph = engine.executed_graph(feed, runs=NODE_RUNS)
-        finally:
-            engine.close()
-    except runtimes.errors.DeviceError:
-        raise
-    except runtimes.errors.RuntimesError:  # the file was timed: what it ran is not known
-        return None
-    if graph is None:
-        return None
-    told = graph.to_json()
-    return NodeCounts.model_validate({name: told[name] for name in NodeCounts.model_fields})
+            graph = executed_graph(file, inputs, self.threads, self.device, runs, by_layer=self.profile)
+        except runtimes.errors.DeviceError:
+            raise
+        except runtimes.errors.RuntimesError:  # the file was timed: what it ran is not known
+            graph = None
+        told: dict[str, NodeCounts | Profile] = {}
+        if graph is not None:
+            values = graph.to_json()
+            told["nodes"] = NodeCounts.model_validate({name: values[name] for name in NodeCounts.model_fields})
+        if self.profile:
+            profile = profile_file(file, graph, file.network, self._roofline, self.threads)
+            if profile is not None:
+                told["profile"] = profile
+            else:
+                engine = file.engine or runtimes.facts.engine_of(file.path)
+                title = runtimes.facts.title_of(engine)
+                _LOG.warning("profile %s: %s tells no time of single nodes", file.name, title)
+        return told
+
+    @cached_property
+    def _roofline(self) -> runtimes.measure.roofline.Roofline | None:
+        """What this machine can do at most; other devices are not probed."""
+        here = self.device.name == runtimes.devices.device.LOCAL
+        return runtimes.measure.roofline.roofline(self.threads) if here else None
 
 
 def _feed(
     file: Deployed, inputs: tuple[Tensor, ...], threads: int, device: runtimes.devices.device.Device
 ) -> runtimes.runtime.Arrays:
-    engine = _as_it_is(file, threads, device)
-    try:
-        return runtimes.bound.feed(engine, file.binding, [x.numpy() for x in inputs])
-    finally:
-        engine.close()
-
-
-def _as_it_is(file: Deployed, threads: int, device: runtimes.devices.device.Device) -> runtimes.runtime.Runtime:
-    """The file as it was timed, also where the device computes its integers otherwise than its target's."""
+    """The inputs of the network as the file takes them."""
     engine = file.engine or runtimes.facts.engine_of(file.path)
-    return device.load(file.path, engine, runtimes.runtime.Options(threads))
+    runtime = device.load(file.path, engine, runtimes.runtime.Options(threads))
+    try:
+        return runtimes.bound.feed(runtime, file.binding, [x.numpy() for x in inputs])
+    finally:
+        runtime.close()

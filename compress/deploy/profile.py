@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ..cost.count import Cost, LayerCost
+from torch import Tensor
+
+from ..cost.count import Cost, LayerCost, cost
+from ..report.schema import Profile, ProfileRow, Roofline
 from ..siblings import export, runtimes
+from ..sources.load import Network
+from .deployed import Deployed
 
 RUNS = 30
 """Of which each node's lower quartile is told."""
@@ -21,62 +26,56 @@ _NAMED = re.compile(r"layer:(.*):\d+")
 _AFTER_LAYER = re.compile(r"[/_:.;#]|$")
 
 
-@dataclass(frozen=True)
-class ProfileRow:
-    """A layer of the network, or nodes of one operator that belong to none that is known.
+def executed_graph(
+    file: Deployed,
+    inputs: Sequence[Tensor] | None,
+    threads: int,
+    device: runtimes.devices.device.Device,
+    runs: int,
+    *,
+    by_layer: bool = False,
+) -> runtimes.runtime.ExecutedGraph | None:
+    """The nodes that the engine really runs of a file, as it was timed; None where it does not tell.
+
+    The file is run as it is, also where the device computes its integers otherwise than its target's.
 
     Args:
-        layer: its name; "" for nodes that could not be joined.
-        nodes: that it was run as, by the engine's names.
-        ops: of these, in order.
-        kind: the arithmetic of the one that took longest.
-        providers: that ran them.
-        joined: by what the two were found to belong together.
-        moved_bytes: that the layer reads and writes, in the arithmetic it ran in.
-        intensity: operations for each byte; a multiply-add is two.
-        roofline_share: of the time, what the work takes at least on this device.
+        inputs: of the network; left out, random ones of the file.
+        by_layer: name the nodes after the network's layers, in formats that can.
+
+    Raises:
+        RuntimesError: the engine cannot be used there, or fails.
     """
-
-    layer: str
-    nodes: tuple[str, ...]
-    ops: tuple[str, ...]
-    kind: Literal["integer", "float", "other"]
-    providers: tuple[str, ...]
-    duration_ms: float
-    joined: Literal["name", "order", ""] = ""
-    macs: int | None = None
-    moved_bytes: int | None = None
-    intensity: float | None = None
-    roofline_share: float | None = None
+    engine = file.engine or runtimes.facts.engine_of(file.path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = _named_copy(file.path, engine, Path(folder)) if by_layer else file.path
+        runtime = device.load(path, engine, runtimes.runtime.Options(threads))
+        try:
+            arrays = None if inputs is None else [x.numpy() for x in inputs]
+            feed = None if arrays is None else runtimes.bound.one_feed(runtime, file.binding, arrays)
+            return runtime.executed_graph(feed, runs=runs)
+        finally:
+            runtime.close()
 
 
-@dataclass(frozen=True)
-class Profile:
-    """A file's rows, the slowest first.
+def profile_file(
+    file: Deployed,
+    graph: runtimes.runtime.ExecutedGraph | None,
+    network: Network | None,
+    roofline: runtimes.measure.roofline.Roofline | None,
+    threads: int,
+) -> Profile | None:
+    """Where the time of a file goes; None where its engine tells no time of single nodes.
 
     Args:
-        name: of the file.
-        total_ms: of all nodes.
-        left_layers: with multiply-adds, that no node was found for.
-        roofline: of the device; None where it was not measured.
+        graph: what the engine ran, its nodes named after layers.
+        network: that the file was made from, where that is known.
     """
-
-    name: str
-    engine: str
-    threads: int
-    total_ms: float
-    rows: tuple[ProfileRow, ...]
-    left_layers: tuple[str, ...]
-    roofline: runtimes.measure.roofline.Roofline | None
-
-    @property
-    def left_nodes(self) -> tuple[str, ...]:
-        """The nodes that were joined with no layer, the slowest first."""
-        return tuple(node for row in self.rows if not row.layer for node in row.nodes)
-
-    def to_json(self) -> dict[str, Any]:
-        """A mapping of plain values."""
-        return {**asdict(self), "left_nodes": list(self.left_nodes)}
+    if graph is None or not graph.duration_ms:
+        return None
+    engine = file.engine or runtimes.facts.engine_of(file.path)
+    counted = cost(network.model, network.example_inputs) if network is not None else None
+    return profile_of(file.name, engine, graph, counted, roofline, threads)
 
 
 def profile_of(
@@ -91,9 +90,9 @@ def profile_of(
 
     Args:
         graph: what the engine ran, with durations.
-        counted: what the layers cost; None where the network is not known.
+        counted: what the layers cost; None where the network is not known, and the names of nodes are all there is.
     """
-    layers = {each.layer: each for each in reversed(counted.layers)} if counted is not None else {}
+    layers = {each.layer: each for each in reversed(counted.layers)} if counted is not None else None
     products = _products(counted)
     by_name = {node.name: found for node in graph.nodes if (found := _layer_in(node.name, layers))}
     by_order = _by_order(graph.nodes, by_name, products)
@@ -108,10 +107,18 @@ def profile_of(
     rows.sort(key=lambda row: -row.duration_ms)
     joined = {row.layer for row in rows}
     left = tuple(layer for layer in products if layer not in joined)
-    return Profile(name, engine, threads, graph.duration_ms, tuple(rows), left, roofline)
+    return Profile(
+        name=name,
+        engine=engine,
+        threads=threads,
+        total_ms=graph.duration_ms,
+        rows=tuple(rows),
+        left_layers=left,
+        roofline=None if roofline is None else Roofline.model_validate(roofline.to_json()),
+    )
 
 
-def named_copy(file: Path, engine: str, folder: Path) -> Path:
+def _named_copy(file: Path, engine: str, folder: Path) -> Path:
     """A copy of a file in ``folder`` whose nodes are named after layers, in formats that can; else the file itself."""
     for form in export.facts.formats().values():
         if form.engine != engine or form.suffix != file.suffix.lower():
@@ -128,13 +135,13 @@ def _products(counted: Cost | None) -> dict[str, LayerCost]:
     return {each.layer: each for each in counted.layers if each.macs} if counted is not None else {}
 
 
-def _layer_in(node: str, layers: Mapping[str, LayerCost]) -> str:
+def _layer_in(node: str, layers: Mapping[str, LayerCost] | None) -> str:
     """The layer with the longest name that a node's begins with, or that stands in it; "" where it is none."""
     named = _NAMED.match(node)
     if named is not None:
-        return named[1] if named[1] in layers else ""
+        return named[1] if layers is None or named[1] in layers else ""
     best = ""
-    for layer in layers:
+    for layer in layers or ():
         if len(layer) > len(best) and node.startswith(layer) and _AFTER_LAYER.match(node[len(layer) :]):
             best = layer
     return best
@@ -158,21 +165,24 @@ def _row(
 ) -> ProfileRow:
     slowest = max((node for node in nodes if node.kind != "other"), key=lambda node: node.duration_ms, default=nodes[0])
     duration_ms = sum(node.duration_ms for node in nodes)
-    ops, providers = (tuple(dict.fromkeys(each)) for each in ([n.op for n in nodes], [n.provider for n in nodes]))
-    names = tuple(node.name for node in nodes)
-    row = ProfileRow(layer, names, ops, slowest.kind, tuple(filter(None, providers)), duration_ms, joined)
-    cost = products.get(layer)
-    if cost is None:
-        return row
-    integer = slowest.kind == "integer"
-    moved = cost.memory_access_bytes // 4 if integer else cost.memory_access_bytes  # counted in float32
-    least_ms = roofline.least_ms(cost.macs, moved, integer=integer) if roofline is not None else None
+    counted = products.get(layer)
+    moved, least_ms = None, None
+    if counted is not None:
+        integer = slowest.kind == "integer"
+        moved = counted.memory_access_bytes // 4 if integer else counted.memory_access_bytes  # counted in float32
+        least_ms = roofline.least_ms(counted.macs, moved, integer=integer) if roofline is not None else None
     return ProfileRow(
-        **{
-            name: getattr(row, name) for name in ("layer", "nodes", "ops", "kind", "providers", "duration_ms", "joined")
-        },
-        macs=cost.macs,
+        layer=layer,
+        nodes=tuple(node.name for node in nodes),
+        ops=tuple(dict.fromkeys(node.op for node in nodes)),
+        kind=slowest.kind,
+        providers=tuple(dict.fromkeys(node.provider for node in nodes if node.provider)),
+        duration_ms=duration_ms,
+        joined=joined,
+        fallen_back=tuple(node.name for node in nodes if node.fell_back),
+        fallback_ms=sum(node.duration_ms for node in nodes if node.fell_back),
+        macs=counted.macs if counted is not None else None,
         moved_bytes=moved,
-        intensity=2 * cost.macs / moved if moved else None,
+        intensity=2 * counted.macs / moved if counted is not None and moved else None,
         roofline_share=least_ms / duration_ms if least_ms is not None and duration_ms else None,
     )

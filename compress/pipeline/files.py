@@ -91,6 +91,7 @@ def write_files(
         inputs=one_sample(asked[0].network.example_inputs) if sized else None,
         progress=progress,
         device=device,
+        profile=recipe.benchmark.profile,
     )
     exports = [record.model_copy(update={"file": f"exports/{record.file}"}) for record, _ in made]
     timed = [

@@ -10,15 +10,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import cuts, findings
+from . import cuts, findings, time_by_layer
 from .conditions import doubts
 from .cuts import LayerCut
 from .page import fact
 from .quantities import UNKNOWN, count, milliseconds, percent, plural, points, ratio, seconds, size
 from .schema import Report, StageRecord
 
-ROWS, BAR, NAMES = 40, 24, 3
-"""Rows of a table of cuts, letters of its longest bar, and names that are told with a reason."""
+ROWS, BAR, NAMES, SLOWEST = 40, 24, 3, 5
+"""Rows of a table of cuts, letters of its longest bar, names that are told with a reason, and layers of a file."""
 
 Number = TypeVar("Number", int, float)
 
@@ -30,6 +30,7 @@ def terminal(report: Report) -> RenderableType:
         parts.append(_files(report))
     for reason, places in doubts(report):
         parts.append(Text(f"! not to be trusted: {'; '.join(places)}: {reason}\n", style="yellow"))
+    parts += [_time(file) for file in time_by_layer.files(report)]
     if report.stages:
         parts.append(_stages(report))
         parts += [Text(f"! {line}\n", style="yellow") for stage in report.stages for line in stage.warnings]
@@ -92,6 +93,12 @@ def _files(report: Report) -> Table:
         if export.name not in timed:
             row(export.name, UNKNOWN, UNKNOWN, "not timed", UNKNOWN)
     return table
+
+
+def _time(file: time_by_layer.FileTime) -> Text:
+    """The slowest layers of a file that was profiled, and the kinds of arithmetic that its time is in."""
+    slowest = ", ".join(f"{row.name} {percent(100 * row.share, 0)}" for row in file.rows[:SLOWEST])
+    return Text(f"{file.title} {file.where}: {slowest}; {file.whole[1]}\n")
 
 
 def _change(before: Number | None, after: Number | None, show: Callable[[Number | None], str]) -> str:

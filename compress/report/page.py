@@ -10,7 +10,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from . import conditions, costs, cuts, findings, over_time, quantities
+from . import conditions, costs, cuts, findings, over_time, quantities, time_by_layer
 from .cuts import LayerCut
 from .figures import Distribution, curve, distributions, paired, stacked
 from .findings import LayerPair
@@ -34,6 +34,8 @@ def render(report: Report) -> str:
         signs=costs.signs(report),
         latency_figures=[_latency_figure(report, group) for group in groups],
         timelines=[over_time.figure(report, group) for group in groups],
+        times=time_by_layer.files(report),
+        time_by_layer=time_by_layer,
         doubts=conditions.doubts(report),
         loops=conditions.loops(report),
         layers=_layers(report),

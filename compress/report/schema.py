@@ -169,6 +169,71 @@ class EnergyRecord(Record):
     per_run_above_idle_mj: float | None = None
 
 
+class ProfileRow(Record):
+    """A layer of the network as an engine ran it, or nodes of one operator that belong to none that is known.
+
+    Args:
+        layer: its name; "" for nodes that could not be joined.
+        nodes: that it was run as, by the engine's names.
+        ops: of these, in order.
+        kind: the arithmetic of the one that took longest.
+        providers: that ran them.
+        joined: by what the two were found to belong together.
+        fallen_back: those of the nodes that ran elsewhere than the engine was to run them.
+        fallback_ms: of these.
+        moved_bytes: that the layer reads and writes, in the arithmetic it ran in.
+        intensity: operations for each byte; a multiply-add is two.
+        roofline_share: of the time, what the work takes at least on this device.
+    """
+
+    layer: str
+    nodes: tuple[str, ...]
+    ops: tuple[str, ...]
+    kind: Literal["integer", "float", "other"]
+    providers: tuple[str, ...]
+    duration_ms: float
+    joined: Literal["name", "order", ""] = ""
+    fallen_back: tuple[str, ...] = ()
+    fallback_ms: float = 0.0
+    macs: int | None = None
+    moved_bytes: int | None = None
+    intensity: float | None = None
+    roofline_share: float | None = None
+
+
+class Roofline(Record):
+    """The most that a device did in a probe, a second; see :class:`runtimes.measure.roofline.Roofline`."""
+
+    threads: int
+    float_ops: float
+    integer_ops: float | None
+    bytes_per_s: float
+
+
+class Profile(Record):
+    """Where the time of a file goes: its rows, the slowest first.
+
+    Args:
+        name: of the file.
+        total_ms: of all nodes.
+        left_layers: with multiply-adds, that no node was found for.
+        roofline: of the device; None where it was not measured.
+    """
+
+    name: str
+    engine: str
+    threads: int
+    total_ms: float
+    rows: tuple[ProfileRow, ...]
+    left_layers: tuple[str, ...] = ()
+    roofline: Roofline | None = None
+
+    @property
+    def left_nodes(self) -> tuple[str, ...]:
+        """The nodes that were joined with no layer, the slowest first."""
+        return tuple(node for row in self.rows if not row.layer for node in row.nodes)
+
+
 class BenchmarkRecord(Record):
     """A file measured in a runtime. ``top1`` is on ``samples`` items of the test split, in percent.
 
@@ -210,6 +275,7 @@ class BenchmarkRecord(Record):
     pinned: tuple[int, ...] | None = None
     watched: Mapping[str, Plain] = {}
     nodes: NodeCounts | None = None
+    profile: Profile | None = None
     valid: bool | None = Field(None, validation_alias=AliasChoices("valid", "stable"))
     notes: tuple[str, ...] = ()
     top1: float | None = None

@@ -139,7 +139,7 @@ def test_a_recipe_exports_what_the_command_exports(run: Run) -> None:
     settings = "opset: 18, dynamic_size: true, bake_preprocessing: true, pack: true, check_samples: 7"
     stages = RECIPE.replace("  - fold\n  - quantize\n", "")
     files = f"exports: [{{name: base, {settings}}}, {{name: small, after: prune, {settings}}}]\n"
-    Path("r.yaml").write_text(stages + files + "benchmark: {preset: quick}\n")
+    Path("r.yaml").write_text(stages + files + "benchmark: {preset: quick, profile: true}\n")
     told = json.loads(run("run r.yaml --trust -o out --json -q"))
     line = "--opset 18 --dynamic-size --bake-preprocessing --pack --check-samples 7 --data data.npz --json -q"
     alone = json.loads(run(f"export out/1-prune {line} -o files"))
@@ -153,6 +153,9 @@ def test_a_recipe_exports_what_the_command_exports(run: Run) -> None:
     assert labels == of_command and labels
     assert told["benchmarks"][0]["top1"] == pytest.approx(told["stages"][1]["before"]["top1"], abs=25), "of pixels"
     assert all(b["parity"]["top1_agreement"] == 100 for b in told["benchmarks"])
+    for benchmark in told["benchmarks"]:
+        layers = [row for row in benchmark["profile"]["rows"] if row["macs"]]
+        assert layers and benchmark["profile"]["left_layers"] == [], "every layer's time is told, joined with its cost"
     run("check out/exports -q")
 
 

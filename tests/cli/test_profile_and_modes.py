@@ -27,13 +27,18 @@ def run(tmp_path: Path, npz: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytes
 def test_modes_and_profile_of_a_file(run: Run) -> None:
     run(f"export {NET} --data data.npz --format onnx -o files -q")
     file = "files/model.onnx"
-    words = f"bench {file} --preset quick --minutes 0.002 --cold-starts 1 --batches 1,2 --sweep-threads 1,2 --json"
-    told = json.loads(run(words))
+    words = "--preset quick --minutes 0.002 --cold-starts 1 --batches 1,2 --sweep-threads 1,2 --json"
+    told = json.loads(run(f"bench {file} --profile {words}"))
     assert len(told["cold_starts"][0]["total_ms"]) == 1 and told["sustained"]["minutes"][0]["slowdown"] > 0
     assert [point["batch"] for point in told["batches"][file]] == [1, 2]
     assert [point["threads"] for point in told["sweeps"][file]] == [1, 2]
     nodes = told["measurements"][0]["nodes"]
     assert sum(nodes["providers"].values()) == nodes["integer"] + nodes["float"] + nodes["other"]
+
+    timed = told["measurements"][0]["profile"]
+    assert timed["total_ms"] == pytest.approx(sum(row["duration_ms"] for row in timed["rows"]))
+    assert {row["layer"] for row in timed["rows"]} >= {"conv", "fc"}, "its nodes are named after layers"
+    assert timed["roofline"]["float_ops"] > 1e6
 
     (of_network,) = json.loads(run(f"profile {NET} --data data.npz --no-roofline --json"))["profiles"]
     (of_file,) = json.loads(run(f"profile {file} --no-roofline --json"))["profiles"]

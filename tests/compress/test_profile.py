@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 
 import pytest
 from rich.console import Console
 
 from compress.cli.output.profile_table import profile_table
 from compress.cost.count import Cost, LayerCost
-from compress.deploy.profile import Profile, profile_of
+from compress.deploy.profile import profile_of
+from compress.report.schema import Profile
 from runtimes.measure.roofline import Roofline
 from runtimes.runtime import ExecutedGraph, Node
 
@@ -72,7 +72,7 @@ def test_the_order_tells_nothing_where_the_numbers_differ() -> None:
 
 def test_without_a_network_there_are_only_times() -> None:
     told = profile_of("net", "onnxruntime", ExecutedGraph((node("x", "Conv", 2.0),)), None, None)
-    assert told.rows[0].macs is None and told.left_layers == () and json.dumps(told.to_json())
+    assert told.rows[0].macs is None and told.left_layers == () and told.model_dump_json()
 
 
 def test_the_table_fits_80_columns_and_names_what_is_left() -> None:

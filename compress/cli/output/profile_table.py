@@ -5,11 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from ...deploy.profile import Profile
+from ...report.schema import Profile
 from ...siblings import runtimes
 
+ROWS = 20
 
-def profile_table(profile: Profile, most_rows: int) -> Table:
+
+def profile_table(profile: Profile, most_rows: int = ROWS) -> Table:
     """A row for each layer, the slowest first, then the others together, and the total."""
     table = Table(
         "layer", "ran as", "ms", "%", "MMAC", "kB", "op/B", "roof %",
@@ -17,8 +19,9 @@ def profile_table(profile: Profile, most_rows: int) -> Table:
     )  # fmt: skip
     for row in profile.rows[:most_rows]:
         name = row.layer or f"({len(row.nodes)} nodes)"
+        ran_as = ", ".join(row.ops) + (" (fell back)" if row.fallen_back else "")
         table.add_row(
-            Text(name), Text(", ".join(row.ops)), f"{row.duration_ms:.3f}", _percent(row.duration_ms, profile.total_ms),
+            Text(name), Text(ran_as), f"{row.duration_ms:.3f}", _percent(row.duration_ms, profile.total_ms),
             _number(row.macs, 1e6, 2), _number(row.moved_bytes, 1e3, 0), _number(row.intensity, 1, 1),
             _number(row.roofline_share, 0.01, 0),
         )  # fmt: skip
