@@ -234,6 +234,9 @@ class Gates(Config):
 Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=2**24)], ...], Field(min_length=1, max_length=8)]
 
 
+DeviceName = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 class Recipe(Config):
     """A run from beginning to end."""
 
@@ -260,11 +263,11 @@ class Recipe(Config):
     exports: tuple[Export, ...] = setting((), "The files to write, checked and timed.")
     benchmark: Benchmark = setting(Benchmark(), "How they are timed.")
     gates: Gates = setting(Gates(), "What must be reached.")
-    device: str | None = setting(
+    device: DeviceName | Annotated[tuple[DeviceName, ...], Field(min_length=1, max_length=64)] | None = setting(
         None,
-        "The device whose latencies decide and that files are timed on: ssh://user@board, adb:SERIAL, or a name in "
-        "devices.yaml; left out, this machine.",
-        max_length=1000,
+        "The device whose latencies decide and that files are timed on: ssh://user@board, adb:SERIAL, local, or a name "
+        "in devices.yaml; left out, this machine. Of a list of devices, the latencies of the first decide, and files "
+        "are timed and scored on each, one after the other, and held to the gates on each.",
     )
 
     _file: Path | None = PrivateAttr(None)
@@ -314,6 +317,12 @@ class Recipe(Config):
             if source.kind in ("file", "module"):
                 option = {"model": "--model ", "data.source": "--data "}.get(place, f"--set {place}=")
                 yield source, option + word
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that it names, each once; that whose latencies decide is the first."""
+        named = (self.device,) if isinstance(self.device, str) else self.device or ()
+        return tuple(dict.fromkeys(named))
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:

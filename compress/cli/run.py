@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,11 @@ RANDOM = (
 @click.option("-o", "--output", type=options.PATH, help="Where to write; must not exist.")
 @options.logged
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Use this seed instead of the recipe's.")
-@click.option("--on", metavar="DEVICE", help="Take latencies on this device instead of the recipe's; see bench --on.")
+@options.listed(
+    "--on",
+    metavar="DEVICE",
+    help="Take latencies on these devices instead of the recipe's; those of the first decide. See bench --on.",
+)
 @click.option("--devices-file", type=options.PATH, metavar="FILE.yaml", help="Where devices are named.")
 @options.telling
 def command(
@@ -45,7 +50,7 @@ def command(
     trust: bool,
     schema: bool,
     seed: int | None,
-    on: str | None,
+    on: tuple[str, ...],
     log: Path | None,
     label: str | None,
     **values: Any,
@@ -70,8 +75,10 @@ def command(
     model = one_network(network, model) if network else model
     recipe = _preset_file(recipe, model, data)
     recipe = _require_recipe(recipe, values["output"], overwrite=values["overwrite"])
-    named = {"model": model, "weights": weights, "data.source": data, "seed": seed, "device": on}
+    named = {"model": model, "weights": weights, "data.source": data, "seed": seed}
     changes = [*overrides, *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    if on:
+        changes.append(f"device={json.dumps(on[0] if len(on) == 1 else on)}")
     if log is not None:
         from ..compare.log import require_log
 
@@ -124,8 +131,6 @@ def _run(
 
 
 def _print_schema() -> None:
-    import json
-
     from ..recipe import schema
 
     click.echo(json.dumps(schema(), indent=1))

@@ -15,7 +15,7 @@ from ..core.settings import required, setting
 from ..errors import InvalidInput
 from ..files import strict_yaml
 from ..files.untrusted import read_text
-from ..quantize.detect import Detected, target_for
+from ..quantize.detect import Detected, detected, target_for
 from ..siblings import runtimes
 from ..stage import Config, Progress
 
@@ -151,6 +151,8 @@ def opened(
 
 def target_on(device: runtimes.devices.device.Device) -> Detected:
     """The target for the processor of a device."""
+    if device.name == runtimes.devices.device.LOCAL:
+        return detected()
     here = device.conditions()
     return target_for(here.architecture, here.isa)
 

@@ -27,10 +27,14 @@ def layers(network: Network) -> tuple[LayerRecord, ...]:
 
 
 def summary(exports: list[ExportRecord], benchmarks: list[BenchmarkRecord], first: Network, last: Network) -> Summary:
+    """The outcome on a device; without benchmarks, as where it was lost, what was not measured is None."""
     before, after = cost(first.model, first.example_inputs), cost(last.model, last.example_inputs)
     ratios = {"macs_ratio": _ratio(before.macs, after.macs), "params_ratio": _ratio(before.params, after.params)}
     if not exports:
         return Summary(**ratios)
+    if not benchmarks:
+        size_ratio = _ratio(exports[0].size_bytes, exports[-1].size_bytes)
+        return Summary(**ratios, size_ratio=size_ratio, baseline=exports[0].name, deployed=exports[-1].name)
     base, deployed = benchmarks[0], benchmarks[-1]
     drop = base.top1 - deployed.top1 if base.top1 is not None and deployed.top1 is not None else None
     return Summary(

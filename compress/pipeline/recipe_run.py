@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,13 +24,13 @@ from ..files.outputs import require_apart, resumable_folder
 from ..recipe import Recipe
 from ..recipe import read as read_recipe
 from ..report import write as write_report
-from ..report.schema import DataRecord, Layers, Report, StageRecord
+from ..report.schema import DataRecord, DeviceOutcome, Gate, Layers, Report, StageRecord, Summary
 from ..siblings import runtimes
 from ..sources import artifact
 from ..sources.load import Network, require_named
 from ..stage import Context, Progress, silent
 from ..tasks.classification import require_classifier
-from .files import write_files
+from .files import OnDevice, fold_for_export, write_files
 from .gates import check_gates, layers, summary
 from .images import sized
 from .resume import ORIGIN, Origin, fingerprint, origin
@@ -78,9 +78,8 @@ def run(
     with resumable_folder(output, overwrite=overwrite) as work:
         data = _data(recipe)
         try:
-            named = () if recipe.device is None else (recipe.device,)
-            with deploy.opened(named, devices, progress) as (device,):
-                report = _run(recipe, work, data, progress, trust, device if named else None)
+            with deploy.opened(recipe.devices, devices, progress) as opened:
+                report, lost = _run(recipe, work, data, progress, trust, opened)
         except BaseException as error:
             if not _begun(work):
                 _empty(work, ())
@@ -88,9 +87,11 @@ def run(
                 error.add_note("the same command goes on from there")
             raise
         rmtree(work / RESUME)
+    if lost:
+        raise type(lost[0])(f"{lost[0]} ({len(lost)} of {len(recipe.devices)} devices; {output} has the others)")
     failed = [gate for gate in report.gates if not gate.passed]
     if failed:
-        reasons = "; ".join(f"{gate.name}: expected {gate.expected}, got {gate.got}" for gate in failed)
+        reasons = "; ".join(f"{gate.title}: expected {gate.expected}, got {gate.got}" for gate in failed)
         raise GateFailed(f"{output}: {len(failed)} of {len(report.gates)} gates failed: {reasons}")
     return report
 
@@ -140,9 +141,12 @@ def _kept(work: Path, step: str, now: Origin, trust: bool) -> Network | None:
 
 
 def _run(
-    recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool, device: Device | None
-) -> Report:
-    steps = _Steps(recipe, work, data, progress, trust, deploy.MachineClock(device=device))
+    recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool, devices: Sequence[Device]
+) -> tuple[Report, list[runtimes.errors.DeviceError]]:
+    """The report, and what devices failed with that were lost while others were not."""
+    for device in devices[1:]:  # the first one is asked by the clock: what cannot be reached is told before any work
+        device.conditions()
+    steps = _Steps(recipe, work, data, progress, trust, deploy.MachineClock(device=_far(devices[0])), len(devices))
     steps.prepare()
     for number in range(len(steps.names)):
         steps.take(number)
@@ -150,31 +154,69 @@ def _run(
     def announce(number: int, note: str) -> None:
         progress("recipe", len(steps.names) + number, steps.total, note)
 
-    exports, benchmarks, deployed = write_files(recipe, steps.networks, work, data, announce, progress, device)
+    exports, measured = write_files(recipe, steps.networks, work, data, announce, progress, devices)
     progress("recipe", steps.total - 1, steps.total, "report")
-    first, last = steps.networks["baseline"], deployed or steps.last
+    first, last = steps.networks["baseline"], steps.last
     assert last is not None, "the first step makes the baseline"
-    reached = summary(exports, benchmarks, first, last)
+    if recipe.exports:
+        last = fold_for_export(steps.networks[recipe.exports[-1].after])
+    reached, outcomes, gates = _outcome(recipe, measured, first, last)
+    lost = {each.device: each.failure for each in measured if each.failure is not None}
     report = Report(
         created=datetime.now(UTC),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         recipe=recipe.model_dump(mode="json", exclude_unset=True),
         recipe_digest=recipe.digest,
         seed=recipe.seed,
-        machine=deploy.machine() | ({} if device is None else {"device": runtimes.devices.device.facts_of(device)}),
+        machine=deploy.machine() | _facts(devices, lost),
         versions=deploy.versions(),
         model=str(first.source),
         data=DataRecord(name=data.name, samples={k: len(v) for k, v in data.splits.items()}) if data else None,
         stages=tuple(steps.records),
         exports=tuple(exports),
-        benchmarks=tuple(benchmarks),
+        benchmarks=tuple(record for each in measured for record in each.benchmarks),
         layers=Layers(before=layers(first), after=layers(last)),
         summary=reached,
-        gates=check_gates(recipe.gates, reached, exports, benchmarks),
+        devices=outcomes,
+        gates=gates,
     )
     write_report(report, work)
     progress("recipe", steps.total, steps.total, "done")
-    return report
+    return report, list(lost.values())
+
+
+def _far(device: Device) -> Device | None:
+    """A device that is not this machine; else None."""
+    return None if device.name == runtimes.devices.device.LOCAL else device
+
+
+def _facts(devices: Sequence[Device], lost: Collection[str]) -> dict[str, Any]:
+    """Of the devices that are not this machine and were not lost."""
+    far = [device for device in devices if _far(device) is not None and device.name not in lost]
+    facts = [runtimes.devices.device.facts_of(device) for device in far]
+    if len(devices) > 1:
+        return {"devices": facts}
+    return {"device": facts[0]} if facts else {}
+
+
+def _outcome(
+    recipe: Recipe, measured: Sequence[OnDevice], first: Network, last: Network
+) -> tuple[Summary, tuple[DeviceOutcome, ...], tuple[Gate, ...]]:
+    """The outcome on the first device, on each where there are several, and the gates on each."""
+    if not measured:
+        reached = summary([], [], first, last)
+        return reached, (), check_gates(recipe.gates, reached, [], [])
+    several = len(measured) > 1
+    outcomes: list[DeviceOutcome] = []
+    gates: list[Gate] = []
+    for number, each in enumerate(measured):
+        reached = summary(each.exports, each.whole, first, last)
+        failure = str(each.failure) if each.failure is not None else None
+        outcomes.append(DeviceOutcome(device=each.device, summary=reached, failure=failure))
+        wanted = recipe.gates.model_copy(update={"macs_ratio": None}) if number else recipe.gates  # of no device
+        told = check_gates(wanted, reached, each.exports, each.whole)
+        gates += [gate.model_copy(update={"device": each.device}) for gate in told] if several else told
+    return outcomes[0].summary, tuple(outcomes) if several else (), tuple(gates)
 
 
 @dataclass
@@ -187,6 +229,7 @@ class _Steps:
     progress: Progress
     trust: bool
     clock: deploy.MachineClock
+    devices: int = 1
     networks: dict[str, Network] = field(default_factory=dict)
     records: list[StageRecord] = field(default_factory=list)
     last: Network | None = None
@@ -201,8 +244,8 @@ class _Steps:
 
     @property
     def total(self) -> int:
-        """Of all that progress is told of: the steps, the files, measuring them, the report."""
-        return len(self.names) + len(self.recipe.exports) + 2
+        """Of all that progress is told of: the steps, the files, measuring them on each device, the report."""
+        return len(self.names) + len(self.recipe.exports) + self.devices + 1
 
     @cached_property
     def _samples(self) -> str:
@@ -263,7 +306,7 @@ def _settings(recipe: Recipe, number: int) -> dict[str, Any]:
     if number == 0:
         return recipe.model_dump(mode="json", include={"model", "weights", "input_shape", "train"})
     step = recipe.stages[number - 1]
-    where = {} if recipe.device is None else {"device": recipe.device}
+    where = {"device": recipe.devices[0]} if recipe.devices else {}  # the others take no part in the steps
     return {"name": step.name, **where, **step.model_dump(mode="json", exclude_none=True)}
 
 

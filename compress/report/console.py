@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from . import cuts, findings, time_by_layer
+from . import cuts, findings, on_devices, time_by_layer
 from .conditions import doubts
 from .cuts import LayerCut
 from .page import fact
@@ -26,6 +26,7 @@ Number = TypeVar("Number", int, float)
 def terminal(report: Report) -> RenderableType:
     """The outcome, the files, the stages and the gates, for ``rich.print``."""
     parts: list[RenderableType] = [_title(report), _outcome(report)]
+    parts += [_device(row) for row in on_devices.rows(report)]
     if report.exports or report.benchmarks:
         parts.append(_files(report))
     for reason, places in doubts(report):
@@ -54,6 +55,13 @@ def _outcome(report: Report) -> Text:
     return Text(f"{text}top-1 {lost}", style="cyan")
 
 
+def _device(row: on_devices.DeviceRow) -> Text:
+    """The outcome on one of several devices."""
+    reached = row.outcome.summary
+    text = row.outcome.failure or f"speedup {ratio(reached.speedup)}   size {ratio(reached.size_ratio)}"
+    return Text(f"  {row.outcome.device}: {text}" + (f"   {row.gates} gates passed" if row.gates else ""))
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
@@ -80,12 +88,13 @@ def _files(report: Report) -> Table:
     for benchmark in (b for group in findings.settings(report) for b in group):
         latency = benchmark.latency_ms
         threads = "" if benchmark.threads is None else f", {plural(benchmark.threads, 'thread')}"
+        device = f" on {benchmark.device}" if benchmark.device else ""
         invalid = ", invalid" if benchmark.valid is False else ""
         row(
             benchmark.name,
             milliseconds(latency.p50),
             milliseconds(latency.p90),
-            f"{findings.engine_title(benchmark.runtime)}{threads}{invalid}",
+            f"{findings.engine_title(benchmark.runtime)}{threads}{device}{invalid}",
             percent(benchmark.top1),
         )
     timed = {benchmark.name for benchmark in report.benchmarks}
@@ -165,5 +174,5 @@ def _gates(report: Report) -> Text:
     for gate in report.gates:
         mark, colour = ("✓", "green") if gate.passed else ("✗", "red")
         text.append(f"\n{mark} ", style=colour)
-        text.append(f"{gate.name}: {fact(gate.got)} (expected {fact(gate.expected)})", style="not bold")
+        text.append(f"{gate.title}: {fact(gate.got)} (expected {fact(gate.expected)})", style="not bold")
     return text

@@ -10,7 +10,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from . import conditions, costs, cuts, findings, over_time, quantities, time_by_layer
+from . import conditions, costs, cuts, findings, on_devices, over_time, quantities, time_by_layer
 from .cuts import LayerCut
 from .figures import Distribution, curve, distributions, paired, stacked
 from .findings import LayerPair
@@ -27,6 +27,7 @@ def render(report: Report) -> str:
     return _template().render(
         report=report,
         findings=findings,
+        quantities=quantities,
         groups=groups,
         colours=costs.colours(report),
         costs=costs.figures(report),
@@ -34,6 +35,8 @@ def render(report: Report) -> str:
         signs=costs.signs(report),
         latency_figures=[_latency_figure(report, group) for group in groups],
         timelines=[over_time.figure(report, group) for group in groups],
+        device_rows=on_devices.rows(report),
+        on_devices=on_devices,
         times=time_by_layer.files(report),
         time_by_layer=time_by_layer,
         doubts=conditions.doubts(report),

@@ -356,17 +356,31 @@ class Summary(Record):
     deployed: str | None = None
 
 
+class DeviceOutcome(Record):
+    """The outcome on one of several devices; ``failure`` is what it failed with, where it was lost."""
+
+    device: str
+    summary: Summary
+    failure: str | None = None
+
+
 class Gate(Record):
-    """A condition on the outcome."""
+    """A condition on the outcome; on ``device``, where there are several."""
 
     name: str
+    device: str | None = None
     expected: str | int | float | None
     got: str | int | float | None
     passed: bool
 
+    @property
+    def title(self) -> str:
+        """Its name, with the device."""
+        return self.name if self.device is None else f"{self.name} on {self.device}"
+
 
 class Report(Record):
-    """Everything that a run did and measured."""
+    """Everything that a run did and measured; ``summary`` is the outcome on the first of several ``devices``."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     created: datetime
@@ -383,4 +397,5 @@ class Report(Record):
     benchmarks: tuple[BenchmarkRecord, ...] = ()
     layers: Layers = Layers()
     summary: Summary = Summary()
+    devices: tuple[DeviceOutcome, ...] = ()
     gates: tuple[Gate, ...] = ()

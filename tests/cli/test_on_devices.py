@@ -71,7 +71,7 @@ def test_a_device_is_the_clock_of_choices(run: Run) -> None:
 RECIPE = """
 model: net.py:build
 data: {source: data.npz}
-device: board
+device: [board, local]
 stages:
   - quantize: {revert_slower: true}
 exports:
@@ -84,8 +84,10 @@ benchmark: {preset: quick}
 def test_a_recipe_runs_for_a_device(run: Run) -> None:
     Path("recipe.yaml").write_text(RECIPE)
     report = json.loads(run("run recipe.yaml --trust -q -o out --json"))
-    assert [record["device"] for record in report["benchmarks"]] == ["board", "board"]
-    assert report["machine"]["device"]["name"] == "board" and report["recipe"]["device"] == "board"
+    assert [record["device"] for record in report["benchmarks"]] == ["board", "board", None, None]
+    assert [each["device"] for each in report["devices"]] == ["board", "local"] == report["recipe"]["device"]
+    assert {gate["device"] for gate in report["gates"]} == {"board", "local"}
+    assert [each["name"] for each in report["machine"]["devices"]] == ["board"]
     assert "nobody" in run("run recipe.yaml --trust --on nobody -q -o other", 2) and not Path("other").exists()
 
 

@@ -283,15 +283,31 @@ def test_every_device_and_every_doubt_is_shown() -> None:
     size = next(figure for figure in costs.figures(report) if "file size" in figure.drawn)
     assert "hollow" not in size.drawn and "Hollow" not in size.note, "sizes are as they are on any machine"
     assert "the clock fell by 25%, over 10%, while it was measured" in text
-    assert "baseline, pruned, pruned-int8 at 4 threads in ONNX Runtime, Raspberry Pi 5" in text
-    for machine in ("Intel Xeon, x86_64", "Raspberry Pi 5, aarch64", "Pixel 8, aarch64"):
-        assert f"ONNX Runtime, {machine}" in text
+    assert "baseline, pruned, pruned-int8 at 4 threads in ONNX Runtime, pi" in text
+    for place in ("Intel Xeon, x86_64", "pi", "phone"):
+        assert f"ONNX Runtime, {place}" in text
+    assert "pi = Raspberry Pi 5, aarch64" in text and "phone = Pixel 8, aarch64" in text
     kinds = [value for _, name, value in found.attributes if name == "class"]
     assert sum("hollow" in kind for kind in kinds) == 12 and len([k for k in kinds if k == "front"]) == 6
     assert "Accuracy against energy of a run" in text and "VDD_IN (ina3221), 1.20 W at rest" in text
     assert text.count("Over the time of the measurement") == 2, "of the loops that were long enough"
     assert "pruned-int8: 573 µs" not in text and "+34.7 %" in text and "clock, MHz (fastest core)" in text
     assert "cpu 51.0 → cpu 84.6" in text and "21.0 %" in text and "performance" in text
+
+
+def test_the_outcome_is_told_of_each_device_with_its_gates_and_of_one_that_was_lost() -> None:
+    content = on_devices()
+    content["devices"][2]["summary"] = content["summary"] | {"speedup": 3.2}
+    report = Report.model_validate(content)
+    text = spaces(outline(render(report)).text)
+    assert "3.2× to 8.1× the speed on 3 devices; 1 of 4 devices lost" in text
+    assert "piRaspberry Pi 5, aarch64 8.1× 5.67 ms → 0.702 ms doubtful 12.8× 0.28 ✓ 4 of 4" in text
+    assert "lost: measuring: the connection was lost" in text and "✗ 3 of 4" in text
+    assert "speed on lost: –" in text and "speed on phone: 8.1×" in text, "each gate names its device"
+    assert "at 1 thread in ONNX Runtime on local" in text, "the headline is of the first"
+    in_terminal = printed(report)
+    assert "phone: speedup 3.2×" in in_terminal and "the connection was lost   3 of 4 gates passed" in in_terminal
+    assert "ONNX Runtime, 4 threads on pi" in in_terminal
 
 
 def test_latencies_over_time_are_where_their_windows_are() -> None:
