@@ -40,8 +40,8 @@ def in_numbers(network: Network, kind: str) -> Network:
     return replace(folded, model=made.model, encodings=dict(made.encodings))
 
 
-def built(network: Network, kind: str, gpus: tuple[str, ...]) -> dict[str, Any]:
-    """What becomes of one file of a network."""
+def built(network: Network, gpus: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What becomes of the file of a network, in the numbers that it has."""
     from compress.deploy import builds
     from compress.errors import CompressError
     from export.format import Job
@@ -50,8 +50,7 @@ def built(network: Network, kind: str, gpus: tuple[str, ...]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "net.onnx")
         try:
-            written = in_numbers(network, kind)
-            export(Job(written.model, written.example_inputs, "tensorrt", written.encodings), path)
+            export(Job(network.model, network.example_inputs, "tensorrt", network.encodings), path)
             (found,) = builds.try_builds(path, "tensorrt-rtx", gpus)
         except CompressError as error:
             return {"built": False, "message": str(error), "products": None}
@@ -65,9 +64,14 @@ def narrow(name: str) -> str:
 
 
 def _opened_and_built(name: str, kind: str, gpus: tuple[str, ...]) -> dict[str, Any]:
+    from compress.errors import CompressError
     from compress.pipeline import open_network
 
-    return built(open_network(narrow(name)), kind, gpus)
+    try:
+        network = in_numbers(open_network(narrow(name)), kind)
+    except CompressError as error:
+        return {"built": False, "message": str(error), "products": None}
+    return built(network, gpus)
 
 
 def shown(cell: dict[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """Every network of the zoo in every engine, in float and in int8: do the files give what the networks give?
 
-    python -m benchmarks.parity_matrix [--network resnet20 ...] [--format onnx ...]
+    python -m benchmarks.parity_matrix [--network resnet20 ...] [--format onnx ...] [--build]
 
 Each network, in its form for small images, learns the handwritten digits that scikit-learn ships for a few epochs (so
 that its answers mean something), is quantized with the stage's defaults, and exported in every format, in float and in
 int8. Every file runs in its engine on the 360 test scans. A cell passes the gate of ``compress check``: float within
-1e-3 of the largest output; int8 with at least 99 % the same first class as its simulation. About two minutes per
-network on two cores; what is done already is kept in the work folder and not done again.
+1e-3 of the largest output; int8 with at least 99 % the same first class as its simulation. Beside the engines stands
+what NVIDIA's parser and builder, which need no GPU, make of the files: with ``--build`` of these, else as
+``benchmarks.tensorrt_builds`` found it for the architecture. About two minutes per network on two cores; what is done
+already is kept in the work folder and not done again.
 """
 
 from __future__ import annotations
@@ -47,8 +49,11 @@ def shown(cell: dict[str, Any]) -> str:
 @click.option("--network", "names", multiple=True, help="All of the zoo's architectures by default.")
 @click.option("--format", "wanted", multiple=True, type=click.Choice(FORMATS), help="All by default.")
 @click.option("--epochs", default=6, show_default=True)
-def main(run: Run, names: tuple[str, ...], wanted: tuple[str, ...], epochs: int) -> None:
+@click.option("--build", is_flag=True, help="Give the files to TensorRT's builder as well, half a minute per network.")
+def main(run: Run, names: tuple[str, ...], wanted: tuple[str, ...], epochs: int, build: bool) -> None:
+    from benchmarks import tensorrt_builds
     from benchmarks.common.results import Column
+    from benchmarks.parity_matrix import builder
     from benchmarks.parity_matrix.measure import row
     from compress.data import DataConfig, load
 
@@ -56,10 +61,17 @@ def main(run: Run, names: tuple[str, ...], wanted: tuple[str, ...], epochs: int)
     formats = tuple(chosen(wanted, FORMATS, quick=run.quick))
     rows: list[dict[str, Any]] = []
     cells: list[tuple[str, dict[str, Any]]] = []
+    refused: list[str] = []
     for name in chosen(names, NETWORKS, quick=run.quick):
         length = 1 if run.quick else epochs * (3 if name in LONGER else 1)
-        found = row(name, data, formats, run.work, length, run.part)
+        found = row(name, data, formats, run.work, length, run.part, tensorrt_builds.built if build else None)
         texts = {key.replace(" ", "_"): shown(cell) for key, cell in found["cells"].items()}
+        texts |= {builder.KEYS[kind]: builder.shown(cell) for kind, cell in found["builds"].items()}
+        refused += [
+            f"{name}, {kind} is not built: {cell['message']}."
+            for kind, cell in found["builds"].items()
+            if not cell["built"]
+        ]
         rows.append({"network": name, "top1_percent": found["top1_percent"], **texts})
         cells += [(f"{name}, {key}", cell) for key, cell in found["cells"].items()]
         run.say(f"{name}: {rows[-1]}")
@@ -77,10 +89,14 @@ def main(run: Run, names: tuple[str, ...], wanted: tuple[str, ...], epochs: int)
         (
             Column(key="network", title="network"),
             Column(key="top1_percent", title="test top-1", unit="%", decimals=1),
-            *(Column(key=f"{f}_{kind}", title=f"{f} {kind}") for f in formats for kind in ("float32", "int8")),
+            *(Column(key=f"{f}_{kind}", title=f"{f} {kind}") for f in formats for kind in builder.KINDS),
+            *(builder.COLUMNS if build else ()),
         ),
         rows,
-        notes=(f"{key} does not pass: {'; '.join(cell['reasons'])}." for key, cell in cells if not cell["passed"]),
+        notes=(
+            *(f"{key} does not pass: {'; '.join(cell['reasons'])}." for key, cell in cells if not cell["passed"]),
+            *refused,
+        ),
     )
     run.note(NOTE)
     run.bar("cells that pass", 100 * passed / len(cells), BAR_PERCENT, "at least", "%")

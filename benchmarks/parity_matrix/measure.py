@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from benchmarks.parity_matrix.builder import KINDS
 from compress import deploy
 from compress.data import Data
 from compress.errors import CompressError
@@ -67,22 +68,43 @@ Remember = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """What returns a cell by its key: one that an earlier run left, or one that is made now."""
 
 
-def row(name: str, data: Data, wanted: tuple[str, ...], work: Path, epochs: int, remember: Remember) -> dict[str, Any]:
-    """The test accuracy of a network in percent, and its cells by format and kind of numbers."""
+def _built(build: Callable[[Network], dict[str, Any]], of_kind: Callable[[str], Network], kind: str) -> dict[str, Any]:
+    """What the builder makes of the file of a network, which is made where it is needed."""
+    return build(of_kind(kind))
+
+
+def row(
+    name: str,
+    data: Data,
+    wanted: tuple[str, ...],
+    work: Path,
+    epochs: int,
+    remember: Remember,
+    build: Callable[[Network], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The test accuracy of a network in percent, its cells by format and kind of numbers, and what ``build`` makes of
+    its files by kind.
+    """
     slug = name.replace(":", "-").replace("=", "-").replace(",", "-")
     network = trained(name, data, work / f"{slug}.safetensors", epochs)
     plain = fold_for_export(network)
     made: dict[str, Network] = {"float32": plain}
 
-    def measured(form: str, kind: str) -> dict[str, Any]:
+    def of_kind(kind: str) -> Network:
         if kind not in made:
             result = Quantize().apply(plain.model, Context(plain.example_inputs, data))
             made[kind] = replace(plain, model=result.model, encodings=dict(result.encodings))
-        return cell(made[kind], data, form, work / f"{slug}-{form}-{kind}")
+        return made[kind]
+
+    def measured(form: str, kind: str) -> dict[str, Any]:
+        return cell(of_kind(kind), data, form, work / f"{slug}-{form}-{kind}")
 
     cells = {
         f"{form} {kind}": remember(f"{name} {form} {kind}", partial(measured, form, kind))
         for form in wanted
-        for kind in ("float32", "int8")
+        for kind in KINDS
     }
-    return {"top1_percent": top1(network.model, data.split("test")), "cells": cells}
+    builds = {}
+    if build is not None:
+        builds = {kind: remember(f"{name} builder {kind}", partial(_built, build, of_kind, kind)) for kind in KINDS}
+    return {"top1_percent": top1(network.model, data.split("test")), "cells": cells, "builds": builds}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.results import FOLDER, Results, markdown, read
+from benchmarks.parity_matrix.builder import joined
 from compress.report import read as read_report
 from compress.report.schema import Report
 
@@ -94,6 +95,8 @@ def page(folder: Path = FOLDER) -> str:
                 lines += [f"### {read(path).title}", "", markdown(read(path))]
         for name in names:
             found = results(name, folder)
+            if name == "parity_matrix":
+                found = joined(found, results("tensorrt_builds", folder))
             lines += [f"### {found.title}", "", markdown(found)]
     return "\n".join(lines).rstrip() + "\n"
 

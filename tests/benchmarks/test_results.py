@@ -10,6 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.common.results import FOLDER, Bar, Column, Machine, Results, Table, bar_markdown, markdown, read, write
+from benchmarks.parity_matrix.builder import joined
+from benchmarks.parity_matrix.builder import shown as shown_build
 
 TABLE = Table(
     title="files",
@@ -81,3 +83,33 @@ def test_published_results_fit_and_have_their_benchmark() -> None:
         assert results.name == path.stem
         assert (FOLDER.parent / f"{path.stem}.py").exists() or (FOLDER.parent / path.stem / "__main__.py").exists()
         assert results.tables or results.notes
+
+
+def test_builds_stand_beside_the_engines_by_architecture_with_their_messages() -> None:
+    networks = Column(key="network", title="network")
+    engines = Table(
+        columns=(networks,), rows=({"network": "resnet20"}, {"network": "vgg:width=0.25"}, {"network": "new"})
+    )
+    kinds = [Column(key=kind, title=kind) for kind in ("float32", "float16", "int8")]
+    refused = "vgg, int8 is not built: no kernel."
+    made = Table(
+        columns=(networks, *kinds),
+        rows=(
+            {"network": "resnet20", "float32": "22 float32", "float16": "22 float16", "int8": "22 int8"},
+            {"network": "vgg", "float32": "built", "float16": "**no**", "int8": "**no**"},
+        ),
+        notes=("vgg, float16 is not built: no half.", refused, "other, int8 is not built: no."),
+    )
+    parity = RESULTS.model_copy(update={"tables": (TABLE, engines)})
+    wider = joined(parity, RESULTS.model_copy(update={"tables": (TABLE, made)}))
+    rows = {
+        row["network"]: (row["tensorrt_builder_float32"], row["tensorrt_builder_int8"]) for row in wider.tables[1].rows
+    }
+    assert rows == {
+        "resnet20": ("built, 22 float32", "built, 22 int8"), "vgg:width=0.25": ("built", "**no**"), "new": (None, None),
+    }  # fmt: skip
+    assert wider.tables[1].notes == (refused,), "messages of the files that the table shows"
+    assert wider.notes[0] == "A note." and "`python -m benchmarks.example` of 2026-01-02" in wider.notes[1]
+    assert joined(wider, RESULTS) is wider, "what the run built itself stays"
+    assert shown_build({"built": True, "products": {"float32": 2, "int8": 9}}) == "built, 9 int8, 2 float32"
+    assert shown_build({"built": False, "products": None}) == "**no**"
