@@ -75,14 +75,18 @@ if TYPE_CHECKING:
     import runtimes.files.onnx_sound
     import runtimes.files.untrusted
     import runtimes.measure.benchmark
-    import runtimes.measure.cold_start
     import runtimes.measure.loop
     import runtimes.measure.measurement
+    import runtimes.measure.modes.asked
+    import runtimes.measure.modes.cold_start
+    import runtimes.measure.modes.mode
+    import runtimes.measure.modes.nodes
+    import runtimes.measure.modes.roofline
+    import runtimes.measure.modes.sustained
+    import runtimes.measure.modes.sweep
     import runtimes.measure.presets
     import runtimes.measure.request
-    import runtimes.measure.roofline
-    import runtimes.measure.sustained
-    import runtimes.measure.sweep
+    import runtimes.measure.subject
     import runtimes.processor
     import runtimes.runtime
     import runtimes.sensors.conditions

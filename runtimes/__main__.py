@@ -1,7 +1,8 @@
 """``python -m runtimes FILE...`` measures files on this machine and prints JSON; numpy and the engine are enough.
 
-``python -m runtimes check FOLDER`` runs the files of an exported folder against what they must give. Errors are
-one line; ``--debug`` shows where they come from. ``--large-files`` reads arrays of any size.
+``python -m runtimes check FOLDER`` runs the files of an exported folder against what they must give;
+``python -m runtimes profile FILE...`` tells the time of each node. Errors are one line; ``--debug`` shows where they
+come from. ``--large-files`` reads arrays of any size.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ from typing import NoReturn
 
 from . import ending
 from .checks.gate import check_folder, to_json
+from .devices.local import LocalDevice
 from .errors import InvalidInputs, InvalidMeasurement
 from .facts import engines
 from .files.untrusted import OPTION, limits_lifted, read_arrays
 from .measure.benchmark import benchmark, require_valid
 from .measure.measurement import Measurement
+from .measure.modes.asked import modes_asked
+from .measure.modes.cold_start import MOST_PROCESSES
+from .measure.modes.mode import ModeResults
+from .measure.modes.nodes import NodeTimes
+from .measure.modes.roofline import RooflineProbe
+from .measure.modes.sweep import MOST_BATCH
 from .measure.presets import PRESETS, preset_named
 from .measure.request import Request
-from .runtime import MOST_THREADS, ExecutedGraph, load
-from .sensors.cores import require_words
+from .measure.subject import Subject
+from .runtime import MOST_THREADS, Arrays, ExecutedGraph, load
+from .sensors.cores import pinned, require_words
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +54,30 @@ def main(arguments: list[str] | None = None) -> int:
         return code
 
 
+def _number(least: float, most: float) -> Callable[[str], float]:
+    """What reads a number above ``least``, and at most ``most``."""
+
+    def read(text: str) -> float:
+        number = float(text)
+        if not least < number <= most:
+            raise argparse.ArgumentTypeError(f"expected more than {least:g} and at most {most:g}, got {text[:40]}")
+        return number
+
+    read.__name__ = "number"
+    return read
+
+
+def _wholes(least: int, most: int) -> Callable[[str], tuple[int, ...]]:
+    """What reads whole numbers in a range, with commas between them."""
+    one = _whole(least, most)
+
+    def read(text: str) -> tuple[int, ...]:
+        return tuple(one(word) for word in text.split(","))
+
+    read.__name__ = "numbers"
+    return read
+
+
 def _whole(least: int, most: int) -> Callable[[str], int]:
     """What reads a whole number in a range."""
 
@@ -56,6 +89,12 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
     read.__name__ = "number"  # as argparse calls what is none
     return read
+
+
+def _choices(text: str) -> tuple[str, ...]:
+    """Choices of cores; each may have several words, with a plus between them."""
+    _cores(text.replace("+", ","))
+    return tuple(text.split(","))
 
 
 def _cores(text: str) -> tuple[str, ...]:
@@ -75,25 +114,44 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments[:1] == ["check"]:
-        return _check(arguments[1:])
-    parser = _Parser(prog="python -m runtimes", description=__doc__)
+    others = {"check": _check, "profile": _profile}
+    return others.get((arguments or [""])[0], _measure)(arguments)
+
+
+def _parser(name: str, description: str | None) -> _Parser:
+    """A parser that knows how files are run."""
+    parser = _Parser(prog=name, description=description)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="model files; several are run in turn")
     parser.add_argument("--engine", choices=engines(), help="by default the one that the suffix names")
     parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="default")
     parser.add_argument("--inputs", type=Path, help="an .npz with an array for every input; random without it")
     parser.add_argument("--cores", type=_cores, help="pin to these: 0,1 or 0-3 or a cluster, as big")
+    parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="of random inputs")
+    return parser
+
+
+def _measuring() -> _Parser:
+    parser = _parser("python -m runtimes", __doc__)
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="default")
     parser.add_argument("--start-below", type=float, metavar="C", help="wait until all thermal zones are cooler")
     parser.add_argument("--governor", help="of cpufreq, set meanwhile and put back")
     parser.add_argument("--power-mode", help="of a Jetson, by name or number, set meanwhile and put back")
     parser.add_argument("--energy", action="store_true", help="measure the energy of a run too")
     parser.add_argument("--rail", help="of power; by default the one that has most of the machine on it")
     parser.add_argument("--strict", action="store_true", help="end with exit code 5 where a measurement is invalid")
-    parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="of random inputs")
     parser.add_argument("--no-memory", action="store_true", help="leave out the separate run for peak memory")
     parser.add_argument("--no-samples", action="store_true", help="leave out the raw samples")
-    asked = parser.parse_args(arguments)
+    modes = parser.add_argument_group("modes", "Measured besides; the JSON then has measurements and modes.")
+    modes.add_argument("--minutes", type=_number(0, 1440), help="run the files in turn for so long without a rest")
+    modes.add_argument("--cold-starts", type=_whole(1, MOST_PROCESSES), help="start so many fresh processes")
+    modes.add_argument("--batches", type=_wholes(1, MOST_BATCH), default=(), help="measure these sizes: 1,2,4")
+    modes.add_argument("--sweep-threads", type=_wholes(1, MOST_THREADS), default=(), help="these numbers: 1,2,4")
+    modes.add_argument("--sweep-cores", type=_choices, default=(), help="each of these choices: 0,0-3,little+big")
+    return parser
+
+
+def _measure(arguments: list[str]) -> int:
+    asked = _measuring().parse_args(arguments)
     inputs = None if asked.inputs is None else read_arrays(asked.inputs)
     request = Request(
         preset=preset_named(asked.preset),
@@ -107,7 +165,13 @@ def _run(arguments: list[str]) -> int:
         energy=asked.energy or asked.rail is not None,
         rail=asked.rail,
     )
+    modes = modes_asked(asked.minutes, asked.cold_starts, asked.batches, asked.sweep_threads, asked.sweep_cores)
+    subject, here = _subject(asked, request, inputs), LocalDevice()
+    for mode in modes:
+        mode.require(here, subject)
     measurements = benchmark(asked.files, request, engine=asked.engine, inputs=inputs)
+    results = ModeResults(here.name)
+    results.measure(modes, here, subject)
     measured, lines = [], []
     for file, measurement in zip(asked.files, measurements, strict=True):
         facts = measurement.to_json()
@@ -119,11 +183,41 @@ def _run(arguments: list[str]) -> int:
         facts["executed"] = graph and graph.to_json()
         measured.append(facts)
         lines.append(_in_short(measurement, graph))
-    print(json.dumps(measured, indent=None if not asked.no_samples else 2))
+    told = {"measurements": measured, "modes": [results.to_json()]} if modes else measured
+    print(json.dumps(told, indent=None if not asked.no_samples else 2))
     for line in lines:
         ending.say(line)
     if asked.strict:
         require_valid(measurements)
+    return 0
+
+
+def _subject(asked: argparse.Namespace, request: Request, inputs: Arrays | None) -> Subject:
+    count = len(asked.files)
+    return Subject.of(
+        asked.files, request, engines=[asked.engine] * count, inputs=None if inputs is None else [inputs] * count
+    )
+
+
+def _profile(arguments: list[str]) -> int:
+    parser = _parser("python -m runtimes profile", "Print a JSON list: nodes with their times, and the roofline.")
+    parser.add_argument("--no-roofline", action="store_true", help="leave out the probe of what this machine can do")
+    asked = parser.parse_args(arguments[1:])
+    inputs = None if asked.inputs is None else read_arrays(asked.inputs)
+    request = Request(threads=asked.threads, cores=asked.cores, seed=asked.seed)
+    subject, here = _subject(asked, request, inputs), LocalDevice()
+    with pinned(asked.cores):
+        graphs = list(NodeTimes().results(here, subject))
+    probe = None if asked.no_roofline else here.measure(RooflineProbe(subject.engines[0]), subject).to_json()
+    told = [
+        {"file": name, "engine": engine, "threads": asked.threads, "roofline": probe, "executed": graph.to_json()}
+        for name, engine, graph in zip(subject.names, subject.engines, graphs, strict=True)
+    ]
+    print(json.dumps(told, indent=2))
+    for name, graph in zip(subject.names, graphs, strict=True):
+        slowest = max(graph.nodes, key=lambda node: node.duration_ms)
+        line = f"{name}: {graph.duration_ms:.3f} ms in {len(graph.nodes)} nodes; the slowest is {slowest.name}"
+        ending.say(f"{line} ({slowest.op}), {slowest.duration_ms:.3f} ms")
     return 0
 
 
@@ -141,7 +235,7 @@ def _check(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--engine", nargs="+", default=(), choices=engines())
     parser.add_argument("--threads", type=_whole(1, MOST_THREADS), default=1)
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args(arguments[1:])
     checks = list(check_folder(asked.folder, engines=asked.engine, threads=asked.threads))
     print(json.dumps([to_json(each) for each in checks], indent=2))
     for each in checks:

@@ -33,7 +33,8 @@ class EngineMissing(RuntimesError):
 class DeviceError(RuntimesError):
     """A device cannot be reached, does not answer, lacks what is needed, or does something that it must not.
 
-    ``measurements`` are those that it took before; one that was broken off has a disturbance that says so.
+    ``measurements`` are what it measured before, as what was asked for returns it; one that was broken off has a
+    disturbance that says so.
     """
 
     measurements: Sequence[Any] = ()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..data import Data
     from ..deploy import Deployed, Wanted
-    from ..deploy.modes import ModeResults, Modes
+    from ..deploy.modes import ModeResults
     from ..recipe import Benchmark
     from ..report.schema import BenchmarkRecord
     from ..siblings import runtimes
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .session import Options
 
     Device = runtimes.devices.device.Device
+    Mode = runtimes.measure.modes.mode.Mode
 
 
 @options.command("bench", short_help="Time files in their engine, side by side.")
@@ -75,36 +76,35 @@ def command(
     from .. import deploy
     from ..compare.log import append, require_log
     from ..deploy.modes import Modes
-    from ..files.outputs import write_text
+    from ..errors import InvalidInput
     from ..recipe import Benchmark
     from ..sources.load import random_inputs
     from .on_devices import on_devices
-    from .session import Options, as_json, configured, progress_bars, settings_of
+    from .session import Options, configured, progress_bars, settings_of
 
     timing = configured(Benchmark, **settings_of("bench", values, Benchmark))
-    modes = configured(Modes, **settings_of("bench_modes", values, Modes))
+    modes = configured(Modes, **settings_of("bench_modes", values, Modes)).asked
     call = Options(**values)
     names = [*networks, *models]
-    _require_possible(names, modes, call)
+    if not names:
+        raise InvalidInput("bench: no network given; name .onnx files or networks")
     call.claim_output()
     if log is not None:
         require_log(log)
     data = call.load_data(names)
     inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
-    records: list[BenchmarkRecord] = []
+    measured = _Measured(modes, timing, data, inputs)
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
         written = _Written(call, data, formats, Path(folder))
-        measuring = {"data": data, "inputs": inputs, "progress": progress}
-        done = on_devices(call, progress, lambda device: _measure(written, names, device, records, timing, measuring))
-        more = _more(written, names, modes, timing.request, inputs, progress) if modes.wanted else None
-    records = [record.model_copy(update={"label": label}) for record in records]
-    _show(call, records, more)
-    result = {"machine": deploy.machine(), "devices": done.facts, "measurements": records}
-    result |= more.to_json() if more is not None else {}
+
+        def measure(device: Device) -> None:
+            measured.add([file for name in names for file in written.files(name, device)], device, progress)
+
+        done = on_devices(call, progress, measure, measured.require)
+    records = [record.model_copy(update={"label": label}) for record in measured.records]
+    _show(call, records, measured.more)
     if records or not done.failures:
-        call.tell(result)
-        if call.output is not None:
-            write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
+        _write(call, {"devices": done.facts, "measurements": records, **measured.modes_told()})
         if log is not None:
             append(log, records)
     done.require_all()
@@ -112,17 +112,19 @@ def command(
         deploy.require_valid(records)
 
 
-def _require_possible(names: list[str], modes: Modes, call: Options) -> None:
-    """Raise InvalidInput where no network is named, or modes are asked for elsewhere."""
-    from ..errors import InvalidInput
+def _write(call: Options, found: dict[str, Any]) -> None:
+    """Write what was measured as JSON, where that is asked for."""
+    from .. import deploy
+    from ..files.outputs import write_text
+    from .session import as_json
 
-    if not names:
-        raise InvalidInput("bench: no network given; name .onnx files or networks")
-    if modes.wanted and call.on:
-        raise InvalidInput("bench: --minutes, --cold-starts, --batches and sweeps are of this machine; leave out --on")
+    result = {"machine": deploy.machine(), **found}
+    call.tell(result)
+    if call.output is not None:
+        write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
 
 
-def _show(call: Options, records: list[BenchmarkRecord], more: ModeResults | None) -> None:
+def _show(call: Options, records: list[BenchmarkRecord], more: list[ModeResults]) -> None:
     """Print the tables."""
     from .output.bench_table import bench_table, node_lines
     from .output.mode_tables import mode_tables
@@ -135,47 +137,57 @@ def _show(call: Options, records: list[BenchmarkRecord], more: ModeResults | Non
     for record in records:
         if record.profile is not None:
             call.console.print(profile_table(record.profile))
-    for table in mode_tables(more) if more is not None else ():
-        call.console.print(table)
+    for results in more:
+        for table in mode_tables(results):
+            call.console.print(table)
 
 
-def _measure(
-    written: _Written,
-    names: list[str],
-    device: Device,
-    records: list[BenchmarkRecord],
-    timing: Benchmark,
-    measuring: dict[str, Any],
-) -> None:
-    """Add the records of files on a device; where it is lost, what it measured before."""
-    from .. import deploy
-    from ..siblings import runtimes
+@dataclass
+class _Measured:
+    """What was measured so far, in one loop of all files and in other modes; ``more`` has those for each device."""
 
-    files = [file for name in names for file in written.files(name, device)]
-    try:
-        records.extend(
-            deploy.measure(files, request=timing.request, profile=timing.profile, device=device, **measuring)
-        )
-    except runtimes.errors.DeviceError as error:
-        records.extend(deploy.broken_off(files, error, device.name))
-        raise
+    modes: tuple[Mode, ...]
+    timing: Benchmark
+    data: Data | None
+    inputs: tuple[Tensor, ...] | None
+    records: list[BenchmarkRecord] = field(default_factory=list)
+    more: list[ModeResults] = field(default_factory=list)
 
+    def require(self, device: Device) -> None:
+        """Raise DeviceError where a device is known to be unfit."""
+        from ..deploy.profile import needs
 
-def _more(
-    written: _Written,
-    names: list[str],
-    modes: Modes,
-    request: runtimes.measure.request.Request,
-    inputs: tuple[Tensor, ...] | None,
-    progress: Progress,
-) -> ModeResults:
-    """What is measured besides, here."""
-    from ..deploy.modes import measure_modes
-    from ..siblings import runtimes
+        device.require(self.timing.request, (*self.modes, *needs(self.timing.profile)))
 
-    here = runtimes.devices.local.LocalDevice()
-    files = [file for name in names for file in written.files(name, here)]
-    return measure_modes(files, modes, request, inputs=inputs, progress=progress)
+    def add(self, files: list[Deployed], device: Device, progress: Progress) -> None:
+        """Measure files on a device; where it is lost, what it measured before is added."""
+        from .. import deploy
+        from ..deploy.modes import ModeResults, subject_of
+        from ..siblings import runtimes
+
+        subject = subject_of(files, self.timing.request, device, self.inputs)
+        for mode in self.modes:
+            mode.require(device, subject)
+        try:
+            self.records += deploy.measure(
+                files,
+                request=self.timing.request,
+                data=self.data,
+                inputs=self.inputs,
+                progress=progress,
+                device=device,
+                profile=self.timing.profile,
+            )
+        except runtimes.errors.DeviceError as error:
+            self.records.extend(deploy.broken_off(files, error, device.name))
+            raise
+        if self.modes:
+            self.more.append(ModeResults(device.name))
+            self.more[-1].measure(self.modes, device, subject, progress)
+
+    def modes_told(self) -> dict[str, Any]:
+        """What was measured in other modes, as JSON holds it; nothing where none was asked for."""
+        return {"modes": [each.to_json() for each in self.more]} if self.modes else {}
 
 
 @dataclass

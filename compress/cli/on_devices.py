@@ -46,12 +46,24 @@ def _opened(call: Options, progress: Progress) -> Iterator[Sequence[runtimes.dev
         yield devices
 
 
-def on_devices(call: Options, progress: Progress, work: Callable[[runtimes.devices.device.Device], None]) -> OnDevices:
-    """Do ``work`` on each device; where one fails, the others still have their turn."""
+def on_devices(
+    call: Options,
+    progress: Progress,
+    work: Callable[[runtimes.devices.device.Device], None],
+    require: Callable[[runtimes.devices.device.Device], None] | None = None,
+) -> OnDevices:
+    """Do ``work`` on each device; where one fails, the others still have their turn.
+
+    Args:
+        require: raises DeviceError where a device is known to be unfit; then there is no work on any.
+    """
     from ..siblings import runtimes
 
     done = OnDevices()
     with _opened(call, progress) as devices:
+        if require is not None:
+            for device in devices:
+                require(device)
         for device in devices:
             try:
                 work(device)

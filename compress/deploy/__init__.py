@@ -7,6 +7,7 @@ from .devices import opened, target_on
 from .facts import machine, versions
 from .measure import broken_off, measure, require_valid
 from .parity import accuracy, parity_on, reference
+from .profile import needs
 from .write import Asked, Wanted, export, suffix_of, write_files, write_folder
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "export",
     "machine",
     "measure",
+    "needs",
     "opened",
     "parity_on",
     "reference",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from ..quantize import TargetName
 from ..siblings import runtimes
@@ -42,6 +45,24 @@ class Deployed:
         Where that computes its integers otherwise than the device of its target, they are evaluated in floats.
         """
         where = device or runtimes.devices.local.LocalDevice()
-        engine = self.engine or runtimes.facts.engine_of(self.path)
         options = runtimes.runtime.Options(threads, reference=not self.is_exact(where))
-        return where.load(self.path, engine, options)
+        return where.load(self.path, self.runs_in, options)
+
+    def as_it_is(self, threads: int, device: runtimes.devices.device.Device) -> runtimes.runtime.Runtime:
+        """The file as it is timed, also where the device computes its integers otherwise than its target's."""
+        return device.load(self.path, self.runs_in, runtimes.runtime.Options(threads))
+
+    def feed(
+        self, inputs: Sequence[Tensor], threads: int, device: runtimes.devices.device.Device
+    ) -> runtimes.runtime.Arrays:
+        """What the file takes for these inputs of the network, by name."""
+        engine = self.as_it_is(threads, device)
+        try:
+            return runtimes.bound.feed(engine, self.binding, [x.numpy() for x in inputs])
+        finally:
+            engine.close()
+
+    @property
+    def runs_in(self) -> str:
+        """The engine that runs it."""
+        return self.engine or runtimes.facts.engine_of(self.path)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from ..tasks.classification import require_classifier
 from .deployed import Deployed
 from .facts import versions
 from .parity import accuracy, parity_on, some, taken
-from .profile import RUNS, executed_graph, profile_file
+from .profile import RUNS, executed_graph, needs, profile_file, roofline_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,11 +47,12 @@ def measure(
         if data is not None and file.network is not None:
             require_classifier(file.network.model, data, ["test"])
     where = device or runtimes.devices.local.LocalDevice()
+    where.require(timing, needs(profile))
     measured = where.benchmark(
         [file.path for file in files],
         timing,
         engine=[file.engine for file in files],
-        inputs=None if inputs is None else [_feed(file, inputs, timing.threads, where) for file in files],
+        inputs=None if inputs is None else [file.feed(inputs, timing.threads, where) for file in files],
         progress=progress,
     )
     look = _Look(where, timing.threads, inputs, profile)
@@ -127,6 +127,7 @@ class _Look:
     threads: int
     inputs: tuple[Tensor, ...] | None
     profile: bool
+    rooflines: list[runtimes.measure.modes.roofline.Roofline] = field(default_factory=list)
 
     def into(self, file: Deployed) -> dict[str, NodeCounts | Profile]:
         """The fields of a record that the executed nodes of a file tell; none where the engine does not tell them."""
@@ -143,29 +144,17 @@ class _Look:
             values = graph.to_json()
             told["nodes"] = NodeCounts.model_validate({name: values[name] for name in NodeCounts.model_fields})
         if self.profile:
-            profile = profile_file(file, graph, file.network, self._roofline, self.threads)
+            roofline = self._roofline(file.runs_in)
+            profile = profile_file(file, graph, file.network, roofline, self.threads, self.device)
             if profile is not None:
                 told["profile"] = profile
             else:
-                engine = file.engine or runtimes.facts.engine_of(file.path)
-                title = runtimes.facts.title_of(engine)
+                title = runtimes.facts.title_of(file.runs_in)
                 _LOG.warning("profile %s: %s tells no time of single nodes", file.name, title)
         return told
 
-    @cached_property
-    def _roofline(self) -> runtimes.measure.roofline.Roofline | None:
-        """What this machine can do at most; other devices are not probed."""
-        here = self.device.name == runtimes.devices.device.LOCAL
-        return runtimes.measure.roofline.roofline(self.threads) if here else None
-
-
-def _feed(
-    file: Deployed, inputs: tuple[Tensor, ...], threads: int, device: runtimes.devices.device.Device
-) -> runtimes.runtime.Arrays:
-    """The inputs of the network as the file takes them."""
-    engine = file.engine or runtimes.facts.engine_of(file.path)
-    runtime = device.load(file.path, engine, runtimes.runtime.Options(threads))
-    try:
-        return runtimes.bound.feed(runtime, file.binding, [x.numpy() for x in inputs])
-    finally:
-        runtime.close()
+    def _roofline(self, engine: str) -> runtimes.measure.modes.roofline.Roofline:
+        """What the device can do at most, measured once."""
+        if not self.rooflines:
+            self.rooflines.append(roofline_of(self.device, engine, self.threads))
+        return self.rooflines[0]

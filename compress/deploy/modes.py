@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
 from ..core.settings import setting
 from ..siblings import runtimes
-from ..stage import Config, Progress, silent
+from ..stage import Config
 from .deployed import Deployed
+
+ModeResults = runtimes.measure.modes.mode.ModeResults
 
 
 class Modes(Config):
-    """What is measured besides, on this machine."""
+    """What is measured besides, on each device."""
 
     HEADING = "Modes"
 
@@ -37,102 +38,28 @@ class Modes(Config):
     )
 
     @property
-    def wanted(self) -> bool:
-        """Whether anything is asked for."""
-        return bool(self.minutes or self.cold_starts or self.batches or self.sweep_threads or self.sweep_cores)
+    def asked(self) -> tuple[runtimes.measure.modes.mode.Mode, ...]:
+        """The modes that are asked for; raises InvalidInputs where one cannot be."""
+        return runtimes.measure.modes.asked.modes_asked(
+            self.minutes, self.cold_starts, self.batches, self.sweep_threads, self.sweep_cores
+        )
 
 
-@dataclass(frozen=True)
-class ModeResults:
-    """What was measured; empty where it was not asked for. Sweeps are by the name of the file.
-
-    Args:
-        sustained: of all files together.
-        cold_starts: of each.
-    """
-
-    sustained: runtimes.measure.sustained.Sustained | None
-    cold_starts: tuple[runtimes.measure.cold_start.ColdStart, ...]
-    batches: dict[str, tuple[runtimes.measure.sweep.SweepPoint, ...]]
-    sweeps: dict[str, tuple[runtimes.measure.sweep.SweepPoint, ...]]
-
-    def to_json(self) -> dict[str, Any]:
-        """A mapping of plain values, with what was measured alone."""
-        told: dict[str, Any] = {}
-        if self.sustained is not None:
-            told["sustained"] = self.sustained.to_json()
-        if self.cold_starts:
-            told["cold_starts"] = [each.to_json() for each in self.cold_starts]
-        for name, points in (("batches", self.batches), ("sweeps", self.sweeps)):
-            if points:
-                told[name] = {file: [each.to_json() for each in row] for file, row in points.items()}
-        return told
-
-
-def measure_modes(
+def subject_of(
     files: Sequence[Deployed],
-    modes: Modes,
     request: runtimes.measure.request.Request,
-    *,
+    device: runtimes.devices.device.Device,
     inputs: tuple[Tensor, ...] | None = None,
-    progress: Progress = silent,
-) -> ModeResults:
-    """What ``modes`` ask for, one after the other.
+) -> runtimes.measure.subject.Subject:
+    """These files as what is measured on a device.
 
     Args:
-        request: how each is measured; its preset is that of every point of a sweep.
         inputs: of the networks; random where they are left out.
-
-    Raises:
-        InvalidInputs: a file does not take what is asked for, or the machine lacks it.
     """
-    feeds = [None if inputs is None else _feed(file, inputs, request) for file in files]
-    each = list(zip(files, feeds, strict=True))
-    measure = runtimes.measure
-    sustained = None
-    if modes.minutes:
-        engines = [file.engine for file in files]
-        arrays = None if inputs is None else [feed for feed in feeds if feed is not None]
-        paths = [file.path for file in files]
-        sustained = measure.sustained.sustained(
-            paths, modes.minutes, request, engine=engines, inputs=arrays, progress=progress
-        )
-    cold = tuple(
-        measure.cold_start.cold_start(
-            file.path, modes.cold_starts, request, engine=file.engine, inputs=feed, progress=progress
-        )
-        for file, feed in each
-        if modes.cold_starts
+    return runtimes.measure.subject.Subject.of(
+        [file.path for file in files],
+        request,
+        engines=[file.engine for file in files],
+        inputs=None if inputs is None else [file.feed(inputs, request.threads, device) for file in files],
+        names=[file.name for file in files],
     )
-    batches = {
-        file.name: measure.sweep.batch_sweep(
-            file.path, modes.batches, request, engine=file.engine, inputs=feed, progress=progress
-        )
-        for file, feed in each
-        if modes.batches
-    }
-    threads = modes.sweep_threads or (request.threads,)
-    sweeps = {
-        file.name: measure.sweep.threads_sweep(
-            file.path,
-            threads,
-            modes.sweep_cores or (None,),
-            request,
-            engine=file.engine,
-            inputs=feed,
-            progress=progress,
-        )
-        for file, feed in each
-        if modes.sweep_threads or modes.sweep_cores
-    }
-    return ModeResults(sustained, cold, batches, sweeps)
-
-
-def _feed(
-    file: Deployed, inputs: tuple[Tensor, ...], request: runtimes.measure.request.Request
-) -> runtimes.runtime.Arrays:
-    engine = runtimes.runtime.load(file.path, file.engine, request.options)
-    try:
-        return runtimes.bound.feed(engine, file.binding, [x.numpy() for x in inputs])
-    finally:
-        engine.close()

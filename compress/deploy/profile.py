@@ -26,6 +26,11 @@ _NAMED = re.compile(r"layer:(.*):\d+")
 _AFTER_LAYER = re.compile(r"[/_:.;#]|$")
 
 
+def needs(profile: bool) -> tuple[runtimes.measure.modes.nodes.NodeTimes, ...]:
+    """What a device has to offer for files whose profile is told."""
+    return (runtimes.measure.modes.nodes.NodeTimes(RUNS),) if profile else ()
+
+
 def executed_graph(
     file: Deployed,
     inputs: Sequence[Tensor] | None,
@@ -46,10 +51,9 @@ def executed_graph(
     Raises:
         RuntimesError: the engine cannot be used there, or fails.
     """
-    engine = file.engine or runtimes.facts.engine_of(file.path)
     with tempfile.TemporaryDirectory() as folder:
-        path = _named_copy(file.path, engine, Path(folder)) if by_layer else file.path
-        runtime = device.load(path, engine, runtimes.runtime.Options(threads))
+        path = _named_copy(file.path, file.runs_in, Path(folder)) if by_layer else file.path
+        runtime = device.load(path, file.runs_in, runtimes.runtime.Options(threads))
         try:
             arrays = None if inputs is None else [x.numpy() for x in inputs]
             feed = None if arrays is None else runtimes.bound.one_feed(runtime, file.binding, arrays)
@@ -62,20 +66,32 @@ def profile_file(
     file: Deployed,
     graph: runtimes.runtime.ExecutedGraph | None,
     network: Network | None,
-    roofline: runtimes.measure.roofline.Roofline | None,
+    roofline: runtimes.measure.modes.roofline.Roofline | None,
     threads: int,
+    device: runtimes.devices.device.Device,
 ) -> Profile | None:
     """Where the time of a file goes; None where its engine tells no time of single nodes.
 
     Args:
         graph: what the engine ran, its nodes named after layers.
         network: that the file was made from, where that is known.
+        device: that ran it.
     """
     if graph is None or not graph.duration_ms:
         return None
-    engine = file.engine or runtimes.facts.engine_of(file.path)
     counted = cost(network.model, network.example_inputs) if network is not None else None
-    return profile_of(file.name, engine, graph, counted, roofline, threads)
+    profile = profile_of(file.name, file.runs_in, graph, counted, roofline, threads)
+    is_local = device.name == runtimes.devices.device.LOCAL
+    return profile.model_copy(update={"device": None if is_local else device.name})
+
+
+def roofline_of(
+    device: runtimes.devices.device.Device, engine: str, threads: int
+) -> runtimes.measure.modes.roofline.Roofline:
+    """What a device can do at most with so many threads, integers by ``engine`` where it has a probe; DeviceError."""
+    request = runtimes.measure.request.Request(threads=threads)
+    subject = runtimes.measure.subject.Subject((), (), (engine,), None, request)
+    return device.measure(runtimes.measure.modes.roofline.RooflineProbe(engine), subject)
 
 
 def profile_of(
@@ -83,7 +99,7 @@ def profile_of(
     engine: str,
     graph: runtimes.runtime.ExecutedGraph,
     counted: Cost | None,
-    roofline: runtimes.measure.roofline.Roofline | None,
+    roofline: runtimes.measure.modes.roofline.Roofline | None,
     threads: int = 1,
 ) -> Profile:
     """Where the time goes.
@@ -161,7 +177,7 @@ def _row(
     nodes: Sequence[runtimes.runtime.Node],
     joined: Literal["name", "order", ""],
     products: Mapping[str, LayerCost],
-    roofline: runtimes.measure.roofline.Roofline | None,
+    roofline: runtimes.measure.modes.roofline.Roofline | None,
 ) -> ProfileRow:
     slowest = max((node for node in nodes if node.kind != "other"), key=lambda node: node.duration_ms, default=nodes[0])
     duration_ms = sum(node.duration_ms for node in nodes)

@@ -79,6 +79,8 @@ def run(
         data = _data(recipe)
         try:
             with deploy.opened(recipe.devices, devices, progress) as opened:
+                for device in opened:
+                    device.require(recipe.benchmark.request, deploy.needs(recipe.benchmark.profile))
                 report, lost = _run(recipe, work, data, progress, trust, opened)
         except BaseException as error:
             if not _begun(work):

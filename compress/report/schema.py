@@ -202,7 +202,7 @@ class ProfileRow(Record):
 
 
 class Roofline(Record):
-    """The most that a device did in a probe, a second; see :class:`runtimes.measure.roofline.Roofline`."""
+    """The most that a device did in a probe, a second; see :class:`runtimes.measure.modes.roofline.Roofline`."""
 
     threads: int
     float_ops: float
@@ -215,6 +215,7 @@ class Profile(Record):
 
     Args:
         name: of the file.
+        device: that ran it; None for this machine.
         total_ms: of all nodes.
         left_layers: with multiply-adds, that no node was found for.
         roofline: of the device; None where it was not measured.
@@ -227,6 +228,7 @@ class Profile(Record):
     rows: tuple[ProfileRow, ...]
     left_layers: tuple[str, ...] = ()
     roofline: Roofline | None = None
+    device: str | None = None
 
     @property
     def left_nodes(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from ..errors import InvalidInputs
 from ..measure.benchmark import benchmark
 from ..measure.loop import interleave, sentinel
 from ..measure.measurement import Measurement
+from ..measure.modes.works import work_of
 from ..measure.presets import preset_of
 from ..measure.request import Request
+from ..measure.subject import Subject
 from ..runtime import Arrays, Options, Runtime, engine_named
 from ..sensors.conditions import conditions
 from ..sensors.cores import pinned
@@ -36,7 +39,7 @@ class Operations:
         """Return what answers each request."""
         own: Sequence[Callable[[Call], Answer]] = (
             *(self.conditions, self.version, self.load, self.run, self.run_samples, self.executed, self.unload),
-            *(self.benchmark, self.interleave),
+            *(self.benchmark, self.measure, self.interleave),
         )
         return {each.__name__: each for each in own}
 
@@ -68,7 +71,8 @@ class Operations:
     def executed(self, call: Call) -> Answer:
         """Say what a loaded file executes; ``inputs`` are random where none are given."""
         inputs = _arrays(call) if call.values["arrays"] is not None else None
-        graph = self._runtime(call.values["runtime"]).executed_graph(inputs, runs=call.values["runs"])
+        with pinned(call.values["cores"]):
+            graph = self._runtime(call.values["runtime"]).executed_graph(inputs, runs=call.values["runs"])
         return {"nodes": None if graph is None else [asdict(node) for node in graph.nodes]}
 
     def unload(self, call: Call) -> Answer:
@@ -90,12 +94,21 @@ class Operations:
         )
         return {"measurements": [plain(each) for each in measurements]}
 
+    def measure(self, call: Call) -> Answer:
+        """Do a piece of work; each part of what it says is sent as soon as it is known."""
+        values = call.values
+        feeds, request = _feeds(call, len(values["files"])), Request.from_json(values["request"])
+        subject = Subject.of(values["files"], request, engines=values["engines"], inputs=feeds)
+        with closing(work_of(values["work"]).parts(subject, _progress(call))) as parts:
+            for part in parts:
+                call.event("part", part=part)
+        return {}
+
     def interleave(self, call: Call) -> Answer:
         """Time runs of loaded files in turn, and nothing else."""
         values, feeds = call.values, _feeds(call, len(call.values["runtimes"])) or []
         works = [_work(self._runtime(number), feed) for number, feed in zip(values["runtimes"], feeds, strict=True)]
-        cores = values["cores"]
-        with pinned(None if cores is None else tuple(cores)):
+        with pinned(values["cores"]):
             samples = interleave(works, preset_of(values["preset"]), sentinel(), _progress(call))
         return asdict(samples)
 

@@ -7,18 +7,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..errors import InvalidInputs
 from ..measure.loop import Progress, Samples
 from ..measure.measurement import Measurement
+from ..measure.modes.work import Work
 from ..measure.presets import Preset
 from ..measure.request import Request
+from ..measure.subject import Subject
 from ..runtime import Arrays, Options, Runtime
 from ..sensors.conditions import Conditions
 
 LOCAL = "local"
 """The place of the machine that this runs on."""
+
+R = TypeVar("R")
 
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]*")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -53,6 +57,15 @@ class Settings:
                 raise InvalidInputs(f"{what}: expected a path on the device, got {text[:80]!r}")
 
 
+class Need(Protocol):
+    """Something that may be measured: ``TITLE`` for people, and whether this package is needed where files run."""
+
+    @property
+    def TITLE(self) -> str: ...  # noqa: N802 - a constant of each mode
+    @property
+    def IN_PYTHON(self) -> bool: ...  # noqa: N802
+
+
 class Device(Protocol):
     """Where files run. What is far is reached when it is first asked."""
 
@@ -67,6 +80,10 @@ class Device(Protocol):
 
     def is_exact(self, target: str) -> bool:
         """Return whether it computes the integers of files for ``target`` as the target's own device does."""
+        ...
+
+    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
+        """Raise DeviceError where it is known that it cannot measure so; it is not reached for that."""
         ...
 
     def version(self, engine: str) -> str:
@@ -95,6 +112,14 @@ class Device(Protocol):
 
         Raises:
             DeviceError: the device was lost; ``measurements`` of it has what was taken until then.
+        """
+        ...
+
+    def measure(self, work: Work[R], subject: Subject, progress: Progress | None = None) -> R:
+        """Return what a piece of work says that it does by itself; see `runtimes.measure.modes`.
+
+        Raises:
+            DeviceError: the device was lost; ``measurements`` of it has the result of what was done until then.
         """
         ...
 

@@ -11,11 +11,13 @@ from .. import processor
 from ..measure.benchmark import benchmark
 from ..measure.loop import Progress, Samples, interleave, sentinel
 from ..measure.measurement import Measurement
+from ..measure.modes.work import Work, done_here
 from ..measure.presets import Preset
 from ..measure.request import Request
+from ..measure.subject import Subject
 from ..runtime import Arrays, Options, Runtime, engine_named, existing
 from ..sensors.conditions import Conditions, conditions
-from .device import LOCAL
+from .device import LOCAL, Need, R
 
 
 class LocalDevice:
@@ -30,6 +32,9 @@ class LocalDevice:
     def is_exact(self, target: str) -> bool:
         """Return whether this processor computes files for ``target`` as the target's own device does."""
         return processor.is_exact(target)
+
+    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
+        """What this machine has not is told by what asks it."""
 
     def version(self, engine: str) -> str:
         """Return the version of an engine; raises EngineMissing."""
@@ -50,6 +55,10 @@ class LocalDevice:
     ) -> tuple[Measurement, ...]:
         """Return a measurement for each file."""
         return benchmark(files, request, engine=engine, inputs=inputs, progress=progress)
+
+    def measure(self, work: Work[R], subject: Subject, progress: Progress | None = None) -> R:
+        """Return what a piece of work says of this machine."""
+        return done_here(work, subject, progress)
 
     def interleave(self, loaded: Sequence[tuple[Runtime, Arrays]], preset: Preset) -> Samples:
         """Return the times of loaded files, run in turn."""

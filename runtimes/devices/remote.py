@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from ..facts import engine_of, engines
 from ..files.untrusted import VARIABLE, large_files
 from ..measure.loop import Progress, Samples
 from ..measure.measurement import Measurement
+from ..measure.modes.work import Part, Work
+from ..measure.modes.works import told_of
 from ..measure.presets import Preset
 from ..measure.request import Request
+from ..measure.subject import Subject
 from ..runtime import (
     Array,
     Arrays,
@@ -36,14 +39,17 @@ from ..runtime import (
 )
 from ..sensors.conditions import Conditions
 from .connection import Connection
-from .device import Settings
+from .device import Need, R, Settings
 from .link import Link
 from .requirements import distribution, requirements
 from .sending import Sent, package, send, wheels
 from .typed import Facts, typed
 
+T = TypeVar("T")
+
 _CLOCK_OFF_S = 86400.0
 _MOST_SAMPLES = 2**24
+_MOST_PARTS = 2**16
 _REQUEST_BYTES = 2**24
 """Of samples that are sent at once."""
 
@@ -100,6 +106,9 @@ class RemoteDevice:
             self._processor = here.architecture, here.isa
         return processor.is_exact(target, *self._processor)
 
+    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
+        """What it has not is told there, before anything is measured."""
+
     def engines(self) -> dict[str, str]:
         """Return the versions of engines that are there: in its Python, if one is named, else in its environments."""
         packages = {name: package for name in engines() if (package := distribution(name)) is not None}
@@ -133,7 +142,7 @@ class RemoteDevice:
             answer, _ = link.ask("load", file=there, engine=engine, options=asdict(options))
         with link.understood():
             number, inputs, outputs = int(answer["runtime"]), _specs(answer["inputs"]), _specs(answer["outputs"])
-        return RemoteRuntime(link, number, inputs, outputs)
+        return RemoteRuntime(link, number, inputs, outputs, self.settings.cores)
 
     def benchmark(
         self,
@@ -151,11 +160,11 @@ class RemoteDevice:
         there = [self._sent(link, path, name) for path, name in zip(paths, engines, strict=True)]
         index, body = _feeds(inputs, len(paths))
         taken = _Taken(progress)
-        asked = replace(request, cores=request.cores or self.settings.cores)
+        asked = self._asked(request)
         try:
             with link.during("measuring"):
                 answer, _ = link.ask(
-                    "benchmark", body, taken, files=there, engines=engines, request=asked.to_json(), arrays=index
+                    "benchmark", body, taken, files=there, engines=engines, request=asked, arrays=index
                 )
             with link.understood():
                 measured = _measurements(answer["measurements"], len(paths))
@@ -163,6 +172,28 @@ class RemoteDevice:
             error.measurements = _named(taken.measurements(str(error)), files)
             raise
         return _named(measured, files)
+
+    def measure(self, work: Work[R], subject: Subject, progress: Progress | None = None) -> R:
+        """Return what a piece of work says that it does there; raises DeviceError, with what it said before."""
+        link = self._agent(subject.engines)
+        there = [self._sent(link, path, engine) for path, engine in zip(subject.paths, subject.engines, strict=False)]
+        index, body = _feeds(subject.inputs, len(there))
+        heard = _Heard(progress)
+        asked, engines = self._asked(subject.request), subject.engines[: len(there)]
+        try:
+            with link.during("measuring"):
+                told = told_of(work)
+                link.ask("measure", body, heard, work=told, files=there, engines=engines, request=asked, arrays=index)
+            with link.understood():
+                result = _judged(work.result(subject, heard.parts))
+                if result is None:
+                    raise ValueError("no result")
+                return result
+        except DeviceError as error:
+            with link.understood():
+                kept = _judged(work.result(subject, heard.parts, [f"it was broken off: {error}"]))
+            error.measurements = () if kept is None else (kept,)
+            raise
 
     def interleave(self, loaded: Sequence[tuple[Runtime, Arrays]], preset: Preset) -> Samples:
         """Return the times of loaded files, run in turn."""
@@ -190,6 +221,10 @@ class RemoteDevice:
         self._agents, self._begun = {}, None
         self._folders.clear()
         self.connection.close()
+
+    def _asked(self, request: Request) -> dict[str, Any]:
+        """A request as the device is asked for it: on the cores of its settings, where it names none."""
+        return replace(request, cores=request.cores or self.settings.cores).to_json()
 
     def _first(self) -> Link:
         """The first program there, which looks and takes files."""
@@ -294,12 +329,18 @@ class RemoteRuntime:
     """A file that is loaded on a device; see :class:`runtimes.runtime.Runtime`."""
 
     def __init__(
-        self, link: Link, number: int, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+        self,
+        link: Link,
+        number: int,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        cores: Sequence[int | str] | None = None,
     ) -> None:
         self.link = link
         self.number = number
         self.inputs = inputs
         self.outputs = outputs
+        self._cores = cores
         self._closed = False
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
@@ -325,7 +366,7 @@ class RemoteRuntime:
         """Return the nodes that a run executes there; None where the engine does not tell."""
         index, body = (None, b"") if inputs is None else packed(inputs)
         with self.link.during("looking at what runs"):
-            answer, _ = self.link.ask("executed", body, runtime=self.number, runs=runs, arrays=index)
+            answer, _ = self.link.ask("executed", body, runtime=self.number, runs=runs, arrays=index, cores=self._cores)
         with self.link.understood():
             nodes = answer["nodes"]
             return None if nodes is None else ExecutedGraph(tuple(_node(each) for each in nodes))
@@ -360,10 +401,8 @@ class _Taken:
         self._began_s = 0.0
 
     def __call__(self, event: str, values: Mapping[str, Any]) -> None:
-        if event == "progress" and self._progress is not None:
-            note = printable(str(values["note"]))[:80]
-            self._progress(printable(str(values["task"]))[:40], int(values["done"]), int(values["total"]), note)
-        elif event == "began":
+        _tell(self._progress, event, values)
+        if event == "began":
             self._begun = _measurements(values["measurements"], None, whole=False)
             self._rows, self._began_s = [[] for _ in self._begun], time.monotonic()
         elif event == "took":
@@ -388,6 +427,48 @@ class _Taken:
             )
             for each, row in zip(self._begun, self._rows, strict=True)
         )
+
+
+class _Heard:
+    """The parts that a piece of work has told so far."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self.parts: list[Part] = []
+
+    def __call__(self, event: str, values: Mapping[str, Any]) -> None:
+        _tell(self._progress, event, values)
+        if event == "part":
+            if len(self.parts) == _MOST_PARTS or not isinstance(values["part"], dict):
+                raise ValueError("too many parts, or one that is none")
+            self.parts.append(_plain(values["part"]))
+
+
+def _tell(progress: Progress | None, event: str, values: Mapping[str, Any]) -> None:
+    """Tell how far a device is, where that is what an event says."""
+    if event == "progress" and progress is not None:
+        note = printable(str(values["note"]))[:80]
+        progress(printable(str(values["task"]))[:40], int(values["done"]), int(values["total"]), note)
+
+
+def _judged(result: T) -> T:
+    """What a device said of a piece of work, held to its types; no time in it is below zero."""
+    if result is not None:
+        told = typed(result).to_json()  # type: ignore[attr-defined]
+        json.dumps(told)
+        _require_times(told)
+    return result
+
+
+def _require_times(told: Any, name: str = "") -> None:
+    if isinstance(told, dict):
+        for key, value in told.items():
+            _require_times(value, key)
+    elif isinstance(told, (list, tuple)):
+        for value in told:
+            _require_times(value, name)
+    elif name.endswith("_ms") and told is not None:
+        _times([told])
 
 
 def _named(measurements: Sequence[Measurement], files: Sequence[Path | str]) -> tuple[Measurement, ...]:

@@ -53,7 +53,9 @@ def typed(value: T, hint: Any = None, where: str = "") -> T:
     """
     wanted = type(value) if hint is None else hint
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (types.UnionType, typing.Union):
+    if origin is typing.Literal:
+        _require(value in arguments, value, " or ".join(map(str, arguments)), where)
+    elif origin in (types.UnionType, typing.Union):
         _any_of(value, arguments, where)
     elif origin in (tuple, list):
         _sequence(value, origin, arguments, where)

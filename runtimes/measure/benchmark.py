@@ -131,7 +131,7 @@ def prepared(
 ) -> Iterator[Ready]:
     """Within: files can be run at once; afterwards they are closed, and the machine is as before. Raises as above."""
     jobs = _jobs(files, engine, inputs)
-    with _settings(request) as cores, _Sessions(jobs, request.options) as sessions:
+    with machine_set(request) as cores, _Sessions(jobs, request.options) as sessions:
         feeds = [
             random_inputs(runtime.inputs, request.seed) if job.inputs is None else job.inputs
             for job, runtime in zip(jobs, sessions.runtimes, strict=True)
@@ -141,14 +141,18 @@ def prepared(
         memories = tuple(_memory(job, request) for job in jobs)
         loads_ms = tuple(sessions.loads_ms)
         works, renewal = sessions.works(feeds), Renewal(lambda: sessions.renewed(feeds), sum(loads_ms) / 1e3)
-        limit_c = request.start_below_c
-        too_warm = "" if limit_c is None else wait_below(limit_c, request.patience_s, progress)
-        disturbances = (too_warm,) if too_warm else ()
-        yield Ready(tuple(jobs), works, renewal, loads_ms, memories, cores, disturbances)
+        yield Ready(tuple(jobs), works, renewal, loads_ms, memories, cores, too_warm(request, progress))
+
+
+def too_warm(request: Request, progress: Progress | None = None) -> tuple[str, ...]:
+    """Wait until the machine is as cool as it is requested; why it did not become so, in words, where it did not."""
+    limit_c = request.start_below_c
+    reason = "" if limit_c is None else wait_below(limit_c, request.patience_s, progress)
+    return (reason,) if reason else ()
 
 
 @contextmanager
-def _settings(request: Request) -> Iterator[tuple[int, ...] | None]:
+def machine_set(request: Request) -> Iterator[tuple[int, ...] | None]:
     """Within: the machine is set as it is requested; the cores that this process is pinned to."""
     with pinned(request.cores) as cores, held(request.governor, request.power_mode, cores):
         yield cores

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 from ..errors import InvalidModel, RuntimesError
 from ..facts import engine_of
 from ..files.untrusted import read_arrays
+from ..own_process import environment, last_words, module_named
 from ..runtime import Arrays, Options, engine_named, existing, load, random_inputs
 
 _RUNS = 3
@@ -44,22 +44,17 @@ def peak_memory(
         InvalidModel: the process failed; the message has what it said.
     """
     path = existing(file)
-    # The names come from the files: this package may have been imported here under another name.
-    here = Path(__file__).resolve()
-    module = ".".join((*here.parts[-3:-1], here.stem))
-    command = [sys.executable, "-P", "-m", module, str(path.resolve()), "--engine", engine or engine_of(path)]
+    command = [sys.executable, "-P", "-m", module_named(__file__), str(path.resolve())]
+    command += ["--engine", engine or engine_of(path)]
     command += ["--threads", str((options or Options()).threads)]
-    paths = [str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with tempfile.TemporaryDirectory() as folder:
         if inputs is not None:
             given = Path(folder) / "inputs.npz"
             np.savez(given, allow_pickle=False, **inputs)
             command += ["--inputs", str(given)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise InvalidModel(f"{path}: the process that measures its memory failed: {said[0]}")
+        raise InvalidModel(f"{path}: the process that measures its memory failed: {last_words(done)}")
     told = json.loads(done.stdout)
     return Memory(int(told["baseline_bytes"]), int(told["peak_bytes"]))
 

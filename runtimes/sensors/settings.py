@@ -25,6 +25,7 @@ from typing import Any
 
 from .. import cache
 from ..errors import InvalidInputs
+from ..own_process import environment, module_named
 from . import power_mode
 from .clocks import cores_of, policies
 from .files import ROOT, text
@@ -210,14 +211,9 @@ def _runs(journal: Journal) -> bool:
 
 
 def _start_guard() -> subprocess.Popen[bytes]:
-    # The names come from the files: this package may have been imported here under another name.
-    here = Path(__file__).resolve()
-    module = ".".join((*here.parts[-3:-1], here.stem))
-    paths = [str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+        [sys.executable, "-P", "-m", module_named(__file__)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment(),
         start_new_session=True,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ Kernel, Documentation/driver-api/thermal/sysfs-api.rst: ``thermal_zone*/{type,te
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import InvalidInputs
@@ -33,33 +33,30 @@ def temperatures_c(root: Path = ROOT) -> dict[str, float] | None:
     return told or None
 
 
-def hottest(root: Path = ROOT) -> tuple[str, float] | None:
-    """Return the zone that is hottest and its degrees Celsius; None where no zone tells any."""
-    told = temperatures_c(root)
-    return None if told is None else max(told.items(), key=lambda zone: zone[1])
-
-
 def wait_below(
     limit_c: float,
     patience_s: float,
     progress: Callable[[str, int, int, str], None] | None = None,
-    root: Path = ROOT,
+    told: Callable[[], Mapping[str, float] | None] = temperatures_c,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
     """Return "" once every zone is below ``limit_c``, or why that was given up after ``patience_s`` seconds.
+
+    Args:
+        told: degrees Celsius by the name of the zone; None where none tells any.
 
     Raises:
         InvalidInputs: the machine tells no temperature.
     """
     waited = 0.0
     while True:
-        zone = hottest(root)
-        if zone is None:
+        zones = told()
+        if not zones:
             raise InvalidInputs(
                 f"start below {limit_c:g} C: this machine tells no temperature (no zone in /sys/class/thermal); "
                 "leave it out"
             )
-        name, celsius = zone
+        name, celsius = max(zones.items(), key=lambda zone: zone[1])
         if celsius < limit_c:
             return ""
         if waited >= patience_s:

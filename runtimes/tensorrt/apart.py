@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineMissing, RuntimesError
+from ..own_process import environment, last_words, module_named
 from .builder import BuildFailed, Built, Profile, Refused, Wishes, build
 from .layers import Layer
 from .library import Library
@@ -26,10 +26,6 @@ _ERRORS: dict[str, type[RuntimesError]] = {each.__name__: each for each in (Refu
 
 def build_apart(library: Library, source: Path, wishes: Wishes) -> Built:
     """As :func:`runtimes.tensorrt.builder.build`, without a timing cache; a crash is a BuildFailed."""
-    here = Path(__file__).resolve()  # this package may have been imported here under another name
-    module = ".".join((*here.parts[-3:-1], here.stem))
-    paths = [str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     with tempfile.TemporaryDirectory() as folder:
         request, result, engine = (Path(folder, name) for name in ("request.json", "result.json", "engine"))
         asked = {
@@ -43,11 +39,10 @@ def build_apart(library: Library, source: Path, wishes: Wishes) -> Built:
             "result": str(result),
         }
         request.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", module, str(request)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-P", "-m", module_named(__file__), str(request)]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         if not result.is_file():
-            said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-            raise BuildFailed(f"the process of {library}'s builder ended without a result: {said[0]}")
+            raise BuildFailed(f"the process of {library}'s builder ended without a result: {last_words(done)}")
         answer = json.loads(result.read_text(encoding="utf-8"))
         if "error" in answer:
             raise _ERRORS[answer["error"]](answer["message"])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -142,3 +143,70 @@ def test_devices_are_listed_checked_and_cleaned(run: Run, server: SshServer) -> 
     assert cleaned["removed_bytes"] > 0
     assert not (server.home / ".cache" / "edgepress").exists()
     assert "strange" in run("devices list", 4)
+
+
+MODES = "--minutes 0.002 --cold-starts 1 --batches 1,2 --sweep-threads 1,2 --sweep-cores 0"
+NAMES = ["device", "sustained", "cold_starts", "batches", "sweeps"]
+
+
+def test_modes_are_measured_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "quick", replace(PRESETS["quick"], runs=5, seconds=0.05, warmup_s=0.0))
+    run("export net.py:build --data data.npz --format onnx -q -o files")
+    told = json.loads(run(f"bench files/model.onnx --preset quick --on local,board {MODES} --json"))
+    here, there = told["modes"]
+    assert (here["device"], there["device"]) == ("local", "board") and list(here) == list(there) == NAMES
+    for modes in (here, there):
+        assert modes["sustained"][0]["files"] == ["files/model.onnx"] and modes["sustained"][0]["windows"]
+        assert len(modes["cold_starts"][0]["total_ms"]) == 1
+        assert [point["batch"] for point in modes["batches"]] == [1, 2]
+        assert [(point["threads"], point["cores"]) for point in modes["sweeps"]] == [(1, "0"), (2, "0")]
+        assert {point["measurement"]["file"] for point in modes["batches"] + modes["sweeps"]} == {"files/model.onnx"}
+    table = run("bench files/model.onnx --preset quick --on board --cold-starts 1")
+    assert "board: cold starts" in table
+
+
+def test_a_profile_is_of_the_device(run: Run) -> None:
+    run("export net.py:build --data data.npz --format onnx -q -o files")
+    (here,) = json.loads(run("profile files/model.onnx --no-roofline --json"))["profiles"]
+    (there,) = json.loads(run("profile files/model.onnx --on board --json"))["profiles"]
+    assert (here["device"], there["device"]) == (None, "board")
+    assert same_rows(here) == same_rows(there)
+    assert there["roofline"]["integer_ops"] > 0 and there["total_ms"] > 0
+
+
+def same_rows(profile: dict[str, Any]) -> list[dict[str, Any]]:
+    """What of a profile does not depend on time."""
+    rows = [{**row, "duration_ms": 0, "roofline_share": 0} for row in profile["rows"]]
+    return sorted(rows, key=lambda row: str(row["nodes"]))
+
+
+def test_what_a_mode_measured_before_a_cut_is_written(run: Run, server: SshServer) -> None:
+    run("export net.py:build --data data.npz --format onnx -q -o files")
+    seen: list[bytes] = []
+
+    def watch(data: bytes) -> bool:
+        seen.extend([data] if b'"event": "part"' in data else [])
+        return len(seen) == 4
+
+    server.from_device = watch
+    said = run("bench files/model.onnx --preset quick --cold-starts 9 --on board -q -o told.json", 4)
+    server.reset()
+    assert "board: measuring: the connection was lost" in said and len(said.splitlines()) == 1
+    told = json.loads(Path("told.json").read_text())
+    ((cold,),) = [modes["cold_starts"] for modes in told["modes"]]
+    assert 1 <= len(cold["total_ms"]) < 9 and cold["file"] == "files/model.onnx"
+    assert any("it was broken off: board: measuring" in why for why in cold["disturbances"])
+    assert told["measurements"][0]["valid"] is not None and told["measurements"][0]["runs"] >= 30
+
+
+def test_a_phone_refuses_what_needs_python_before_the_work(run: Run) -> None:
+    run("export net.py:build --data data.npz --format onnx -q -o files")
+    Path("programs").mkdir()
+    Path("devices.yaml").write_text("phone: {url: 'adb:X', native: programs}\n")
+    for words, told in (
+        ("bench files/model.onnx --minutes 1 --cold-starts 2", "phone: sustained load, cold starts: needs Python"),
+        ("bench files/model.onnx --governor performance --energy", "phone: a governor, energy: needs Python"),
+        ("profile files/model.onnx", "phone: times of single nodes: needs Python"),
+    ):
+        said = run(f"{words} --on local,phone -q", 4)
+        assert told in said and len(said.splitlines()) == 1

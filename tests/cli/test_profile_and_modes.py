@@ -29,16 +29,13 @@ def test_modes_and_profile_of_a_file(run: Run) -> None:
     file = "files/model.onnx"
     words = "--preset quick --minutes 0.002 --cold-starts 1 --batches 1,2 --sweep-threads 1,2 --json"
     told = json.loads(run(f"bench {file} --profile {words}"))
-    assert len(told["cold_starts"][0]["total_ms"]) == 1 and told["sustained"]["minutes"][0]["slowdown"] > 0
-    assert [point["batch"] for point in told["batches"][file]] == [1, 2]
-    assert [point["threads"] for point in told["sweeps"][file]] == [1, 2]
+    (modes,) = told["modes"]
+    assert len(modes["cold_starts"][0]["total_ms"]) == 1 and modes["sustained"][0]["minutes"][0]["slowdown"] > 0
+    assert [point["batch"] for point in modes["batches"]] == [1, 2]
+    assert [point["threads"] for point in modes["sweeps"]] == [1, 2]
+    assert {point["measurement"]["file"] for point in modes["batches"] + modes["sweeps"]} == {file}
     nodes = told["measurements"][0]["nodes"]
     assert sum(nodes["providers"].values()) == nodes["integer"] + nodes["float"] + nodes["other"]
-
-    timed = told["measurements"][0]["profile"]
-    assert timed["total_ms"] == pytest.approx(sum(row["duration_ms"] for row in timed["rows"]))
-    assert {row["layer"] for row in timed["rows"]} >= {"conv", "fc"}, "its nodes are named after layers"
-    assert timed["roofline"]["float_ops"] > 1e6
 
     (of_network,) = json.loads(run(f"profile {NET} --data data.npz --no-roofline --json"))["profiles"]
     (of_file,) = json.loads(run(f"profile {file} --no-roofline --json"))["profiles"]
@@ -48,11 +45,6 @@ def test_modes_and_profile_of_a_file(run: Run) -> None:
         assert sum(row["macs"] or 0 for row in profile["rows"]) == counted["macs"]
         assert profile["total_ms"] == pytest.approx(sum(row["duration_ms"] for row in profile["rows"]))
     assert all(row["joined"] != "order" for row in of_network["rows"])
-
-
-def test_modes_are_of_this_machine(run: Run) -> None:
-    with pytest.raises(AssertionError, match="leave out --on"):
-        run("bench net.onnx --minutes 1 --on ssh://board")
 
 
 def test_an_engine_without_times_is_told(run: Run) -> None:

@@ -11,7 +11,7 @@ from compress.cli.output.profile_table import profile_table
 from compress.cost.count import Cost, LayerCost
 from compress.deploy.profile import profile_of
 from compress.report.schema import Profile
-from runtimes.measure.roofline import Roofline
+from runtimes.measure.modes.roofline import Roofline
 from runtimes.runtime import ExecutedGraph, Node
 
 LIMITS = Roofline(1, float_ops=2e9, integer_ops=8e9, bytes_per_s=1e9)

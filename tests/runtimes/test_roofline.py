@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtimes.devices.local import LocalDevice
 from runtimes.engines import onnxruntime
 from runtimes.errors import InvalidInputs
-from runtimes.measure import roofline as module
-from runtimes.measure.roofline import Roofline, bytes_per_s, float_ops, integer_ops
+from runtimes.measure.modes.roofline import Roofline, RooflineProbe, bytes_per_s, float_ops, integer_ops
+from runtimes.measure.subject import Subject
 from runtimes.runtime import load
 
 
@@ -29,6 +30,7 @@ def test_the_probes_measure_something() -> None:
     assert float_ops(size=32) > 0 and bytes_per_s(2, elements=10_000) > 0
     told = integer_ops(1, size=32)
     assert told is not None and told > 0
+    assert integer_ops(1, size=32, first="onnxruntime")
 
 
 def test_a_product_of_integers_is_written_without_onnx(tmp_path: Path) -> None:
@@ -43,4 +45,4 @@ def test_a_product_of_integers_is_written_without_onnx(tmp_path: Path) -> None:
 def test_a_process_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InvalidInputs, match="what this machine can do failed: exit status 1"):
-        module.roofline()
+        LocalDevice().measure(RooflineProbe(), Subject.of([]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from runtimes.errors import InvalidInputs
 from runtimes.sensors import clocks, cores, power, power_mode, throttling, watch
 from runtimes.sensors.conditions import Conditions, conditions
 from runtimes.sensors.emulation import is_emulated
-from runtimes.sensors.temperatures import hottest, temperatures_c, wait_below
+from runtimes.sensors.temperatures import temperatures_c, wait_below
 from tests.support import boards
 
 BOARDS: dict[str, Callable[[Path], Path]] = {
@@ -72,7 +73,6 @@ def test_cores_are_named_numbered_or_in_ranges() -> None:
 def test_a_jetson(tmp_path: Path) -> None:
     root = boards.jetson_orin(tmp_path)
     assert temperatures_c(root) == {"cpu-thermal": 48.468, "gpu-thermal": 47.125, "tj-thermal": 48.593}
-    assert hottest(root) == ("tj-thermal", 48.593)
     assert clocks.clocks_mhz([0, 4], root) == {"cpu0": 729.6, "cpu4": 729.6, "gpu": 306.0, "emc": 2133.0}
     assert throttling.cooling(root) == {
         "cpufreq-cpu0": 0, "cpu-throttle-alert": 0, "gpu-throttle-alert": 0, "hot-surface-alert": 0,
@@ -174,17 +174,17 @@ def test_the_gate_opens_when_the_machine_is_cool(tmp_path: Path) -> None:
         zones = {f"{boards.THERMAL}/thermal_zone{zone}/temp": "30000" for zone in range(4)}
         boards.write(root, zones | {f"{boards.THERMAL}/thermal_zone3/temp": next(temperatures)})
 
-    reason = wait_below(46, 100, lambda *words: told.append(words), root, sleep)
+    reason = wait_below(46, 100, lambda *words: told.append(words), partial(temperatures_c, root), sleep)
     assert reason == "" and told == [("cool", 0, 100, "tj-thermal 48.6 C"), ("cool", 1, 100, "tj-thermal 47.0 C")]
 
 
 def test_the_gate_gives_up(tmp_path: Path) -> None:
     slept: list[float] = []
     root = boards.jetson_orin(tmp_path)
-    reason = wait_below(40, 3, None, root, slept.append)
+    reason = wait_below(40, 3, None, partial(temperatures_c, root), slept.append)
     assert reason == "tj-thermal is still at 48.6 C, not below 40 C, after waiting 3 s" and len(slept) == 3
     with pytest.raises(InvalidInputs, match="tells no temperature"):
-        wait_below(40, 3, None, tmp_path / "nothing", slept.append)
+        wait_below(40, 3, None, partial(temperatures_c, tmp_path / "nothing"), slept.append)
 
 
 def files_below(root: Path) -> list[Path]:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from ...deploy.modes import ModeResults
-    from ...siblings import runtimes
+from ...siblings import runtimes
+
+modes = runtimes.measure.modes
 
 
-def mode_tables(results: ModeResults) -> Iterator[Table]:
-    """A table for each mode that was measured."""
-    if results.sustained is not None:
-        yield _sustained(results.sustained)
-    if results.cold_starts:
-        yield _cold_starts(results.cold_starts)
-    for title, sweeps in (("batches", results.batches), ("threads and cores", results.sweeps)):
-        for name, points in sweeps.items():
-            yield _sweep(f"{name}: {title}", points)
+def mode_tables(results: runtimes.measure.modes.mode.ModeResults) -> Iterator[Table]:
+    """The tables of what was measured on a device, mode by mode."""
+    for mode, of in results.modes:
+        for table in _TABLES[mode.NAME](mode, of) if of else ():
+            if results.device != runtimes.devices.device.LOCAL:
+                table.title = f"{results.device}: {table.title}"
+            yield table
 
 
-def _sustained(found: runtimes.measure.sustained.Sustained) -> Table:
+def _sustained(_: object, results: Sequence[Any]) -> Iterator[Table]:
+    for found in results:
+        yield _load(found)
+
+
+def _load(found: runtimes.measure.modes.sustained.Sustained) -> Table:
     first, last = found.before, found.windows[-1].after
     clocks = [max(each.clocks_mhz.values()) if each.clocks_mhz else None for each in (first, last)]
     degrees = [max(each.temperatures_c.values()) if each.temperatures_c else None for each in (first, last)]
@@ -36,6 +40,7 @@ def _sustained(found: runtimes.measure.sustained.Sustained) -> Table:
     table = Table(
         "file", "first minute p50 ms", "last minute", "times", "slowest run",
         title=", ".join([f"{found.windows[-1].end_s / 60:.1f} minutes under load", *told]), title_justify="left",
+        caption="; ".join(found.disturbances) or None, caption_justify="left",
     )  # fmt: skip
     for i, name in enumerate(found.files):
         slowest = max(window.max_ms[i] for window in found.windows)
@@ -46,28 +51,41 @@ def _sustained(found: runtimes.measure.sustained.Sustained) -> Table:
     return table
 
 
-def _cold_starts(found: tuple[runtimes.measure.cold_start.ColdStart, ...]) -> Table:
+def _cold_starts(_: object, results: Sequence[Any]) -> Iterator[Table]:
     table = Table(
-        "file", "to the first result ms", "process", "engine", "load", "first run", "second run",
-        title=f"cold starts, medians of {len(found[0].total_ms)} processes", title_justify="left",
+        "file", "to the first result ms", "process", "engine", "load", "first run", "second run", "processes",
+        title="cold starts, medians", title_justify="left",
+        caption="; ".join(dict.fromkeys(why for each in results for why in each.disturbances)) or None,
+        caption_justify="left",
     )  # fmt: skip
-    for each in found:
+    for each in results:
         medians = each.to_json()["p50_ms"]
         parts = ("total_ms", "start_ms", "import_ms", "load_ms", "first_ms", "second_ms")
-        table.add_row(Path(each.file).name, *(_number(medians[part], 1) for part in parts))
-    return table
+        spans = (_number(medians[part], 1) for part in parts)
+        table.add_row(Path(each.file).name, *spans, str(len(each.total_ms)))
+    yield table
 
 
-def _sweep(title: str, points: tuple[runtimes.measure.sweep.SweepPoint, ...]) -> Table:
-    table = Table("batch", "threads", "cores", "p50 ms", "p90", "samples/s", "", title=title, title_justify="left")
-    for point in points:
-        measured = point.measurement
-        table.add_row(
-            str(point.batch), str(point.threads), point.cores or "all", _number(measured.p50_ms, 3),
-            _number(measured.p90_ms, 3), f"{point.samples_per_s:,.0f}", "" if measured.valid else "invalid",
-        )  # fmt: skip
-    return table
+def _sweep(mode: runtimes.measure.modes.mode.Mode, results: Sequence[Any]) -> Iterator[Table]:
+    for name, points in groupby(results, key=lambda point: point.measurement.file):
+        title = f"{name}: {mode.TITLE}"
+        table = Table("batch", "threads", "cores", "p50 ms", "p90", "samples/s", "", title=title, title_justify="left")
+        for point in points:
+            measured = point.measurement
+            table.add_row(
+                str(point.batch), str(point.threads), point.cores or "all", _number(measured.p50_ms, 3),
+                _number(measured.p90_ms, 3), f"{point.samples_per_s:,.0f}", "" if measured.valid else "invalid",
+            )  # fmt: skip
+        yield table
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+_TABLES: Mapping[str, Callable[[Any, Sequence[Any]], Iterator[Table]]] = {
+    modes.sustained.SustainedLoad.NAME: _sustained,
+    modes.cold_start.ColdStarts.NAME: _cold_starts,
+    modes.sweep.BatchSweep.NAME: _sweep,
+    modes.sweep.CoresSweep.NAME: _sweep,
+}

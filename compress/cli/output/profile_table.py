@@ -39,10 +39,10 @@ def _title(profile: Profile) -> str:
     told = f"{profile.name} in {runtimes.facts.title_of(profile.engine)}, {profile.threads} thread(s)"
     probe = profile.roofline
     if probe is None:
-        return told
+        return told if profile.device is None else f"{told}, on {profile.device}"
     integers = "not known" if probe.integer_ops is None else f"{probe.integer_ops / 1e9:.0f}"
     limits = f"float {probe.float_ops / 1e9:.0f}, int8 {integers} Gop/s, memory {probe.bytes_per_s / 1e9:.1f} GB/s"
-    return f"{told}; this machine: {limits}"
+    return f"{told}; {profile.device or 'this machine'}: {limits}"
 
 
 def _caption(profile: Profile) -> str:

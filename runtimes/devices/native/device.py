@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ from ...facts import EngineFacts, describe, engine_of, engines
 from ...files.digest import digest
 from ...measure.loop import Progress, Samples
 from ...measure.measurement import Measurement
+from ...measure.modes.work import Work
 from ...measure.presets import Preset
 from ...measure.request import Request
+from ...measure.subject import Subject
 from ...runtime import Array, Arrays, ExecutedGraph, Options, Runtime, TensorSpec, check_inputs, existing, random_inputs
 from ...sensors.conditions import Conditions
 from ...sensors.cores import resolved
+from ...sensors.temperatures import wait_below
 from ..adb import AdbConnection
-from ..device import Settings
+from ..device import Need, R, Settings
 from . import runner
 from .sensed import conditions_of
 from .shell import Shell
@@ -101,6 +104,18 @@ class NativeDevice:
         here = self.conditions()
         return processor.is_exact(target, here.architecture, here.isa)
 
+    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
+        """Raise DeviceError where Python would have to be there: settings are put back, and rails are read, by ours."""
+        asked = {
+            "a governor": request.governor,
+            "a power mode": request.power_mode,
+            "energy": request.energy,
+            **{need.TITLE: need.IN_PYTHON for need in needs},
+        }
+        lacking = [what for what, wanted in asked.items() if wanted]
+        if lacking:
+            raise DeviceError(f"{self.name}: {', '.join(lacking)}: needs Python on the device; leave it out")
+
     def version(self, engine: str) -> str:
         """Return `PROVIDED`: programs tell versions when they run a file; raises DeviceError where there is none."""
         facts = describe(engine)
@@ -133,6 +148,7 @@ class NativeDevice:
         Raises:
             DeviceError: the device was lost; ``measurements`` of it has those of the files before.
         """
+        self.require(request)
         paths = [existing(file) for file in files]
         names = [name or engine_of(path) for name, path in zip(engine, paths, strict=True)]
         feeds = [inputs] * len(paths) if inputs is None or not isinstance(inputs, Sequence) else list(inputs)
@@ -141,11 +157,17 @@ class NativeDevice:
             if progress is not None:
                 progress("bench", number, len(paths), str(file))
             try:
-                done.append(self._measured(str(file), path, describe(name), request, feed))
+                too_warm = self._too_warm(request, progress)
+                measured = self._measured(str(file), path, describe(name), request, feed)
+                done.append(replace(measured, disturbances=(*too_warm, *measured.disturbances)))
             except DeviceError as error:
                 error.measurements = tuple(done)
                 raise
         return tuple(done)
+
+    def measure(self, work: Work[R], subject: Subject, progress: Progress | None = None) -> R:
+        """Raise DeviceError: work is done by this package, where files run."""
+        raise DeviceError(f"{self.name}: {work.NAME}: needs Python on the device; leave it out")
 
     def interleave(self, loaded: Sequence[tuple[Runtime, Arrays]], preset: Preset) -> Samples:
         """Return the times of loaded files, one after the other."""
@@ -164,6 +186,14 @@ class NativeDevice:
 
     def close(self) -> None:
         """Nothing runs there, and adb's server is the user's."""
+
+    def _too_warm(self, request: Request, progress: Progress | None) -> tuple[str, ...]:
+        """Wait until it is as cool as it is requested; why it did not become so, in words."""
+        limit_c = request.start_below_c
+        if limit_c is None:
+            return ()
+        reason = wait_below(limit_c, request.patience_s, progress, lambda: self.conditions().temperatures_c)
+        return (reason,) if reason else ()
 
     def _measured(
         self, file: str, path: Path, facts: EngineFacts, request: Request, feed: Arrays | None

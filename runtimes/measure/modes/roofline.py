@@ -9,23 +9,27 @@ product of matrices in numpy's BLAS, 8-bit integers by one in an engine that off
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import InvalidInputs, InvalidModel
-from ..facts import engines
-from ..runtime import Options, available, engine_named, random_inputs
+from ...errors import InvalidInputs, InvalidModel
+from ...facts import engines
+from ...own_process import environment, last_words, module_named
+from ...runtime import Options, available, engine_named, random_inputs
+from ..benchmark import machine_set
+from ..loop import Progress
+from ..subject import Subject
+from .work import Part
 
 SIZE = 512
 """Of the matrices, square."""
@@ -72,24 +76,36 @@ class Roofline:
         return cls(**{name: stored[name] for name in cls.__dataclass_fields__})
 
 
-def roofline(threads: int = 1) -> Roofline:
-    """Return what this machine can do with so many threads, measured in a process of its own, in some two seconds.
+@dataclass(frozen=True)
+class RooflineProbe:
+    """Probe what a machine can do with the threads and on the cores of a request, in some two seconds.
 
-    Raises:
-        InvalidInputs: the process failed; the message has what it said.
+    Args:
+        engine: whose product of integers is taken, where it offers one; else another's.
     """
-    # The names come from the files: this package may have been imported here under another name.
-    here = Path(__file__).resolve()
-    module = ".".join((*here.parts[-3:-1], here.stem))
-    paths = [str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
-    limits = dict.fromkeys(_THREADS_OF_BLAS, str(threads))
-    environment = os.environ | limits | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-P", "-m", module, str(threads)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise InvalidInputs(f"the probe of what this machine can do failed: {said[0]}")
-    return Roofline.from_json(json.loads(done.stdout))
+
+    NAME: ClassVar[str] = "roofline"
+
+    engine: str = ""
+
+    def parts(self, subject: Subject, progress: Progress | None = None) -> Generator[Part]:
+        """Tell the roofline, measured in a process of its own; files of the subject take no part.
+
+        Raises:
+            InvalidInputs: the process failed; the message has what it said.
+        """
+        threads = str(subject.request.threads)
+        command = [sys.executable, "-P", "-m", module_named(__file__), threads, self.engine]
+        limits = dict.fromkeys(_THREADS_OF_BLAS, threads)
+        with machine_set(subject.request):
+            done = subprocess.run(command, env=environment() | limits, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise InvalidInputs(f"the probe of what this machine can do failed: {last_words(done)}")
+        yield json.loads(done.stdout)
+
+    def result(self, subject: Subject, parts: Sequence[Part], disturbances: Sequence[str] = ()) -> Roofline | None:
+        """Return the roofline; None without any."""
+        return Roofline.from_json(parts[0]) if parts else None
 
 
 def float_ops(size: int = SIZE) -> float:
@@ -99,9 +115,9 @@ def float_ops(size: int = SIZE) -> float:
     return 2 * size**3 / _fastest_s(lambda: np.matmul(left, left, out=product))
 
 
-def integer_ops(threads: int, size: int = SIZE) -> float | None:
+def integer_ops(threads: int, size: int = SIZE, first: str = "") -> float | None:
     """Return the operations on 8-bit integers a second, in the first engine here that writes a product of them."""
-    for name in engines():
+    for name in sorted(engines(), key=lambda name: name != first):
         if available(name)[0] is None:
             continue
         engine = engine_named(name)
@@ -147,8 +163,9 @@ def _fastest_s(work: Callable[[], object]) -> float:
 
 def main(words: list[str]) -> int:
     """Probe in this process and print what it can do."""
-    threads = int(words[0])
-    print(json.dumps(Roofline(threads, float_ops(), integer_ops(threads), bytes_per_s(threads)).to_json()))
+    threads, engine = int(words[0]), words[1]
+    integers = integer_ops(threads, first=engine)
+    print(json.dumps(Roofline(threads, float_ops(), integers, bytes_per_s(threads)).to_json()))
     return 0
 
 

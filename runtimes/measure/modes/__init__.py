@@ -1,0 +1,1 @@
+"""What is measured beyond the latency of warm runs: one file for each kind, for any device."""
