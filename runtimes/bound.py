@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from .checks.check import run_samples
+from .checks.check import run_samples, runs_whole
 from .errors import InvalidInputs
 from .runtime import Array, Runtime, TensorSpec
 
@@ -52,6 +52,9 @@ def feed(runtime: Runtime, binding: Binding, inputs: Sequence[Array]) -> dict[st
 
 def one_feed(runtime: Runtime, binding: Binding, inputs: Sequence[Array]) -> dict[str, Array]:
     """Return what the file takes for the first sample, repeated where its batch is fixed."""
+    whole = feed(runtime, binding, inputs)
+    if runs_whole(runtime, whole):
+        return whole
     fixed = next((spec.shape[0] for spec in runtime.inputs if spec.shape and spec.shape[0] is not None), 1)
     return feed(runtime, binding, [np.repeat(value[:1], fixed, axis=0) for value in inputs])
 

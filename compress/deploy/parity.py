@@ -61,7 +61,17 @@ def parity_on(
 
 
 def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {f"{number:03}": np.concatenate(arrays) for number, arrays in enumerate(zip(*batches, strict=True))}
+    return {f"{number:03}": _end_to_end(arrays) for number, arrays in enumerate(zip(*batches, strict=True))}
+
+
+def _end_to_end(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Outputs of batches as one array: along the dimension in which they differ, else along the first."""
+    if not all(array.ndim == arrays[0].ndim for array in arrays) or not arrays[0].ndim:
+        return np.stack(arrays)
+    axes = (
+        axis for axis, sizes in enumerate(zip(*(array.shape for array in arrays), strict=True)) if len(set(sizes)) > 1
+    )
+    return np.concatenate(arrays, next(axes, 0))
 
 
 def taken(network: Network | None, x: Tensor) -> Tensor:

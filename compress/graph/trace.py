@@ -26,7 +26,13 @@ from ..errors import InvalidInput, first_line
 
 
 def one_sample(inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """The inputs, cut to the first sample; one without dimensions stays as it is."""
+    """The inputs, cut to the first sample; one without dimensions stays as it is.
+
+    So do all where they have no number of samples in common, as a sequence and the state that it starts from.
+    """
+    inputs = tuple(inputs)
+    if len({x.shape[0] for x in inputs if x.ndim}) > 1:
+        return inputs
     return tuple(x[:1] if x.ndim else x for x in inputs)
 
 

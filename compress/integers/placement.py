@@ -250,6 +250,14 @@ class _Decision:
         value = node.meta.get("val")
         return isinstance(value, torch.Tensor) and value.dtype == torch.float32
 
+    @staticmethod
+    def _computes(node: Node) -> bool:
+        """Whether ``node`` computes floats, one tensor or, as a recurrent layer, several, of the values of others."""
+        value = node.meta.get("val")
+        each = value if isinstance(value, (tuple, list)) else (value,)
+        floats = any(isinstance(item, torch.Tensor) and item.dtype == torch.float32 for item in each)
+        return floats and any(isinstance(item.meta.get("val"), torch.Tensor) for item in node.all_input_nodes)
+
     def _require(self, node: Node | None) -> None:
         """Encode ``node``, or what it passes on, and everything on the way."""
         way: list[str] = []
@@ -369,7 +377,7 @@ class _Decision:
     def _account_for_the_rest(self) -> None:
         """A skip for every operation on float values that stays in float."""
         for node in self.graph.calls():
-            if node.target in PRODUCTS | NOTHING | MOVES or node.name in self.in_integers or not self._is_float(node):
+            if node.target in PRODUCTS | NOTHING | MOVES or node.name in self.in_integers or not self._computes(node):
                 continue
             operation = str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
             self._skip(self.graph.layer(node), f"{operation.rstrip('_')} runs in float")

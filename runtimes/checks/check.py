@@ -70,40 +70,74 @@ def compare(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> Parit
 
 
 def run_samples(runtime: Runtime, inputs: Arrays, batch: int = 64) -> dict[str, Array]:
-    """Return the outputs for N samples, (N, ...) each, run in chunks that the file's batch dimension allows.
+    """Return the outputs for N samples, run in chunks that the file's batch dimension allows.
 
-    Chunks have ``batch`` samples where the batch is dynamic. Where it is fixed they have that many, and the last one is
-    filled up with copies of its last sample, whose outputs are dropped.
+    Samples lie along the first dimension that a file leaves open, else along the first; those of an output along its
+    first dimension, or else the first that has as many. Chunks have ``batch`` samples where the batch is dynamic. Where
+    it is fixed they have that many, and the last one is filled up with copies of its last sample, whose outputs are
+    dropped. Inputs that have no samples in common (a sequence and the state that it starts from) are run as they are.
 
     Raises:
         InvalidInputs: there are no samples, inputs differ in their number, or an output has no sample dimension.
     """
     if batch < 1:
         raise InvalidInputs(f"batch: expected at least 1, got {batch}")
-    lengths = {name: value.shape[0] if value.ndim else 0 for name, value in inputs.items()}
+    axes = _sample_axes(runtime, inputs)
+    lengths = {name: value.shape[axes[name]] if value.ndim else 0 for name, value in inputs.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        if runs_whole(runtime, inputs):
+            return runtime.run({name: np.ascontiguousarray(value) for name, value in inputs.items()})
         counts = ", ".join(f"{name} has {length}" for name, length in lengths.items()) or "there are no inputs"
         raise InvalidInputs(f"inputs: expected the same number of samples in each, at least 1; {counts}")
-    size = _fixed_batch(runtime)
+    size = _fixed_batch(runtime, axes)
     step = size or batch
     if isinstance(runtime, RunsSamples):
         return runtime.run_samples(inputs, step)
     total = next(iter(lengths.values()))
     chunks: list[dict[str, Array]] = []
+    places: dict[str, int] = {}
     for start in range(0, total, step):
         held = min(step, total - start)
         filled = np.minimum(np.arange(start, start + (size or held)), total - 1)
-        outputs = runtime.run({name: np.ascontiguousarray(value[filled]) for name, value in inputs.items()})
+        chunk = {name: np.ascontiguousarray(value.take(filled, axes[name])) for name, value in inputs.items()}
+        outputs = runtime.run(chunk)
+        if len(filled) == total:
+            return outputs
         for name, value in outputs.items():
-            if value.ndim == 0 or value.shape[0] != len(filled):
+            place = places.setdefault(name, value.shape.index(len(filled)) if len(filled) in value.shape else 0)
+            if value.ndim <= place or value.shape[place] != len(filled):
                 raise InvalidInputs(f"output {name!r}: expected {len(filled)} samples, got the shape {value.shape}")
-        chunks.append({name: value[:held] for name, value in outputs.items()})
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        chunks.append({name: value.take(range(held), places[name]) for name, value in outputs.items()})
+    return {name: np.concatenate([chunk[name] for chunk in chunks], places[name]) for name in places}
 
 
-def _fixed_batch(runtime: Runtime) -> int | None:
+def runs_whole(runtime: Runtime, inputs: Arrays) -> bool:
+    """Whether the file takes ``inputs`` as they are, though they have no number of samples in common."""
+    specs = {spec.name: spec.shape for spec in runtime.inputs}
+    return (
+        bool(inputs)
+        and all(
+            value.size > 0
+            and len(specs.get(name, ())) == value.ndim
+            and all(have in (None, size) for have, size in zip(specs[name], value.shape, strict=True))
+            for name, value in inputs.items()
+        )
+        and len({value.shape[0] for value in inputs.values() if value.ndim}) > 1
+    )
+
+
+def _sample_axes(runtime: Runtime, inputs: Arrays) -> dict[str, int]:
+    """For every input the dimension that holds the samples."""
+    open_ = {spec.name: [axis for axis, size in enumerate(spec.shape) if size is None] for spec in runtime.inputs}
+    return {
+        name: next((axis for axis in open_.get(name, ()) if axis < value.ndim), 0) for name, value in inputs.items()
+    }
+
+
+def _fixed_batch(runtime: Runtime, axes: Mapping[str, int]) -> int | None:
     """The batch that a file takes, where that is fixed."""
-    fixed = {spec.shape[0] for spec in runtime.inputs if spec.shape and spec.shape[0] is not None}
+    sizes = {spec.shape[axes.get(spec.name, 0)] for spec in runtime.inputs if spec.shape}
+    fixed = {size for size in sizes if size is not None}
     if len(fixed) > 1:
         raise InvalidInputs(f"inputs: expected one batch size, the file has {sorted(fixed)}; run it directly")
     return next(iter(fixed), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import ModelProto
 
 from runtimes.checks.check import accuracy, compare, run_samples
 from runtimes.errors import InvalidInputs
-from runtimes.runtime import load
+from runtimes.runtime import TensorSpec, load
 
 Saved = Callable[[ModelProto, str], Path]
 Models = dict[str, Callable[..., ModelProto]]
@@ -157,3 +158,31 @@ def test_sample_with_nan_counts_as_wrong(linear: Path, reference: Callable[..., 
 def test_accuracy_refuses_what_has_none(linear: Path, x: np.ndarray, y: np.ndarray, said: str) -> None:
     with pytest.raises(InvalidInputs, match=said):
         accuracy(load(linear), [(x, y)])
+
+
+@dataclass
+class Doubling:
+    """A file whose state has samples along its second dimension: it doubles both of its inputs."""
+
+    inputs: tuple[TensorSpec, ...] = (
+        TensorSpec("x", (None, 3), "float32"),
+        TensorSpec("state", (2, None, 4), "float32"),
+    )
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: 2 * value for name, value in inputs.items()}
+
+
+def test_samples_lie_where_the_file_leaves_a_dimension_open() -> None:
+    inputs = {"x": np.ones((5, 3), np.float32), "state": np.arange(40, dtype=np.float32).reshape(2, 5, 4)}
+    outputs = run_samples(Doubling(), inputs, batch=3)  # type: ignore[arg-type]
+    assert all(np.array_equal(outputs[name], 2 * value) for name, value in inputs.items())
+
+
+def test_inputs_without_samples_in_common_are_run_as_they_are() -> None:
+    fixed = Doubling((TensorSpec("x", (None, 3), "float32"), TensorSpec("state", (1, 1, 4), "float32")))
+    inputs = {"x": np.ones((5, 3), np.float32), "state": np.ones((1, 1, 4), np.float32)}
+    assert run_samples(fixed, inputs)["x"].shape == (5, 3)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputs, match=r"same number of samples in each.*x has 5, state has 2"):
+        run_samples(fixed, {**inputs, "state": np.ones((2, 1, 4), np.float32)})  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInput
 from ...files.limits import Measured, require_memory
-from .layers import LAYERS
+from .layers import LAYERS, VALUES
 from .network import OnnxNetwork, class_with_inputs
 from .operations import FUNCTIONS, KNOWN_INPUTS, ON_SHAPES
 from .patterns import recognized
@@ -48,7 +48,7 @@ class Builder:
     origins: dict[str, str] = field(default_factory=dict)
     """The initializer that a constant was derived from, for naming."""
     sequences: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    shared: dict[tuple[int, str], nn.Parameter] = field(default_factory=dict)
+    shared: dict[tuple[int, str], tuple[Array, nn.Parameter]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     stored: int = 0
     """Bytes of the weights in the file."""
@@ -79,7 +79,7 @@ class Builder:
         for step in recognized(list(self._unfolded()), self.constants, outputs, ranks):
             with at_node(f"{self.path}: ", step.name, step.operator):
                 layer = self._layer(step)
-            steps.append(replace(step, layer=layer, inputs=step.inputs[:1]) if layer else step)
+            steps.append(replace(step, layer=layer, inputs=_values_of(step)) if layer else step)
         self._keep_constants(steps, outputs)
         self.network.plan(tuple(steps), outputs)
         self.network.eval()
@@ -242,7 +242,8 @@ class Builder:
         """The name of the module that computes ``step``, which is put into the network; "" if there is none."""
         maker = LAYERS.get(step.operator)
         weights = [self.constants.get(name) if name else None for name in step.inputs[1:]]
-        operands = [name for name in step.inputs[1:] if name]
+        apart = VALUES.get(step.operator, ())
+        operands = [name for index, name in enumerate(step.inputs) if index and index not in apart and name]
         if maker is None or (step.operator != "Dropout" and not all(name in self.constants for name in operands)):
             return ""
         made = maker(step, weights, self.shapes.get(step.inputs[0]))
@@ -255,8 +256,9 @@ class Builder:
                 module.register_buffer(name, tensor)
                 continue
             key = (id(array), f"{transform}{tuple(tensor.shape)}{step.operator if transform else ''}")
-            parameter = self.shared.setdefault(key, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
-            setattr(module, name, parameter)
+            # The array stays with its parameter: the id of one that is gone may be that of another.
+            made_of = self.shared.setdefault(key, (array, nn.Parameter(tensor, tensor.is_floating_point())))
+            setattr(module, name, made_of[1])
         if "num_batches_tracked" in dict(module.named_buffers(recurse=False)):
             module.register_buffer("num_batches_tracked", torch.tensor(0))
         place = self._free(self._layer_name(step), step.operator.lower())
@@ -305,6 +307,14 @@ class Builder:
                 owner.add_module(part, nn.Module())
             owner = owner.get_submodule(part)
         return owner
+
+
+def _values_of(step: Step) -> tuple[str, ...]:
+    """The inputs of a step whose weights are in its module; "" stands for one of these between others."""
+    places = VALUES.get(step.operator)
+    if places is None:
+        return step.inputs[:1]
+    return tuple(name if index in places else "" for index, name in enumerate(step.inputs))
 
 
 def _is_container(value: object) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import nn
 
+from .operations.recurrent import activations_of, has_module, reordered
 from .operations.windows import pads_apart, transposed_pads, window_pads
 from .reading.read import Dimensions
 from .step import Array, Step
@@ -24,6 +25,7 @@ _INSTANCE_NORMS: Mapping[int, Callable[..., nn.Module]] = {
     4: nn.InstanceNorm2d,
     5: nn.InstanceNorm3d,
 }
+_RECURRENT: Mapping[str, Callable[..., nn.Module]] = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
 Tensors = dict[str, tuple[Array, str]]
 Made = tuple[nn.Module, Tensors] | None
 Weights = list[Array | None]
@@ -133,7 +135,8 @@ def _make_linear(step: Step, weights: Weights, _: Dimensions | None) -> Made:
     tensors = {"weight": (weight, "")}
     alpha, beta = step.real("alpha", 1.0), step.real("beta", 1.0)
     if not transposed or alpha != 1:
-        tensors["weight"] = ((weight if transposed else weight.T) * weight.dtype.type(alpha), f"{transposed}{alpha}")
+        upright = weight if transposed else weight.T
+        tensors["weight"] = (upright if alpha == 1 else upright * weight.dtype.type(alpha), f"{transposed}{alpha}")
     if bias is not None:
         if bias.size != 1 and (bias.size != outputs or bias.shape[-1] != outputs):
             return None
@@ -159,16 +162,42 @@ def _make_dropout(step: Step, weights: Weights, _: Dimensions | None) -> Made:
     return nn.Dropout(step.real("ratio", 0.5) if ratio is None else float(ratio.reshape(-1)[0])), {}
 
 
+def _make_recurrent(step: Step, weights: Weights, _: Dimensions | None) -> Made:
+    weight, recurrent, bias = (*weights, None)[:3]
+    if weight is None or recurrent is None or not has_module(step):
+        return None
+    directions, stacked, hidden = recurrent.shape
+    if (step.text("direction") == "bidirectional") != (directions == 2) or weight.shape[:2] != (directions, stacked):
+        return None
+    settings = {"nonlinearity": activations_of(step)[0].lower()} if step.operator == "RNN" else {}
+    module = _RECURRENT[step.operator](
+        weight.shape[2], hidden, bias=bias is not None, bidirectional=directions == 2, device="meta", **settings
+    )
+    tensors: Tensors = {}
+    for direction, end in zip(range(directions), ("", "_reverse"), strict=False):
+        stored = {"weight_ih": weight[direction], "weight_hh": recurrent[direction]}
+        if bias is not None:
+            stored["bias_ih"], stored["bias_hh"] = np.split(bias[direction], 2)
+        for name, array in stored.items():
+            tensors[f"{name}_l0{end}"] = (reordered(step.operator, array), f"{name}{end}")
+    return module, tensors
+
+
 LAYERS: Mapping[str, Callable[[Step, Weights, Dimensions | None], Made]] = {
     "BatchNormalization": _make_batch_norm,
     "Conv": _make_convolution,
     "ConvTranspose": _make_transposed,
     "Dropout": _make_dropout,
+    "GRU": _make_recurrent,
     "Gemm": _make_linear,
     "GroupNormalization": _make_group_norm,
     "InstanceNormalization": _make_instance_norm,
+    "LSTM": _make_recurrent,
     "LayerNormalization": _make_layer_norm,
     "MatMul": _make_linear,
     "PRelu": _make_prelu,
+    "RNN": _make_recurrent,
 }
 """What makes the module of an operator, given the step, its weights and the sizes of its input; None if none fits."""
+VALUES: Mapping[str, tuple[int, ...]] = dict.fromkeys(_RECURRENT, (0, 4, 5, 6))
+"""The inputs that a module is called with, for operators of which the first is not the only one."""

@@ -3,6 +3,7 @@
 - A constant that is added to what a convolution or a product with a constant matrix yields is its bias.
 - ``clip(x + 3, 0, 6) / 6`` is the hard sigmoid, and ``x`` times it the hard swish (Howard et al., "Searching for
   MobileNetV3" (2019), section 5.2), also with the division last, as Paddle and older opsets write it.
+- A state of zeros that a recurrent layer starts from is what it starts from without one, as engines prefer.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from .step import Array, Step
 
+_MOVES = frozenset(
+    ["Cast", "Concat", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"]
+)
+"""Operators that yield values of their first input, or of all, and no others."""
 SLOPE = 1 / 6
 """Of the hard sigmoid that the hard swish multiplies by."""
 
@@ -31,7 +38,7 @@ def recognized(
         returned: values that the network gives, which stay.
         ranks: how many dimensions values have, as far as is known.
     """
-    for rule in (_bias, _hard_sigmoid, _hard_swish, _hard_swish_divided_last):
+    for rule in (_zero_state, _bias, _hard_sigmoid, _hard_swish, _hard_swish_divided_last):
         known_steps = _Steps(steps, constants, returned, ranks or {})
         replaced: dict[str, Step] = {}
         for step in steps:
@@ -72,6 +79,28 @@ class _Steps:
         alone = self.uses[name] == 1 and name not in self.returned
         return step if step is not None and alone and step.operator in operators else None
 
+    def is_zero(self, name: str) -> bool:
+        """Whether ``name`` is known to hold nothing but zeros, whatever its sizes are."""
+        waiting, seen = [name], set()
+        while waiting:
+            each = waiting.pop()
+            if each in seen:
+                continue
+            seen.add(each)
+            step = self.producers.get(each)
+            if each in self.constants:
+                if self.constants[each].any():
+                    return False
+            elif step is not None and step.operator == "ConstantOfShape":
+                value = step.attributes.get("value")
+                if isinstance(value, np.ndarray) and value.any():
+                    return False
+            elif step is not None and step.operator in _MOVES:
+                waiting.extend(step.inputs if step.operator == "Concat" else step.inputs[:1])
+            else:
+                return False
+        return True
+
     def with_constant(self, step: Step | None, operator: str) -> tuple[str, float] | None:
         """The other operand and the number, where ``step`` computes ``operator`` with a known number."""
         if step is None or step.operator != operator or len(step.inputs) != 2:
@@ -101,6 +130,16 @@ class _Steps:
         if low != 0 or not isinstance(high, (int, float)) or not 0 < high < math.inf or added is None:
             return None
         return (*added, float(high), (name, clip.inputs[0]))
+
+
+def _zero_state(nodes: _Steps, step: Step) -> Step | None:
+    """A recurrent layer that starts from zeros, which the file makes."""
+    if step.operator not in ("LSTM", "GRU", "RNN"):
+        return None
+    inputs = tuple(
+        "" if index in (5, 6) and name and nodes.is_zero(name) else name for index, name in enumerate(step.inputs)
+    )
+    return None if inputs == step.inputs else replace(step, inputs=inputs)
 
 
 def _bias(nodes: _Steps, step: Step) -> Step | None:

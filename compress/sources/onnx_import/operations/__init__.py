@@ -3,7 +3,18 @@
 Open Neural Network Exchange, "Operator Schemas", opsets 7 to 23.
 """
 
-from . import activations, arithmetic, movement, normalization, products, reductions, resizing, sizes, windows
+from . import (
+    activations,
+    arithmetic,
+    movement,
+    normalization,
+    products,
+    recurrent,
+    reductions,
+    resizing,
+    sizes,
+    windows,
+)
 from .registry import FUNCTIONS, KNOWN_INPUTS, ON_SHAPES, run
 
 __all__ = [
@@ -15,6 +26,7 @@ __all__ = [
     "movement",
     "normalization",
     "products",
+    "recurrent",
     "reductions",
     "resizing",
     "run",
