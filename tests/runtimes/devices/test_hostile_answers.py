@@ -23,8 +23,13 @@ from runtimes.devices.device import Settings
 from runtimes.devices.remote import RemoteDevice
 from runtimes.errors import DeviceError, InvalidModel
 from runtimes.measure.benchmark import benchmark
+from runtimes.measure.modes.cold_start import ColdStarts
+from runtimes.measure.modes.roofline import RooflineProbe
+from runtimes.measure.modes.sustained import SustainedLoad
+from runtimes.measure.modes.work import Work
 from runtimes.measure.presets import PRESETS
 from runtimes.measure.request import Request
+from runtimes.measure.subject import Subject
 from runtimes.runtime import Options
 from runtimes.sensors.conditions import conditions
 
@@ -50,6 +55,8 @@ while head := source.read(16):
         send({"id": asked["id"], "result": {"digests": [digest for _, _, digest in asked["files"]]}})
         time.sleep(60)
     elif "do" in asked:
+        for part in answers.get("parts", []) if asked["do"] == "measure" else []:
+            send({"id": asked["id"], "event": "part", "part": part})
         answer = dict(answers.get(asked["do"], {}))
         body = bytes.fromhex(answer.pop("body", ""))
         if answers.get("nested at") == asked["do"]:
@@ -230,6 +237,50 @@ def test_measurements_of_other_types(reach: Reach, answers: Answers, file: Path,
     ]  # fmt: skip
     for name, value in wrong:
         assert "what it sent cannot be used" in refused(partial(measure, **{name: value})), name
+
+
+READING = {"at_s": 0.0, "clocks_mhz": None, "temperatures_c": None, "throttled": None, "cooling": None}
+BEFORE = {"before": READING, "disturbances": []}
+WINDOW = {
+    "begin_s": 0.0, "end_s": 1.0, "p50_ms": [1.0], "p90_ms": [1.0], "max_ms": [2.0], "runs": [5], "sentinel_ms": 0.2,
+    "after": READING,
+}  # fmt: skip
+PROCESS = dict.fromkeys(("total_ms", "start_ms", "import_ms", "load_ms", "first_ms", "second_ms"), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("work", "parts"),
+    [
+        (SustainedLoad(1.0), []),
+        (SustainedLoad(1.0), [BEFORE]),
+        (SustainedLoad(1.0), [7, WINDOW]),
+        (SustainedLoad(1.0), [WINDOW, BEFORE]),
+        *(
+            (SustainedLoad(1.0), [BEFORE, {**WINDOW, **wrong}])
+            for wrong in (
+                {"p50_ms": [1.0, 2.0]}, {"p50_ms": [-1.0]}, {"p50_ms": [0.0]}, {"p90_ms": [float("nan")]}, {"runs": []},
+                {"runs": ["5"]}, {"begin_s": "now"}, {"after": {"at_s": 0.0, "clocks_mhz": 7}}, {"more": 1},
+            )
+        ),
+        (ColdStarts(1), []),
+        (ColdStarts(1), [PROCESS]),
+        (ColdStarts(1), [{"disturbances": 7}, PROCESS]),
+        (ColdStarts(1), [{"disturbances": []}, {**PROCESS, "first_ms": "x"}]),
+        (ColdStarts(1), [{"disturbances": []}, {**PROCESS, "first_ms": -1.0}]),
+        (RooflineProbe(), [{"threads": 1, "float_ops": "all", "integer_ops": None, "bytes_per_s": 1.0}]),
+    ],
+)  # fmt: skip
+def test_parts_of_modes_of_other_types(
+    reach: Reach, answers: Answers, file: Path, work: Work[Any], parts: list[Any]
+) -> None:
+    device, subject = reach({**answers, "parts": parts}), Subject.of([file])
+    assert "what it sent cannot be used" in refused(lambda: device.measure(work, subject))
+
+
+def test_parts_that_are_meant_well(reach: Reach, answers: Answers, file: Path) -> None:
+    device = reach({**answers, "parts": [BEFORE, {**WINDOW, "after": {**READING, "cooling": {"\x1b[2J": 1}}}]})
+    found = device.measure(SustainedLoad(1.0), Subject.of([file]))
+    assert found.slowdown(0) == 1.0 and found.windows[0].after.cooling == {"\\x1b[2J": 1}
 
 
 def test_an_array_without_dimensions_stays_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ from runtimes.devices.adb import AdbConnection
 from runtimes.devices.device import Settings
 from runtimes.devices.native.device import NativeDevice
 from runtimes.errors import DeviceError, InvalidInputs
+from runtimes.measure.modes.sustained import SustainedLoad
+from runtimes.measure.modes.sweep import BatchSweep, CoresSweep
 from runtimes.measure.presets import Preset
 from runtimes.measure.request import Request
+from runtimes.measure.subject import Subject
 from runtimes.runtime import Options, load
 from tests.support import adbd
 from tests.support.native_runner import built, two_inputs
@@ -90,6 +94,26 @@ def test_every_run_is_measured(device: NativeDevice, model: Path) -> None:
     assert (measured.engine_version, measured.pinned) == (onnxruntime.__version__, (0,))
     assert measured.conditions.python == "none" and measured.conditions.cores
     assert measured.size_bytes == model.stat().st_size and measured.load_ms > 0
+
+
+def test_sweeps_are_loops_of_its_own_and_what_needs_python_is_refused(
+    device: NativeDevice, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(SHORT, memory=False)
+    subject = Subject.of([model], request, inputs=[inputs(1)], names=["net"])
+    for mode in (BatchSweep((1, 2)), CoresSweep((1, 2), ("0",))):
+        mode.require(device, subject)
+        points = list(mode.results(device, subject))
+        assert len(points) == 2 and {point.measurement.file for point in points} == {"net"}
+        assert all(len(point.measurement.samples_ms) == 5 for point in points)
+    warm = replace(device.conditions(), temperatures_c={"skin": 41.5})
+    monkeypatch.setattr(device, "conditions", lambda: warm)
+    (measured,) = device.benchmark([model], replace(request, start_below_c=40.0, patience_s=0.0), engine=[None])
+    assert measured.disturbances == ("skin is still at 41.5 C, not below 40 C, after waiting 0 s",)
+    with pytest.raises(DeviceError, match="phone: a governor, energy: needs Python on the device"):
+        device.benchmark([model], replace(request, governor="performance", energy=True), engine=[None])
+    with pytest.raises(DeviceError, match="phone: sustained: needs Python"):
+        device.measure(SustainedLoad(1.0), subject)
 
 
 def test_a_program_that_tells_means_is_called_several_times(daemon: adbd.Daemon, tmp_path: Path, model: Path) -> None:
