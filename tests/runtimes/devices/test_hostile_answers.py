@@ -245,6 +245,17 @@ WINDOW = {
     "begin_s": 0.0, "end_s": 1.0, "p50_ms": [1.0], "p90_ms": [1.0], "max_ms": [2.0], "runs": [5], "sentinel_ms": 0.2,
     "after": READING,
 }  # fmt: skip
+WRONG: tuple[dict[str, Any], ...] = (
+    {"p50_ms": [1.0, 2.0]},
+    {"p50_ms": [-1.0]},
+    {"p50_ms": [0.0]},
+    {"p90_ms": [float("nan")]},
+    {"runs": []},
+    {"runs": ["5"]},
+    {"begin_s": "now"},
+    {"after": {"at_s": 0.0, "clocks_mhz": 7}},
+    {"more": 1},
+)
 PROCESS = dict.fromkeys(("total_ms", "start_ms", "import_ms", "load_ms", "first_ms", "second_ms"), 1.0)
 
 
@@ -255,13 +266,7 @@ PROCESS = dict.fromkeys(("total_ms", "start_ms", "import_ms", "load_ms", "first_
         (SustainedLoad(1.0), [BEFORE]),
         (SustainedLoad(1.0), [7, WINDOW]),
         (SustainedLoad(1.0), [WINDOW, BEFORE]),
-        *(
-            (SustainedLoad(1.0), [BEFORE, {**WINDOW, **wrong}])
-            for wrong in (
-                {"p50_ms": [1.0, 2.0]}, {"p50_ms": [-1.0]}, {"p50_ms": [0.0]}, {"p90_ms": [float("nan")]}, {"runs": []},
-                {"runs": ["5"]}, {"begin_s": "now"}, {"after": {"at_s": 0.0, "clocks_mhz": 7}}, {"more": 1},
-            )
-        ),
+        *((SustainedLoad(1.0), [BEFORE, {**WINDOW, **wrong}]) for wrong in WRONG),
         (ColdStarts(1), []),
         (ColdStarts(1), [PROCESS]),
         (ColdStarts(1), [{"disturbances": 7}, PROCESS]),
