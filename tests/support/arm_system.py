@@ -6,6 +6,7 @@ Only what Python itself comes with is imported: ``tests.versions`` runs before a
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,7 @@ from pathlib import Path
 
 ARCHITECTURE = "aarch64"
 EMULATORS = ("qemu-aarch64-static", "qemu-aarch64")
-PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 27, 28)))
-"""Wheels that any Debian since 11 can load, as pip calls their platforms."""
+_OLDEST_GLIBC, _DEBIAN_11 = 17, 31
 
 
 class Failed(Exception):
@@ -33,6 +33,14 @@ def missing() -> tuple[str, ...]:
     tools = {"apt-get": ("apt-get", "--version"), "dpkg-deb": ("dpkg-deb", "--version")}
     lacking = [name for name, command in tools.items() if not works(command)]
     return tuple(lacking if emulator() is not None else [*lacking, "qemu-user-static"])
+
+
+def platforms() -> tuple[str, ...]:
+    """Wheels that such a system can load, as pip calls their platforms: its glibc is that of this machine."""
+    name, version = platform.libc_ver()
+    newest = int(version.partition(".")[2] or _DEBIAN_11) if name == "glibc" else _DEBIAN_11
+    minors = range(newest, _OLDEST_GLIBC - 1, -1)
+    return (*(f"manylinux_2_{minor}_{ARCHITECTURE}" for minor in minors), f"manylinux2014_{ARCHITECTURE}")
 
 
 def debian(system: Path, packages: Sequence[str]) -> None:
@@ -74,9 +82,9 @@ def wheels(command: Sequence[str], version: str, folder: Path) -> None:
     Raises:
         Failed: pip does not find them.
     """
-    platforms = [option for name in PLATFORMS for option in ("--platform", name)]
+    wanted = [option for name in platforms() for option in ("--platform", name)]
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *command]
-    run([*pip, "--only-binary=:all:", "--python-version", version, *platforms], folder)
+    run([*pip, "--only-binary=:all:", "--python-version", version, *wanted], folder)
 
 
 def works(command: Sequence[str]) -> bool:

@@ -40,7 +40,7 @@ PACKAGES = (
     *("base-files", "base-passwd", "bash", "ca-certificates", "coreutils", "dash", "findutils", "grep", "gzip"),
     *("hostname", "libgomp1", "libstdc++6", "procps", "python3", "python3-venv", "sed", "tar", "util-linux"),
 )
-ENGINES = ("numpy", "onnxruntime", "ai-edge-litert", "ncnn")
+ENGINES = ("numpy", "onnxruntime", "ai-edge-litert", "ncnn", "openvino")
 """What its Python has, at the versions of ``constraints.txt``."""
 
 PYTHON = "/opt/engines/bin/python"
@@ -53,6 +53,9 @@ CPUINFO = "".join(
     "CPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n"
     for core in range(os.cpu_count() or 1)
 )
+MIDR = "0x00000000414fd0b1"
+"""The same as `CPUINFO` in one register, MIDR_EL1: Arm's, variant 4, part 0xd0b, revision 1."""
+
 MAGIC = (
     r":edgepress-aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
     r":\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff:{emulator}:F"
@@ -170,7 +173,7 @@ def board(sysfs: Path | None = None, port: int = 0) -> Iterator[Board]:
     """A board, until the end of the block; then nothing of it runs, and what was written on it is gone.
 
     Args:
-        sysfs: a folder that is its ``/sys``; left out, two cores are all that is told there.
+        sysfs: a folder that is its ``/sys``; left out, its cores are all that is told there.
         port: of sshd; 0 for any.
 
     Raises:
@@ -257,11 +260,24 @@ def _keep(base: System, folder: Path, sysfs: Path) -> subprocess.Popen[bytes]:
 
 
 def _sysfs(folder: Path) -> Path:
-    """Of what ``/sys`` tells, the cores alone."""
-    cores = folder / "devices/system/cpu"
-    cores.mkdir(parents=True)
-    for name in ("possible", "present", "online"):
-        (cores / name).write_text(f"0-{(os.cpu_count() or 1) - 1}\n", encoding="utf-8")
+    """Of what ``/sys`` tells, the cores alone: their numbers, their place and their kind.
+
+    The files are those of the kernel's ABI/testing/sysfs-devices-system-cpu; OpenVINO crashes where it finds none.
+    """
+    cores, count = folder / "devices/system/cpu", os.cpu_count() or 1
+    every = {"package_cpus": f"{(1 << count) - 1:x}", "package_cpus_list": f"0-{count - 1}"}
+    every |= {"core_siblings": every["package_cpus"], "core_siblings_list": every["package_cpus_list"]}
+    files = dict.fromkeys(("possible", "present", "online"), f"0-{count - 1}")
+    for core in range(count):
+        own = {"core_cpus": f"{1 << core:x}", "core_cpus_list": f"{core}"}
+        own |= {"thread_siblings": own["core_cpus"], "thread_siblings_list": own["core_cpus_list"]}
+        topology = {**every, **own, "physical_package_id": "0", "core_id": f"{core}"}
+        files |= {f"cpu{core}/topology/{name}": value for name, value in topology.items()}
+        files[f"cpu{core}/regs/identification/midr_el1"] = MIDR
+        files[f"cpu{core}/online"] = "1"
+    for name, value in files.items():
+        (cores / name).parent.mkdir(parents=True, exist_ok=True)
+        (cores / name).write_text(f"{value}\n", encoding="utf-8")
     return folder
 
 
