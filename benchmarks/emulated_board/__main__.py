@@ -46,15 +46,13 @@ def main(run: Run, names: tuple[str, ...], epochs: int) -> None:
     samples = 16 if run.quick else measure.SAMPLES
     for name in chosen(names, NETWORKS, quick=run.quick):
         length = 1 if run.quick else epochs * (3 if name in LONGER else 1)
-        formats = ENGINES.get(name, ("onnx",))
+        for form in ENGINES.get(name, ("onnx",)):
 
-        def measured(
-            name: str = name, length: int = length, formats: tuple[str, ...] = formats
-        ) -> list[dict[str, Any]]:
-            return measure.rows(name, run.work, length, samples, formats)
+            def measured(name: str = name, length: int = length, form: str = form) -> list[dict[str, Any]]:
+                return measure.rows(name, run.work, length, samples, form)
 
-        rows += run.part(name, measured, samples=samples, epochs=length, formats=formats)
-        run.say(f"{name}: done")
+            rows += run.part(f"{name} {form}", measured, samples=samples, epochs=length)
+            run.say(f"{name}: {form} done")
     clocks = run.part("clocks", lambda: measure.clocks(run.work / "clocks"))
     _tables(run, rows, clocks)
     _bars(run, rows, clocks)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,24 +53,22 @@ COMMANDS = (
 )
 
 
-def rows(name: str, work: Path, epochs: int, samples: int, formats: Sequence[str]) -> list[dict[str, Any]]:
-    """For the float and the int8 files of a network: how what they give on the board compares.
+def rows(name: str, work: Path, epochs: int, samples: int, form: str) -> list[dict[str, Any]]:
+    """For the float and the int8 file of a network in one format: how what they give on the board compares.
 
     They are held against the network, or its simulation in integers, and against what the same file gives here.
     """
-    data = load(DataConfig(source="digits", size=32))
+    data, target = load(DataConfig(source="digits", size=32)), TARGETS[form]
     network = trained(name, data, work / f"{slug(name)}.safetensors", epochs)
     plain = fold_for_export(network)
+    quantized = Quantize(target=target, quantize_outputs=True).apply(plain.model, Context(plain.example_inputs, data))
+    integer = replace(plain, model=quantized.model, encodings=dict(quantized.encodings))
     found = []
     with board() as made, _path(made):
-        for form in formats:
-            stage = Quantize(target=TARGETS[form], quantize_outputs=True)
-            quantized = stage.apply(plain.model, Context(plain.example_inputs, data))
-            integer = replace(plain, model=quantized.model, encodings=dict(quantized.encodings))
-            for each in (plain, integer):
-                with tempfile.TemporaryDirectory(dir=work) as folder:
-                    deploy.write_folder(each, Path(folder), [deploy.Wanted(form, TARGETS[form])], data, samples)
-                    found.append({"network": name, **_compared(made, Folder.read(Path(folder)))})
+        for each in (plain, integer):
+            with tempfile.TemporaryDirectory(dir=work) as folder:
+                deploy.write_folder(each, Path(folder), [deploy.Wanted(form, target)], data, samples)
+                found.append({"network": name, **_compared(made, Folder.read(Path(folder)))})
     return found
 
 
