@@ -79,12 +79,17 @@ class Conditions:
         return cls(**facts)
 
 
-def conditions(root: Path = ROOT) -> Conditions:
-    """Return the facts about this machine at this moment; ``root`` is where ``proc`` and ``sys`` are.
+def conditions(root: Path = ROOT, architecture: str | None = None) -> Conditions:
+    """Return the facts about this machine at this moment.
+
+    Args:
+        root: where ``proc`` and ``sys`` are.
+        architecture: as ``platform.machine()`` tells it, which is the default.
 
     >>> conditions().python.count(".") >= 2
     True
     """
+    machine = architecture or platform.machine()
     cpuinfo = text(root / "proc/cpuinfo") or ""
     affinity = cores.allowed()
     mine = affinity or (0,)
@@ -94,7 +99,7 @@ def conditions(root: Path = ROOT) -> Conditions:
     return Conditions(
         cpu=_field(cpuinfo, "model name"),
         board=text(root / "proc/device-tree/model"),
-        architecture=platform.machine(),
+        architecture=machine,
         isa=None if flags is None else tuple(name for name in _ISA if name in flags.split()),
         cores=os.cpu_count(),
         affinity=affinity,
@@ -112,7 +117,7 @@ def conditions(root: Path = ROOT) -> Conditions:
         power_mode=power_mode.mode_name(root),
         cooling=throttling.cooling(root),
         throttle_counts=throttling.counters(root),
-        emulated=is_emulated(root),
+        emulated=is_emulated(root, machine),
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from runtimes.errors import InvalidInputs
 from runtimes.sensors import clocks, cores, power, power_mode, throttling, watch
 from runtimes.sensors.conditions import Conditions, conditions
-from runtimes.sensors.emulation import is_emulated
+from runtimes.sensors.emulation import executed, is_emulated
 from runtimes.sensors.temperatures import temperatures_c, wait_below
 from tests.support import boards
 
@@ -236,14 +236,41 @@ def test_nothing_there_is_nothing_told(tmp_path: Path) -> None:
     assert read_all(tmp_path) == (None,) * 13
 
 
-def test_emulation_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulation_shows_by_what_the_kernel_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDGEPRESS_EMULATED", raising=False)
     assert not is_emulated(boards.jetson_orin(tmp_path / "jetson"), "aarch64")
     assert not is_emulated(boards.server(tmp_path / "server"), "x86_64")
-    assert is_emulated(boards.server(tmp_path / "server"), "aarch64")  # microcode below an ARM
-    inside = tmp_path / "inside/proc/thread-self"
-    inside.mkdir(parents=True)
-    (inside / "exe").symlink_to("/usr/bin/qemu-aarch64-static")
-    assert is_emulated(tmp_path / "inside", "aarch64")
+    below = boards.write(tmp_path / "below", {"proc/sys/kernel/arch": "x86_64"})
+    assert is_emulated(below, "aarch64") and is_emulated(below, "armv7l") and is_emulated(below, "riscv64")
+    for own in ("x86_64", "i686", "AMD64", "loongarch64"):  # of its family, or not known
+        assert not is_emulated(below, own)
+    whole = boards.write(tmp_path / "whole", {"proc/cpuinfo": "model name\t: QEMU TCG CPU version 2.5+"})
+    assert is_emulated(whole, "x86_64")
     monkeypatch.setenv("EDGEPRESS_EMULATED", "1")
     assert is_emulated(tmp_path / "jetson", "aarch64")
+    monkeypatch.setenv("EDGEPRESS_EMULATED", "0")
+    assert not is_emulated(below, "aarch64")
+
+
+def test_emulation_shows_by_the_file_that_the_kernel_executes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGEPRESS_EMULATED", raising=False)
+    file = executed(tmp_path)
+    file.parent.mkdir(parents=True)
+    little, big = b"\x7fELF\x02\x01" + bytes(10) + b"\x02\x00", b"\x7fELF\x02\x02" + bytes(10) + b"\x00\x02"
+    for header, own, emulated in (
+        (little + b"\x3e\x00", "aarch64", True),  # EM_X86_64
+        (little + b"\xb7\x00", "x86_64", True),  # EM_AARCH64: FEX and box64
+        (little + b"\xb7\x00", "armv8l", False),
+        (little + b"\x3e\x00", "i686", False),
+        (big + b"\x00\xb7", "x86_64", True),
+        (little + b"\xff\xff", "aarch64", False),
+        (b"#!/bin/sh of qemu-aarch64", "aarch64", False),
+        (little, "aarch64", False),
+    ):
+        file.write_bytes(header)
+        assert is_emulated(tmp_path, own) == emulated
+
+
+def test_this_process_runs_the_file_that_the_kernel_executes() -> None:
+    if Path("/proc/self/task").exists():
+        assert executed().read_bytes()[:4] == b"\x7fELF"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ...ending import printable
 from ...sensors.conditions import Conditions, conditions
+from ...sensors.emulation import executed
 from .shell import Shell
 
 _FILES = (
-    *("proc/cpuinfo", "proc/device-tree/model"),
+    *("proc/cpuinfo", "proc/device-tree/model", "proc/sys/kernel/arch"),
     *(
         f"sys/devices/system/cpu/cpu[0-9]*/{name}"
         for name in ("cpu_capacity", "cpufreq/scaling_governor", "cpufreq/*_freq")
@@ -30,7 +32,7 @@ _SCRIPT = "; ".join((
     f"for file in {' '.join(_FILES)}",
     'do [ -r "$file" ] && printf "\\000file %s\\n" "$file" && cat "$file" 2>/dev/null',
     "done",
-    'printf "\\000link proc/thread-self/exe\\n%s" "$(readlink /proc/thread-self/exe 2>/dev/null)"',
+    'printf "\\000header\\n%s" "$(od -An -tx1 -N20 /proc/$$/task/$$/exe 2>/dev/null)"',
     *(f'printf "\\000fact {name}\\n%s" "$({command} 2>/dev/null)"' for name, command in _FACTS.items()),
 ))  # fmt: skip
 """Constant, for a POSIX shell: names of files, each with its content, and a few facts."""
@@ -48,19 +50,19 @@ def conditions_of(shell: Shell) -> Conditions:
             path = root / place
             if kind == "fact":
                 facts[place] = printable(content.strip())[:200]
-            elif content and ".." not in path.parts and path.is_relative_to(root):
+            elif kind == "header":
+                executed(root).parent.mkdir(parents=True, exist_ok=True)
+                with suppress(ValueError):
+                    executed(root).write_bytes(bytes.fromhex(content))
+            elif kind == "file" and content and ".." not in path.parts and path.is_relative_to(root):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if kind == "link":
-                    path.symlink_to(content.strip())
-                elif kind == "file":
-                    path.write_text(content, encoding="utf-8")
-        sensed = conditions(root)
+                path.write_text(content, encoding="utf-8")
+        sensed = conditions(root, facts.get("architecture") or "unknown")
         cores = (root / "proc/cpuinfo").read_text("utf-8").count("\nprocessor") + 1 if sensed.isa is not None else None
     android = f"Android {facts['release']}, " if facts.get("release") else ""
     return replace(
         sensed,
         board=facts.get("model") or sensed.board,
-        architecture=facts.get("architecture") or "unknown",
         os=android + facts.get("kernel", "unknown"),
         python="none",
         cores=cores,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 
 from runtimes.devices.adb import AdbConnection
 from runtimes.devices.device import Settings
+from runtimes.devices.native import sensed
 from runtimes.devices.native.device import NativeDevice
 from runtimes.errors import DeviceError, InvalidInputs
 from runtimes.measure.modes.sustained import SustainedLoad
@@ -164,3 +168,26 @@ def test_a_program_for_another_processor_is_one_line(daemon: adbd.Daemon, tmp_pa
     device = NativeDevice(AdbConnection(daemon.serial), programs, Settings(cache=str(tmp_path / "there")), "phone")
     with pytest.raises(DeviceError, match=r"phone: loading .*(Exec format error|cannot execute|not found)"):
         device.load(model, "onnxruntime", Options())
+
+
+class ShellHere:
+    """What asks a device, asking this machine."""
+
+    def require(self, words: Sequence[str], doing: str) -> bytes:
+        return subprocess.run(words, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("without", ["", "proc/sys/kernel/arch", "/proc/$$/task/$$/exe"])
+def test_a_device_whose_kernel_is_of_another_machine_is_emulated(
+    without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each evidence alone, where the kernel or its settings hide the other."""
+    monkeypatch.delenv("EDGEPRESS_EMULATED", raising=False)
+    monkeypatch.setattr(sensed, "_SCRIPT", sensed._SCRIPT.replace(without or "none", "none"))
+    assert not sensed.conditions_of(ShellHere()).emulated  # type: ignore[arg-type]
+    uname = tmp_path / "uname"
+    uname.write_text(f"#!/bin/sh\necho {'x86_64' if platform.machine() == 'aarch64' else 'aarch64'}\n")
+    uname.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    told = sensed.conditions_of(ShellHere())  # type: ignore[arg-type]
+    assert told.emulated and told.architecture != platform.machine()
