@@ -35,7 +35,7 @@ def main(run: Run, data: Path, baseline: bool, overrides: tuple[str, ...]) -> No
     if baseline:
         recipe = read(ROOT / "recipes" / "cifar10-baseline.yaml", [*always, "seed=0"])
         trained = reported(recipe, run.work / "baseline")
-        run.note(f"The baseline has {trained.benchmarks[0].top1:.2f} % of the test split.")
+        run.note(f"The baseline has {trained.benchmarks[0].score} of the test split.")
         weights = run.work / "baseline" / "0-baseline" / "weights.safetensors"
     quick = ["stages.0.prune.training.epochs=1"] if run.quick else []
     rows: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ def main(run: Run, data: Path, baseline: bool, overrides: tuple[str, ...]) -> No
                 {
                     "seed": seed,
                     "file": record.name,
-                    "top1_percent": record.top1,
+                    "top1_percent": record.score.value if record.score else None,
                     "macs_ratio": 1.0 if record.name == "baseline" else report.summary.macs_ratio,
                     "bytes": exported.size_bytes,
                     "p50_ms": record.latency_ms.p50,
@@ -58,8 +58,8 @@ def main(run: Run, data: Path, baseline: bool, overrides: tuple[str, ...]) -> No
                     "nodes": f"{nodes.integer} / {nodes.float}" if nodes else None,
                 }
             )
-        assert report.summary.top1_drop is not None, "the data has a test split"
-        drops.append(report.summary.top1_drop)
+        assert report.summary.score_drop is not None, "the data has a test split"
+        drops.append(report.summary.score_drop)
     run.table(
         (
             Column(key="seed", title="seed"),

@@ -92,17 +92,17 @@ def main(
         slim = reported(Recipe.model_validate(narrow), run.work / f"slimmed-{seed}")
         whole, gone = channels_cut(slim)
         regularized, pruned = slim.stages[0], slim.stages[-1]
-        first, last = slim.benchmarks[-1].top1, baseline.benchmarks[-1].top1
+        first, last = slim.benchmarks[-1].score, baseline.benchmarks[-1].score
         assert first is not None and last is not None, "the data has a test split"
         cut_percent, smaller = 100 * gone / whole, slim.summary.params_ratio or 0.0
-        lost.append(last - first)
-        dense_row = {"network": f"{model}, {epochs + fine_tune} epochs", "top1_percent": last}
+        lost.append(last.dropped(first))
+        dense_row = {"network": f"{model}, {epochs + fine_tune} epochs", "top1_percent": last.value}
         rows.append({"seed": seed, **dense_row, "params": pruned.before.params})
         rows.append(
             {
                 "seed": seed,
                 "network": f"slimmed, {epochs} + {fine_tune} epochs",
-                "top1_percent": first,
+                "top1_percent": first.value,
                 "cut_percent": cut_percent,
                 "params": pruned.after.params,
                 "params_ratio": smaller,

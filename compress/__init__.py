@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .stage import Edit as Edit
     from .stage import Result as Result
     from .stage import Skip as Skip
+    from .tasks.task import Score as Score
+    from .tasks.task import Task as Task
     from .training.loop import Training as Training
 
 # What is public, and where it lives. Importing `compress` must not import torch: the command line starts at once.
@@ -45,9 +47,11 @@ _PUBLIC = {
     "Regularize": "prune.regularize",
     "RemoveBlocks": "prune",
     "Result": "stage",
+    "Score": "tasks.task",
     "Share": "share",
     "Skip": "stage",
     "Sparsify": "sparsify",
+    "Task": "tasks.task",
     "Training": "training.loop",
     "advance": "pipeline",
     "export": "pipeline",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from .core.complaint import first_complaint
+from .core.config import refuse_moved
 from .core.settings import KEY, required, setting
 from .data import DataConfig
 from .distill import Distill
@@ -208,10 +209,22 @@ class Benchmark(Config):
         )
 
 
+Drop = Annotated[float, Field(ge=-1e6, le=1e6)]
+
+
 class Gates(Config):
     """What the last export must reach against the first; a gate that is not met ends the run with exit code 1."""
 
-    top1_drop: float | None = setting(None, "At most so many points of test accuracy lost.", ge=-100, le=100)
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, values: Any) -> Any:
+        return refuse_moved(values, {"top1_drop": "score_drop"})
+
+    score_drop: Drop | dict[str, Drop] | None = setting(
+        None,
+        "At most so much lost of the task's first score on the test split, in points or as the task has it; or of "
+        "scores by name, as {mIoU: 1.0}.",
+    )
     speedup: float | None = setting(None, "At least so many times the speed.", gt=0, le=1e9)
     speedup_with_dot_products: float | None = setting(
         None,
@@ -254,6 +267,12 @@ class Recipe(Config):
         "of several inputs.",
     )
     data: DataConfig | None = setting(None, "The data set, and how it is split.")
+    task: str | None = setting(
+        None,
+        "What a batch means: classification, outputs (no labels: to give what the baseline gives), or file.py:task of "
+        "your own; left out, the one that fits.",
+        max_length=4096,
+    )
     seed: Seed = setting(0, "Of everything random.")
     train: Training | None = setting(None, "The training of the baseline.")
     teacher: Literal["baseline"] | None = setting(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -14,8 +13,11 @@ from .core.config import Config, Findings, Samples, Seed, Threads, Times
 from .core.edit import Edit, EditKind, Skip
 from .data import Data
 from .errors import InvalidInput
-from .graph.parametrized import bake, keep_no_graph
+from .graph.parametrized import evaluation_copy
 from .integers.encoding import Encoding
+from .tasks.reading import Reading
+from .tasks.resolve import resolve
+from .tasks.task import Batch, Task
 
 __all__ = [
     "Config",
@@ -109,6 +111,8 @@ class Context:
         progress: told how far a stage is.
         checkpoints: a folder for the states of interrupted trainings, or None.
         clock: tells how long networks take, to stages that choose by latency or by the size of files.
+        task: what a batch means, or the name of a task; None: the one that fits, see
+            :func:`compress.tasks.resolve.resolve`.
     """
 
     example_inputs: tuple[Tensor, ...]
@@ -118,6 +122,31 @@ class Context:
     progress: Progress = silent
     checkpoints: str | None = None
     clock: Clock | None = None
+    task: Task | str | None = None
+
+    def of(self, model: nn.Module) -> Context:
+        """This context with the task of ``model``, a network before it is changed.
+
+        Where the task has no labels, it is measured against the teacher, and where there is none against ``model``.
+        """
+        task = resolve(self.task, model, self.data, self.example_inputs)
+        return replace(self, task=task.against(self.teacher if self.teacher is not None else model))
+
+    def task_of(self, model: nn.Module) -> Task:
+        """The task of ``model``; see :meth:`of`."""
+        task = self.of(model).task
+        assert isinstance(task, Task), "it was resolved"
+        return task
+
+    def read(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The network's inputs out of a batch, in the order of ``forward``.
+
+        Raises:
+            InvalidInput: the batch does not hold them.
+        """
+        if isinstance(self.task, Task) and self.task.inputs is not None:
+            return self.task.inputs(batch)
+        return Reading(len(self.example_inputs)).inputs(batch)
 
     def require_clock(self, why: str) -> Clock:
         """The clock.
@@ -144,13 +173,5 @@ class Stage(Protocol):
         ...
 
 
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""A training loss: ``objective(model, x, y)`` is a scalar."""
-
-
-def evaluation_copy(model: nn.Module) -> nn.Module:
-    """A deep copy in evaluation mode, its parametrized weights stored: stages work on copies."""
-    keep_no_graph(model)
-    made = copy.deepcopy(model).eval()
-    bake(made, of=model)
-    return made
+Objective = Callable[[nn.Module, Batch], Tensor]
+"""A training loss: ``objective(model, batch)`` is a scalar."""

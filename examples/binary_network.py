@@ -27,7 +27,7 @@ twin, trained = advance(twin, Training(epochs=6, batch_size=32), context)
 learn = Training(epochs=6, batch_size=32, optimizer="adamw", learning_rate=2e-3)
 binary, record = advance(twin, Quantize(scheme="binary", train=learn), replace(context, teacher=twin.model))
 print(f"bit operations: {record.before.bit_operations:,} -> {record.after.bit_operations:,}")
-print(f"validation top-1: {record.before.top1:.1f} % -> {record.after.top1:.1f} %")
+print(f"validation top-1: {record.before.score} -> {record.after.score}")
 
 written, _ = deploy.export(binary, "binary", folder / "model.bits.onnx")
 print(f"{written.size_bytes:,} bytes, run by {written.engine}, agreement {written.parity.top1_agreement:.0f} %")

@@ -19,7 +19,7 @@ student = open_network(f"{NETWORK}:width=4", data=data)
 context = Context(student.example_inputs, data)
 
 teacher, record = advance(teacher, Training(epochs=6, batch_size=32), context)
-print(f"teacher: {record.after.params:,} parameters, validation top-1 {record.after.top1:.1f} %")
+print(f"teacher: {record.after.params:,} parameters, validation top-1 {record.after.score}")
 
 # The loss: 0.9 times the teacher's soft targets at temperature 4, and 0.1 times the labels (Hinton et al., 2015).
 training = Training(epochs=6, batch_size=32, temperature=4, teacher_weight=0.9)
@@ -27,4 +27,4 @@ _, alone = advance(student, training, context)
 _, helped = advance(student, Distill(training=training), replace(context, teacher=teacher.model))
 
 print(f"student: {alone.after.params:,} parameters")
-print(f"on the labels alone: {alone.after.top1:.1f} %; with the teacher: {helped.after.top1:.1f} %")
+print(f"on the labels alone: {alone.after.score}; with the teacher: {helped.after.score}")

@@ -27,6 +27,6 @@ for edit in record.edits[:4]:
 for skip in record.skipped:
     print(f"left alone: {skip.layer or 'of all'}: {skip.reason}")
 print(f"multiply-adds: {record.before.macs:,} -> {record.after.macs:,}")
-print(f"validation top-1: {record.before.top1:.1f} % -> {record.after.top1:.1f} %")
+print(f"validation top-1: {record.before.score} -> {record.after.score}")
 
 artifact.save(pruned, Path("out/examples/pruned"), overwrite=True)  # compress quantize out/examples/pruned ...

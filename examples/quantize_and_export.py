@@ -32,4 +32,4 @@ for name, each in (("float", folded), ("int8", quantized)):
 
 # Both files in turn in one loop, on one thread; accuracy is that of the file, on the test split.
 for measured in deploy.measure(files, data=data):
-    print(f"{measured.name}: {measured.latency_ms.p50:.3f} ms, test top-1 {measured.top1:.1f} %")
+    print(f"{measured.name}: {measured.latency_ms.p50:.3f} ms, test {measured.score.name} {measured.score}")

@@ -30,7 +30,7 @@ recipe = Recipe.model_validate(
 report = run(recipe, "out/examples/run", overwrite=True)
 
 for stage in report.stages:
-    print(f"{stage.name}: {stage.after.macs:,} multiply-adds, validation top-1 {stage.after.top1:.1f} %")
+    print(f"{stage.name}: {stage.after.macs:,} multiply-adds, validation top-1 {stage.after.score}")
 print(
     f"{report.summary.size_ratio:.1f}x smaller, {report.summary.speedup:.1f}x faster; see out/examples/run/report.html"
 )

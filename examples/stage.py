@@ -41,4 +41,4 @@ if __name__ == "__main__":
     context = Context(network.example_inputs, data)
     for stage in (Training(epochs=6, batch_size=32), Fold(), Clip(deviations=3), Quantize()):
         network, record = advance(network, stage, context)
-        print(f"{record.name}: {len(record.edits)} edits, validation top-1 {record.after.top1:.1f} %")
+        print(f"{record.name}: {len(record.edits)} edits, validation top-1 {record.after.score}")

@@ -11,7 +11,8 @@ from compress.data import Data
 from compress.pipeline import open_network
 from compress.quantize import Quantize, simulate
 from compress.sources.load import Network
-from compress.training.loop import Training, top1
+from compress.tasks.classification import top1
+from compress.training.loop import Training
 
 COMMON: dict[str, Any] = {
     "optimizer": "adamw",
@@ -58,5 +59,5 @@ def figures(scheme: str, made: Network, data: Data, work: Path) -> dict[str, Any
         "simulated_percent": top1(simulated, data.split("test")),
         "agreement_percent": parity.top1_agreement,
         "minutes": metrics["minutes"],
-        "curve": ", ".join(f"{each['validation_top1']:.2f}" for each in metrics["stage"]["history"]),
+        "curve": ", ".join(f"{each['validation_score']:.2f}" for each in metrics["stage"]["history"]),
     }

@@ -22,7 +22,8 @@ from compress.distill import objective_for
 from compress.fold import Fold
 from compress.prune import Prune
 from compress.stage import Context
-from compress.training.loop import Training, fit, top1
+from compress.tasks.classification import top1
+from compress.training.loop import Training, fit
 
 SHORT = Training(epochs=1, batch_size=128, learning_rate=0.02, warmup_epochs=0.1, augment=("flip", "crop"))
 FINALISTS = 2
@@ -164,10 +165,11 @@ class Comparison:
             network = self.sides[arm.side].candidates()[name](ratio)
             checkpoint = file.with_suffix(".ckpt")
             teacher = Fold().apply(baseline(), Context((self.data.example(8),))).model if arm.distil else None
-            objective = objective_for(teacher, self.training)
-            only_train = part(self.data, 1.0)
-            history = fit(network, only_train, self.training, objective=objective, seed=seed, checkpoint=checkpoint)
-            example = self.data.example(8)
+            only_train, example = part(self.data, 1.0), self.data.example(8)
+            task = Context((example,), only_train).task_of(network)
+            objective = objective_for(task, teacher, self.training)
+            options: dict[str, Any] = {"objective": objective, "seed": seed, "checkpoint": checkpoint}
+            history = fit(network, only_train, self.training, task, **options)
             counted = cost(network, (example,)).macs
             assert counted == multiply_adds(network, example)
             record = {

@@ -66,7 +66,7 @@ def main(run: Run, model: Path, epochs: int) -> None:
                 "file": record.name,
                 "engine": record.runtime,
                 "bytes": record.size_bytes,
-                "top1_percent": record.top1,
+                "top1_percent": record.score.value if record.score else None,
                 "samples": record.samples,
                 "p50_ms": record.latency_ms.p50,
             }

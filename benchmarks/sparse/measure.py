@@ -67,7 +67,7 @@ def one_seed(source: Path, wanted: Sparsify, seed: int, work: Path, threads: int
     total = sum(dense.model.get_parameter(f"{layer}.weight").numel() for layer in nonzeros)
     figures: dict[str, Any] = {
         "zeros_percent": 100 * (1 - sum(nonzeros.values()) / total),
-        "validation": [record["stage"]["before"]["top1"], record["stage"]["after"]["top1"]],
+        "validation": [record["stage"]["before"]["scores"][0]["value"], record["stage"]["after"]["scores"][0]["value"]],
         "minutes": record["minutes"],
     }
     for name, network in (("dense", dense), ("sparse", sparse)):

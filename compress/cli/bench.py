@@ -93,7 +93,7 @@ def command(
         require_log(log)
     data = call.load_data(names)
     inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
-    measured = _Measured(modes, timing, data, inputs)
+    measured = _Measured(modes, timing, data, call.task, inputs)
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
         written = _Written(call, data, formats, Path(folder))
 
@@ -149,6 +149,7 @@ class _Measured:
     modes: tuple[Mode, ...]
     timing: Benchmark
     data: Data | None
+    task: str | None
     inputs: tuple[Tensor, ...] | None
     records: list[BenchmarkRecord] = field(default_factory=list)
     more: list[ModeResults] = field(default_factory=list)
@@ -173,6 +174,7 @@ class _Measured:
                 files,
                 request=self.timing.request,
                 data=self.data,
+                task=self.task,
                 inputs=self.inputs,
                 progress=progress,
                 device=device,

@@ -43,7 +43,7 @@ def scan_precisions(call: Options, choice: PrecisionChoice, *, exclude: tuple[st
     data = call.load_data()
     network = call.open(data)
     with progress_bars(call) as progress:
-        context = Context(network.example_inputs, data, seed=call.seed, progress=progress)
+        context = Context(network.example_inputs, data, seed=call.seed, progress=progress, task=call.task)
         quantized = configured(Quantize, exclude=exclude).apply(network.model, context)
         candidates = Candidates.of(
             quantized.model, quantized.encodings, context.example_inputs, target=detected().target
@@ -107,11 +107,11 @@ def _figure(curve: TradeOff) -> str:
             point.bytes,
             point.predicted_snr_db,
             point.snr_db,
-            "" if point.top1 is None else f"{point.top1:.2f} %",
+            "" if point.score is None or curve.score is None else curve.score.written(point.score),
         )
         for point in curve.points
     ]
-    before = "" if curve.top1 is None else f"float {curve.top1:.2f} % top-1, "
+    before = "" if curve.score is None else f"float {curve.score} {curve.score.name}, "
     return trade_off_figure(
         choices,
         "Signal to noise of the output, by the bytes of mixed 4-bit and 8-bit weights",
@@ -144,7 +144,8 @@ def _choices(curve: TradeOff) -> Table:
 
     from rich.table import Table
 
-    table = Table("bytes", "times fewer", "layers", "SNR dB", "top-1 %", title="trade-off", title_justify="left")
+    name = "score" if curve.score is None else f"{curve.score.name}{curve.score.unit}"
+    table = Table("bytes", "times fewer", "layers", "SNR dB", name, title="trade-off", title_justify="left")
     for point in (point for point in curve.points if point.snr_db is not None):
         counts = Counter(point.precisions.values())
         table.add_row(
@@ -152,6 +153,6 @@ def _choices(curve: TradeOff) -> Table:
             f"{curve.float_bytes / max(1, point.bytes):.2f}",
             ", ".join(f"{counts[name]} {name}" for name in ("int4", "int8", "float") if counts[name]),
             f"{point.snr_db:.1f}",
-            "" if point.top1 is None else f"{point.top1:.2f}",
+            "" if point.score is None else f"{point.score:.2f}",
         )
     return table

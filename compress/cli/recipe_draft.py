@@ -54,7 +54,7 @@ class Draft:
             raise InvalidInput(f"init: the preset {self.preset} calibrates on samples; give --data")
         if self.preset is not None and "epochs:" in self._preset and not self.trains:
             raise InvalidInput(
-                f"init: the preset {self.preset} trains; give --data with labels, or take another preset"
+                f"init: the preset {self.preset} trains; give --data with a train split, or take another preset"
             )
 
     @cached_property
@@ -72,10 +72,8 @@ class Draft:
 
     @cached_property
     def trains(self) -> bool:
-        """Whether there are labelled samples to train on."""
-        if self.data is None or "train" not in self.data.splits:
-            return False
-        return next(iter(self.data.splits["train"].batches(1)))[1] is not None
+        """Whether there are samples to train on."""
+        return self.data is not None and "train" in self.data.splits
 
     @cached_property
     def is_trained(self) -> bool:
@@ -159,7 +157,7 @@ class Draft:
         yield "# How files are timed: quick, default or mlperf."
         yield "benchmark: {threads: 1, preset: default}"
         yield "# What must be reached, or the run ends with exit code 1: uncomment what matters."
-        yield "# gates: {top1_drop: 1, size_ratio: 4, speedup: 1.5}"
+        yield "# gates: {score_drop: 1, size_ratio: 4, speedup: 1.5}"
 
     def _inputs(self) -> Iterator[str]:
         shapes = self.options.shapes()

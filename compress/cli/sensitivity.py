@@ -59,7 +59,8 @@ def command(**values: Any) -> None:
     data = call.load_data()
     network = call.open(data)
     with progress_bars(call) as progress:
-        measured = scan.measure(network.model, Context(network.example_inputs, data, seed=call.seed, progress=progress))
+        context = Context(network.example_inputs, data, seed=call.seed, progress=progress, task=call.task)
+        measured = scan.measure(network.model, context)
     _write(measured, call.output, call.overwrite)
     call.console.print(_table(measured))
     call.console.print(f"written: {call.output}")
@@ -75,8 +76,8 @@ def _write(scan: Sensitivity, output: Path, overwrite: bool) -> None:
     figure = heat_map(
         [(" + ".join(group.layers), scan.losses(group)) for group in scan.groups],
         [f"-{ratio:.0%}" for ratio in scan.ratios],
-        "Points of validation top-1 lost when one group is pruned",
-        f"{scan.top1:.2f} % before, {scan.samples:,} samples, criterion {scan.criterion}, not fine-tuned",
+        f"{scan.score.drop_unit} of validation {scan.score.name} lost when one group is pruned",
+        f"{scan.score} before, {scan.samples:,} samples, criterion {scan.criterion}, not fine-tuned",
         most,
     )
     texts = {"sensitivity.json": scan.model_dump_json(indent=1) + "\n", "sensitivity.svg": figure}
@@ -87,7 +88,10 @@ def _table(scan: Sensitivity) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"points lost of {scan.top1:.2f} % top-1 ({scan.samples:,} validation samples), one group pruned at a time"
+    title = (
+        f"{scan.score.drop_unit} lost of {scan.score} {scan.score.name} ({scan.samples:,} validation samples), "
+        "one group pruned at a time"
+    )
     table = Table("layers", "channels", *(f"-{ratio:.0%}" for ratio in scan.ratios), title=title, title_justify="left")
     for group in scan.groups:
         lost = (f"{loss:.2f}" for loss in scan.losses(group))

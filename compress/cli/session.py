@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ..sources.load import Network
     from ..stage import Config, Stage
     from ..stage import Progress as ProgressReport
+    from ..tasks.record import ScoreRecord
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -171,6 +173,7 @@ class Options:
     source: str | None = None
     input_shapes: tuple[str, ...] = ()
     data: str | None = None
+    task: str | None = None
     teacher: str | None = None
     mean: str | None = None
     std: str | None = None
@@ -374,7 +377,7 @@ def apply_stage(
         options.console.print(f"{options.specification()} is trained already: training goes on from its weights")
     with progress_bars(options) as progress, clock_on(options, progress) as clock:
         model = teacher.model if teacher else None
-        context = Context(network.example_inputs, data, model, options.seed, progress, clock=clock)
+        context = Context(network.example_inputs, data, model, options.seed, progress, clock=clock, task=options.task)
         after, record = advance(network, stage, context, name=name)
     save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})
     options.console.print(stage_table(record))
@@ -417,20 +420,27 @@ def stage_table(record: StageRecord) -> Table:
         ("params", "parameters"),
         ("macs", "multiply-adds"),
         ("size_bytes", "bytes of weights"),
-        ("top1", "validation top-1 %"),
     )
     for key, title in rows:
         before, after = _get(record.before, key), _get(record.after, key)
-        if before is None or after is None:
-            continue
-        if key == "top1":
-            table.add_row(title, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f} points")
-        else:
+        if before is not None and after is not None:
             table.add_row(title, f"{before:,}", f"{after:,}", f"{before / max(1, after):.2f}x")
+    later = {score.name: score for score in record.after.scores}
+    for first in record.before.scores:
+        last = later.get(first.name)
+        if last is not None:
+            table.add_row(f"validation {first.name}{first.unit}", *_change(first, last))
     return table
 
 
-def _get(cost: Cost, key: str) -> float | None:
+def _change(first: ScoreRecord, last: ScoreRecord) -> tuple[str, str, str]:
+    """A score before and after, and what lies between, in the cells of a table."""
+    unit = "points" if first.unit.strip() == "%" else first.unit.strip()
+    change = f"{last.value - first.value:+.2f} {unit}".rstrip() if math.isfinite(last.value - first.value) else ""
+    return first.written(first.value).removesuffix(first.unit), last.written(last.value).removesuffix(last.unit), change
+
+
+def _get(cost: Cost, key: str) -> int | None:
     value = getattr(cost, key)
-    assert value is None or isinstance(value, (int, float)), f"{key} is a number"
+    assert value is None or isinstance(value, int), f"{key} is a number"
     return value

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..report.quantities import millijoules, percent, significant, size
+from ..report.quantities import millijoules, score, significant, size
 from ..report.schema import BenchmarkRecord, NodeCounts
 from .intervals import Ratio, ratio_of_medians
 
@@ -124,9 +124,15 @@ def _energy(before: BenchmarkRecord, after: BenchmarkRecord) -> list[Change]:
 
 
 def _score(before: BenchmarkRecord, after: BenchmarkRecord) -> list[Change]:
-    if before.top1 is None or after.top1 is None or before.top1 == after.top1:
-        return []
-    return [Change("top-1", percent(before.top1), percent(after.top1), f"{after.top1 - before.top1:+.2f} points")]
+    changes = []
+    later = {score.name: score for score in after.scores}
+    for first in before.scores:
+        last = later.get(first.name)
+        if last is not None and last.value != first.value:
+            unit = "points" if first.unit.strip() == "%" else first.unit.strip()
+            by = f"{last.value - first.value:+.2f} {unit}".rstrip()
+            changes.append(Change(first.name, score(first), score(last), by))
+    return changes
 
 
 def _nodes(before: BenchmarkRecord, after: BenchmarkRecord) -> list[Change]:

@@ -20,7 +20,7 @@ class Limits:
         slowdown: of the median latency, in percent.
         growth: of the file, in percent.
         memory_growth: of the peak memory, in percent.
-        loss: of top-1 accuracy, in points.
+        loss: of the score, in its points.
     """
 
     slowdown: float | None = None
@@ -64,10 +64,10 @@ def _checks(comparison: Comparison, limits: Limits, strict: bool) -> Iterator[Ch
         yield _growth("memory growth", before.peak_memory_bytes, after.peak_memory_bytes, limits.memory_growth)
     if limits.loss is not None:
         limit = points(limits.loss)
-        if before.top1 is None or after.top1 is None:
+        if before.score is None or after.score is None or before.score.name != after.score.name:
             yield Check("accuracy loss", limit, "not measured", "broken", "measure with --data")
         else:
-            lost = round(before.top1 - after.top1, 6)
+            lost = round(before.score.dropped(after.score), 6)
             yield Check("accuracy loss", limit, f"{lost:.2f} points", "broken" if lost > limits.loss else "holds")
 
 

@@ -181,7 +181,7 @@ def _row(comparison: Comparison, found: Sequence[Check]) -> dict[str, Any]:
             "runs": len(record.samples_ms) or record.runs,
             "size_bytes": record.size_bytes,
             "peak_memory_bytes": record.peak_memory_bytes,
-            "top1": record.top1,
+            "scores": [score.model_dump(mode="json") for score in record.scores],
         }
         for side, record in (("before", comparison.before), ("after", comparison.after))
     }

@@ -114,14 +114,14 @@ def from_arrays(
     Args:
         x_train: samples (N, C, H, W), or of other shapes with N in front: float32, which the network takes as they are;
             uint8, which are pixels; or int32 and int64, which are indices. Likewise the others.
-        y_train: (N,) integers, the class of each sample. Likewise the others.
+        y_train: (N,) integers, the class of each sample; left out, there are no labels. Likewise the others.
         mean: of each channel on the scale 0 to 1; left out, it is measured on pixels to train on.
         std: the standard deviation of each channel, likewise.
         seed: of what is taken out.
         name: of the data, for people.
 
     Raises:
-        InvalidInput: samples have no labels, differ in shape or type, or are not of these kinds.
+        InvalidInput: samples differ in shape or type, or are not of these kinds.
     """
     given = {
         "x_train": x_train, "y_train": y_train, "x_validation": x_validation, "y_validation": y_validation,
@@ -146,7 +146,7 @@ def from_loaders(
     test: Iterable[Any] | None = None,
     name: str = "loaders",
 ) -> Data:
-    """A data set of loaders, whose batches are taken as they come: inputs, or inputs and labels.
+    """A data set of loaders, whose batches are taken as they come: tensors in any nesting, which the task reads.
 
     Args:
         train: may be iterated any number of times, as a :class:`torch.utils.data.DataLoader`. Likewise the others.

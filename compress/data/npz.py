@@ -27,13 +27,13 @@ def arrays_file(path: Path, config: DataConfig, seed: int) -> Data:
 def data_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], config: DataConfig, seed: int) -> Data:
     """The data set of ``arrays`` by their names; ``path`` is where they come from, for people."""
 
-    def pair(name: str) -> tuple[Tensor, Tensor] | None:
+    def pair(name: str) -> tuple[Tensor, Tensor | None] | None:
         if f"x_{name}" not in arrays:
             return None
         x = _samples_array(path, f"x_{name}", arrays[f"x_{name}"])
         y = arrays.get(f"y_{name}")
         if y is None:
-            raise InvalidInput(f"data {path}: x_{name} has no labels; expected an array y_{name} of {len(x)} integers")
+            return x, None
         return x, _labels_array(path, f"y_{name}", y, len(x))
 
     given = {name: pair(name) for name in ("train", "test", "val", "validation")}
@@ -46,8 +46,8 @@ def data_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], config:
         scale = _scale(train[0])
         if scale == 1.0 and config.mean is None:  # floats are taken as already preprocessed
             config = config.model_copy(update={"mean": (0.0,) * train[0].shape[1], "std": (1.0,) * train[0].shape[1]})
-        highest = int(train[1].max()) + 1
-        data = deal(config, seed, train, test, tuple(str(i) for i in range(highest)), scale)
+        classes = 0 if train[1] is None else int(train[1].max()) + 1
+        data = deal(config, seed, train, test, tuple(str(i) for i in range(classes)), scale)
         splits = dict(data.splits)
         if validation is not None:
             splits["validation"] = SampleSplit(*validation, data.preprocessing)
@@ -56,7 +56,7 @@ def data_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], config:
         return Data(str(path), splits, data.preprocessing, data.classes, data.members)
     if calibration is None and test is None:
         raise InvalidInput(
-            f"data {path}: expected x_train and y_train, or x_calib alone; "
+            f"data {path}: expected x_train, with y_train where there are labels, or x_calib alone; "
             f"the file has {', '.join(sorted(arrays)) or 'no arrays'}"
         )
     only: dict[SplitName, tuple[Tensor, Tensor | None]] = {}
@@ -73,7 +73,10 @@ def data_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], config:
 
 
 def _require_alike(
-    path: Path | str, pairs: Mapping[str, tuple[Tensor, Tensor] | None], name: str | None, calibration: Tensor | None
+    path: Path | str,
+    pairs: Mapping[str, tuple[Tensor, Tensor | None] | None],
+    name: str | None,
+    calibration: Tensor | None,
 ) -> None:
     """Raise InvalidInput unless all samples have one shape and one type, as one network takes them."""
     found = {key: pair[0] for key, pair in pairs.items() if pair is not None}

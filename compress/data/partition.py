@@ -123,8 +123,8 @@ def _measured(inputs: Samples, positions: Tensor, scale: float) -> Preprocessing
 def deal(
     config: DataConfig,
     seed: int,
-    train: tuple[Samples, Tensor],
-    test: tuple[Samples, Tensor] | None,
+    train: tuple[Samples, Tensor | None],
+    test: tuple[Samples, Tensor | None] | None,
     classes: tuple[str, ...],
     scale: float,
     names: tuple[str, ...] = (),
@@ -133,7 +133,8 @@ def deal(
     count = len(inputs)
     validation = max(1, round(config.validation * count))
     calibration = min(config.calibration, max(1, (count - validation) // 4))
-    parts = partition(labels.numpy(), {"validation": validation, "calibration": calibration}, seed)
+    dealt_by = np.zeros(count, np.int64) if labels is None else labels.numpy()
+    parts = partition(dealt_by, {"validation": validation, "calibration": calibration}, seed)
     rest = torch.from_numpy(parts["rest"])
     if not len(rest):
         raise InvalidInput(f"data {config.source}: {count} training samples are too few to split")
@@ -144,7 +145,8 @@ def deal(
     for name in dealt:
         positions = parts["rest" if name == "train" else name]
         index = torch.from_numpy(positions)
-        splits[name] = SampleSplit(_select(inputs, index), labels[index], preprocessing)
+        own = None if labels is None else labels[index]
+        splits[name] = SampleSplit(_select(inputs, index), own, preprocessing)
         members[name] = tuple(names[i] if names else f"train/{i}" for i in positions)
     if test is not None:
         splits["test"] = SampleSplit(test[0], test[1], preprocessing)

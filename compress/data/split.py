@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..core.arithmetic import arranged
 from ..errors import CompressError, InvalidInput
+from .batch import count_of, mapped, part_of, tensors_of
 
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
@@ -26,7 +29,7 @@ class Samples(Protocol):
 
 
 class Split(Protocol):
-    """One split: batches of ``(inputs, labels)``; ``labels`` is None where the split has none."""
+    """One split, in batches: tensors in any nesting, samples first in each; what they mean the task knows."""
 
     def __len__(self) -> int: ...
 
@@ -38,7 +41,7 @@ class Split(Protocol):
         augment: Augmentation | None = None,
         rank: int = 0,
         world_size: int = 1,
-    ) -> Iterator[tuple[Tensor, Tensor | None]]: ...
+    ) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,10 @@ class SampleSplit:
         augment: Augmentation | None = None,
         rank: int = 0,
         world_size: int = 1,
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Batches in stored order, or shuffled by ``shuffle_seed`` = (seed, epoch), then with the last partial batch
-        dropped. Of each batch, process ``rank`` of ``world_size`` gets its share, in the same order whatever the count.
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Batches ``(samples, labels)``, or ``(samples,)`` where there are no labels: in stored order, or shuffled by
+        ``shuffle_seed`` = (seed, epoch), then with the last partial batch dropped. Of each batch, process ``rank`` of
+        ``world_size`` gets its share, in the same order whatever the count.
         """
         count = len(self)
         generator = torch.Generator()
@@ -99,7 +103,8 @@ class SampleSplit:
             raw = self.inputs[index]
             if augment is not None:
                 raw = augment(raw, generator)
-            yield self.preprocessing(raw), None if self.labels is None else self.labels[index]
+            x = self.preprocessing(raw)
+            yield (x,) if self.labels is None else (x, self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class LoaderSplit:
 
     def __len__(self) -> int:
         dataset = getattr(self.loader, "dataset", None)
-        return len(dataset) if dataset is not None else sum(len(x) for x, _ in self.batches(1))
+        return len(dataset) if isinstance(dataset, Sized) else sum(count_of(batch) for batch in self.batches(1))
 
     def batches(
         self,
@@ -124,20 +129,26 @@ class LoaderSplit:
         augment: Augmentation | None = None,
         rank: int = 0,
         world_size: int = 1,
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    ) -> Iterator[Any]:
         """The loader's own batches; ``batch_size`` and ``augment`` are the loader's business."""
         if shuffle_seed is not None:
             torch.manual_seed(shuffle_seed[0] * 1_000_003 + shuffle_seed[1])
         for item in self._items():
-            pair = isinstance(item, (tuple, list)) and len(item) > 1
-            x = self._tensor(item[0] if pair else item, "inputs")
-            y = self._tensor(item[1], "labels") if pair else None
-            if x.ndim < 2 or not x.numel() or (y is not None and y.shape[:1] != x.shape[:1]):
-                told = "no labels" if y is None else f"labels {tuple(y.shape)}"
-                raise InvalidInput(f"{self.name}: expected inputs (N, ...) and N labels, got {tuple(x.shape)}, {told}")
-            if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            batch = self._batch(item)
+            yield batch if world_size == 1 else part_of(batch, count_of(batch), slice(rank, None, world_size))
+
+    def _batch(self, item: Any) -> Any:
+        """A batch of the loader: its arrays as tensors, all of them looked at."""
+        batch = tree_map(_as_tensor, item)
+        tensors = tensors_of(batch)
+        first = next((tensor for tensor in tensors if tensor.ndim), None)
+        if first is None or not first.numel():
+            got = f"an array of the shape {tuple(first.shape)}" if first is not None else type(item).__name__
+            raise InvalidInput(f"{self.name}: expected a batch of tensors (N, ...), got {got}")
+        for tensor in tensors:
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InvalidInput(f"{self.name}: a batch holds values that are not finite (NaN or infinity)")
-            yield arranged(x[rank::world_size], torch.contiguous_format), None if y is None else y[rank::world_size]
+        return mapped(batch, lambda tensor: arranged(tensor, torch.contiguous_format))
 
     def _items(self) -> Iterator[Any]:
         try:
@@ -148,11 +159,12 @@ class LoaderSplit:
             first = (str(error).strip().splitlines() or [""])[0]
             raise InvalidInput(f"{self.name}: the loader failed: {type(error).__name__}: {first}") from error
 
-    def _tensor(self, value: object, what: str) -> Tensor:
-        try:
-            return torch.as_tensor(value)
-        except Exception as error:
-            raise InvalidInput(f"{self.name}: expected {what} as a tensor, got {type(value).__name__}") from error
+
+def _as_tensor(leaf: Any) -> Any:
+    """An array as a tensor; what is none, as it is."""
+    if not isinstance(leaf, (np.ndarray, np.generic)) or leaf.dtype.kind not in "biufc":
+        return leaf
+    return torch.as_tensor(leaf)
 
 
 @dataclass(frozen=True)
@@ -178,9 +190,17 @@ class Data:
         return self.splits[name]
 
     def example(self, batch_size: int = 1) -> Tensor:
-        """One batch of inputs, from the first split that is there."""
+        """The first tensor of one batch: the input of a network that takes one."""
+        return tensors_of(self.batch(batch_size))[0]
+
+    def batch(self, batch_size: int = 1) -> Any:
+        """One batch, from the first split that is there.
+
+        Raises:
+            InvalidInput: the split has no samples.
+        """
         name = next(iter(self.splits))
-        x, _ = next(self.splits[name].batches(batch_size), (None, None))
-        if x is None:
+        batch = next(iter(self.splits[name].batches(batch_size)), None)
+        if batch is None:
             raise InvalidInput(f"data {self.name}: the {name} split has no samples")
-        return x[:batch_size]
+        return part_of(batch, count_of(batch), slice(0, batch_size))

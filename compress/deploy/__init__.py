@@ -6,7 +6,7 @@ from .deployed import Deployed
 from .devices import opened, target_on
 from .facts import machine, versions
 from .measure import broken_off, measure, require_valid
-from .parity import accuracy, parity_on, reference
+from .parity import accuracy, parity_on, reference, scores
 from .profile import needs
 from .write import Asked, Wanted, export, suffix_of, write_files, write_folder
 
@@ -26,6 +26,7 @@ __all__ = [
     "parity_on",
     "reference",
     "require_valid",
+    "scores",
     "suffix_of",
     "target_on",
     "versions",

@@ -259,7 +259,7 @@ def _layer(layer: LayerShape, precision: Precision) -> Timed:
     if precision == "float":
         return Timed(model, (x,))
     data = Data("noise", {"calibration": SampleSplit(x, None)})
-    done = Quantize().apply(model, Context((x,), data))
+    done = Quantize().apply(model, Context((x,), data, task="outputs"))
     return Timed(done.model, (x,), done.encodings)
 
 

@@ -12,10 +12,13 @@ from ..data import Data
 from ..report.schema import BenchmarkRecord, NodeCounts, Profile
 from ..siblings import runtimes
 from ..stage import Progress, silent
-from ..tasks.classification import require_classifier
+from ..tasks.reading import Reading
+from ..tasks.record import ScoreRecord
+from ..tasks.resolve import require_fits, resolve
+from ..tasks.task import Task
 from .deployed import Deployed
 from .facts import versions
-from .parity import accuracy, parity_on, some, taken
+from .parity import first_batches, parity_on, scores, taken
 from .profile import RUNS, executed_graph, needs, profile_file, roofline_of
 
 _LOG = logging.getLogger(__name__)
@@ -26,15 +29,18 @@ def measure(
     *,
     request: runtimes.measure.request.Request | None = None,
     data: Data | None = None,
+    task: Task | str | None = None,
     inputs: tuple[Tensor, ...] | None = None,
     progress: Progress = silent,
     parity_samples: int = 1024,
     device: runtimes.devices.device.Device | None = None,
     profile: bool = False,
 ) -> list[BenchmarkRecord]:
-    """Each file's latency, memory, accuracy on the test split and agreement with its network, timed interleaved.
+    """Each file's latency, memory, scores on the test split and agreement with its network, timed interleaved.
 
     Args:
+        task: what a batch of the data means, or its name; left out, the one that fits. Without labels files are scored
+            against the first network that one of them was made from.
         request: how they are timed; left out, by the quick preset in one thread.
         device: that runs them; left out, this machine.
         profile: tell where the time of each file goes as well, layer by layer.
@@ -43,9 +49,11 @@ def measure(
         DeviceError: the device cannot be reached, or fails; ``measurements`` of it are what was measured before.
     """
     timing = request or runtimes.measure.request.Request(runtimes.measure.presets.PRESETS["quick"])
-    for file in files:
-        if data is not None and file.network is not None:
-            require_classifier(file.network.model, data, ["test"])
+    if data is not None:
+        task = resolved = _task(files, data, task)
+        for file in files:
+            if file.network is not None and isinstance(resolved, Task):
+                require_fits(resolved, file.network.model, data, ["test"])
     where = device or runtimes.devices.local.LocalDevice()
     where.require(timing, needs(profile))
     measured = where.benchmark(
@@ -61,12 +69,21 @@ def measure(
         for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
             progress("test the files", number, len(files), file.name)
             timed = _record(file, measurement, where.name).model_copy(update=look.into(file))
-            records.append(_tested(file, timed, data, parity_samples, where))
+            records.append(_tested(file, timed, data, task, parity_samples, where))
     except runtimes.errors.DeviceError as error:  # the times are whole all the same
         error.measurements = error.measurements or measured
         raise
     progress("test the files", len(files), len(files))
     return records
+
+
+def _task(files: Sequence[Deployed], data: Data, task: Task | str | None) -> Task | str | None:
+    """The task of the files, where one of them has a network that tells it."""
+    network = next((file.network for file in files if file.network is not None), None)
+    if network is None:
+        return task
+    resolved = resolve(task, network.model, data, network.example_inputs)
+    return resolved.against(network.model)
 
 
 NODE_RUNS = 5
@@ -102,20 +119,24 @@ def _tested(
     file: Deployed,
     record: BenchmarkRecord,
     data: Data | None,
+    task: Task | str | None,
     parity_samples: int,
     device: runtimes.devices.device.Device,
 ) -> BenchmarkRecord:
-    """The record with the file's accuracy on ``data`` and its agreement with its network."""
-    top1, samples, parity = None, None, None
+    """The record with the file's scores on ``data`` and its agreement with its network."""
+    scored: tuple[ScoreRecord, ...] = ()
+    samples, parity = None, None
     if data is not None and "test" in data.splits:
         samples = len(data.splits["test"])
-        top1 = accuracy(file, data, record.threads or 1, device)
+        scored = scores(file, data, task, record.threads or 1, device)
         if file.network is not None:
-            batches = [(taken(file.network, x),) for (x,) in some(data, parity_samples)[0]]
+            own = Reading.of(file.network.model, file.network.example_inputs).inputs
+            read = task.inputs if isinstance(task, Task) and task.inputs is not None else own
+            batches = [taken(file.network, read(each)) for each in first_batches(data.split("test"), parity_samples)]
             parity = parity_on(file, batches, device=device)
     elif file.network is not None:
         parity = parity_on(file, [file.network.example_inputs], device=device)
-    found = {"top1": top1, "samples": samples, "parity": parity, "in_reference": not file.is_exact(device)}
+    found = {"scores": scored, "samples": samples, "parity": parity, "in_reference": not file.is_exact(device)}
     return record.model_copy(update=found)
 
 

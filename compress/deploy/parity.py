@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..data import Data
+from ..data import Data, Split
+from ..data.batch import count_of, part_of, with_tensors
 from ..preprocessing import Preprocessed
 from ..quantize import TargetName, simulate
 from ..quantize.detect import detected
@@ -19,6 +21,10 @@ from ..report.schema import Parity
 from ..siblings import runtimes
 from ..sources.artifact import outputs_of
 from ..sources.load import Network
+from ..tasks.record import ScoreRecord, records
+from ..tasks.resolve import require_fits, resolve
+from ..tasks.scoring import evaluate
+from ..tasks.task import Batch, Outputs, Task
 from .deployed import Deployed
 
 
@@ -74,45 +80,91 @@ def _end_to_end(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(arrays, next(axes, 0))
 
 
-def taken(network: Network | None, x: Tensor) -> Tensor:
-    """What a file of ``network`` takes for the inputs ``x`` (N, ...): stored pixels, where it has preprocessing."""
+def taken(network: Network | None, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a file of ``network`` takes for inputs (N, ...): stored pixels, where it has preprocessing."""
     if network is not None and isinstance(network.model, Preprocessed):
-        return network.model.pixels(x)
-    return x
+        return (network.model.pixels(inputs[0]), *inputs[1:])
+    return inputs
+
+
+class Answers(nn.Module):
+    """A loaded file as a network: inputs of the file's network to its outputs, in their nesting.
+
+    Args:
+        engine: that the file was loaded into.
+        file: where its network is known, outputs are nested as its code nests them.
+    """
+
+    def __init__(self, engine: runtimes.runtime.Runtime, file: Deployed) -> None:
+        super().__init__()
+        self.engine, self.file = engine, file
+
+    @cached_property
+    def nesting(self) -> Outputs:
+        """What the file's network returns for its example inputs; None where there is no network."""
+        network = self.file.network
+        if network is None:
+            return None
+        with torch.no_grad():
+            return network.model(*network.example_inputs)
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """As many tensors as the file has inputs; nothing else is said of them."""
+        return tuple(torch.empty(0) for _ in self.engine.inputs)
+
+    def forward(self, *inputs: Tensor) -> Outputs:
+        """What the file gives for N samples."""
+        arrays = [x.numpy() for x in taken(self.file.network, inputs)]
+        outputs = runtimes.bound.call(self.engine, self.file.binding, arrays, batch=max(1, len(inputs[0])))
+        tensors = [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
+        if self.nesting is None:
+            return tensors[0] if len(tensors) == 1 else tuple(tensors)
+        return with_tensors(self.nesting, tensors)
+
+
+def scores(
+    file: Deployed,
+    data: Data,
+    task: Task | str | None = None,
+    threads: int = 1,
+    device: runtimes.devices.device.Device | None = None,
+) -> tuple[ScoreRecord, ...]:
+    """The deployed file's scores on the test split, the first one first; what it gives on ``device`` is scored here.
+
+    Args:
+        task: what a batch means, or its name; left out, the one that fits.
+
+    Raises:
+        InvalidInput: the task does not fit the data and what the file gives.
+    """
+    engine = file.load(threads, device)
+    try:
+        answers = Answers(engine, file)
+        resolved = resolve(task, answers, data, answers.inputs)
+        if not resolved.scores:
+            return ()
+        require_fits(resolved, answers, data, ["test"])
+        return records(resolved, evaluate(resolved, answers, data.split("test")))
+    finally:
+        engine.close()
 
 
 def accuracy(
     file: Deployed, data: Data, threads: int = 1, device: runtimes.devices.device.Device | None = None
 ) -> float:
-    """The deployed file's accuracy on the test split, in percent; what it gives on ``device`` is scored here."""
-    engine = file.load(threads, device)
-
-    def answers() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        for x, y in data.split("test").batches(256):
-            if y is not None:
-                yield (
-                    runtimes.bound.call(engine, file.binding, [taken(file.network, x).numpy()], batch=256)[0],
-                    y.numpy(),
-                )
-
-    try:
-        percent: float = runtimes.checks.check.top1(answers())
-    finally:
-        engine.close()
-    return percent
+    """The share of the test split whose class the deployed file tells, in percent."""
+    return scores(file, data, "classification", threads, device)[0].value
 
 
-def some(data: Data, count: int) -> tuple[list[tuple[Tensor, ...]], Tensor | None]:
-    """The first ``count`` samples of the test split in batches, and their labels if they have any."""
-    batches: list[tuple[Tensor, ...]] = []
-    labels: list[Tensor] = []
+def first_batches(split: Split, count: int) -> list[Batch]:
+    """The first ``count`` samples of a split, in batches."""
+    batches: list[Batch] = []
     seen = 0
-    for x, y in data.split("test").batches(min(256, count)):
-        held = x[: count - seen]
-        batches.append((held,))
-        if y is not None:
-            labels.append(y[: len(held)])
-        seen += len(held)
+    for batch in split.batches(min(256, count)):
+        own = count_of(batch)
+        batches.append(part_of(batch, own, slice(0, count - seen)))
+        seen += own
         if seen >= count:
             break
-    return batches, torch.cat(labels) if labels else None
+    return batches

@@ -23,11 +23,13 @@ from ..siblings import runtimes
 from ..sources.artifact import outputs_of
 from ..sources.load import Network
 from ..stage import Progress, silent
+from ..tasks.reading import Reading
+from ..tasks.task import Inputs
 from . import blame
 from .deployed import Deployed
 from .devices import target_on
 from .notes import notes_on
-from .parity import parity_on, reference, some, taken
+from .parity import first_batches, parity_on, reference, taken
 
 LARGEST_SAMPLES_BYTES = 2**26
 """Of the samples that are stored beside exported files."""
@@ -299,13 +301,17 @@ def write_files(
     data: Data | None = None,
     samples: int = 256,
     progress: Progress = silent,
+    read: Inputs | None = None,
 ) -> list[tuple[ExportRecord, Deployed]]:
     """Fill ``folder`` with files, and with samples and what each file must give for them, as ``check`` reads it.
 
     The samples are the first of the data's test split, or the stored inputs of the first network where there is no
     data; all networks take the same inputs.
+
+    Args:
+        read: the networks' inputs out of a batch; left out, as the first network takes them.
     """
-    inputs, labels, source = _samples(asked[0].network, data, samples)
+    inputs, labels, source = _samples(asked[0].network, data, samples, read)
     made: list[tuple[ExportRecord, Deployed]] = []
     entries: list[runtimes.checks.folder.Entry] = []
     for number, each in enumerate(asked):
@@ -346,11 +352,17 @@ def write_files(
     return made
 
 
-def _samples(network: Network, data: Data | None, count: int) -> tuple[list[tuple[Tensor, ...]], Tensor | None, str]:
-    if data is None or "test" not in data.splits or len(network.example_inputs) != 1:
+def _samples(
+    network: Network, data: Data | None, count: int, read: Inputs | None
+) -> tuple[list[tuple[Tensor, ...]], Tensor | None, str]:
+    """Inputs in batches, the class of each sample where that is what the labels are, and where they come from."""
+    if data is None or "test" not in data.splits:
         return [network.example_inputs], None, "the network's stored inputs"
-    one = network.example_inputs[0][0]
-    held = max(1, min(count, LARGEST_SAMPLES_BYTES // (one.numel() * one.element_size())))
-    batches, labels = some(data, held)
-    batches = [(taken(network, x),) for (x,) in batches]
-    return batches, labels, f"the first {sum(len(x) for (x,) in batches)} test samples of {data.name}"
+    reading = Reading.of(network.model, network.example_inputs)
+    one = sum(x.numel() * x.element_size() for x in one_sample(network.example_inputs))
+    batches = first_batches(data.split("test"), max(1, min(count, LARGEST_SAMPLES_BYTES // one)))
+    inputs = [taken(network, (read or reading.inputs)(batch)) for batch in batches]
+    labels = [reading.labels(batch) for batch in batches]
+    classes = [each for each in labels if isinstance(each, Tensor) and each.ndim == 1 and not each.is_floating_point()]
+    source = f"the first {sum(len(each[0]) for each in inputs)} test samples of {data.name}"
+    return inputs, torch.cat(classes) if len(classes) == len(batches) else None, source

@@ -6,6 +6,7 @@ each time that it is read. For compression only its values count, as they are in
 
 from __future__ import annotations
 
+import copy
 import logging
 from weakref import WeakSet
 
@@ -20,6 +21,14 @@ from ..errors import InvalidInput
 _LOG = logging.getLogger(__name__)
 _told: WeakSet[nn.Module] = WeakSet()
 _SHOWN = 3
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A deep copy in evaluation mode, its parametrized weights stored: stages work on copies."""
+    keep_no_graph(model)
+    made = copy.deepcopy(model).eval()
+    bake(made, of=model)
+    return made
 
 
 def bake(model: nn.Module, of: nn.Module | None = None, *, tell: bool = True) -> tuple[str, ...]:

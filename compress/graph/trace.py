@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 from torch.nn import functional
+from torch.utils._pytree import tree_unflatten
 
 from ..errors import InvalidInput, first_line
 
@@ -112,6 +113,12 @@ class Graph:
         """The nodes whose values the network returns, in order."""
         output = next(n for n in self.program.graph.nodes if n.op == "output")
         return tuple(n for n in output.args[0] if isinstance(n, Node))
+
+    def nested(self, values: Sequence[Tensor]) -> Any:
+        """What the network returns, from the values of its :attr:`outputs`: in the nesting that its code gives them."""
+        spec = self.program.call_spec.out_spec
+        leaves = list(values)
+        return tree_unflatten(leaves, spec) if spec is not None and spec.num_leaves == len(leaves) else tuple(leaves)
 
     def layer(self, node: Node) -> str:
         """The qualified name of the module in whose forward ``node`` is called; "" is the network itself.

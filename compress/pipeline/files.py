@@ -20,6 +20,7 @@ from ..report.schema import BenchmarkRecord, ExportRecord
 from ..siblings import runtimes
 from ..sources.load import Network
 from ..stage import Context, Progress
+from ..tasks.task import Task
 
 Device = runtimes.devices.device.Device
 
@@ -81,6 +82,7 @@ def write_files(
     networks: Mapping[str, Network],
     work: Path,
     data: Data | None,
+    task: Task,
     announce: Callable[[int, str], None],
     progress: Progress,
     devices: Sequence[Device],
@@ -91,6 +93,7 @@ def write_files(
 
     Args:
         networks: by the names of the steps that made them.
+        task: what a batch of the data means.
         announce: told what is done next, by its number.
         progress: told how far the measuring is.
         devices: that the files are for, and timed on, one after the other.
@@ -105,14 +108,14 @@ def write_files(
         return [], []
     asked, files_of = _asked(recipe, networks, data, devices)
     samples = max(each.check_samples for each in recipe.exports)
-    made = {each[0].name: each for each in deploy.write_files(folder, asked, data, samples, progress)}
+    made = {each[0].name: each for each in deploy.write_files(folder, asked, data, samples, progress, task.inputs)}
     sized = any(each.dynamic_size for each in recipe.exports)  # what a file leaves open, the samples tell
     inputs = one_sample(asked[0].network.example_inputs) if sized else None
     measured = []
     for number, (device, names) in enumerate(zip(devices, files_of, strict=True)):
         announce(len(recipe.exports) + number, "benchmark" + (f" on {device.name}" if len(devices) > 1 else ""))
         files = [(made[name][0], replace(made[name][1], target=target)) for name, target in names]
-        measured.append(_measured(recipe, files, data, inputs, progress, device))
+        measured.append(_measured(recipe, files, data, task, inputs, progress, device))
     failures = [each.failure for each in measured if each.failure is not None]
     if len(failures) == len(devices):
         raise failures[0]
@@ -154,6 +157,7 @@ def _measured(
     recipe: Recipe,
     files: Sequence[tuple[ExportRecord, deploy.Deployed]],
     data: Data | None,
+    task: Task,
     inputs: tuple[Tensor, ...] | None,
     progress: Progress,
     device: Device,
@@ -167,6 +171,7 @@ def _measured(
             deployed,
             request=timing.request,
             data=data,
+            task=task,
             inputs=inputs,
             progress=progress,
             device=device,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..cost.count import cost
 from ..recipe import Gates
 from ..report.schema import BenchmarkRecord, ExportRecord, Gate, LayerRecord, Summary
@@ -36,12 +38,13 @@ def summary(exports: list[ExportRecord], benchmarks: list[BenchmarkRecord], firs
         size_ratio = _ratio(exports[0].size_bytes, exports[-1].size_bytes)
         return Summary(**ratios, size_ratio=size_ratio, baseline=exports[0].name, deployed=exports[-1].name)
     base, deployed = benchmarks[0], benchmarks[-1]
-    drop = base.top1 - deployed.top1 if base.top1 is not None and deployed.top1 is not None else None
+    reached = {score.name: score for score in deployed.scores}
+    drops = {score.name: score.dropped(reached[score.name]) for score in base.scores if score.name in reached}
     return Summary(
         **ratios,
         speedup=_ratio(base.latency_ms.p50, deployed.latency_ms.p50),
         size_ratio=_ratio(exports[0].size_bytes, exports[-1].size_bytes),
-        top1_drop=drop,
+        score_drops=drops,
         baseline=base.name,
         deployed=deployed.name,
     )
@@ -71,6 +74,13 @@ def _instructions(benchmarks: list[BenchmarkRecord]) -> list[str] | None:
     return [str(name) for name in told] if isinstance(told, (tuple, list)) else []
 
 
+def _drops_allowed(gates: Gates, summary: Summary) -> Mapping[str, float]:
+    """The most that may be lost of scores, by name; a number is meant of the task's first score."""
+    if gates.score_drop is None or isinstance(gates.score_drop, Mapping):
+        return gates.score_drop or {}
+    return {next(iter(summary.score_drops), "the score"): gates.score_drop}
+
+
 def check_gates(
     gates: Gates, summary: Summary, exports: list[ExportRecord], benchmarks: list[BenchmarkRecord]
 ) -> tuple[Gate, ...]:
@@ -87,19 +97,19 @@ def check_gates(
     at_least("speedup", speedup, summary.speedup, why)
     at_least("size_ratio", gates.size_ratio, summary.size_ratio)
     at_least("macs_ratio", gates.macs_ratio, summary.macs_ratio)
-    if gates.top1_drop is not None:
-        drop = summary.top1_drop
-        # Accuracies are multiples of one sample: compare without the noise of their floating-point difference.
-        passed = drop is not None and round(drop, 6) <= gates.top1_drop
+    for name, most in _drops_allowed(gates, summary).items():
+        drop = summary.score_drops.get(name)
+        # Many scores are multiples of one sample: compare without the noise of their floating-point difference.
+        passed = drop is not None and round(drop, 6) <= most
         shown = None if drop is None else round(drop, 2)
-        outcomes.append(Gate(name="top1_drop", expected=f"at most {gates.top1_drop:g}", got=shown, passed=passed))
+        outcomes.append(Gate(name=f"score_drop of {name}", expected=f"at most {most:g}", got=shown, passed=passed))
     if gates.float_nodes is not None:
         nodes = exports[-1].nodes.float if exports and exports[-1].nodes else None
         passed = nodes is not None and nodes <= gates.float_nodes
         outcomes.append(Gate(name="float_nodes", expected=f"at most {gates.float_nodes}", got=nodes, passed=passed))
     if gates.top1_agreement is not None:
         for record in benchmarks:
-            if record.top1 is not None:
+            if record.score is not None:
                 agreement = record.parity.top1_agreement if record.parity else None
                 at_least(f"top1_agreement of {record.name}", gates.top1_agreement, agreement)
     return tuple(outcomes)

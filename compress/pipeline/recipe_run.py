@@ -29,7 +29,8 @@ from ..siblings import runtimes
 from ..sources import artifact
 from ..sources.load import Network, require_named
 from ..stage import Context, Progress, silent
-from ..tasks.classification import require_classifier
+from ..tasks.resolve import require_fits
+from ..tasks.task import Task
 from .files import OnDevice, fold_for_export, write_files
 from .gates import check_gates, layers, summary
 from .images import sized
@@ -156,7 +157,7 @@ def _run(
     def announce(number: int, note: str) -> None:
         progress("recipe", len(steps.names) + number, steps.total, note)
 
-    exports, measured = write_files(recipe, steps.networks, work, data, announce, progress, devices)
+    exports, measured = write_files(recipe, steps.networks, work, data, steps.task, announce, progress, devices)
     progress("recipe", steps.total - 1, steps.total, "report")
     first, last = steps.networks["baseline"], steps.last
     assert last is not None, "the first step makes the baseline"
@@ -282,7 +283,8 @@ class _Steps:
             self.records += [record] if record is not None else []
         _empty(marks, {ORIGIN})
         if self.data is not None and self.recipe.exports and number == 0:
-            require_classifier(made.model, self.data, ["test"])
+            context = self._context(None, made.example_inputs, marks)
+            require_fits(context.task_of(made.model), made.model, self.data, ["test"])
         self.networks[name] = self.last = made
 
     def _made(
@@ -299,8 +301,21 @@ class _Steps:
 
     def _context(self, teacher: nn.Module | None, example_inputs: tuple[Tensor, ...], checkpoints: Path) -> Context:
         return Context(
-            example_inputs, self.data, teacher, self.recipe.seed, self.progress, str(checkpoints), self.clock
+            example_inputs,
+            self.data,
+            teacher,
+            self.recipe.seed,
+            self.progress,
+            str(checkpoints),
+            self.clock,
+            self.task if self.networks else self.recipe.task,
         )
+
+    @cached_property
+    def task(self) -> Task:
+        """What a batch means, for all steps: where it has no labels, it is measured against the baseline."""
+        baseline = self.networks["baseline"]
+        return Context(baseline.example_inputs, self.data, task=self.recipe.task).task_of(baseline.model)
 
 
 def _settings(recipe: Recipe, number: int) -> dict[str, Any]:

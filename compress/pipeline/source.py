@@ -17,6 +17,7 @@ from ..sources import artifact
 from ..sources.load import Network, build, check_runs, fitting_inputs, random_inputs
 from ..sources.specification import Source, parse
 from ..sources.weights import load_weights, require_finite
+from ..tasks.reading import Reading
 
 
 def open_network(
@@ -91,7 +92,7 @@ def _known_inputs(network: Network, specification: str, data: Data | None, seed:
     if network.example_inputs:
         return network.example_inputs
     if data is not None:
-        return (data.example(8),)
+        return Reading.of(network.model).inputs(data.batch(8))
     if network.source.kind == "onnx":
         from ..sources.onnx_import import example_inputs_of
 

@@ -18,8 +18,11 @@ from ..report.schema import Cost, EditRecord, SkipRecord, StageRecord
 from ..sources import artifact
 from ..sources.load import Network
 from ..stage import Context, Result, Stage
-from ..tasks.classification import require_classifier
-from ..training.loop import Training, top1
+from ..tasks.record import ScoreRecord, records
+from ..tasks.resolve import require_fits, resolve
+from ..tasks.scoring import evaluate
+from ..tasks.task import Task
+from ..training.loop import Training
 from . import lost_accuracy
 
 _LOG = logging.getLogger(__name__)
@@ -28,27 +31,29 @@ FEW_ZEROS = 0.1
 """A network with a smaller share of zeros among its weights is not sparse."""
 
 
-def measure(network: Network, data: Data | None) -> Cost:
-    """What the network costs, and its accuracy on the validation split.
+def measure(network: Network, data: Data | None, task: Task | None = None) -> Cost:
+    """What the network costs, and its scores on the validation split.
 
-    A quantized network is judged in the integers of the target that it was quantized for, else in this machine's.
+    The task is the one that fits, where it is left out. A quantized network is judged in the integers of the target
+    that it was quantized for, else in this machine's.
     """
     planned = None
     if network.encodings:
         target = network.target or detected().target
         planned = plan(network.model, network.example_inputs, network.encodings, target)
     counted = cost(network.model, network.example_inputs, planned)
-    right = None
+    scores: tuple[ScoreRecord, ...] = ()
     if data is not None and "validation" in data.splits:
-        require_classifier(network.model, data, ["validation"])
+        task = resolve(None, network.model, data, network.example_inputs) if task is None else task
+        require_fits(task, network.model, data, ["validation"])
         model = network.model if planned is None else simulated(planned)
-        right = top1(model, data.split("validation"))
+        scores = records(task, evaluate(task, model, data.split("validation"))) if task.scores else ()
     return Cost(
         params=counted.params,
         macs=counted.macs,
         bit_operations=counted.bit_operations,
         size_bytes=_stored_bytes(network),
-        top1=right,
+        scores=scores,
     )
 
 
@@ -80,20 +85,22 @@ def advance(
         before: what the network costs, where it was measured already.
     """
     name = name or type(stage).__name__
+    context = context.of(network.model)
+    task = context.task_of(network.model)
     trains = isinstance(stage, Training) or any(getattr(stage, each, None) for each in ("training", "train"))
     if context.data is not None and trains:
         context.data.split("train")  # or it is told that there is none, before any work
-        require_classifier(network.model, context.data, ["train"])
-    before = before or measure(network, context.data)
+        require_fits(task, network.model, context.data, ["train"])
+    before = before or measure(network, context.data, task)
     start = time.perf_counter()
     result = stage.apply(network.model, context)
     seconds = time.perf_counter() - start
     config: dict[str, Any] = stage.model_dump(mode="json") if hasattr(stage, "model_dump") else {}
     advanced = _advanced(network, result, {"stage": name, "config": config, "seed": context.seed})
     skipped = [SkipRecord(layer=skip.layer, reason=skip.reason) for skip in result.skipped]
-    after = measure(advanced, context.data)
+    after = measure(advanced, context.data, task)
     classes = len(context.data.classes) if context.data is not None else 0
-    lost = lost_accuracy.warning(name, stage, before.top1, after.top1, classes)
+    lost = lost_accuracy.warning(name, stage, before.score, after.score, classes)
     if lost is not None:
         _LOG.warning("%s", lost)
     record = StageRecord(

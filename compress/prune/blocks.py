@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
 
 import torch
 from pydantic import model_validator
@@ -14,12 +13,12 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.settings import exclude, setting
 from ..cost.count import cost
-from ..distill import objective_for
+from ..distill import fine_tune
 from ..edits import replay
 from ..errors import InvalidInput
 from ..graph.trace import Graph, trace
 from ..stage import Config, Context, Edit, Result, Samples, Skip, Times, evaluation_copy
-from ..training.loop import Training, fit
+from ..training.loop import Training
 from .channels.residual import Block, blocks, bypassed_outputs
 from .scoring.block_importance import Influence, influences, left_out
 
@@ -63,7 +62,8 @@ class RemoveBlocks(Config):
             InvalidInput: there are no such blocks or too few, ``macs`` is out of reach, a pattern of ``exclude``
                 matches nothing, or there is no data where it is needed.
         """
-        self._check_data(context)
+        context = context.of(model)
+        self._check_data(context, model)
         shorter = evaluation_copy(model)
         graph = trace(evaluation_copy(model), context.example_inputs)
         removable, skipped = self._removable(graph, context)
@@ -76,24 +76,15 @@ class RemoveBlocks(Config):
             raise InvalidInput(f"remove_blocks: without {names} the network {wrong}; keep one of them with exclude")
         history: list[dict[str, float]] = []
         if self.training is not None and context.data is not None:
-            history = fit(
-                shorter,
-                context.data,
-                self.training,
-                objective=objective_for(context.teacher, self.training),
-                seed=context.seed,
-                checkpoint=Path(context.checkpoints) / "remove_blocks.ckpt" if context.checkpoints else None,
-                progress=context.progress,
-                task="fine-tune",
-            )
+            history = fine_tune(shorter, context, self.training, activity="fine-tune", checkpoint="remove_blocks.ckpt")
             shorter.eval()
             changes = (*changes, Edit("", "weights", None, f"{self.training.epochs} epochs", "weights"))
         return Result(shorter, changes, tuple(skipped), history=tuple(history))
 
-    def _check_data(self, context: Context) -> None:
+    def _check_data(self, context: Context, model: nn.Module) -> None:
         if self.training is not None and context.data is None:
             raise InvalidInput("remove_blocks: training is set, and there is no data to train on; give data")
-        if self.criterion == "accuracy" and not _labelled(context):
+        if self.criterion == "accuracy" and not _labelled(context, model):
             raise InvalidInput(
                 "remove_blocks: criterion accuracy needs labelled validation samples; give data, or use similarity"
             )
@@ -145,7 +136,7 @@ class RemoveBlocks(Config):
                     f"remove_blocks: macs={self.macs:g} is out of reach: at most {costs.ratio(removable):.2f} times "
                     f"fewer without all of {', '.join(removable)}"
                 )
-        criterion = self.criterion or ("accuracy" if _labelled(context) else "similarity")
+        criterion = self.criterion or ("accuracy" if _labelled(context, graph.model) else "similarity")
         model, left, gone = evaluation_copy(graph.model), list(removable), set[str]()
         while costs.ratio(gone) < self.macs if self.macs is not None else len(gone) < (self.count or 0):
             scores = influences(model, left, criterion, context, self.samples)
@@ -176,10 +167,11 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(a, b, rtol=0.0, atol=TOLERANCE * max(scale, 1e-12), equal_nan=True))
 
 
-def _labelled(context: Context) -> bool:
-    if context.data is None or "validation" not in context.data.splits:
-        return False
-    return next(iter(context.data.split("validation").batches(1)))[1] is not None
+def _labelled(context: Context, model: nn.Module) -> bool:
+    """Whether the network can be scored against labels."""
+    task = context.task_of(model)
+    scored = task.score is not None and not task.self_supervised
+    return scored and context.data is not None and "validation" in context.data.splits
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from ..clock import Precision
 from ..core.config import refuse_moved
 from ..core.parts import Listed
 from ..core.settings import setting
-from ..distill import objective_for
+from ..distill import fine_tune
 from ..edits import from_json, replay, to_json
 from ..errors import InvalidInput
 from ..files.outputs import write_text
@@ -22,7 +23,7 @@ from ..files.untrusted import read_json
 from ..integers.target import TargetName as LatencyTarget
 from ..sources.manifest import EditRecord
 from ..stage import Config, Context, Edit, Measured, Result, Skip, Threads, Times, evaluation_copy
-from ..training.loop import Training, fit
+from ..training.loop import Training
 from .blocks import RemoveBlocks
 from .criteria import CRITERIA, AnyCriterion
 from .repair import REPAIRS, AnyRepair, repair
@@ -222,6 +223,7 @@ class Prune(Config):
             self.surgery.timing.clock(context)  # what cannot be measured is refused before the work
         if self.training is not None and context.data is None:
             raise InvalidInput("prune: training is set, and there is no data to train on; give data or leave it out")
+        context = context.of(model)
         pruned = model
         edits: tuple[Edit, ...] = ()
         skipped: tuple[Skip, ...] = ()
@@ -295,27 +297,22 @@ class Prune(Config):
             return []
         warmup = self.training.warmup_epochs * epochs / max(1, self.training.epochs)
         training = self.training.model_copy(update={"epochs": epochs, "warmup_epochs": warmup})
-        history = fit(
+        history = fine_tune(
             pruned,
-            context.data,
+            replace(context, seed=context.seed + step - 1),
             training,
-            objective=objective_for(context.teacher, training),
-            seed=context.seed + step - 1,
-            checkpoint=self._checkpoint(context, step, ".ckpt"),
-            progress=context.progress,
-            task="fine-tune" if self.steps == 1 else f"fine-tune {step}/{self.steps}",
+            activity="fine-tune" if self.steps == 1 else f"fine-tune {step}/{self.steps}",
+            checkpoint=self._file(step, ".ckpt"),
         )
         pruned.eval()
         return history
 
-    def _checkpoint(self, context: Context, step: int, suffix: str) -> Path | None:
-        if context.checkpoints is None:
-            return None
-        return Path(context.checkpoints, f"prune{suffix}" if self.steps == 1 else f"prune-{step}{suffix}")
+    def _file(self, step: int, suffix: str) -> str:
+        return f"prune{suffix}" if self.steps == 1 else f"prune-{step}{suffix}"
 
     def _remember(self, done: Cut, context: Context, step: int) -> None:
         """Keep the surgery beside the checkpoint of the training that follows: latencies would choose anew."""
-        file = self._checkpoint(context, step, ".json")
+        file = Path(context.checkpoints, self._file(step, ".json")) if context.checkpoints else None
         if file is None or self.training is None:
             return
         content = {
@@ -332,7 +329,7 @@ class Prune(Config):
         Raises:
             InvalidInput: it is of another run.
         """
-        file = self._checkpoint(context, step, ".json")
+        file = Path(context.checkpoints, self._file(step, ".json")) if context.checkpoints else None
         if file is None or not file.exists():
             return None
         try:

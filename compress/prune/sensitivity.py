@@ -1,4 +1,4 @@
-"""How much accuracy each group of channels costs when it alone is pruned, and what each may lose for the same cost."""
+"""What a network loses of its score by each group of channels alone, and what each may lose for the same cost."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from ..core.complaint import first_complaint
 from ..core.settings import exclude, setting
 from ..data import Split
+from ..data.batch import count_of, part_of
 from ..edits import replay
 from ..errors import InvalidInput
 from ..files.untrusted import read_json
 from ..graph.trace import trace
 from ..stage import Config, Context, Edit, Findings, Samples, evaluation_copy
-from ..training.loop import top1
+from ..tasks.record import ScoreRecord, records
+from ..tasks.scoring import score_of
+from ..tasks.task import Batch
 from .channels.groups import Channels, Group
 from .channels.verify import readable
 from .criteria import CRITERIA, AnyCriterion
 from .surgery.choose import eligible, scorable
 from .surgery.goal import Curve, Key, key_of
-
-Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class GroupSensitivity(Findings):
@@ -38,19 +39,19 @@ class GroupSensitivity(Findings):
         number: which of the groups of these layers.
         width: their channels.
         removed: shares of the channels, ascending.
-        top1: with that share gone, in percent.
+        losses: of the score with that share gone, in the unit of :attr:`Sensitivity.score`'s drops.
     """
 
     layers: tuple[str, ...] = Field(min_length=1)
     number: int = Field(1, ge=1, lt=2**31)
     width: int = Field(ge=1, lt=2**31)
     removed: tuple[Annotated[float, Field(ge=0, lt=1)], ...]
-    top1: tuple[Percent, ...]
+    losses: tuple[float, ...]
 
     @model_validator(mode="after")
     def _one_for_each(self) -> GroupSensitivity:
-        if len(self.removed) != len(self.top1) or list(self.removed) != sorted(set(self.removed)):
-            raise ValueError("expected ascending shares, and an accuracy for each of them")
+        if len(self.removed) != len(self.losses) or list(self.removed) != sorted(set(self.removed)):
+            raise ValueError("expected ascending shares, and a loss for each of them")
         return self
 
 
@@ -59,14 +60,14 @@ class Sensitivity(Findings):
 
     Args:
         ratios: shares that were asked for; each group has those of its units that are nearest.
-        top1: of the network as it is, in percent.
-        samples: of the validation split that all accuracies were measured on.
+        score: of the network as it is.
+        samples: of the validation split that all scores were measured on.
         skipped: layers that were left out, and why.
     """
 
     criterion: str
     ratios: tuple[float, ...]
-    top1: Percent
+    score: ScoreRecord
     samples: int = Field(ge=1, lt=2**31)
     groups: tuple[GroupSensitivity, ...]
     skipped: tuple[tuple[str, str], ...] = ()
@@ -89,9 +90,9 @@ class Sensitivity(Findings):
             ) from error
 
     def losses(self, group: GroupSensitivity) -> list[float]:
-        """The points that the group costs at each of ``ratios``; below zero where the network became better."""
+        """What the group costs at each of ``ratios``; below zero where the network became better."""
         nearest = [min(range(len(group.removed)), key=lambda i: abs(group.removed[i] - r)) for r in self.ratios]
-        return [self.top1 - group.top1[place] for place in nearest]
+        return [group.losses[place] for place in nearest]
 
     def curves(self, channels: Channels) -> dict[Key, Curve]:
         """The curve of each group of a network, by what the group is cut on.
@@ -110,15 +111,14 @@ class Sensitivity(Findings):
                     f"sensitivity: {group.layers[0]} had {scanned.width} channels when it was scanned and has "
                     f"{group.width}; scan this network"
                 )
-            losses = tuple(self.top1 - value for value in scanned.top1)
-            curves[key_of(group)] = Curve(scanned.removed, losses, 100.0 / self.samples)
+            curves[key_of(group)] = Curve(scanned.removed, scanned.losses, 100.0 / self.samples)
         if not curves:
             raise InvalidInput("sensitivity: the scan has no layer of this network; scan this network")
         return curves
 
 
 class Scan(Config):
-    """Prune each group alone, by several shares, and measure accuracy on the validation split.
+    """Prune each group alone, by several shares, and measure the task's score on the validation split.
 
     This is the sensitivity analysis of Li et al., "Pruning Filters for Efficient ConvNets" (2017), section 3.2, on
     groups of channels that depend on each other, without fine-tuning.
@@ -151,42 +151,46 @@ class Scan(Config):
         return ratios
 
     def measure(self, model: nn.Module, context: Context) -> Sensitivity:
-        """The accuracy with each group pruned; the network is left as it was, and the test split is not read.
+        """What is lost with each group pruned; the network is left as it was, and the test split is not read.
 
         Raises:
-            InvalidInput: there is no labelled validation split, or nothing can be pruned.
+            InvalidInput: there is no validation split that the task can score, or nothing can be pruned.
         """
         if context.data is None:
-            raise InvalidInput("sensitivity: it needs data to measure accuracy on; give --data")
-        split = Slice(context.data.split("validation"), self.samples)
+            raise InvalidInput("sensitivity: it needs data to measure a score on; give --data")
+        data, context = context.data, context.of(model)
+        task = context.task_of(model)
+        split = Slice(data.split("validation"), self.samples)
         channels = readable(trace(evaluation_copy(model), context.example_inputs), context)
         groups, skipped = scorable(*eligible(channels, self.exclude), channels, self.criterion)
         if not groups:
             raise InvalidInput(f"sensitivity: nothing in {type(model).__name__} can be pruned")
         scores = self.criterion.score(groups, channels, context)
         names = {id(group): number for group, number in numbered(channels.groups)}
-        records: list[GroupSensitivity] = []
+        whole = score_of(task, evaluation_copy(model), split)
+        measured: list[GroupSensitivity] = []
         for group, score in zip(groups, scores, strict=True):
-            context.progress("sensitivity", len(records), len(groups), group.layers[0])
-            accuracies = {
-                trial.removed: top1(trial.network, split) for trial in trials(channels, group, score, self.ratios)
+            context.progress("sensitivity", len(measured), len(groups), group.layers[0])
+            losses = {
+                trial.removed: task.dropped(whole, score_of(task, trial.network, split))
+                for trial in trials(channels, group, score, self.ratios)
             }
-            records.append(
+            measured.append(
                 GroupSensitivity(
                     layers=group.layers,
                     number=names[id(group)],
                     width=group.width,
-                    removed=tuple(accuracies),
-                    top1=tuple(accuracies.values()),
+                    removed=tuple(losses),
+                    losses=tuple(losses.values()),
                 )
             )
         context.progress("sensitivity", len(groups), len(groups))
         return Sensitivity(
             criterion=self.criterion.name,
             ratios=self.ratios,
-            top1=top1(evaluation_copy(model), split),
+            score=records(task, {task.score or "": whole})[0],
             samples=len(split),
-            groups=tuple(records),
+            groups=tuple(measured),
             skipped=tuple((skip.layer, skip.reason) for skip in skipped),
         )
 
@@ -220,14 +224,15 @@ class Slice:
     def __len__(self) -> int:
         return min(self.samples, len(self.split))
 
-    def batches(self, batch_size: int, **_: object) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, batch_size: int, **_: object) -> Iterator[Batch]:
         """Batches in stored order until there are ``samples``."""
         left = len(self)
-        for x, y in self.split.batches(batch_size):
+        for batch in self.split.batches(batch_size):
             if left <= 0:
                 return
-            yield x[:left], None if y is None else y[:left]
-            left -= len(x)
+            count = count_of(batch)
+            yield part_of(batch, count, slice(0, left))
+            left -= count
 
 
 def numbered(groups: Sequence[Group]) -> Iterator[tuple[Group, int]]:

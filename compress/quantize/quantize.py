@@ -36,14 +36,14 @@ from .recover import AnyRecovery, Phase
 from .recover.bias_correction import give_biases
 from .revert import revert_slower
 from .scheme import SCHEMES, SchemeName
-from .state import State, Task
+from .state import Job, State
 from .train.few_levels import to_few_levels
 from .train.training import AnyTraining
 
 FEW_LEVELS_RATE = 1e-3
 """The learning rate of weights of few levels where none is given: they keep batch norms while they train."""
 
-Step = Callable[[State, Task], State]
+Step = Callable[[State, Job], State]
 
 
 MOVED = {
@@ -172,11 +172,12 @@ class Quantize(Config):
             self._clock_for_budget(self.budget, context)
         if self._reverts(context):
             self._clock_for_reverting(context)
-        task = self._task(context)
+        context = context.of(model)
+        job = self._job(context)
         state = State(evaluation_copy(model))
         require_finite(state.network, "quantize")
         for step in self._steps(context):
-            state = step(state, task)
+            state = step(state, job)
         return replace(_account(state), target=self.rounds_for(context), learnt=self._learnt)
 
     def _steps(self, context: Context) -> Iterator[Step]:
@@ -188,7 +189,7 @@ class Quantize(Config):
             yield _in_integers
         yield _placed
         yield from self._recovery("weights")
-        yield lambda state, task: self.ranges.apply(state, task, self.first_last)
+        yield lambda state, job: self.ranges.apply(state, job, self.first_last)
         if self.budget is not None:
             yield self._spend
         if self._reverts(context):
@@ -207,14 +208,14 @@ class Quantize(Config):
             return []
         return [part.apply for part in sorted(self.recover, key=lambda part: part.rank) if part.phase == phase]
 
-    def _task(self, context: Context) -> Task:
+    def _job(self, context: Context) -> Job:
         """What all steps share, with the calibration samples where something looks at them."""
         scheme = SCHEMES[self.scheme]
         integer = scheme.kind == "integer"
         needs = frozenset[str]().union(*(part.needs for part in self.recover)) if integer else frozenset[str]()
         split = calibration_split(context) if "samples" in needs or scheme.activation_bits else None
         grid = self.rounds_for(context)
-        return Task(context, scheme, split, self.ranges.samples, grid, self.exclude, self.quantize_outputs, needs)
+        return Job(context, scheme, split, self.ranges.samples, grid, self.exclude, self.quantize_outputs, needs)
 
     def rounds_for(self, context: Context) -> TargetName:
         """The target whose integers weights are rounded and trained for: the one asked for, else that of the device
@@ -288,12 +289,12 @@ class Quantize(Config):
             weight_bits = 8 if self.budget is not None else scheme.weight_bits
             require_bits(TARGETS[self.target], weight_bits, scheme.activation_bits)
 
-    def _round_to_levels(self, state: State, task: Task) -> State:
+    def _round_to_levels(self, state: State, job: Job) -> State:
         """With weights of few levels, trained so, and their encodings; batch norms are folded after."""
         done = to_few_levels(
             state.network,
-            task.scheme,
-            task.context,
+            job.scheme,
+            job.context,
             self.train,
             exclude=self.exclude,
             ends=self.first_last == "same",
@@ -302,29 +303,29 @@ class Quantize(Config):
             done.edits, done.skipped, network=done.network, history=done.history, levels=dict(done.encodings)
         )
 
-    def _spend(self, state: State, task: Task) -> State:
+    def _spend(self, state: State, job: Job) -> State:
         """With the precisions that the budget allows."""
         assert self.budget is not None, "there is something to spend"
-        multiplied = task.scheme.activation_bits is not None and self.target is not None
+        multiplied = job.scheme.activation_bits is not None and self.target is not None
         budget = self.budget.for_target(TARGETS[str(self.target)] if multiplied else None)
         candidates = Candidates.of(
             state.network,
             state.encodings,
-            task.context.example_inputs,
+            job.context.example_inputs,
             calibration=self.ranges.weight_calibration,
             per_channel=self.ranges.per_channel,
-            target=task.grid,
+            target=job.grid,
         )
-        clock = self._clock_for_budget(budget, task.context)
-        mix = budget.start(candidates, task.context, clock).choose()
+        clock = self._clock_for_budget(budget, job.context)
+        mix = budget.start(candidates, job.context, clock).choose()
         measured = [Measured.by(clock, "the precisions of layers", mix.told())] if mix.unit == "ms" else []
         floats = dict.fromkeys(name.rpartition(".")[0] for name in mix.floats)
         chosen = state.after([Edit("", "weights", "float32", mix.told(), "weights")], encodings=dict(mix.encodings))
         return replace(chosen, measured=(*state.measured, *measured), floats=tuple(floats))
 
-    def _revert(self, state: State, task: Task) -> State:
+    def _revert(self, state: State, job: Job) -> State:
         """With layers in float that are slower in integers."""
-        clock, context = self._clock_for_reverting(task.context), task.context
+        clock, context = self._clock_for_reverting(job.context), job.context
         reversion = revert_slower(
             state.network,
             state.encodings,
@@ -344,9 +345,9 @@ def _native(context: Context) -> TargetName:
     return detected().target if context.clock is None else context.clock.native
 
 
-def _told_floats(state: State, task: Task) -> State:
+def _told_floats(state: State, job: Job) -> State:
     """With an account of the layers that have integers and that the target computes in float all the same."""
-    layers = plan_of(state.graph, state.encodings, TARGETS[task.grid]).layers
+    layers = plan_of(state.graph, state.encodings, TARGETS[job.grid]).layers
     told = {skip.layer for skip in state.skipped} | set(state.floats)
     skips = [
         Skip(each.layer.layer, each.reason)
@@ -356,38 +357,38 @@ def _told_floats(state: State, task: Task) -> State:
     return state.after((), skips)
 
 
-def _fold(state: State, task: Task) -> State:
+def _fold(state: State, job: Job) -> State:
     """With batch norms folded, and what they tell of the values, where a method needs that."""
     network = state.network
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
         return state
-    known = batch_norm_moments(network, task.context) if "moments" in task.needs else {}
-    folded = Fold().apply(network, task.context)
+    known = batch_norm_moments(network, job.context) if "moments" in job.needs else {}
+    folded = Fold().apply(network, job.context)
     moments = folded_moments(known, folded.edits)
     return state.after(folded.edits, folded.skipped, network=folded.model, moments=moments)
 
 
-def _in_integers(state: State, task: Task) -> State:
+def _in_integers(state: State, job: Job) -> State:
     """With depthwise convolutions for what is left of batch norms."""
-    replaced = use_depthwise(state.network, task.context.example_inputs, task.exclude)
+    replaced = use_depthwise(state.network, job.context.example_inputs, job.exclude)
     layers = {edit.layer for edit in replaced}
     skipped = tuple(skip for skip in state.skipped if skip.layer not in layers)
     return replace(state, skipped=skipped).after(replaced)
 
 
-def _placed(state: State, task: Task) -> State:
+def _placed(state: State, job: Job) -> State:
     """With the graph and what becomes integers, and a bias in every layer where biases will change."""
-    state = state.placed(task)
-    if "biases" in task.needs:
+    state = state.placed(job)
+    if "biases" in job.needs:
         biased = give_biases(state.graph, state.placement.products)
         if biased:
-            state = state.after(biased).placed(task)
+            state = state.after(biased).placed(job)
     return state
 
 
-def _before_rounding(state: State, task: Task) -> State:
+def _before_rounding(state: State, job: Job) -> State:
     """With a copy of the network, where a method looks at the weights that it has now."""
-    return state.after(unrounded=evaluation_copy(state.network)) if "unrounded" in task.needs else state
+    return state.after(unrounded=evaluation_copy(state.network)) if "unrounded" in job.needs else state
 
 
 def _account(state: State) -> Result:

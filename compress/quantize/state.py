@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """What is the same for every step.
 
     Args:
@@ -82,10 +82,10 @@ class State:
         """This state with ``changes``, and more in the account."""
         return replace(self, edits=(*self.edits, *edits), skipped=(*self.skipped, *skipped), **changes)
 
-    def placed(self, task: Task) -> State:
+    def placed(self, job: Job) -> State:
         """With its graph, and where its integers are."""
-        graph = trace(self.network, task.context.example_inputs, dynamic_batch=True)
-        placement = placement_of(graph, task.exclude, results=task.quantize_outputs)
+        graph = trace(self.network, job.context.example_inputs, dynamic_batch=True)
+        placement = placement_of(graph, job.exclude, results=job.quantize_outputs)
         return replace(self, traced=(graph, placement))
 
     @property

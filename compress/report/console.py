@@ -10,17 +10,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..tasks.record import ScoreRecord
 from . import cuts, findings, on_devices, time_by_layer
 from .conditions import doubts
 from .cuts import LayerCut
+from .findings import dropped
 from .page import fact
-from .quantities import UNKNOWN, count, milliseconds, percent, plural, points, ratio, seconds, size
+from .quantities import UNKNOWN, count, milliseconds, percent, plural, ratio, score, seconds, size
 from .schema import Report, StageRecord
 
 ROWS, BAR, NAMES, SLOWEST = 40, 24, 3, 5
 """Rows of a table of cuts, letters of its longest bar, names that are told with a reason, and layers of a file."""
 
-Number = TypeVar("Number", int, float)
+Number = TypeVar("Number", int, float, ScoreRecord)
 
 
 def terminal(report: Report) -> RenderableType:
@@ -49,10 +51,10 @@ def _title(report: Report) -> Text:
 
 def _outcome(report: Report) -> Text:
     summary = report.summary
-    drop = summary.top1_drop
-    lost = UNKNOWN if drop is None else f"{points(drop)} {'gained' if drop < -0.005 else 'lost'}"
+    drop, name = summary.score_drop, next(iter(summary.score_drops), "score")
+    lost = UNKNOWN if drop is None else f"{dropped(report, drop)} {'gained' if drop < -0.005 else 'lost'}"
     text = f"speedup {ratio(summary.speedup)}   size {ratio(summary.size_ratio)}   MACs {ratio(summary.macs_ratio)}   "
-    return Text(f"{text}top-1 {lost}", style="cyan")
+    return Text(f"{text}{name} {lost}", style="cyan")
 
 
 def _device(row: on_devices.DeviceRow) -> Text:
@@ -71,7 +73,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _files(report: Report) -> Table:
     """A row per benchmark, then one per file that was not timed."""
-    table = _table("Files", "file", "size", "p50", "p90", "where", "top-1 (test)", "integer nodes")
+    table = _table(
+        "Files", "file", "size", "p50", "p90", "where", f"{findings.score_name(report)} (test)", "integer nodes"
+    )
 
     def row(name: str, *timing: str) -> None:
         export = findings.export_of(report, name)
@@ -95,7 +99,7 @@ def _files(report: Report) -> Table:
             milliseconds(latency.p50),
             milliseconds(latency.p90),
             f"{findings.engine_title(benchmark.runtime)}{threads}{device}{invalid}",
-            percent(benchmark.top1),
+            score(benchmark.score),
         )
     timed = {benchmark.name for benchmark in report.benchmarks}
     for export in report.exports:
@@ -124,7 +128,7 @@ def _stages(report: Report) -> Table:
         "MACs",
         "bit operations",
         "weights",
-        "top-1 (validation)",
+        f"{findings.score_name(report)} (validation)",
         "edited",
         "skipped",
         "took",
@@ -137,7 +141,7 @@ def _stages(report: Report) -> Table:
             _change(before.macs, after.macs, count),
             _change(before.bit_operations, after.bit_operations, count),
             _change(before.size_bytes, after.size_bytes, size),
-            _change(before.top1, after.top1, percent),
+            _change(before.score, after.score, score),
             plural(len({edit.layer for edit in stage.edits}), "layer"),
             plural(len({skip.layer for skip in stage.skipped}), "layer"),
             seconds(stage.seconds),

@@ -5,6 +5,7 @@ A file has one colour everywhere, and a setting (engine, threads, device) one sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -67,7 +68,7 @@ def figures(report: Report) -> list[CostFigure]:
         _Cost("file size", lambda b: sizes.get(b.name, b.size_bytes), quantities.size, SIZES),
     )
     energy = _Cost("energy of a run", energy_mj, quantities.millijoules, ENERGIES)
-    if any(benchmark.top1 is not None for benchmark in report.benchmarks):
+    if any(benchmark.score is not None for benchmark in report.benchmarks):
         drawn = [_accuracy(report, kind) for kind in (*kinds, energy)]
         return [figure for figure in drawn if figure is not None]
     figure = _latency_against_size(report, *kinds)
@@ -110,9 +111,10 @@ def _shape(report: Report, benchmark: BenchmarkRecord) -> int:
 
 
 def _interval(benchmark: BenchmarkRecord) -> tuple[float | None, float | None]:
-    if benchmark.top1 is None or not benchmark.samples or not 0 <= benchmark.top1 <= 100:
+    score = benchmark.score
+    if score is None or score.name != findings.ACCURACY or not benchmark.samples or not 0 <= score.value <= 100:
         return None, None
-    low, high = quantities.wilson_interval(benchmark.top1 / 100, benchmark.samples)
+    low, high = quantities.wilson_interval(score.value / 100, benchmark.samples)
     return 100 * low, 100 * high
 
 
@@ -142,17 +144,26 @@ def _labelled(points: Sequence[tuple[BenchmarkRecord, float]], report: Report, b
 
 
 def _accuracy(report: Report, kind: _Cost) -> CostFigure | None:
-    shown = [(benchmark, value) for benchmark, value in _unique(report, kind) if benchmark.top1 is not None]
-    if not shown:
+    scored = [(b, value, b.score) for b, value in _unique(report, kind) if b.score and math.isfinite(b.score.value)]
+    if not scored:
         return None
+    shown = [(benchmark, value) for benchmark, value, _ in scored]
+    like = scored[0][2]
     scale, unit = _unit([value for _, value in shown], kind.units)
-    bare = [Point(value, benchmark.top1 or 0.0, "", "", 0) for benchmark, value in shown]
+    bare = [Point(value, score.value, "", "", 0) for _, value, score in scored]
     points = _points(
-        report, shown, bare, scale, lambda b, value: f"{kind.written(value)}, {quantities.percent(b.top1)}"
+        report,
+        shown,
+        bare,
+        scale,
+        lambda b, value: f"{kind.written(value)}, {quantities.score(b.score)}",
+        less_is_better=not like.higher_is_better,
     )
     if kind.units is SIZES:  # a noisy machine does not touch them
         points = [replace(point, trusted=True) for point in points]
-    drawn = scatter(points, f"{kind.name}, {unit}", "top-1 on the test split, %", 100.0)
+    title = f"{like.name} on the test split" + (f", {like.unit.strip()}" if like.unit else "")
+    most = 100.0 if like.unit.strip() == "%" else math.inf
+    drawn = scatter(points, f"{kind.name}, {unit}", title, most, less_is_better=not like.higher_is_better)
     note = _FRONT
     if any(point.low is not None for point in points):
         note += " Whiskers: 95 % interval (Wilson) from the number of test samples."

@@ -8,8 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..siblings import runtimes
-from .quantities import count, milliseconds, percent, plural, points, ratio, seconds, size
+from ..tasks.record import ScoreRecord
+from .quantities import count, milliseconds, percent, plural, points, ratio, seconds, significant, size
 from .schema import BenchmarkRecord, EditRecord, ExportRecord, LayerRecord, Report, SkipRecord, StageRecord
+
+ACCURACY = "top-1"
+"""The score that people call accuracy."""
 
 
 def engine_title(engine: str) -> str:
@@ -67,12 +71,44 @@ def export_of(report: Report, name: str | None) -> ExportRecord | None:
     return next((export for export in report.exports if export.name == name), None)
 
 
-def _drop(drop: float | None) -> str | None:
-    if drop is None:
+def score_name(report: Report) -> str:
+    """What the task's first score is called; "score" where nothing was scored."""
+    record = _any_score(report)
+    return "score" if record is None else record.name
+
+
+def score_title(report: Report) -> str:
+    """The same, as a heading has it."""
+    name = score_name(report)
+    return name[:1].upper() + name[1:]
+
+
+def accuracy_word(report: Report) -> str:
+    """What is lost or gained: "Accuracy" where the score is top-1, else its name."""
+    record = _any_score(report)
+    return "Accuracy" if record is None or record.name == ACCURACY else record.name
+
+
+def dropped(report: Report, drop: float) -> str:
+    """What was lost of the first score, in words and without its sign: "0.28 points"."""
+    record = _any_score(report)
+    unit = "points" if record is None else record.drop_unit
+    return points(drop) if unit == "points" else f"{significant(abs(drop))} {unit}"
+
+
+def _any_score(report: Report) -> ScoreRecord | None:
+    records = (*(each.score for each in report.benchmarks), *(stage.after.score for stage in report.stages))
+    return next((record for record in records if record is not None), None)
+
+
+def _drop(report: Report) -> str | None:
+    drop = report.summary.score_drop
+    if drop is None or not math.isfinite(drop):
         return None
+    name = "accuracy" if accuracy_word(report) == "Accuracy" else accuracy_word(report)
     if abs(drop) < 0.005:
-        return "no accuracy lost"
-    return f"{points(drop)} of accuracy {'lost' if drop > 0 else 'gained'}"
+        return f"no {name} lost"
+    return f"{dropped(report, drop)} of {name} {'lost' if drop > 0 else 'gained'}"
 
 
 def _faster(speedup: float | None) -> str | None:
@@ -100,7 +136,7 @@ def headline(report: Report) -> str:
     """The outcome in one sentence: "8.1× faster and 11.9× smaller, 0.28 points of accuracy lost"."""
     summary = report.summary
     gains = " and ".join(part for part in (_faster(summary.speedup), _smaller(summary.size_ratio)) if part)
-    return _sentence((gains, _drop(summary.top1_drop)), "What was done, and what it cost")
+    return _sentence((gains, _drop(report)), "What was done, and what it cost")
 
 
 def latency_title(report: Report) -> str:
@@ -112,7 +148,7 @@ def latency_title(report: Report) -> str:
     faster = _faster(report.summary.speedup)
     if faster is None:
         return f"Accuracy against latency {where}"
-    return _sentence((f"{faster} {where}", _drop(report.summary.top1_drop)), "")
+    return _sentence((f"{faster} {where}", _drop(report)), "")
 
 
 def size_title(report: Report) -> str:

@@ -68,6 +68,7 @@ def _template() -> Template:
         quantities.seconds,
         quantities.ratio,
         quantities.percent,
+        quantities.score,
         quantities.points,
         quantities.significant,
         quantities.plural,
@@ -220,12 +221,16 @@ def _nodes(report: Report) -> list[tuple[str, str, Markup, str]]:
 
 
 def _curves(stage: StageRecord) -> list[Markup]:
-    """Loss and accuracy by epoch, as far as they were recorded."""
+    """Loss and score by epoch, as far as they were recorded."""
     drawn = []
-    for colour, (key, title) in enumerate((("loss", "training loss"), ("validation_top1", "top-1, validation, %"))):
+    score = stage.after.score
+    name = "score, validation" if score is None else f"{score.name}, validation,{score.unit}".rstrip(",")
+    lines = ((("loss",), "training loss"), (("validation_score", "validation_top1"), name))
+    for colour, (keys, title) in enumerate(lines):
         values = [
             (float(record.get("epoch") or i), float(value))
             for i, record in enumerate(stage.history, 1)
+            for key in keys
             if (value := record.get(key)) is not None and math.isfinite(value)
         ]
         if values:

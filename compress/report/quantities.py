@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ..tasks.record import ScoreRecord
+
 UNKNOWN = "–"
 _SPACE = "\u00a0"
 
@@ -127,6 +129,15 @@ def percent(value: float | None, decimals: int = 2) -> str:
     if decimals == 0 and 0 < value < 0.5:
         return f"<1{_SPACE}%"
     return f"{value:.{decimals}f}{_SPACE}%"
+
+
+def score(record: ScoreRecord | None) -> str:
+    """A score with its unit.
+
+    >>> score(ScoreRecord(name="top-1", value=95.1, unit=" %")), score(None)
+    ('95.10\\xa0%', '–')
+    """
+    return UNKNOWN if record is None else str(record).replace(" ", _SPACE)
 
 
 def points(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """What a report holds: the values that ``report.json`` keeps, and that the page and the terminal tables show.
 
-Accuracies are in percent. A stage's ``top1`` is of the network on the *validation* split; a benchmark's ``top1`` is of
-the deployed file on the *test* split. A value that was not measured is None.
+A stage's ``scores`` are of the network on the *validation* split; a benchmark's ``scores`` are of the deployed file on
+the *test* split. A value that was not measured is None.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ..tasks.record import ScoreRecord
 
 SCHEMA_VERSION: Final = 1
 
@@ -36,14 +38,30 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
+def _former_top1(values: Any) -> Any:
+    """What a record of an earlier version called ``top1``, as the score that it is."""
+    if not isinstance(values, Mapping) or "top1" not in values:
+        return values
+    percent = values["top1"]
+    scores = [] if percent is None else [{"name": "top-1", "value": percent, "unit": " %"}]
+    return {key: value for key, value in values.items() if key != "top1"} | {"scores": scores}
+
+
 class Cost(Record):
-    """What a network costs; ``top1`` is on the validation split, in percent."""
+    """What a network costs; ``scores`` are on the validation split, the task's first one first."""
 
     params: int | None = None
     macs: int | None = None
     bit_operations: int | None = None
     size_bytes: int | None = None
-    top1: float | None = None
+    scores: tuple[ScoreRecord, ...] = ()
+
+    _former = model_validator(mode="before")(_former_top1)
+
+    @property
+    def score(self) -> ScoreRecord | None:
+        """The task's first score."""
+        return next(iter(self.scores), None)
 
 
 class EditRecord(Record):
@@ -68,7 +86,7 @@ class SkipRecord(Record):
 class StageRecord(Record):
     """What a stage was asked, what it did and what the network cost before and after.
 
-    ``history`` has a record per epoch with ``epoch``, ``loss`` and, where there are labels, ``validation_top1``;
+    ``history`` has a record per epoch with ``epoch``, ``loss`` and, where the task has a score, ``validation_score``;
     ``measured`` a line for each choice by latency, with where that was measured; ``warnings`` what the user is to know.
     """
 
@@ -237,9 +255,9 @@ class Profile(Record):
 
 
 class BenchmarkRecord(Record):
-    """A file measured in a runtime. ``top1`` is on ``samples`` items of the test split, in percent.
+    """A file measured in a runtime. ``scores`` are on ``samples`` items of the test split.
 
-    ``in_reference`` says that ``top1`` and ``parity`` are those of the file with its integers evaluated in floats,
+    ``in_reference`` says that ``scores`` and ``parity`` are those of the file with its integers evaluated in floats,
     since the processor that measured computes them otherwise than the device of the file's target. ``valid`` says
     whether the measurement broke no rule, and ``notes`` which it broke; older files call it ``stable``.
 
@@ -280,11 +298,18 @@ class BenchmarkRecord(Record):
     profile: Profile | None = None
     valid: bool | None = Field(None, validation_alias=AliasChoices("valid", "stable"))
     notes: tuple[str, ...] = ()
-    top1: float | None = None
+    scores: tuple[ScoreRecord, ...] = ()
     samples: int | None = None
     energy: EnergyRecord | None = None
     parity: Parity | None = None
     in_reference: bool = False
+
+    _former = model_validator(mode="before")(_former_top1)
+
+    @property
+    def score(self) -> ScoreRecord | None:
+        """The task's first score."""
+        return next(iter(self.scores), None)
 
     @property
     def emulated(self) -> bool:
@@ -347,15 +372,31 @@ class DataRecord(Record):
 
 
 class Summary(Record):
-    """The outcome: ratios are baseline over deployed (more is better), ``top1_drop`` is in points (less is better)."""
+    """The outcome: ratios are baseline over deployed (more is better), ``score_drops`` are by score, in points or as
+    the task has them (less is better), the task's first score first.
+    """
 
     speedup: float | None = None
     size_ratio: float | None = None
     macs_ratio: float | None = None
-    top1_drop: float | None = None
+    score_drops: Mapping[str, float] = {}
     params_ratio: float | None = None
     baseline: str | None = None
     deployed: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "top1_drop" not in values:
+            return values
+        drop = values["top1_drop"]
+        rest = {key: value for key, value in values.items() if key != "top1_drop"}
+        return rest | ({} if drop is None else {"score_drops": {"top-1": drop}})
+
+    @property
+    def score_drop(self) -> float | None:
+        """What was lost of the task's first score."""
+        return next(iter(self.score_drops.values()), None)
 
 
 class DeviceOutcome(Record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -10,10 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core.settings import exclude, setting
-from ..distill import objective_for
+from ..distill import fine_tune
 from ..errors import InvalidInput
 from ..stage import Config, Context, Edit, Result, Samples, Skip, evaluation_copy
-from ..training.loop import Training, classification, fit
+from ..training.loop import Training, tuned
 from . import gains
 from .callback import Choice, MaskedTraining
 from .criteria import Criterion
@@ -129,7 +128,7 @@ class Sparsify(Config):
         if (self.training is not None or self.criterion == "obd") and context.data is None:
             reason = "training is set" if self.training is not None else "criterion obd measures gradients"
             raise InvalidInput(f"sparsify: {reason}, and there is no data to train on; give data or leave it out")
-        network = evaluation_copy(model)
+        network, context = evaluation_copy(model), context.of(model)
         sites, skipped = find_sites(network, self.exclude, self.m if self.granularity == "n:m" else 1)
         if not sites:
             reasons = "; ".join(dict.fromkeys(f"{s.layer}: {s.reason}" for s in skipped)) or "it has no layers"
@@ -154,22 +153,14 @@ class Sparsify(Config):
 
     def _curvature(self, network: nn.Module, sites: list[Site], context: Context) -> dict[str, Tensor]:
         assert context.data is not None, "checked before"
-        smoothing = self.training.label_smoothing if self.training is not None else 0.0
-        names = [site.name for site in sites]
-        return fisher_diagonal(network, names, context.data, classification(smoothing), self.samples, context.seed)
+        task = context.task_of(network)
+        task = tuned(task, self.training) if self.training is not None else task
+        return fisher_diagonal(network, [site.name for site in sites], context.data, task, self.samples, context.seed)
 
     def _train(self, network: nn.Module, context: Context, callback: MaskedTraining) -> list[dict[str, float]]:
         assert self.training is not None and context.data is not None, "checked before"
-        return fit(
-            network,
-            context.data,
-            self.training,
-            objective=objective_for(context.teacher, self.training),
-            seed=context.seed,
-            checkpoint=Path(context.checkpoints) / "sparsify.ckpt" if context.checkpoints is not None else None,
-            progress=context.progress,
-            task="sparsify",
-            callback=callback,
+        return fine_tune(
+            network, context, self.training, activity="sparsify", checkpoint="sparsify.ckpt", callback=callback
         )
 
 

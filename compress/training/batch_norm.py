@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..data import Split
 from ..errors import InvalidInput
 from ..stage import Edit, Skip
-from .loop import augmentation
+from ..tasks.reading import ONE_INPUT
+from ..tasks.task import Batch, Inputs
+from .augmentation import augmentation
 
 
 def reestimate_batch_norm(
@@ -24,6 +26,7 @@ def reestimate_batch_norm(
     batch_size: int = 128,
     augment: Sequence[Literal["flip", "crop", "cutout"]] = (),
     seed: int = 0,
+    read: Inputs = ONE_INPUT,
 ) -> tuple[tuple[Edit, ...], tuple[Skip, ...]]:
     """What was measured again and what was not: the mean and variance of every batch norm of ``model``, in place.
 
@@ -37,6 +40,7 @@ def reestimate_batch_norm(
         batches: drawn from the split without repetition, each of ``batch_size`` samples, or of all where it has fewer.
         augment: as :class:`compress.training.loop.Training` has it. Statistics belong to the pictures of the
             training: those of a network trained with ``crop``, which pads with black, are others without it.
+        read: the network's inputs out of a batch.
 
     Raises:
         InvalidInput: the split is empty, or a batch leaves a single value per channel, which has no variance.
@@ -56,7 +60,7 @@ def reestimate_batch_norm(
         norm.momentum = None
         norm.train()
     try:
-        seen = _pass(model, split, batches, batch_size, augment, seed)
+        seen = _pass(model, islice(_drawn(split, batch_size, augment, seed), batches), read)
         reached = {name for name, norm in measured.items() if norm.num_batches_tracked}
     finally:
         for module, training in modes.items():
@@ -75,17 +79,19 @@ def reestimate_batch_norm(
     return tuple(edits), tuple(skipped)
 
 
-def _pass(model: nn.Module, split: Split, batches: int, batch_size: int, augment: Sequence[str], seed: int) -> int:
-    """Run the batches; the number of samples that they had."""
-
+def _drawn(split: Split, batch_size: int, augment: Sequence[str], seed: int) -> Iterator[Batch]:
     def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
         return augmentation(x, generator, augment)
 
+    return split.batches(batch_size, shuffle_seed=(seed, 0), augment=augmented if augment else None)
+
+
+def _pass(model: nn.Module, batches: Iterable[Batch], read: Inputs) -> int:
+    """Run the batches; the number of samples that they had."""
     seen = 0
-    drawn = split.batches(batch_size, shuffle_seed=(seed, 0), augment=augmented if augment else None)
     with torch.no_grad():
-        for x, _ in islice(drawn, batches):
-            inputs = inputs_for(model, x)
+        for batch in batches:
+            inputs = inputs_for(model, read(batch))
             try:
                 model(*inputs)
             except ValueError as error:
@@ -101,12 +107,7 @@ def _pass(model: nn.Module, split: Split, batches: int, batch_size: int, augment
     return seen
 
 
-def inputs_for(model: nn.Module, batch: object) -> tuple[Tensor, ...]:
-    """A batch of a split (a tensor, or one per input) as ``model`` takes it: on its device, in its precision."""
+def inputs_for(model: nn.Module, inputs: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Inputs as ``model`` takes them: on its device, in its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    tensors = batch if isinstance(batch, (tuple, list)) else (batch,)
-    inputs: list[Tensor] = []
-    for x in tensors:
-        assert isinstance(x, Tensor), "a split gives tensors"
-        inputs.append(x.to(like) if x.is_floating_point() else x.to(like.device))
-    return tuple(inputs)
+    return tuple(x.to(like) if x.is_floating_point() else x.to(like.device) for x in inputs)

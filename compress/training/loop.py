@@ -13,8 +13,8 @@ import multiprocessing
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -24,21 +24,27 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.arithmetic import arrange, arranged, memory_format_of, native_bfloat16, precision_on, training_device
 from ..core.settings import TRAINING, setting
 from ..data import Data, Split
+from ..data.batch import count_of, mapped
 from ..errors import InvalidInput
 from ..stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
-from ..tasks.classification import class_scores
+from ..tasks.resolve import resolve
+from ..tasks.scoring import loss_of, score_of
+from ..tasks.task import Batch, Task
+from .augmentation import augmentation
+from .optimizer import learning_rate_factor, optimizer_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 _LOG = logging.getLogger(__name__)
+UNLABELLED_CLIP = 1.0
+"""The norm of gradients in a training without labels: a loss that is relative to small outputs has large ones."""
 FEW_DEVICES = 8
 """Processes that any machine may be asked for, to try how it goes on more."""
 
@@ -84,6 +90,13 @@ class Training(Config):
         1.0, "Over which the learning rate rises from near zero.", unit="epochs", ge=0, le=10**6
     )
     label_smoothing: float = setting(0.0, "The share of each label that is spread over all classes.", ge=0, lt=1)
+    gradient_clip: float | None = setting(
+        None,
+        "The largest norm of all gradients together, to which larger ones are scaled down; left out, 1 where a network "
+        "is trained without labels, towards outputs of any size, and none elsewhere.",
+        gt=0,
+        le=1e9,
+    )
     ema: float | None = setting(
         None,
         "The decay of an exponential moving average of the weights, as 0.999; the average is then the result.",
@@ -123,8 +136,15 @@ class Training(Config):
         if context.data is None:
             raise InvalidInput("train: it needs data to train on; give --data")
         trained = evaluation_copy(model)
-        checkpoint = Path(context.checkpoints, "train.ckpt") if context.checkpoints else None
-        history = fit(trained, context.data, self, seed=context.seed, checkpoint=checkpoint, progress=context.progress)
+        history = fit(
+            trained,
+            context.data,
+            self,
+            replace(context, teacher=None).task_of(model),
+            seed=context.seed,
+            checkpoint=Path(context.checkpoints, "train.ckpt") if context.checkpoints else None,
+            progress=context.progress,
+        )
         return Result(trained, (Edit("", "weights", "given", "trained", kind="weights"),), history=tuple(history))
 
 
@@ -173,84 +193,30 @@ class Callback(Protocol):
         """
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int, schedule: Literal["cosine", "constant"]) -> float:
-    """The factor on the highest learning rate at ``step`` of ``steps``.
+@dataclass(frozen=True)
+class TaskLoss:
+    """The objective that is the loss of a task."""
 
-    >>> [round(learning_rate_factor(s, 10, 2, "cosine"), 3) for s in (0, 1, 2, 6, 10)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
+    task: Task
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        return loss_of(self.task, model, batch, "training")
+
+
+def tuned(task: Task, training: Training) -> Task:
+    """The task with the label smoothing and the temperature of ``training``, where it has them.
+
+    Raises:
+        InvalidInput: labels are to be smoothed, and the task has none of classes.
     """
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def augmentation(x: Tensor, generator: torch.Generator, names: Sequence[str]) -> Tensor:
-    """A batch of stored pixels (N, C, H, W), changed at random by the augmentations named; same shape and dtype."""
-    if x.ndim != 4 and names:
-        raise InvalidInput(f"augment: it is for images (N, C, H, W), and samples have the shape {tuple(x.shape[1:])}")
-    count, (height, width) = len(x), x.shape[-2:]
-    for name in names:
-        if name == "flip":
-            flipped = torch.rand(count, generator=generator) < 0.5
-            x = torch.where(flipped.view(-1, 1, 1, 1), x.flip(3), x)
-        elif name == "crop":
-            margin = max(1, height // 8)
-            top = torch.randint(0, 2 * margin + 1, (count, 1), generator=generator)
-            left = torch.randint(0, 2 * margin + 1, (count, 1), generator=generator)
-            rows, columns = top + torch.arange(height), left + torch.arange(width)
-            padded = pad(x, (margin,) * 4).permute(0, 2, 3, 1)
-            x = padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        else:
-            side = max(1, height // 4)
-            top = torch.randint(1 - side, height, (count, 1), generator=generator)
-            left = torch.randint(1 - side, width, (count, 1), generator=generator)
-            row_hit = (torch.arange(height) >= top) & (torch.arange(height) < top + side)
-            column_hit = (torch.arange(width) >= left) & (torch.arange(width) < left + side)
-            x = x.masked_fill((row_hit[:, :, None] & column_hit[:, None, :])[:, None], 0)
-    return x
-
-
-def top1(model: nn.Module, split: Split, batch_size: int = 256) -> float:
-    """The share of a labelled split that ``model`` gets right, in percent."""
-    was_training = model.training
-    model.eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    right = seen = 0
-    with torch.no_grad():
-        for x, y in split.batches(batch_size):
-            if y is None:
-                raise InvalidInput("accuracy needs labels, and this split has none")
-            logits = class_scores(model(x.to(device)), y, "accuracy")
-            right += int((logits.argmax(1).cpu() == y).sum())
-            seen += len(y)
-    model.train(was_training)
-    return 100.0 * right / max(1, seen)
-
-
-def logits_of(outputs: Tensor) -> Tensor:
-    """``outputs`` (N, classes), or their logarithms where a network gives probabilities, as those that deploy often do.
-
-    The logarithm of a softmax has the softmax of what it was taken of, at any temperature; a loss that took the softmax
-    of probabilities would barely tell them apart.
-
-    >>> logits_of(torch.tensor([[0.25, 0.75]])).softmax(1)
-    tensor([[0.2500, 0.7500]])
-    """
-    with torch.no_grad():
-        probable = bool((outputs >= 0).all()) and bool(((outputs.float().sum(1) - 1).abs() < 1e-2).all())
-    return outputs.float().clamp_min(torch.finfo(torch.float32).tiny).log() if probable else outputs
-
-
-def classification(label_smoothing: float = 0.0) -> Objective:
-    """The cross-entropy of ``model(x)``, logits or probabilities, against ``y``."""
-
-    def objective(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        logits = class_scores(model(x), y, "training")
-        return cross_entropy(logits_of(logits), y.long(), label_smoothing=label_smoothing)
-
-    return objective
+    if task.tuned is not None:
+        return task.tuned(training.label_smoothing, training.temperature)
+    if training.label_smoothing:
+        raise InvalidInput(
+            f"label_smoothing {training.label_smoothing:g}: the task {task.name} has no labels of classes to smooth; "
+            "leave it at 0"
+        )
+    return task
 
 
 def compiled(network: nn.Module, training: Training) -> nn.Module:
@@ -265,24 +231,28 @@ def fit(
     model: nn.Module,
     data: Data,
     training: Training,
+    task: Task | None = None,
     *,
     objective: Objective | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: Progress = silent,
-    task: str = "train",
+    activity: str = "train",
     callback: Callback | None = None,
 ) -> list[dict[str, float]]:
-    """Train ``model`` in place on the train split; returns one record per epoch (loss, learning rate, validation top1).
+    """Train ``model`` in place on the train split; returns one record per epoch: the loss, the learning rate, and the
+    task's first score on the validation split, where there are both.
 
     The weights are those of the last epoch (or of its moving average): nothing is chosen on any split. They are the
     same in every run with the same seed on the same kind of processor with the same number of threads, among which
     sums of floats are shared out.
 
     Args:
-        objective: the loss, :func:`classification` by default.
+        task: what a batch means; left out, the one that fits.
+        objective: the loss, by default that of the task.
         checkpoint: a file written after each epoch and read first if it exists; an interrupted training goes on from
             there with the result of an uninterrupted one.
+        activity: what messages and the progress call the training.
         callback: called within every step.
 
     Raises:
@@ -290,12 +260,22 @@ def fit(
     """
     device = training_device(training.accelerator)
     if training.precision == "bf16" and not native_bfloat16(device):
-        _LOG.warning("%s: this processor has no instructions for bf16, which makes training far slower than fp32", task)
+        _LOG.warning(
+            "%s: this processor has no instructions for bf16, which makes training far slower than fp32", activity
+        )
     training = training.model_copy(update={"precision": precision_on(device, training.precision)})
     if training.devices > max(FEW_DEVICES, os.cpu_count() or 1, torch.cuda.device_count()):
-        raise InvalidInput(f"{task}: --devices (devices) {training.devices}, and here are {os.cpu_count()} processors")
-    loss = objective or classification(training.label_smoothing)
-    job = _Job(model, data, training, loss, seed, checkpoint, task, callback)
+        raise InvalidInput(
+            f"{activity}: --devices (devices) {training.devices}, and here are {os.cpu_count()} processors"
+        )
+    task = resolve(None, model, data) if task is None else task
+    if objective is None and (task.loss is None or task.self_supervised):
+        raise InvalidInput(
+            f"{activity}: the data {data.name} has no labels that the network could learn (task {task.name}); give "
+            "labels, a --task of your own, or a --teacher"
+        )
+    task = tuned(task, training)
+    job = _Job(model, data, training, task, objective or TaskLoss(task), seed, checkpoint, activity, callback)
     return _fit_in_processes(job) if training.devices > 1 else _fit_on(_fabric(training), job, progress)
 
 
@@ -306,10 +286,11 @@ class _Job:
     model: nn.Module
     data: Data
     training: Training
+    task: Task
     objective: Objective
     seed: int
     checkpoint: Path | None
-    task: str
+    activity: str
     callback: Callback | None
 
     @cached_property
@@ -323,12 +304,17 @@ class _Job:
         return max(1, len(self.split) // self.training.batch_size)
 
     @property
+    def largest_gradient(self) -> float | None:
+        """The norm to which gradients are scaled down; None leaves them as they are."""
+        return self.training.gradient_clip or (UNLABELLED_CLIP if self.task.self_supervised else None)
+
+    @property
     def steps(self) -> int:
         """Steps of the optimizer in all epochs."""
         return self.steps_per_epoch * self.training.epochs
 
-    def batches(self, epoch: int, fabric: Fabric) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The batches of an epoch for this process: samples, shuffled and augmented, and labels."""
+    def batches(self, epoch: int, fabric: Fabric) -> Iterator[Batch]:
+        """The batches of an epoch for this process, shuffled and augmented."""
 
         def augment(x: Tensor, generator: torch.Generator) -> Tensor:
             return augmentation(x, generator, self.training.augment)
@@ -350,7 +336,7 @@ def _fit_on(fabric: Fabric, job: _Job, progress: Progress) -> list[dict[str, flo
         record = run.epoch(epoch)
         run.state["history"].append(record)
         note = ", ".join(f"{key} {value:.4g}" for key, value in record.items())
-        progress(job.task, (epoch + 1) * job.steps_per_epoch, job.steps, note)
+        progress(job.activity, (epoch + 1) * job.steps_per_epoch, job.steps, note)
         if job.checkpoint is not None:
             run.save(job.checkpoint, epoch + 1)
     if run.average is not None:
@@ -390,7 +376,13 @@ class _Run:
         torch.manual_seed(job.seed + fabric.global_rank)
         order = memory_format_of(model, "cpu" if fabric.device.type == "cpu" else "cuda")
         arrange(model.train(), order)
-        optimizer = _optimizer(model, training)
+        optimizer = optimizer_of(
+            model,
+            training.optimizer,
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+        )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, steps, warmup, training.lr_schedule)
         )
@@ -442,36 +434,36 @@ class _Run:
         """Train for an epoch, counted from 0; its record.
 
         Raises:
-            InvalidInput: the loss is not finite, or there are no labels.
+            InvalidInput: the loss is not finite, or the task does not fit the batches.
         """
         job, training = self.job, self.job.training
         job.model.train()
         loss_sum = 0.0
         step = 0
-        for step, (x, y) in enumerate(job.batches(epoch, self.fabric), 1):
+        for step, batch in enumerate(job.batches(epoch, self.fabric), 1):
             reached = epoch * job.steps_per_epoch + min(step, job.steps_per_epoch)
-            if y is None:
-                raise InvalidInput(f"data {job.data.name}: training needs labels, and the train split has none")
-            loss_sum += self.step(x, y, reached)
-            self.progress(job.task, reached, job.steps, f"epoch {epoch + 1}/{training.epochs}")
+            loss_sum += self.step(batch, reached)
+            self.progress(job.activity, reached, job.steps, f"epoch {epoch + 1}/{training.epochs}")
         if not math.isfinite(loss_sum):
             raise InvalidInput(
-                f"{job.task}: the loss is not finite in epoch {epoch + 1}; "
+                f"{job.activity}: the loss is not finite in epoch {epoch + 1}; "
                 f"lower the learning rate ({training.learning_rate:g})"
             )
         learning_rate = float(self.scheduler.get_last_lr()[0])
         record = {"epoch": epoch + 1, "loss": loss_sum / max(1, step), "learning_rate": learning_rate}
-        if "validation" in job.data.splits and self.fabric.is_global_zero:
+        if job.task.score is not None and "validation" in job.data.splits and self.fabric.is_global_zero:
             network = self.average.module if self.average is not None else job.model
-            record["validation_top1"] = top1(network, job.data.splits["validation"])
+            record["validation_score"] = score_of(job.task, network, job.data.splits["validation"])
         return record
 
-    def step(self, x: Tensor, y: Tensor, reached: int) -> float:
+    def step(self, batch: Batch, reached: int) -> float:
         """One step on a batch; its loss. ``reached`` is the number of the step in the training, from 1."""
         job, average = self.job, self.average
-        loss = self.backward(arranged(self.fabric.to_device(x), self.order), y)
+        loss = self.backward(mapped(batch, lambda tensor: arranged(self.fabric.to_device(tensor), self.order)))
         if job.callback is not None:
             job.callback.after_backward(job.model, reached, job.steps)
+        if job.largest_gradient is not None:
+            nn.utils.clip_grad_norm_(job.model.parameters(), job.largest_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -481,28 +473,28 @@ class _Run:
             job.callback.after_step(job.model, average.module if average is not None else None, reached, job.steps)
         return float(loss.detach())
 
-    def backward(self, x: Tensor, y: Tensor) -> Tensor:
+    def backward(self, batch: Batch) -> Tensor:
         """The loss on a batch, whose gradients are then in the weights.
 
         Raises:
             InvalidInput: ``torch.compile`` failed, or the batch is too small for batch norm.
         """
-        task = self.job.task
+        activity = self.job.activity
         try:
             with self.fabric.autocast():
-                loss = self.job.objective(self.wrapped, x, self.fabric.to_device(y))
+                loss = self.job.objective(self.wrapped, batch)
             self.fabric.backward(loss)
         except RuntimeError as error:
             if self.job.training.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 reason = str(error).splitlines()[0]
-                raise InvalidInput(f"{task}: torch.compile failed ({reason}); train without compiled") from error
+                raise InvalidInput(f"{activity}: torch.compile failed ({reason}); train without compiled") from error
             raise
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise InvalidInput(
-                f"{task}: a batch of {len(x)} leaves batch norm one value per channel, which has no variance; "
-                "give a larger --batch-size (batch_size), or more samples"
+                f"{activity}: a batch of {count_of(batch)} leaves batch norm one value per channel, which has no "
+                "variance; give a larger --batch-size (batch_size), or more samples"
             ) from error
         return loss
 
@@ -559,9 +551,8 @@ def _fabric(training: Training) -> Fabric:
 
 def _fit_in_processes(job: _Job) -> list[dict[str, float]]:
     """:func:`fit` in ``training.devices`` new processes; the first one's weights come back into the model."""
-    # A user's class may live in a file that a new process cannot import: such modules travel as code.
-    users = {type(module).__module__ for network in (job.model, job.objective) for module in _modules_of(network)}
-    by_value = [sys.modules[name] for name in users if name.startswith("_user_")]
+    # What is a user's may live in a file that a new process cannot import: such modules travel as code.
+    by_value = [module for name, module in list(sys.modules.items()) if name.startswith("_user_")]
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -582,13 +573,6 @@ def _fit_in_processes(job: _Job) -> list[dict[str, float]]:
     return list(history)
 
 
-def _modules_of(network: object) -> Iterable[nn.Module]:
-    parts = [network, *vars(network).values()] if hasattr(network, "__dict__") else [network]
-    for part in parts:
-        if isinstance(part, nn.Module):
-            yield from part.modules()
-
-
 def _process(fabric: Fabric, payload: bytes) -> tuple[dict[str, NDArray[Any]], list[dict[str, float]], bytes]:
     """One process of :func:`_fit_in_processes`: the weights, the history and the callback's state, as bytes."""
     job: _Job = cloudpickle.loads(payload)
@@ -598,20 +582,3 @@ def _process(fabric: Fabric, payload: bytes) -> tuple[dict[str, NDArray[Any]], l
     torch.save(job.callback.state_dict() if job.callback is not None else {}, callback_state)
     # As arrays and bytes: a tensor's memory would be gone with this process before the other end has read it.
     return {name: tensor.numpy() for name, tensor in job.model.state_dict().items()}, history, callback_state.getvalue()
-
-
-def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Weight decay on weights alone: biases and normalization scales (one dimension) are left free."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
-    return torch.optim.SGD(
-        groups,
-        lr=training.learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        nesterov=training.momentum > 0,
-    )

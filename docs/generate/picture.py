@@ -81,7 +81,7 @@ def tiles(report: Report) -> list[tuple[str, str, str]]:
         ("Faster", f"{end.speedup:.1f}×", times),
         ("Smaller", f"{end.size_ratio:.1f}×", sizes),
         ("Fewer multiply-adds", f"{end.macs_ratio:.1f}×", "of the network"),
-        ("Test top-1", f"{last.top1:.2f} %", f"from {first.top1:.2f} %, on {last.samples} scans"),
+        ("Test top-1", str(last.score), f"from {first.score}, on {last.samples} scans"),
     ]
 
 

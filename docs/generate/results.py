@@ -61,16 +61,16 @@ def demo(found: Report) -> list[str]:
         run, nodes = benchmarks[file.name], file.nodes
         counts = f"{nodes.integer}, {nodes.float}" if nodes else "-"
         noise = "" if run.valid else " (invalid)"
-        size, top1, p50 = (run.size_bytes or 0) / 1000, run.top1 or 0.0, run.latency_ms.p50
-        lines.append(f"| {file.name} | {size:,.0f} kB | {p50:.2f} ms{noise} | {top1:.2f} % | {counts} |")
+        size, p50 = (run.size_bytes or 0) / 1000, run.latency_ms.p50
+        lines.append(f"| {file.name} | {size:,.0f} kB | {p50:.2f} ms{noise} | {run.score} | {counts} |")
     end = found.summary
-    change = "lost" if (end.top1_drop or 0) > 0 else "gained"
+    change = "lost" if (end.score_drop or 0) > 0 else "gained"
     passed = sum(gate.passed for gate in found.gates)
     return [
         *lines,
         "",
         f"{end.size_ratio:.1f}x smaller and {end.speedup:.1f}x faster with {end.macs_ratio:.1f}x fewer multiply-adds, "
-        f"{abs(end.top1_drop or 0):.2f} points {change} on {found.benchmarks[0].samples} scans; {passed} of "
+        f"{abs(end.score_drop or 0):.2f} points {change} on {found.benchmarks[0].samples} scans; {passed} of "
         f"{len(found.gates)} gates passed.",
         "",
         "![Part of the report of the demo](images/report.svg)",

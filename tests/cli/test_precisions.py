@@ -42,7 +42,7 @@ def test_a_scan_without_a_budget_is_refused(small_net_file: Path, tmp_path: Path
     ("stage", "words", "told"),
     [
         ("prune", ("--others-in", "int8"), "--others-in: it is of --stage quantize; leave it out, or give that"),
-        ("prune", ("--sensitivity", "top1"), "--sensitivity: it is of --stage quantize; leave it out, or give that"),
+        ("prune", ("--sensitivity", "score"), "--sensitivity: it is of --stage quantize; leave it out, or give that"),
         ("quantize", ("--ratios", "0.5"), "--ratios: it is of --stage prune; leave it out, or give that"),
         ("quantize", ("--samples", "0"), "--samples: "),
     ],

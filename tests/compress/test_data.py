@@ -28,7 +28,7 @@ def image_folder(root: Path, train: int = 20, test: int = 4, size: tuple[int, in
 
 
 def rows(data: Data, name: str) -> set[bytes]:
-    return {x.numpy().tobytes() for batch, _ in data.split(name).batches(7) for x in batch}  # type: ignore[arg-type]
+    return {x.numpy().tobytes() for batch, *_ in data.split(name).batches(7) for x in batch}  # type: ignore[arg-type]
 
 
 def check_disjoint(data: Data) -> None:
@@ -87,8 +87,8 @@ def test_npz_with_calibration_alone(tmp_path: Path) -> None:
     np.savez(tmp_path / "calib.npz", x_calib=x)
     data = load(str(tmp_path / "calib.npz"))
     assert list(data.splits) == ["calibration"]
-    batch, labels = next(data.split("calibration").batches(8))
-    assert labels is None and np.array_equal(batch.numpy(), x)
+    (batch,) = next(data.split("calibration").batches(8))
+    assert np.array_equal(batch.numpy(), x)
     with pytest.raises(InvalidInput, match="no train samples"):
         data.split("train")
 
@@ -158,8 +158,8 @@ def test_shuffled_batches_are_a_permutation_and_shares_make_the_whole() -> None:
 def test_indices_stay_what_they_are(tmp_path: Path) -> None:
     ids = np.arange(24).reshape(6, 4)
     np.savez(tmp_path / "ids.npz", x_calib=ids)
-    (batch, labels), *rest = load(DataConfig(source=str(tmp_path / "ids.npz"))).split("calibration").batches(8)
-    assert not rest and labels is None and batch.dtype == torch.int64 and torch.equal(batch, torch.from_numpy(ids))
+    (batch,), *rest = load(DataConfig(source=str(tmp_path / "ids.npz"))).split("calibration").batches(8)
+    assert not rest and batch.dtype == torch.int64 and torch.equal(batch, torch.from_numpy(ids))
 
 
 def test_samples_that_a_layer_cannot_take_are_told_with_the_layer(tmp_path: Path) -> None:

@@ -17,8 +17,12 @@ from torch import nn
 
 from compress.data import Data, DataConfig, LoaderSplit, SampleSplit, load
 from compress.errors import InvalidInput
-from compress.tasks.classification import class_scores, require_classifier
-from compress.training.loop import Training, augmentation, fit, top1
+from compress.tasks import classification
+from compress.tasks.classification import class_scores, top1
+from compress.tasks.reading import Reading
+from compress.tasks.resolve import require_fits
+from compress.training.augmentation import augmentation
+from compress.training.loop import Training, fit
 from runtimes.files.untrusted import limits_lifted
 
 X = np.random.default_rng(0).integers(0, 255, (12, 1, 8, 8), dtype=np.uint8)
@@ -33,8 +37,7 @@ def with_value(value: float) -> np.ndarray[Any, Any]:
 
 
 ARRAYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "no labels": ({"x_train": X}, ("x_train has no labels", "y_train")),
-    "no samples": ({"y_train": Y}, ("expected x_train and y_train", "the file has y_train")),
+    "no samples": ({"y_train": Y}, ("expected x_train, with y_train", "the file has y_train")),
     "nothing": ({}, ("expected x_train", "no arrays")),
     "labels of rank 0": ({"x_train": X, "y_train": np.array(3)}, ("y_train must be 12 integers", "shape ()")),
     "labels of rank 2": ({"x_train": X, "y_train": np.eye(12, 3)}, ("y_train must be 12 integers", "(12, 3)")),
@@ -167,6 +170,7 @@ def data_of(labels: torch.Tensor, samples: int = 12) -> Data:
 
 
 CLASSES = torch.from_numpy(Y)
+CLASSIFICATION = classification.task(Reading())
 TRAINING = Training(epochs=1, batch_size=4, precision="fp32", accelerator="cpu", warmup_epochs=0)
 NO_CLASSIFIERS = {
     "scores for each pixel": (Dense, CLASSES, "(N, 3, 8, 8)"),
@@ -185,9 +189,9 @@ def test_what_is_no_classifier_is_neither_trained_nor_measured(name: str) -> Non
     model, data = kind().eval(), data_of(labels)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for attempt in (
-        lambda: require_classifier(model, data, ["train"]),
+        lambda: require_fits(CLASSIFICATION, model, data, ["train"]),
         lambda: top1(model, data.split("validation"), 12),
-        lambda: fit(model, data, TRAINING.model_copy(update={"batch_size": 12})),
+        lambda: fit(model, data, TRAINING.model_copy(update={"batch_size": 12}), CLASSIFICATION),
     ):
         with pytest.raises(InvalidInput) as refused:
             attempt()
@@ -201,27 +205,32 @@ def test_a_label_in_the_last_sample_is_seen_before_the_first_step() -> None:
     labels = CLASSES.clone()
     labels[-1] = 255
     with pytest.raises(InvalidInput, match=r"d.npz: train split: labels go up to 255"):
-        require_classifier(Plain(), data_of(labels), ["train"])
-    require_classifier(Plain(), data_of(CLASSES), ["train", "validation", "test"])
+        require_fits(CLASSIFICATION, Plain(), data_of(labels), ["train"])
+    require_fits(CLASSIFICATION, Plain(), data_of(CLASSES), ["train", "validation", "test"])
     assert class_scores(torch.ones(12, 3), CLASSES, "here").shape == (12, 3)
 
 
 @pytest.mark.parametrize(
     "items, says",
     [
-        ([(torch.ones(2, 1, 8, 8), torch.ones(3))], "got (2, 1, 8, 8), labels (3,)"),
-        ([(torch.ones(0, 1, 8, 8), torch.ones(0))], "got (0, 1, 8, 8)"),
-        ([torch.ones(3)], "got (3,), no labels"),
-        ([{"image": torch.ones(1, 1, 8, 8)}], "expected inputs as a tensor, got dict"),
-        ([("cat.png", 1)], "expected inputs as a tensor, got str"),
+        ([(torch.ones(0, 1, 8, 8), torch.ones(0))], "got an array of the shape (0, 1, 8, 8)"),
+        ([torch.tensor(3.0)], "expected a batch of tensors (N, ...), got Tensor"),
+        ([{"image": "cat.png"}], "expected a batch of tensors (N, ...), got dict"),
+        ([("cat.png", 1)], "expected a batch of tensors (N, ...), got tuple"),
         ([(torch.full((1, 1, 8, 8), torch.nan), torch.ones(1))], "not finite"),
     ],
-    ids=["lengths", "empty", "rank", "mapping", "text", "NaN"],
+    ids=["empty", "rank", "mapping", "text", "NaN"],
 )
 def test_what_a_loader_yields_is_looked_at(items: list[Any], says: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         list(LoaderSplit(items, "data l.py:make: train").batches(4))
     assert str(refused.value).startswith("data l.py:make: train: ") and says in str(refused.value)
+
+
+def test_labels_for_another_number_of_samples_are_seen() -> None:
+    split = LoaderSplit([(torch.ones(2, 1, 8, 8), torch.ones(3, dtype=torch.long))], "l.py:make: train")
+    with pytest.raises(InvalidInput, match=r"whose output for 3 samples is \(3, classes\), .* \(2, 3\)"):
+        require_fits(CLASSIFICATION, Plain(), Data("l.py:make", {"train": split}), ["train"])
 
 
 def test_a_loader_that_fails_or_is_none_is_told(tmp_path: Path) -> None:

@@ -58,8 +58,9 @@ def test_pipes_are_not_waited_for(reader: str, tmp_path: Path) -> None:
         read(tmp_path)
 
 
-GROUP = {"layers": ["a"], "number": 1, "width": 8, "removed": [0.25, 0.5], "top1": [90.0, 80.0]}
-SENSITIVITY = {"criterion": "l2", "ratios": [0.25, 0.5], "top1": 95.0, "samples": 10, "groups": [GROUP]}
+SCORE = {"name": "top-1", "value": 95.0, "unit": " %"}
+GROUP = {"layers": ["a"], "number": 1, "width": 8, "removed": [0.25, 0.5], "losses": [5.0, 15.0]}
+SENSITIVITY = {"criterion": "l2", "ratios": [0.25, 0.5], "score": SCORE, "samples": 10, "groups": [GROUP]}
 UNIT = {"layers": ["a"], "weight": "a.weight", "parameters": 8, "precisions": ["int4", "int8"], "noise": [0.1, 0.01]}
 SCAN = {"around": "float", "samples": 10, "layers": [UNIT]}
 
@@ -70,17 +71,17 @@ SCAN = {"around": "float", "samples": 10, "layers": [UNIT]}
         ("", {"samples": 0}, "samples"),
         ("", {"samples": 10**30}, "samples"),
         ("", {"samples": "many"}, "samples"),
-        ("", {"top1": float("nan")}, "top1"),
-        ("", {"top1": 1e9}, "top1"),
+        ("", {"score": {**SCORE, "value": float("nan")}}, "score.value"),
+        ("", {"score": {**SCORE, "value": "much"}}, "score.value"),
         ("", {"more": 1}, "more"),
         ("", {"groups": {}}, "groups"),
         ("groups", {"layers": []}, "groups.0.layers"),
         ("groups", {"width": -1}, "groups.0.width"),
-        ("groups", {"removed": [0.25]}, "an accuracy for each"),
+        ("groups", {"removed": [0.25]}, "a loss for each"),
         ("groups", {"removed": [0.5, 0.25]}, "ascending"),
         ("groups", {"removed": [0.25, 2.0]}, "groups.0.removed.1"),
-        ("groups", {"top1": [90.0, None]}, "groups.0.top1.1"),
-        ("groups", {"top1": [90.0, float("inf")]}, "groups.0.top1.1"),
+        ("groups", {"losses": [5.0, None]}, "groups.0.losses.1"),
+        ("groups", {"losses": [5.0, float("inf")]}, "groups.0.losses.1"),
     ],
 )
 def test_a_scan_of_channels_is_held_to_its_schema(part: str, change: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_scan_of_channels_is_held_to_its_schema(part: str, change: dict[str, A
         ("", {"noise": float("inf")}, "noise"),
         ("layers", {"precisions": ["int4"]}, "a value for each of the precisions"),
         ("layers", {"noise": [0.1]}, "a value for each of the precisions"),
-        ("layers", {"top1": [1.0, 2.0, 3.0]}, "a value for each of the precisions"),
+        ("layers", {"score": [1.0, 2.0, 3.0]}, "a value for each of the precisions"),
         ("layers", {"precisions": ["int4", "int3"]}, "layers.0.precisions.1"),
         ("layers", {"parameters": 0}, "layers.0.parameters"),
         ("layers", {"layers": []}, "layers.0.layers"),

@@ -132,5 +132,5 @@ def test_no_shape_is_needed_on_the_command_line(
 def test_a_recipe_takes_the_size_of_its_network(tmp_path: Path, photos: str, made: str) -> None:
     recipe = Recipe.model_validate({"model": made, "data": {"source": photos}, "stages": ["fold"]})
     report = run(recipe, tmp_path / "run")
-    assert report.stages[0].after.top1 is not None
+    assert report.stages[0].after.score is not None
     assert artifact.load(tmp_path / "run" / "1-fold").example_inputs[0].shape[1:] == (3, 24, 24)

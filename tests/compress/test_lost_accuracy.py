@@ -13,7 +13,12 @@ from compress.pipeline.lost_accuracy import warning
 from compress.prune import Prune
 from compress.prune.regularize import Regularize
 from compress.stage import Context, Edit, Result, Stage, evaluation_copy
+from compress.tasks.record import ScoreRecord
 from compress.training.loop import Training
+
+
+def scored(percent: float | None) -> ScoreRecord | None:
+    return None if percent is None else ScoreRecord(name="top-1", value=percent, unit=" %")
 
 
 class Forget:
@@ -40,7 +45,7 @@ def test_a_stage_that_loses_the_accuracy_says_so_and_is_recorded(
         trained, record = advance(network, training, context, name="train")
         assert not record.warnings and not caplog.records
         _, record = advance(trained, Forget(), context, name="forget")
-    assert record.after.top1 is not None and record.after.top1 < 25
+    assert record.after.score is not None and record.after.score.value < 25
     (told,) = record.warnings
     assert told.startswith("forget: validation top-1 fell from ") and told.endswith("%: do not do this")
     assert [entry.getMessage() for entry in caplog.records] == [told]
@@ -48,13 +53,13 @@ def test_a_stage_that_loses_the_accuracy_says_so_and_is_recorded(
 
 @pytest.mark.parametrize("before, after", [(None, 5), (90, None), (12, 10), (90, 60)])
 def test_small_losses_are_no_news(before: float | None, after: float | None) -> None:
-    assert warning("x", object(), before, after, 10) is None
+    assert warning("x", object(), scored(before), scored(after), 10) is None
 
 
 @pytest.mark.parametrize("after, warned", [(49.9, True), (50.1, False)])
 def test_the_bound_is_half_of_what_is_over_guessing(after: float, warned: bool) -> None:
-    assert (warning("x", object(), 90.0, after, 10) is not None) is warned
-    assert warning("x", object(), 60.0, 45.0, 2) is not None, "of two classes half are guessed"
+    assert (warning("x", object(), scored(90.0), scored(after), 10) is not None) is warned
+    assert warning("x", object(), scored(60.0), scored(45.0), 2) is not None, "of two classes half are guessed"
 
 
 @pytest.mark.parametrize(
@@ -68,5 +73,5 @@ def test_the_bound_is_half_of_what_is_over_guessing(after: float, warned: bool) 
     ],
 )
 def test_the_remedy_is_that_of_the_stage(stage: Stage, remedy: str) -> None:
-    told = warning("x", stage, 78.46, 11.54, 10)
+    told = warning("x", stage, scored(78.46), scored(11.54), 10)
     assert told is not None and told.startswith("x: validation top-1 fell from 78.46 to 11.54 %: ") and remedy in told

@@ -15,7 +15,9 @@ from torch import Tensor
 from compress.graph.trace import trace
 from compress.integers.placement import placement_of
 from compress.sources.onnx_import import OnnxNetwork, load_onnx
-from compress.training.loop import classification, logits_of
+from compress.tasks.classification import logits_of, task
+from compress.tasks.reading import Reading
+from compress.training.loop import TaskLoss
 
 NUMBERS = "float three = {3}, float six = {6}, float zero = {0}, float sixth = {0.16666667}, float five = {5}"
 
@@ -126,7 +128,7 @@ def test_the_loss_of_a_network_that_ends_in_a_softmax_is_that_of_its_logits() ->
     y = torch.tensor([1, 0])
 
     def gradient(model: torch.nn.Module) -> Tensor:
-        (found,) = torch.autograd.grad(classification()(model, logits, y), logits)
+        (found,) = torch.autograd.grad(TaskLoss(task(Reading()))(model, (logits, y)), logits)
         return found
 
     assert torch.allclose(gradient(torch.nn.Softmax(1)), gradient(torch.nn.Identity()), atol=1e-6)

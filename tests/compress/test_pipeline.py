@@ -54,7 +54,7 @@ def test_a_quantized_network_is_judged_in_the_integers_of_its_target(
     monkeypatch.setattr(step, "plan", noted)
     stage = Quantize(target=target, revert_slower=False)
     _, record = advance(network, stage, replace(context, seed=1), name="quantize")
-    assert asked == [target or detected().target] and record.after.top1 is not None
+    assert asked == [target or detected().target] and record.after.score is not None
 
 
 def test_a_stage_that_trains_is_refused_before_any_work_without_samples(monkeypatch: pytest.MonkeyPatch) -> None:

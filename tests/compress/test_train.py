@@ -16,7 +16,10 @@ from compress.errors import InvalidInput
 from compress.sources.load import build
 from compress.sources.specification import parse
 from compress.stage import Context
-from compress.training.loop import Training, augmentation, fit, learning_rate_factor, top1
+from compress.tasks.classification import top1
+from compress.training.augmentation import augmentation
+from compress.training.loop import Training, fit
+from compress.training.optimizer import learning_rate_factor
 
 FAST = Training(epochs=3, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
 

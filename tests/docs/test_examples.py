@@ -16,6 +16,7 @@ WRITTEN = {
     "distil": (),
     "onnx_file": ("onnx/net.onnx", "onnx/smaller.onnx"),
     "own_module": ("module/float.onnx", "module/int8.onnx"),
+    "own_task": ("task/int8.onnx",),
     "prune_and_finetune": ("pruned/manifest.json",),
     "quantize_and_export": ("files/float.onnx", "files/int8.onnx"),
     "recipe": ("run/report.html", "run/report.json"),

@@ -32,7 +32,7 @@ stages:
   - prune: {macs: 1.2, criterion: l2, round_to: 1, limits: {conv: 0.5}}
   - sparsify: {sparsity: 0.5}
   - quantize: {ranges: {samples: 8}, scheme: int8, revert_slower: false}
-gates: {macs_ratio: 1.1, top1_drop: 100}
+gates: {macs_ratio: 1.1, score_drop: 100}
 """
 
 

@@ -169,6 +169,14 @@ data = _all(
         group=DATA,
         help="Of each channel on the scale 0..1, as 0.485,0.456,0.406; measured when left out.",
     ),
+    option(
+        "--task",
+        group=DATA,
+        common=True,
+        metavar="TASK",
+        help="What a batch means: classification, outputs (no labels: to give what the network gave), or file.py:task "
+        "of your own; left out, the one that fits.",
+    ),
     option("--std", group=DATA, help="The standard deviation of each channel, likewise."),
     settings("data", group=DATA),
 )

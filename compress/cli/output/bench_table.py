@@ -16,9 +16,11 @@ def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
         firsts.setdefault(record.device, record.latency_ms.p50)
     elsewhere = any(record.device for record in records)
     rails = {record.energy.rail for record in records if record.energy is not None}
+    scored = next((record.score for record in records if record.score is not None), None)
+    score_title = "test score" if scored is None else f"test {scored.name}{scored.unit}"
     table = Table(
         *(["device"] if elsewhere else []),
-        "file", "p50 ms", "p90", "p99", "runs", "size kB", "peak memory MB", "test top-1 %", "agreement %", "speed",
+        "file", "p50 ms", "p90", "p99", "runs", "size kB", "peak memory MB", score_title, "agreement %", "speed",
         *([f"mJ/run ({', '.join(sorted(rails))})"] if rails else []),
         title=f"{records[0].runtime} {records[0].runtime_version}, {records[0].threads} thread(s), {records[0].preset}",
         title_justify="left",
@@ -35,7 +37,7 @@ def bench_table(records: Sequence[BenchmarkRecord]) -> Table:
             _number(latency.p50, 3), _number(latency.p90_bound if by_rule else latency.p90, 3),
             _number(latency.p99_bound if by_rule else latency.p99, 3), str(record.runs),
             _number(record.size_bytes / 1e3 if record.size_bytes is not None else None, 1),
-            _number(memory, 1), _number(record.top1, 2), _number(agreement, 2),
+            _number(memory, 1), _score(record), _number(agreement, 2),
             _times(first / latency.p50 if first and latency.p50 and not record.emulated else None),
             *([_number(record.energy.per_run_mj if record.energy else None, 2)] if rails else []),
         )  # fmt: skip
@@ -58,6 +60,12 @@ def node_lines(records: Sequence[BenchmarkRecord]) -> Iterator[str]:
 
 def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
+
+
+def _score(record: BenchmarkRecord) -> str:
+    """The value of the first score, without its unit, which stands above."""
+    score = record.score
+    return "" if score is None else str(score).removesuffix(score.unit)
 
 
 def _number(value: float | None, digits: int) -> str:

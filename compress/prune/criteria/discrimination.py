@@ -5,7 +5,7 @@ Zhuang et al., "Discrimination-aware Channel Pruning for Deep Neural Networks" (
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from ...core.settings import setting
 from ...errors import InvalidInput
 from ...graph.trace import Graph, shape_of, trace
 from ...stage import Context, Samples
+from ...tasks.task import Batch
 from ..channels.labels import Site
 from ..scoring.activations import fixed_batch, readers_of
 from ..scoring.samples import BATCH, sample_batches
@@ -79,11 +80,12 @@ def discrimination_scores(
     Raises:
         InvalidInput: no data, no labels of classes, or a network that does not return logits (N, classes).
     """
-    _, labels = next(sample_batches(context, NAME, 1, 1))  # samples that do not fit are refused before the trace
-    if labels is None:
+    next(sample_batches(context, NAME, 1, 1))  # samples that do not fit are refused before the trace
+    classes_of = context.task_of(model).classes
+    if classes_of is None:
         raise InvalidInput(
-            f"prune: criterion {NAME} needs labels, and the samples have none; give --data with labels, or take the "
-            "criterion obd or activation_mean"
+            f"prune: criterion {NAME} needs labels of classes, and the samples have none; give --data with labels, or "
+            "take the criterion obd or activation_mean"
         )
     graph = trace(model, context.example_inputs, dynamic_batch=True)
     fixed = fixed_batch(graph)  # before the shapes are read as numbers, which fixes them
@@ -92,11 +94,11 @@ def discrimination_scores(
     watched = _watched(graph, tensors, names, classes)
     running = _Running(graph, watched, balance)
     for _ in range(PASSES if any(layer.head is not None for layer in watched.values()) else 0):
-        _run(running, _labelled(context, batches, classes, fixed), fitting=True)
+        _run(running, _labelled(context, classes_of, batches, classes, fixed), fitting=True)
     for layer in watched.values():
         if layer.head is not None:
             layer.head.eval()
-    _run(running, _labelled(context, batches, classes, fixed), fitting=False)
+    _run(running, _labelled(context, classes_of, batches, classes, fixed), fitting=False)
     scores: dict[Site, Tensor] = {}
     for name, axis in sites:
         gradients = [layer.gradient / layer.seen for layer in watched.values() if layer.name == name and layer.seen]
@@ -220,13 +222,13 @@ def _run(running: _Running, samples: Iterator[tuple[tuple[Tensor, ...], Tensor]]
 
 
 def _labelled(
-    context: Context, batches: int, classes: int, fixed: int | None
+    context: Context, classes_of: Callable[[Batch], Tensor], batches: int, classes: int, fixed: int | None
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
     """Batches with labels; of ``fixed`` size, where the network runs on that one only."""
     total = batches if fixed is None else max(1, batches * BATCH // fixed)
     complete = False
-    for inputs, labels in sample_batches(context, NAME, total, fixed or BATCH):
-        assert labels is not None, "the first sample had one"
+    for inputs, batch in sample_batches(context, NAME, total, fixed or BATCH):
+        labels = classes_of(batch)
         if labels.ndim != 1 or labels.is_floating_point() or not bool(((labels >= 0) & (labels < classes)).all()):
             raise InvalidInput(
                 f"prune: criterion {NAME}: expected labels (N,) from 0 to {classes - 1}, as the network has {classes} "

@@ -44,7 +44,7 @@ def deployable(network: nn.Module, inputs: tuple[Tensor, ...], precision: Precis
     will be deployed.
     """
     one = one_sample(inputs)
-    context = Context(one, Data("example inputs", {"calibration": _Examples(one)}))  # type: ignore[dict-item]
+    context = Context(one, Data("example inputs", {"calibration": _Examples(one)}), task="outputs")
     folded = Fold().apply(evaluation_copy(network), context).model
     if precision == "float":
         return Timed(folded, one)
@@ -61,8 +61,8 @@ class _Examples:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
-    def batches(self, batch_size: int, **_: object) -> Iterator[tuple[Tensor | tuple[Tensor, ...], None]]:
-        yield (self.inputs[0] if len(self.inputs) == 1 else self.inputs), None
+    def batches(self, batch_size: int, **_: object) -> Iterator[tuple[tuple[Tensor, ...]]]:
+        yield (self.inputs,)
 
 
 class LatencyTable:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidInput
-from ...training.loop import Training, learning_rate_factor
+from ...training.loop import Training
+from ...training.optimizer import learning_rate_factor
 from .members import Members, Slices
 
 NEAR_ZERO = 0.01

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import model_validator
 from torch import nn
 
 from ...core.settings import exclude, setting
-from ...distill import objective_for
+from ...distill import fine_tune
 from ...errors import InvalidInput
 from ...graph.trace import trace
 from ...stage import Config, Context, Edit, Result, evaluation_copy
-from ...training.loop import Training, fit
+from ...training.loop import Training
 from ..channels.groups import Channels, Group
 from ..channels.verify import readable
 from ..surgery.choose import eligible
@@ -104,15 +103,12 @@ class Regularize(Config):
             raise InvalidInput(f"regularize: nothing in {type(model).__name__} can be pruned: {reasons}")
         penalty = self.penalty(trained, groups, channels)
         before = penalty.near_zero(trained)
-        history = fit(
+        history = fine_tune(
             trained,
-            context.data,
+            context.of(model),
             self.training,
-            objective=objective_for(context.teacher, self.training),
-            seed=context.seed,
-            checkpoint=Path(context.checkpoints, "regularize.ckpt") if context.checkpoints else None,
-            progress=context.progress,
-            task="regularize",
+            activity="regularize",
+            checkpoint="regularize.ckpt",
             callback=penalty,
         )
         penalty.finish(trained)

@@ -11,8 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from ...data import Split
 from ...stage import Skip
+from ...tasks.reading import ONE_INPUT
+from ...tasks.task import Inputs
 from ...training.batch_norm import inputs_for, reestimate_batch_norm
-from . import Account, Augmentations, Damage, Repair
+from . import Account, Damage, Repair
 
 BATCHES, BATCH = 16, 32
 
@@ -28,23 +30,19 @@ class RecalibrateBn(Repair):
 
     def apply(self, damage: Damage) -> Account:
         """The batch norms that were measured again, none where that makes the outputs worse."""
-        return _measured_again(damage.original, damage.pruned, damage.samples, damage.augment, damage.context.seed)
+        return _measured_again(damage)
 
 
-def _measured_again(
-    original: nn.Module,
-    pruned: nn.Module,
-    split: Split,
-    augment: Augmentations,
-    seed: int,
-) -> Account:
+def _measured_again(damage: Damage) -> Account:
     """:func:`reestimate_batch_norm`, undone where it makes the outputs worse."""
+    original, pruned, split = damage.original, damage.pruned, damage.samples
+    seed, read = damage.context.seed, damage.context.read
     before = {name: value.clone() for name, value in pruned.named_buffers()}
-    error_before = output_error(original, pruned, split, seed)
-    measured, skipped = reestimate_batch_norm(pruned, split, augment=augment, seed=seed)
+    error_before = output_error(original, pruned, split, seed, read)
+    measured, skipped = reestimate_batch_norm(pruned, split, augment=damage.augment, seed=seed, read=read)
     if not measured:
         return (), skipped
-    error = output_error(original, pruned, split, seed)
+    error = output_error(original, pruned, split, seed, read)
     if error <= error_before:
         return measured, skipped
     for name, value in before.items():
@@ -56,15 +54,15 @@ def _measured_again(
     return (), (*skipped, Skip("", reason))
 
 
-def output_error(original: nn.Module, other: nn.Module, split: Split, seed: int = 0) -> float:
+def output_error(original: nn.Module, other: nn.Module, split: Split, seed: int = 0, read: Inputs = ONE_INPUT) -> float:
     """The squared difference of two networks' outputs over the squared outputs of the first, on up to 512 samples."""
     difference = total = 0.0
     modes = [(module, module.training) for network in (original, other) for module in network.modules()]
     original.eval()
     other.eval()
     with torch.no_grad():
-        for x, _ in islice(split.batches(BATCH, shuffle_seed=(seed, 0)), BATCHES):
-            inputs = inputs_for(other, x)
+        for batch in islice(split.batches(BATCH, shuffle_seed=(seed, 0)), BATCHES):
+            inputs = inputs_for(other, read(batch))
             for a, b in zip(_outputs(original, inputs), _outputs(other, inputs), strict=True):
                 difference += float((a - b).square().sum())
                 total += float(a.square().sum())

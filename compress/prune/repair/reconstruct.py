@@ -23,6 +23,8 @@ from torch.utils.hooks import RemovableHandle
 from ...core.settings import setting
 from ...data import Split
 from ...stage import Edit, Progress, Samples, Skip, silent
+from ...tasks.reading import ONE_INPUT
+from ...tasks.task import Inputs
 from ...training.batch_norm import inputs_for
 from . import Account, Damage, Repair
 
@@ -75,6 +77,7 @@ class Reconstruct(Repair):
             ridges=self.ridges,
             seed=damage.context.seed,
             progress=damage.context.progress,
+            read=damage.context.read,
         )
 
 
@@ -88,6 +91,7 @@ def reconstruct(
     ridges: Sequence[float] = RIDGES,
     seed: int = 0,
     progress: Progress = silent,
+    read: Inputs = ONE_INPUT,
 ) -> tuple[tuple[Edit, ...], tuple[Skip, ...]]:
     """What was refit in ``pruned``, in place, and what was not: the weights, and biases, of every convolution and
     linear layer whose input channels were cut.
@@ -102,9 +106,10 @@ def reconstruct(
         edits: those that made ``pruned`` out of ``original``; the kind "tensor" is read.
         samples: of the split, drawn at random.
         ridges: factors tried, relative to the mean diagonal of ``X'^T X'``; 0 is plain least squares.
+        read: the network's inputs out of a batch.
     """
     indices_left = _channels_left(edits)
-    batches = _batches(pruned, split, samples, seed)
+    batches = _batches(pruned, split, samples, seed, read)
     modes = [(module, module.training) for network in (original, pruned) for module in network.modules()]
     original.eval()
     pruned.eval()
@@ -139,12 +144,12 @@ def _channels_left(edits: Iterable[Edit]) -> dict[tuple[str, int], tuple[int, ..
     return indices_left
 
 
-def _batches(model: nn.Module, split: Split, samples: int, seed: int) -> list[tuple[Tensor, ...]]:
+def _batches(model: nn.Module, split: Split, samples: int, seed: int, read: Inputs) -> list[tuple[Tensor, ...]]:
     """Inputs of ``samples`` samples, in random order."""
     batches: list[tuple[Tensor, ...]] = []
     seen = 0
-    for x, _ in split.batches(min(BATCH, max(1, len(split))), shuffle_seed=(seed, 0)):
-        inputs = tuple(part[: samples - seen] for part in inputs_for(model, x))
+    for batch in split.batches(min(BATCH, max(1, len(split))), shuffle_seed=(seed, 0)):
+        inputs = tuple(part[: samples - seen] for part in inputs_for(model, read(batch)))
         seen += len(inputs[0])
         batches.append(inputs)
         if seen >= samples:

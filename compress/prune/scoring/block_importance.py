@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from ...data import Split
+from ...data.batch import count_of
 from ...stage import Context
-from ...training.loop import top1
+from ...tasks.scoring import score_of
+from ...tasks.task import Batch
 
 Influence = Literal["similarity", "magnitude", "accuracy"]
 
@@ -58,24 +60,25 @@ def influences(
 ) -> dict[str, float]:
     """The influence of each block called ``names``; the lower, the less is lost without it.
 
-    ``accuracy`` is the points of top-1 on the first validation samples that the network loses without the block. The
+    ``accuracy`` is what the network loses of the task's score on the first validation samples without the block. The
     other two are means over the calibration samples, or over the example inputs where there is no data.
 
     Raises:
-        InvalidInput: ``accuracy`` without labelled validation samples.
+        InvalidInput: ``accuracy`` without validation samples that the task can score.
     """
     names = list(names)
     if criterion != "accuracy":
         measure = block_influence if criterion == "similarity" else relative_change
         return _means(model, names, measure, list(_inputs(context, samples)))
     assert context.data is not None, "the stage has looked for data"
-    split = First(context.data.split("validation"), samples)
-    whole = top1(model, split)
+    split, task = First(context.data.split("validation"), samples), context.task_of(model)
+    sign = 1 if task.higher_is_better else -1
+    whole = score_of(task, model, split)
     losses = {}
     for done, name in enumerate(names):
         context.progress("measure blocks", done, len(names), name)
         with left_out(model, name):
-            losses[name] = whole - top1(model, split)
+            losses[name] = sign * (whole - score_of(task, model, split))
     context.progress("measure blocks", len(names), len(names))
     return losses
 
@@ -122,8 +125,8 @@ def _inputs(context: Context, samples: int) -> Iterator[tuple[Tensor, ...]]:
         yield context.example_inputs
         return
     split = First(context.data.split("calibration"), samples)
-    for x, _ in split.batches(64):
-        yield tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    for batch in split.batches(64):
+        yield context.read(batch)
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,11 @@ class First:
     def __len__(self) -> int:
         return min(self.count, len(self.split))
 
-    def batches(self, batch_size: int, **options: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, batch_size: int, **options: Any) -> Iterator[Batch]:
         """The split's own batches, until there are enough samples."""
         seen = 0
-        for x, y in self.split.batches(min(batch_size, self.count), **options):
+        for batch in self.split.batches(min(batch_size, self.count), **options):
             if seen >= self.count:
                 return
-            yield x, y
-            seen += len(x[0]) if isinstance(x, (tuple, list)) else len(x)
+            yield batch
+            seen += count_of(batch)

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from ...data import Split
+from ...data.batch import moved, part_of
 from ...errors import InvalidInput
 from ...stage import Context
+from ...tasks.task import Batch
 
 BATCH = 32
 
-Batch = tuple[tuple[Tensor, ...], Tensor | None]
-"""The network's inputs, batch first, and the labels."""
+Sampled = tuple[tuple[Tensor, ...], Batch]
+"""The network's inputs, batch first, and the batch that they are of."""
 
 
-def sample_batches(context: Context, criterion: str, batches: int, size: int = BATCH) -> Iterator[Batch]:
+def sample_batches(context: Context, criterion: str, batches: int, size: int = BATCH) -> Iterator[Sampled]:
     """At most ``batches`` batches of at most ``size`` samples, drawn by the context's seed from the train split (or
     calibration, where there is no train split), without augmentation, on the device of the example inputs.
 
@@ -26,16 +28,13 @@ def sample_batches(context: Context, criterion: str, batches: int, size: int = B
     """
     split, name = _split(context, criterion)
     done = 0
-    for batch, labels in split.batches(size, shuffle_seed=(context.seed, 0)):
-        parts: object = batch
-        inputs = tuple(parts) if isinstance(parts, (tuple, list)) else (batch,)
+    for whole in split.batches(size, shuffle_seed=(context.seed, 0)):
+        inputs = context.read(whole)
         _require_fitting(inputs, context, criterion, name)
-        for start in range(0, len(inputs[0]), size):
-            part = slice(start, start + size)
-            yield (
-                tuple(x[part].to(example.device) for x, example in zip(inputs, context.example_inputs, strict=True)),
-                None if labels is None else labels[part].to(context.example_inputs[0].device),
-            )
+        count = len(inputs[0])
+        for start in range(0, count, size):
+            batch = moved(part_of(whole, count, slice(start, start + size)), context.example_inputs[0].device)
+            yield context.read(batch), batch
             done += 1
             context.progress("score channels", done, batches, criterion)
             if done == batches:

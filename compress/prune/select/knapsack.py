@@ -18,11 +18,13 @@ from torch import nn
 from ...core.knapsack import least_loss
 from ...core.settings import setting
 from ...data import Split
+from ...data.batch import count_of
 from ...errors import InvalidInput
 from ...files.outputs import write_text
 from ...files.untrusted import read_json
 from ...stage import Context, Findings, Samples
-from ...training.loop import classification
+from ...tasks.scoring import loss_of
+from ...tasks.task import Task
 from ..channels.groups import Channels
 from ..criteria import Criterion
 from ..surgery.choose import Selection
@@ -105,14 +107,15 @@ class Knapsack(Select):
         scores = criterion.score(groups, channels, context)
         numbers = {id(group): number for group, number in numbered(channels.groups)}
         whole = channels.graph.model
-        base = mean_loss(whole, validation)
+        task = context.task_of(whole)
+        base = mean_loss(task, whole, validation)
         records: list[GroupLosses] = []
         for group, score in zip(groups, scores, strict=True):
             context.progress("scan widths", len(records), len(groups), group.layers[0])
             losses = {}
             for trial in trials(channels, group, score, self.shares):
-                reconstruct(whole, trial.network, trial.edits, calibration, seed=context.seed)
-                losses[trial.removed] = mean_loss(trial.network, validation) - base
+                reconstruct(whole, trial.network, trial.edits, calibration, seed=context.seed, read=context.read)
+                losses[trial.removed] = mean_loss(task, trial.network, validation) - base
             records.append(
                 GroupLosses(
                     layers=group.layers,
@@ -160,14 +163,12 @@ def _widths(least: int, step: int, most: int) -> list[int]:
     return sorted({least, most, *range(step * -(-least // step), most, step)})
 
 
-def mean_loss(model: nn.Module, split: Split) -> float:
-    """The mean cross entropy of a network's outputs on a split with labels."""
-    objective = classification()
+def mean_loss(task: Task, model: nn.Module, split: Split) -> float:
+    """The mean of the task's loss of a network over the samples of a split."""
     total, seen = 0.0, 0
     with torch.no_grad():
-        for x, y in split.batches(256):
-            if y is None:
-                raise InvalidInput("prune: the selection knapsack needs labels, and the validation split has none")
-            total += len(y) * float(objective(model, x, y))
-            seen += len(y)
+        for batch in split.batches(256):
+            count = count_of(batch)
+            total += count * float(loss_of(task, model, batch, "prune: the selection knapsack"))
+            seen += count
     return total / max(1, seen)

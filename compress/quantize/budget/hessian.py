@@ -14,20 +14,21 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from ...data.batch import mapped
 from ...errors import InvalidInput
 from ...integers.plan import Plan, plan_of
 from ...integers.target import target_named
 from ...stage import Config, Context, Progress, Samples, silent
-from ...tasks.classification import class_scores
+from ...tasks.task import Batch, Task
 from ...training.gradients import differentiable
 from ..ranges.calibration import calibration_split
 from .precisions import Candidates, Unit
 from .sensitivity import PrecisionSensitivity, UnitSensitivity, batches_of
 from .variants import on_grid
 
-Batch = tuple[tuple[Tensor, ...], Tensor | None]
+Sampled = tuple[tuple[Tensor, ...], Batch]
+"""The network's inputs, and the batch that they are of."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,19 @@ class HessianScan(Config):
     def measure(self, candidates: Candidates, context: Context) -> PrecisionSensitivity:
         """What each layer costs in 4 and 8 bits by :func:`perturbation`.
 
-        The loss is the cross-entropy with the labels of the calibration split; where it has none, with the network's
-        own predictions.
+        The loss is the task's on the calibration split; of a task without labels, the match to the network itself.
 
         Raises:
-            InvalidInput: there are no samples, or the network is no classifier that can be differentiated twice.
+            InvalidInput: there are no samples, or the loss cannot be differentiated twice.
         """
+        context = context.of(candidates.model)
         split = calibration_split(context)
         seen = min(self.samples, len(split))
         traces = hessian_traces(
             candidates.model,
             [unit.tensor for unit in candidates.units],
             batches_of(split, context, self.samples),
+            context.task_of(candidates.model),
             draws=self.draws,
             seed=context.seed,
             progress=context.progress,
@@ -98,7 +100,8 @@ class HessianScan(Config):
 def hessian_traces(
     model: nn.Module,
     tensors: Sequence[Tensor],
-    batches: Iterable[Batch],
+    batches: Iterable[Sampled],
+    task: Task,
     *,
     draws: int = 8,
     seed: int = 0,
@@ -111,25 +114,26 @@ def hessian_traces(
     have in common has the mean 0. ``model`` is in evaluation mode.
 
     Args:
-        batches: inputs and labels; without labels the loss is the cross-entropy with the network's own predictions,
-            whose Hessian is that of Gauss and Newton.
+        batches: inputs, and the batches that they are of.
+        task: whose loss it is; where it has none, its match to the network's own outputs, whose Hessian is that of
+            Gauss and Newton.
         draws: of signs for each batch.
         total: samples in all, for the progress.
 
     Raises:
-        InvalidInput: the network does not return logits (N, classes), or an operation has no second derivative.
+        InvalidInput: the task does not fit the network, or an operation has no second derivative.
     """
     generator = torch.Generator().manual_seed(seed)
     estimates: list[list[float]] = [[] for _ in tensors]
     counts: list[int] = []
     seen = 0
     with differentiable(tensors):
-        for inputs, labels in batches:
+        for inputs, batch in batches:
             progress("curvature", seen, total)
             count = len(inputs[0])
             try:
                 gradients = torch.autograd.grad(
-                    _loss(model, inputs, labels), tensors, create_graph=True, materialize_grads=True
+                    _loss(task, model, inputs, batch), tensors, create_graph=True, materialize_grads=True
                 )
                 for _ in range(draws):
                     signs = [_signs(tensor, generator) for tensor in tensors]
@@ -177,17 +181,12 @@ def _products(gradients: Sequence[Tensor], tensors: Sequence[Tensor], signs: Seq
     )
 
 
-def _loss(model: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor | None) -> Tensor:
-    logits = model(*inputs)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InvalidInput(
-            f"sensitivity: the Hessian is of the loss of a classifier that returns logits (N, classes), got {got}; "
-            "take the sensitivity snr"
-        )
-    if labels is None:
-        return cross_entropy(logits, logits.detach().softmax(1))
-    return cross_entropy(class_scores(logits, labels, "sensitivity"), labels.long())
+def _loss(task: Task, model: nn.Module, inputs: tuple[Tensor, ...], batch: Batch) -> Tensor:
+    """The loss of labels, or the match to the network's own outputs, which is 0 and curved."""
+    outputs = model(*inputs)
+    if task.loss is None or task.self_supervised:
+        return task.match(outputs, mapped(outputs, Tensor.detach))
+    return task.loss(outputs, batch)
 
 
 def _mean(values: Sequence[float], counts: Sequence[int]) -> Trace:

@@ -1,8 +1,8 @@
 """How much each layer of a network costs when it alone is stored in fewer bits.
 
 The output of the network with one layer rounded is compared with the float network's: by the ratio of noise to signal,
-of which those of several layers add up where their errors are independent, and by accuracy. All layers are scanned in
-one pass over the samples; what is computed before a layer is computed once for all of its precisions.
+of which those of several layers add up where their errors are independent, and by the task's score. All layers are
+scanned in one pass over the samples; what is computed before a layer is computed once for all of its precisions.
 """
 
 from __future__ import annotations
@@ -22,21 +22,26 @@ from torch import Tensor
 from ...core.complaint import first_complaint
 from ...core.settings import setting
 from ...data import Split
+from ...data.batch import count_of, moved, part_of
 from ...errors import InvalidInput
 from ...files.outputs import write_text
 from ...files.untrusted import read_json
+from ...graph.trace import Graph
 from ...integers.encoding import Encoding
 from ...integers.placement import without_layers
 from ...integers.target import target_named
 from ...stage import Config, Context, Findings, Samples
+from ...tasks.record import ScoreRecord, records
+from ...tasks.scoring import scores_of
+from ...tasks.task import Batch, Task
 from .precisions import Candidates, Precision, Unit
 from .variants import Program, Rounder, Variant
 
-By = Literal["snr", "top1", "hessian"]
+By = Literal["snr", "score", "hessian"]
 Around = Literal["float", "int8"]
 BATCH = 50
 TIE = 1e-6
-"""Of the noise ratio, added to points of accuracy: few samples often tell no difference."""
+"""Of the noise ratio, added to what is lost of a score: few samples often tell no difference."""
 
 
 class UnitSensitivity(Findings):
@@ -48,7 +53,7 @@ class UnitSensitivity(Findings):
         parameters: how many numbers it has.
         precisions: that were tried.
         noise: of the network's output in each, as a ratio to the signal; more than with the layer as it is around.
-        top1: the points of accuracy that each costs, where there are labels.
+        score: what each costs of the task's score, in the unit of its drops, where there are labels.
         hessian: what the curvature of the loss says that each costs (HAWQ-V2).
         trace: the mean of the diagonal of the Hessian of the loss, over the weight.
     """
@@ -58,7 +63,7 @@ class UnitSensitivity(Findings):
     parameters: int = Field(ge=1, lt=2**63)
     precisions: tuple[Precision, ...]
     noise: tuple[float, ...] | None = None
-    top1: tuple[float, ...] | None = None
+    score: tuple[float, ...] | None = None
     hessian: tuple[float, ...] | None = None
     trace: float | None = None
 
@@ -69,7 +74,7 @@ class UnitSensitivity(Findings):
         return self
 
     def _measured(self) -> tuple[tuple[float, ...] | None, ...]:
-        return self.noise, self.top1, self.hessian
+        return self.noise, self.score, self.hessian
 
     def loss(self, precision: Precision, by: By) -> float:
         """What ``precision`` costs, in the units of ``by``; less than 0 where it is better than what was there.
@@ -77,13 +82,13 @@ class UnitSensitivity(Findings):
         Raises:
             InvalidInput: that was not measured.
         """
-        losses = {"snr": self.noise, "top1": self.top1, "hessian": self.hessian}[by]
+        losses = {"snr": self.noise, "score": self.score, "hessian": self.hessian}[by]
         if losses is None or precision not in self.precisions:
             raise InvalidInput(
                 f"sensitivity: the scan does not tell what {self.layers[0]} costs in {precision} by {by}; scan again"
             )
         place = self.precisions.index(precision)
-        return losses[place] + (TIE * self.noise[place] if by == "top1" and self.noise is not None else 0.0)
+        return losses[place] + (TIE * self.noise[place] if by == "score" and self.noise is not None else 0.0)
 
 
 class PrecisionSensitivity(Findings):
@@ -93,7 +98,7 @@ class PrecisionSensitivity(Findings):
         around: what the other layers are in.
         samples: that were run.
         split: where they came from.
-        top1: of the float network on them, in percent.
+        score: of the float network on them, where there are labels.
         noise: of the output with all layers as they are around, as a ratio to the signal.
         layers: in the order in which they run.
     """
@@ -102,7 +107,7 @@ class PrecisionSensitivity(Findings):
     around: Around = "float"
     samples: int = Field(ge=1, lt=2**31)
     split: str = "validation"
-    top1: float | None = None
+    score: ScoreRecord | None = None
     noise: float = 0.0
     layers: tuple[UnitSensitivity, ...]
 
@@ -155,14 +160,16 @@ class PrecisionScan(Config):
         Raises:
             InvalidInput: there are no samples, or they do not fit the network.
         """
+        context = context.of(candidates.model)
         split, name = scored_split(context)
+        sheet = ScoreSheet(context.task_of(candidates.model), candidates.graph)
         rounder = Rounder(candidates.graph, target_named(candidates.target))
         base, tried = self._variants(candidates, rounder)
         sums = _Sums.resumed(record, self._digest(candidates, name), len(tried))
         program = Program(candidates.graph)
         total = min(self.samples, max(1, len(split)))
         skip = sums.samples
-        for inputs, labels in batches_of(split, context, self.samples):
+        for inputs, batch in batches_of(split, context, self.samples):
             if skip > 0:
                 skip -= len(inputs[0])
                 continue
@@ -170,15 +177,15 @@ class PrecisionScan(Config):
             with torch.no_grad():
                 exact = next(result for number, result in program.outputs(inputs, Variant({}, {}), ()))
                 for number, result in program.outputs(inputs, base, [variant for _, _, variant in tried]):
-                    sums.add(number, exact, result, labels)
-            sums.count(exact, labels)
+                    sums.add(number, exact, result, sheet.score(result, batch))
+            sums.count(exact, len(inputs[0]), sheet.score(exact, batch))
             sums.keep(record)
         context.progress("sensitivity", total, total)
         if not sums.samples:
             raise InvalidInput(f"sensitivity: the {name} split is empty; give --data with samples")
         if record is not None:
             record.unlink(missing_ok=True)
-        return self._result(candidates, tried, sums, name)
+        return self._result(candidates, tried, sums, name, sheet)
 
     def _variants(
         self, candidates: Candidates, rounder: Rounder
@@ -205,35 +212,40 @@ class PrecisionScan(Config):
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def _result(
-        self, candidates: Candidates, tried: Sequence[tuple[Unit, Precision, Variant]], sums: _Sums, split: str
+        self,
+        candidates: Candidates,
+        tried: Sequence[tuple[Unit, Precision, Variant]],
+        sums: _Sums,
+        split: str,
+        sheet: ScoreSheet,
     ) -> PrecisionSensitivity:
         around = sums.ratio(None)
-        records = []
+        units = []
         for unit in candidates.units:
             noise: dict[Precision, float] = {self.others_in: 0.0}
             lost: dict[Precision, float] = {self.others_in: 0.0}
             for number, (of, precision, _) in enumerate(tried):
                 if of is unit:
                     noise[precision] = sums.ratio(number) - around
-                    lost[precision] = 100 * (sums.right[-1] - sums.right[number]) / sums.samples
+                    lost[precision] = sheet.lost(sums.scores[-1], sums.scores[number], sums.samples)
             order: list[Precision] = [precision for precision in ("int4", "int8", "float") if precision in noise]
-            records.append(
+            units.append(
                 UnitSensitivity(
                     layers=unit.layers,
                     weight=unit.name,
                     parameters=unit.tensor.numel(),
                     precisions=tuple(order),
                     noise=tuple(noise[precision] for precision in order),
-                    top1=tuple(lost[precision] for precision in order) if sums.labelled else None,
+                    score=tuple(lost[precision] for precision in order) if sheet.scored else None,
                 )
             )
         return PrecisionSensitivity(
             around=self.others_in,
             samples=sums.samples,
             split=split,
-            top1=100 * sums.exact_right / sums.samples if sums.labelled else None,
+            score=sheet.record(sums.exact_score, sums.samples),
             noise=around,
-            layers=tuple(records),
+            layers=tuple(units),
         )
 
 
@@ -249,26 +261,57 @@ def scored_split(context: Context) -> tuple[Split, str]:
     return context.data.split(name), name
 
 
-def batches_of(split: Split, context: Context, samples: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-    """The first ``samples`` of a split in stored order: the network's inputs, and the labels if there are any.
+@dataclass(frozen=True)
+class ScoreSheet:
+    """The score of a network's results, batch by batch: of a whole split it is the mean, weighed by samples.
+
+    Of a task without labels there is none: the noise at the outputs says the same.
+    """
+
+    task: Task
+    graph: Graph
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is a score."""
+        return self.task.score is not None and not self.task.self_supervised
+
+    def score(self, results: Sequence[Tensor], batch: Batch) -> float:
+        """The score of the results for a batch, times its samples; 0 where there is none."""
+        if not self.scored:
+            return 0.0
+        outputs = moved(self.graph.nested(results), torch.device("cpu"))
+        return count_of(batch) * next(iter(scores_of(self.task, [(outputs, batch)]).values()))
+
+    def lost(self, before: float, after: float, samples: int) -> float:
+        """What is lost between two sums of scores over as many samples."""
+        return self.task.dropped(before / samples, after / samples) if self.scored else 0.0
+
+    def record(self, total: float, samples: int) -> ScoreRecord | None:
+        """The record of a sum of scores."""
+        return records(self.task, {self.task.score or "": total / samples})[0] if self.scored else None
+
+
+def batches_of(split: Split, context: Context, samples: int) -> Iterator[tuple[tuple[Tensor, ...], Batch]]:
+    """The first ``samples`` of a split in stored order: the network's inputs, and the batch that they are of.
 
     Raises:
         InvalidInput: they are not what the network takes.
     """
     left = samples
     expected = [tuple(x.shape[1:]) for x in context.example_inputs]
-    for batch, labels in split.batches(BATCH):
-        contents: object = batch
-        inputs = tuple(contents) if isinstance(contents, (tuple, list)) else (batch,)
+    for whole in split.batches(BATCH):
+        inputs = context.read(whole)
         if [tuple(x.shape[1:]) for x in inputs] != expected:
             shapes = [tuple(x.shape[1:]) for x in inputs]
             raise InvalidInput(
                 f"sensitivity: samples have the shapes {shapes}, and the network was given {expected}; "
                 "give --data and --input-shape that agree"
             )
-        device = context.example_inputs[0].device
-        yield tuple(x[:left].to(device) for x in inputs), None if labels is None else labels[:left].to(device)
-        left -= len(inputs[0])
+        count = len(inputs[0])
+        batch = moved(part_of(whole, count, slice(0, left)), context.example_inputs[0].device)
+        yield context.read(batch), batch
+        left -= count
         if left <= 0:
             return
 
@@ -297,11 +340,10 @@ class _Sums:
 
     digest: str
     noise: list[list[float]]
-    right: list[int]
+    scores: list[float]
     signal: list[float] = field(default_factory=list)
-    exact_right: int = 0
+    exact_score: float = 0.0
     samples: int = 0
-    labelled: bool = True
 
     @staticmethod
     def resumed(record: Path | None, digest: str, variants: int) -> _Sums:
@@ -310,24 +352,23 @@ class _Sums:
             if record is not None:
                 sums = TypeAdapter(_Sums).validate_python(read_json(record, "scan"))
                 results = {len(each) for each in (*sums.noise, sums.signal) if each}
-                if sums.digest == digest and len(sums.noise) == len(sums.right) == variants + 1 and len(results) < 2:
+                if sums.digest == digest and len(sums.noise) == len(sums.scores) == variants + 1 and len(results) < 2:
                     return sums
         except (InvalidInput, ValidationError):
             pass  # there is none yet, or it is damaged: the scan begins anew
-        return _Sums(digest, [[] for _ in range(variants + 1)], [0] * (variants + 1))
+        return _Sums(digest, [[] for _ in range(variants + 1)], [0.0] * (variants + 1))
 
-    def add(self, number: int | None, exact: Sequence[Tensor], other: Sequence[Tensor], labels: Tensor | None) -> None:
-        """One batch of a variant, or of what is around."""
+    def add(self, number: int | None, exact: Sequence[Tensor], other: Sequence[Tensor], score: float) -> None:
+        """One batch of a variant, or of what is around, and its score times its samples."""
         place = -1 if number is None else number
         self.noise[place] = _plus(self.noise[place], [_difference(a, b) for a, b in zip(exact, other, strict=True)])
-        self.right[place] += _right(other, labels)
+        self.scores[place] += score
 
-    def count(self, exact: Sequence[Tensor], labels: Tensor | None) -> None:
-        """One batch of the float network."""
+    def count(self, exact: Sequence[Tensor], samples: int, score: float) -> None:
+        """One batch of the float network, and its score times its samples."""
         self.signal = _plus(self.signal, [_power(a) for a in exact])
-        self.exact_right += _right(exact, labels)
-        self.samples += len(exact[0]) if exact[0].ndim else 1
-        self.labelled = self.labelled and labels is not None and len(exact) == 1 and exact[0].ndim == 2
+        self.exact_score += score
+        self.samples += samples
 
     def ratio(self, number: int | None) -> float:
         """The noise of a variant, by the signal."""
@@ -352,12 +393,6 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 def _power(tensor: Tensor) -> float:
     return float(tensor.double().square().sum())
-
-
-def _right(outputs: Sequence[Tensor], labels: Tensor | None) -> int:
-    if labels is None or len(outputs) != 1 or outputs[0].ndim != 2 or labels.ndim != 1:
-        return 0
-    return int((outputs[0].argmax(1) == labels).sum())
 
 
 def _without(candidates: Candidates, encodings: Mapping[str, Encoding], unit: Unit) -> dict[str, Encoding]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import ConfigDict
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ...data.batch import moved
 from ...errors import InvalidInput
 from ...integers.encoding import Encoding
 from ...integers.simulate import simulate
 from ...stage import Context, Findings
+from ...tasks.record import ScoreRecord, records
+from ...tasks.scoring import scores_of
+from ...tasks.task import Batch, Task
 from .budget import ORDER, cheapest, summed
 from .layer_costs import Costs
 from .precisions import Candidates, Precision
@@ -30,7 +34,7 @@ class TradeOffPoint(Findings):
         loss: the summed sensitivity.
         predicted_snr_db: what that is as a signal to noise ratio of the output, where it is noise.
         snr_db: as measured on the simulated network, where it was.
-        top1: likewise, in percent.
+        score: likewise.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # where nothing is rounded, there is no noise
@@ -40,7 +44,7 @@ class TradeOffPoint(Findings):
     loss: float
     predicted_snr_db: float | None = None
     snr_db: float | None = None
-    top1: float | None = None
+    score: float | None = None
 
 
 class TradeOff(Findings):
@@ -50,7 +54,7 @@ class TradeOff(Findings):
         by: what was summed over layers.
         samples: that simulated points were measured on.
         split: where these came from.
-        top1: of the float network on them, in percent.
+        score: of the float network on them, where there are labels.
         float_bytes: that the file in float stores.
         points: by bytes, ascending.
     """
@@ -58,7 +62,7 @@ class TradeOff(Findings):
     by: By
     samples: int
     split: str
-    top1: float | None
+    score: ScoreRecord | None
     float_bytes: int
     points: tuple[TradeOffPoint, ...]
 
@@ -89,20 +93,20 @@ def trade_off(
     chosen = list({tuple(choice.values()): choice for choice in choices if choice is not None}.values())
     run = {round(number * (len(chosen) - 1) / max(1, simulated - 1)) for number in range(min(simulated, len(chosen)))}
     measure = Comparison.of(candidates, context, samples)
-    records = []
+    curve = []
     for number, choice in enumerate(chosen):
         context.progress("trade-off", number, len(chosen))
         loss = summed(units, choice, by)
-        snr_db, top1 = measure(candidates.encodings_of(choice)) if number in run else (None, None)
+        snr_db, score = measure(candidates.encodings_of(choice)) if number in run else (None, None)
         predicted = decibels(loss + sensitivity.noise) if by == "snr" else None
-        records.append(
+        curve.append(
             TradeOffPoint(
                 bytes=round(costs.of(choice)),
                 precisions=choice,
                 loss=loss,
                 predicted_snr_db=None if predicted is None or math.isinf(predicted) else predicted,
                 snr_db=snr_db,
-                top1=top1,
+                score=score,
             )
         )
     context.progress("trade-off", len(chosen), len(chosen))
@@ -110,9 +114,9 @@ def trade_off(
         by=by,
         samples=measure.samples,
         split=measure.split,
-        top1=measure.top1,
+        score=measure.score,
         float_bytes=round(costs.whole),
-        points=tuple(sorted(records, key=lambda record: record.bytes)),
+        points=tuple(sorted(curve, key=lambda record: record.bytes)),
     )
 
 
@@ -122,16 +126,18 @@ class Comparison:
 
     Args:
         candidates: the network.
-        inputs: batch by batch.
-        labels: of all of them, where there are any.
+        batches: the network's inputs, and the batches that they are of.
         exact: the results of the float network.
+        score: of the float network, where there are labels.
+        task: what a batch means.
         split: where the samples came from.
     """
 
     candidates: Candidates
-    inputs: tuple[tuple[Tensor, ...], ...]
-    labels: Tensor | None
+    batches: tuple[tuple[tuple[Tensor, ...], Batch], ...]
     exact: tuple[Tensor, ...]
+    score: ScoreRecord | None
+    task: Task
     split: str
 
     @staticmethod
@@ -141,49 +147,46 @@ class Comparison:
         Raises:
             InvalidInput: there are none, or they do not fit the network.
         """
+        context = context.of(candidates.model)
+        task = context.task_of(candidates.model)
         split, name = scored_split(context)
-        batches = list(batches_of(split, context, samples))
+        batches = tuple(batches_of(split, context, samples))
         if not batches:
             raise InvalidInput(f"sensitivity: the {name} split is empty; give --data with samples")
-        known = [labels for _, labels in batches if labels is not None]
-        inputs = tuple(inputs for inputs, _ in batches)
-        labels = torch.cat(known) if len(known) == len(batches) else None
-        exact = _run(candidates.model, inputs)
-        usable = len(exact) == 1 and exact[0].ndim == 2 and labels is not None and labels.shape == exact[0].shape[:1]
-        return Comparison(candidates, inputs, labels if usable else None, exact, name)
+        exact, score = _run(candidates.model, batches, task)
+        whole = None if score is None else records(task, {task.score or "": score})[0]
+        return Comparison(candidates, batches, exact, whole, task, name)
 
     @property
     def samples(self) -> int:
         """How many samples are compared."""
-        return len(self.exact[0])
-
-    @property
-    def top1(self) -> float | None:
-        """The accuracy of the float network, in percent; None where there are no labels for it."""
-        return self._accuracy(self.exact)
+        return sum(len(inputs[0]) for inputs, _ in self.batches)
 
     def __call__(self, encodings: Mapping[str, Encoding]) -> tuple[float | None, float | None]:
-        """The signal to noise ratio in dB (None: there is no noise) and the accuracy in percent of these encodings."""
-        results = _run(self._simulated(encodings), self.inputs)
+        """The signal to noise ratio in dB (None: there is no noise) and the score of these encodings, if it has one."""
+        results, score = _run(self._simulated(encodings), self.batches, self.task)
         ratio = decibels(noise_ratio(self.exact, results))
-        return None if math.isinf(ratio) else ratio, self._accuracy(results)
+        return None if math.isinf(ratio) else ratio, score
 
     def _simulated(self, encodings: Mapping[str, Encoding]) -> Callable[..., object]:
         network = self.candidates
         return simulate(network.model, encodings, network.inputs, target=network.target)
 
-    def _accuracy(self, results: Sequence[Tensor]) -> float | None:
-        if self.labels is None:
-            return None
-        return 100 * float((results[0].argmax(1) == self.labels).double().mean())
 
+def _run(
+    model: Callable[..., object], batches: Sequence[tuple[tuple[Tensor, ...], Batch]], task: Task
+) -> tuple[tuple[Tensor, ...], float | None]:
+    """The results for all batches, one tensor for each, wherever the network's answer holds it; and the score."""
+    rows: list[list[Tensor]] = []
 
-def _run(model: Callable[..., object], inputs: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The results for all batches, one tensor for each, wherever the network's answer holds it."""
-    with torch.no_grad():
-        results = [tree_leaves(model(*batch)) for batch in inputs]
-    rows = [
-        [leaf.reshape(1) if leaf.ndim == 0 else leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        for leaves in results
-    ]
-    return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+    def answers() -> Iterator[tuple[object, Batch]]:
+        for inputs, batch in batches:
+            with torch.no_grad():
+                outputs = model(*inputs)
+            leaves = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+            rows.append([leaf.reshape(1) if leaf.ndim == 0 else leaf for leaf in leaves])
+            yield moved(outputs, torch.device("cpu")), batch
+
+    scored = task if task.score is not None and not task.self_supervised else replace(task, scores={})
+    scores = scores_of(scored, answers())
+    return tuple(torch.cat(parts) for parts in zip(*rows, strict=True)), next(iter(scores.values()), None)

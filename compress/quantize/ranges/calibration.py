@@ -44,13 +44,13 @@ def observe(
     samples: int,
     context: Context,
     *,
-    task: str = "calibrate",
+    activity: str = "calibrate",
 ) -> None:
     """Run at most ``samples`` samples of ``split`` through ``graph``, batch by batch and without gradients.
 
     Args:
         watchers: told the values of the node of this name, batch by batch in order.
-        task: what the progress calls it.
+        activity: what the progress calls it.
 
     Raises:
         InvalidInput: the split is empty, its samples are not what the network takes, or a watched value is not finite.
@@ -61,7 +61,7 @@ def observe(
         for inputs, count in calibration_batches(graph, split, samples, context):
             program.run(*graph.arguments(inputs))
             seen += count
-            context.progress(task, seen, min(samples, max(len(split), seen)))
+            context.progress(activity, seen, min(samples, max(len(split), seen)))
 
 
 def calibration_batches(
@@ -83,7 +83,7 @@ def calibration_batches(
         values = sum(x.numel() for x in one_sample(context.example_inputs))
         batch_size = max(1, min(BATCH, BATCH_VALUES // max(1, values)))
     seen = 0
-    for batch in _batches(split, fixed or batch_size, len(graph.inputs)):
+    for batch in _batches(split, fixed or batch_size, context):
         inputs = _fitting(graph, tuple(x[: samples - seen] for x in batch))
         count = len(inputs[0])
         if fixed is not None and count != fixed:
@@ -163,14 +163,9 @@ def _fixed_batch(graph: Graph) -> int | None:
     return size
 
 
-def _batches(split: Split, batch_size: int, inputs: int) -> Iterator[tuple[Tensor, ...]]:
-    for found, _ in split.batches(batch_size):
-        batch: object = found
-        tensors = tuple(batch) if isinstance(batch, (tuple, list)) else (found,)
-        if len(tensors) != inputs:
-            raise InvalidInput(
-                f"quantize: the network takes {inputs} inputs, and a calibration batch gives {len(tensors)}"
-            )
+def _batches(split: Split, batch_size: int, context: Context) -> Iterator[tuple[Tensor, ...]]:
+    for batch in split.batches(batch_size):
+        tensors = context.read(batch)
         count = len(tensors[0])
         for start in range(0, count, batch_size):
             part = tuple(x[start : start + batch_size] for x in tensors)

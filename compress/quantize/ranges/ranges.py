@@ -13,7 +13,7 @@ from ...graph.trace import Graph
 from ...integers.encoding import Encoding
 from ...stage import Config, Samples
 from ..scheme import SCHEMES, Scheme
-from ..state import State, Task
+from ..state import Job, State
 from .calibration import Watcher, observe
 from .observers import Calibration, Observer, Spread, WeightCalibration, observer_of
 
@@ -59,7 +59,7 @@ class Ranges(Config):
         0.9, "Of the averages, for moving_average.", flag="--calibration-momentum", group="ranges", ge=0, lt=1
     )
 
-    def apply(self, state: State, task: Task, ends: Ends = "float") -> State:
+    def apply(self, state: State, job: Job, ends: Ends = "float") -> State:
         """With the encodings of everything that can be in integers.
 
         Args:
@@ -68,9 +68,9 @@ class Ranges(Config):
         Raises:
             InvalidInput: there are no samples, they do not fit the network, or an activation is not finite.
         """
-        encodings = self._of_weights(state, _rest(task.scheme, ends))
-        if task.scheme.activation_bits is not None:
-            encodings |= self._of_activations(state, task, task.scheme.activation_bits)
+        encodings = self._of_weights(state, _rest(job.scheme, ends))
+        if job.scheme.activation_bits is not None:
+            encodings |= self._of_activations(state, job, job.scheme.activation_bits)
         return state.after(encodings=encodings)
 
     def _of_weights(self, state: State, scheme: Scheme | None) -> dict[str, Encoding]:
@@ -86,7 +86,7 @@ class Ranges(Config):
                 )
         return encodings
 
-    def _of_activations(self, state: State, task: Task, bits: int) -> dict[str, Encoding]:
+    def _of_activations(self, state: State, job: Job, bits: int) -> dict[str, Encoding]:
         measured = state.placement.measured
         observers = {
             at: observer_of(self.calibration, percentile=self.percentile, momentum=self.momentum, bits=bits)
@@ -94,7 +94,7 @@ class Ranges(Config):
         }
         spreads = {at: Spread() for at in observers}
         watchers = {at: _both(observer, spreads[at]) for at, observer in observers.items()}
-        observe(state.graph, watchers, task.samples, task.count, task.context)
+        observe(state.graph, watchers, job.samples, job.count, job.context)
         self._note(state.graph, spreads)
         ranges = {at: observer.range() for at, observer in observers.items()}
         return {name: Encoding((ranges[at][0],), (ranges[at][1],), bits) for name, at in measured.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from ...core.parts import Kind, Part
-from ..state import State, Task
+from ..state import Job, State
 
 Phase = Literal["statistics", "weights", "rounding", "biases"]
 """When a method runs: before batch norms are folded, before ranges are measured, when weights get their integers, and
@@ -34,7 +34,7 @@ class Recovery(Part):
         """What the other steps have to keep or give for it."""
         return frozenset({"samples"})
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """The network as this method leaves it, with the account of what it did and what it left alone.
 
         Raises:

@@ -17,7 +17,7 @@ from ...graph.trace import Graph
 from ...stage import Context, Edit, Skip
 from ..moments import ChannelStatistics, Moments
 from ..ranges.calibration import observe
-from ..state import State, Task
+from ..state import Job, State
 from . import Need, Phase, Recovery
 from .shared.layers import MARGIN, Way, layers_of, ways
 
@@ -36,9 +36,9 @@ class Absorb(Recovery):
         """Samples, what batch norms tell, and a bias in every layer."""
         return frozenset({"samples", "moments", "biases"})
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """:func:`absorb`, with the moments of the layers whose biases moved."""
-        done = absorb(state.graph, state.moments, task.samples, task.count, task.context)
+        done = absorb(state.graph, state.moments, job.samples, job.count, job.context)
         moments = {
             name: known.lowered(done.shifts[name]) if name in done.shifts else known
             for name, known in state.moments.items()
@@ -74,7 +74,7 @@ def absorb(graph: Graph, known: Mapping[str, Moments], split: Split, samples: in
     watchers = {name: statistics.observe for name, statistics in seen.items()}
     if not usable:
         return Absorbed()
-    observe(graph, watchers, split, samples, context, task="measure channels")
+    observe(graph, watchers, split, samples, context, activity="measure channels")
     edits: list[Edit] = []
     skipped: list[Skip] = []
     shifts: dict[str, Tensor] = {}

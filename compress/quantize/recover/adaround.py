@@ -22,7 +22,7 @@ from ...integers.encoding import Encoding, IntegerParameters
 from ...integers.grids import scale_for
 from ...integers.placement import CLIPS, NOTHING, IntegerLayer
 from ...stage import Config, Context, Edit, Samples
-from ..state import State, Task
+from ..state import Job, State
 from . import Phase, Recovery
 from .shared.paired_execution import Lockstep, Rounded
 from .shared.sampled_rows import Rows, sampled_rows
@@ -189,10 +189,10 @@ class AdaRound(Recovery):
 
     phase: ClassVar[Phase] = "rounding"
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """:func:`adaround`."""
-        config = LearnedRounding(iterations=self.iterations, batch=self.batch, samples=task.count)
-        done = adaround(state.network, state.encodings, task.context, task.samples, config, target=task.grid)
+        config = LearnedRounding(iterations=self.iterations, batch=self.batch, samples=job.count)
+        done = adaround(state.network, state.encodings, job.context, job.samples, config, target=job.grid)
         edit = Edit("", "weights", "float32", f"rounded by {self.name}", "weights")
         return state.after([edit], network=done.model, encodings=done.encodings)
 

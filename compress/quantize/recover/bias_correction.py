@@ -25,7 +25,7 @@ from ...integers.simulate import simulated
 from ...stage import Context, Edit, Skip
 from ..moments import ChannelStatistics, Moments, derived
 from ..ranges.calibration import calibration_batches, observe
-from ..state import State, Task
+from ..state import Job, State
 from . import Need, Phase, Recovery
 from .shared.paired_execution import Walk, bytes_per_sample
 
@@ -52,15 +52,15 @@ class BiasCorrection(Recovery):
         source_of_means: Need = "samples" if self.source == "empirical" else "moments"
         return frozenset({"unrounded", "biases", source_of_means})
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """:func:`correct_biases`, or :func:`correct_biases_analytically`."""
-        network, encodings, unrounded, context = state.network, state.encodings, state.unrounded, task.context
+        network, encodings, unrounded, context = state.network, state.encodings, state.unrounded, job.context
         assert unrounded is not None, "it says that it needs the weights before rounding"
         if self.source == "empirical":
-            done = correct_biases(network, unrounded, encodings, task.samples, task.count, context, target=task.grid)
+            done = correct_biases(network, unrounded, encodings, job.samples, job.count, context, target=job.grid)
         else:
             done = correct_biases_analytically(
-                network, encodings, state.moments, context, reference=unrounded, target=task.grid
+                network, encodings, state.moments, context, reference=unrounded, target=job.grid
             )
         return state.after(*done)
 
@@ -108,7 +108,7 @@ def correct_biases(
     samples = max(1, min(samples, MEMORY_BYTES // bytes_per_sample(planned.graph)))
     graph = trace(reference, context.example_inputs, dynamic_batch=True)
     seen = {product.node.name: ChannelStatistics(_dim(product.node)) for product in layers}
-    observe(graph, {name: s.observe for name, s in seen.items()}, split, samples, context, task="measure channels")
+    observe(graph, {name: s.observe for name, s in seen.items()}, split, samples, context, activity="measure channels")
     batches = [inputs for inputs, _ in calibration_batches(graph, split, samples, context)]
     walk = Walk(simulated(planned), batches)
     edits = []

@@ -20,14 +20,14 @@ from torch.fx import GraphModule, Node
 
 from ...core.settings import setting
 from ...data import Split
-from ...errors import InvalidInput
 from ...graph.trace import Graph
 from ...integers.encoding import Encoding
 from ...integers.grids import activation_encoding
 from ...integers.placement import NOTHING, IntegerLayer
 from ...rounding.learned_scales import gradient_factor, lsq
 from ...stage import Context, Edit
-from ..state import State, Task
+from ...tasks.task import Task
+from ..state import Job, State
 from . import Phase, Recovery
 from .adaround import ACTIVATIONS, LearnedRounding, Rounding, fit_layer, learn, with_activation
 from .shared.paired_execution import Lockstep, Rounded, Values, Walk, traced_shape
@@ -107,16 +107,16 @@ class Brecq(Recovery):
 
     phase: ClassVar[Phase] = "rounding"
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """:func:`brecq`."""
         config = LearnedRounding(
             iterations=self.iterations,
             batch=self.batch,
             fisher=self.fisher,
             learn_activations=self.learn_activations,
-            samples=task.count,
+            samples=job.count,
         )
-        done = brecq(state.network, state.encodings, task.context, task.samples, config, target=task.grid)
+        done = brecq(state.network, state.encodings, job.context, job.samples, config, target=job.grid)
         edit = Edit("", "weights", "float32", f"rounded by {self.name}", "weights")
         return state.after([edit], network=done.model, encodings=done.encodings)
 
@@ -139,8 +139,8 @@ def brecq(
         target: the engine and processor whose grids the weights shall lie on, by name; others round them anew.
 
     Raises:
-        InvalidInput: the encodings are not of this network, there are no samples, or ``fisher`` is set and the network
-            does not yield logits (N, classes).
+        InvalidInput: the encodings are not of this network, there are no samples, or ``fisher`` is set and the task
+            does not fit the network.
     """
     lockstep = Lockstep.of(
         model, encodings, context, split, config.samples, config.memory_mb, target, config.batch or 32, whole=True
@@ -152,7 +152,7 @@ def brecq(
     lockstep.start([*(block.output for block in blocks), *(chain[-1].name for chain in chains.values())])
     generator = torch.Generator().manual_seed(context.seed)
     errors: dict[str, tuple[float, float]] = {}
-    learner = _BlockLearner(lockstep, config, generator)
+    learner = _BlockLearner(lockstep, config, generator, context.task_of(model))
     for number, product in enumerate(lockstep.products):
         context.progress("brecq", number, len(lockstep.products), product.layer)
         if product.weight in chains:
@@ -169,6 +169,7 @@ class _BlockLearner:
     lockstep: Lockstep
     config: LearnedRounding
     generator: torch.Generator
+    task: Task
 
     def fit(self, block: Block) -> tuple[float, float]:
         """Set the weights of a block; returns the error of nearest rounding and theirs."""
@@ -257,9 +258,9 @@ class _BlockLearner:
             node.args = (value, float(grid.scale), *rest)
 
     def _fisher(self, block: Block, values: Tensor) -> Tensor:
-        """The squared gradients of the output, over their mean: those of the log-likelihood of labels that are drawn.
+        """The squared gradients of the output, over their mean: those of the task's loss for targets that are drawn.
 
-        Labels come from the float network's own distribution, which makes it the Fisher information.
+        They come from the float network's own prediction, which makes it the Fisher information.
         """
         walk, squares = self.lockstep.float_walk, []
         start = 0
@@ -267,14 +268,9 @@ class _BlockLearner:
             size = len(self.lockstep.batches[number][0])
             x = values[start : start + size].clone().requires_grad_()
             start += size
-            logits = walk.after(block.output, x, number, self.lockstep.graph.outputs[0].name)
-            if logits.ndim != 2:
-                raise InvalidInput(
-                    f"quantize: fisher needs logits (N, classes), and the network yields {tuple(logits.shape)}; "
-                    f"leave it out"
-                )
-            labels = torch.multinomial(torch.softmax(logits.detach(), 1), 1, generator=self.generator)[:, 0]
-            (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"), x)
+            outputs = walk.after(block.output, x, number, self.lockstep.graph.outputs[0].name)
+            loss = size * self.task.drawn(outputs, self.generator)
+            (gradient,) = torch.autograd.grad(loss, x)
             squares.append(gradient.square())
         weights = torch.cat(squares)
         return weights / weights.mean().clamp_min(1e-30)

@@ -19,7 +19,7 @@ from ...graph.trace import Graph
 from ...stage import Context, Edit, Skip
 from ..moments import ChannelStatistics
 from ..ranges.calibration import observe
-from ..state import State, Task
+from ..state import Job, State
 from . import Phase, Recovery
 from .shared.layers import MARGIN, Layer, Way, layers_of, ways
 
@@ -34,9 +34,9 @@ class Equalize(Recovery):
     phase: ClassVar[Phase] = "weights"
     rank: ClassVar[int] = 10
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """:func:`equalize`, with the moments of the layers that were scaled."""
-        done = equalize(state.graph, task.samples, task.count, task.context)
+        done = equalize(state.graph, job.samples, job.count, job.context)
         moments = {
             name: known.scaled(done.scales[name]) if name in done.scales else known
             for name, known in state.moments.items()
@@ -124,7 +124,7 @@ def _highest(graph: Graph, clipped: list[Way], split: Split, samples: int, conte
     seen = {way.before.node.name: ChannelStatistics(way.before.dim) for way in clipped}
     if seen:
         watchers = {name: statistics.observe for name, statistics in seen.items()}
-        observe(graph, watchers, split, samples, context, task="measure channels")
+        observe(graph, watchers, split, samples, context, activity="measure channels")
     return {name: statistics.highest for name, statistics in seen.items() if statistics.highest is not None}
 
 

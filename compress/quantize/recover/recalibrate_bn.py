@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...training.batch_norm import reestimate_batch_norm
-from ..state import State, Task
+from ..state import Job, State
 from . import Phase, Recovery
 
 
@@ -14,6 +14,8 @@ class RecalibrateBn(Recovery):
 
     phase: ClassVar[Phase] = "statistics"
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """With statistics that are averages over the calibration samples."""
-        return state.after(*reestimate_batch_norm(state.network, task.samples, seed=task.context.seed))
+        return state.after(
+            *reestimate_batch_norm(state.network, job.samples, seed=job.context.seed, read=job.context.read)
+        )

@@ -21,7 +21,7 @@ from ...fold import COPIES, DROPOUTS, uses
 from ...graph.trace import Graph, argument
 from ...stage import Context, Edit, Skip
 from ..ranges.calibration import observe
-from ..state import State, Task
+from ..state import Job, State
 from . import Phase, Recovery
 from .shared.layers import Layer, layers_of
 
@@ -81,10 +81,10 @@ class Smooth(Recovery):
     phase: ClassVar[Phase] = "weights"
     rank: ClassVar[int] = 30
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """:func:`smooth`."""
-        bits = task.scheme.weight_bits
-        return state.after(*smooth(state.graph, self.alpha, task.samples, task.count, task.context, bits=bits))
+        bits = job.scheme.weight_bits
+        return state.after(*smooth(state.graph, self.alpha, job.samples, job.count, job.context, bits=bits))
 
 
 def smooth(
@@ -107,7 +107,7 @@ def smooth(
     if not places:
         return (), tuple(skipped)
     watchers = {place.node.name: place.observe for place in places}
-    observe(graph, watchers, split, samples, context, task="measure channels")
+    observe(graph, watchers, split, samples, context, activity="measure channels")
     edits: list[Edit] = []
     for number, place in enumerate(places):
         chosen = _searched(place, bits) if alpha == "search" else alpha

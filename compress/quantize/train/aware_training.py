@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from ...distill import objective_for
+from ...distill import fine_tune, objective_for
 from ...errors import InvalidInput
 from ...integers.encoding import Encoding, IntegerParameters
 from ...integers.grids import activation_encoding
@@ -25,7 +24,8 @@ from ...integers.plan import Integers, Plan, plan, plan_of
 from ...integers.simulate import simulated
 from ...rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from ...stage import Context, Objective, evaluation_copy
-from ...training.loop import Training, classification, fit
+from ...tasks.task import Batch
+from ...training.loop import Training
 
 aten = torch.ops.aten
 
@@ -234,8 +234,8 @@ class _WithClipDecay:
     clips: tuple[nn.Parameter, ...]
     decay: float
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return self.objective(model, x, y) + 0.5 * self.decay * sum(clip.square().sum() for clip in self.clips)
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.objective(model, batch) + 0.5 * self.decay * sum(clip.square().sum() for clip in self.clips)
 
 
 def train_quantized(
@@ -265,20 +265,18 @@ def train_quantized(
     network = evaluation_copy(model)
     given = plan(network, context.example_inputs, encodings, target).settled()
     simulation = learnable(network, given, context.example_inputs, learned=learned, target=target)
-    objective = objective_for(context.teacher, training)
+    context = context.of(model)
+    objective = objective_for(context.task_of(model), context.teacher, training)
     clips = tuple(one.clip for one in simulation.activations.values() if isinstance(one, ClipQuantizer))
     if clips:
-        base = objective or classification(training.label_smoothing)
-        objective = _WithClipDecay(base, clips, training.weight_decay)
-    history = fit(
+        objective = _WithClipDecay(objective, clips, training.weight_decay)
+    history = fine_tune(
         simulation.module,
-        context.data,
+        context,
         training,
+        activity="train quantized",
+        checkpoint="quantize.ckpt",
         objective=objective,
-        seed=context.seed,
-        checkpoint=Path(context.checkpoints, "quantize.ckpt") if context.checkpoints else None,
-        progress=context.progress,
-        task="train quantized",
     )
     _copy_back(simulation.module, network)
     planned = simulation.planned

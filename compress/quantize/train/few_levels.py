@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ...distill import objective_for
+from ...distill import fine_tune
 from ...edits import replay
 from ...errors import InvalidInput
 from ...fold import Fold
@@ -37,7 +36,7 @@ from ...rounding.weights import (
     WeightRule,
 )
 from ...stage import Context, Edit, Skip
-from ...training.loop import Training, fit
+from ...training.loop import Training
 from ..scheme import Schedule, Scheme
 
 SHARES = (0.5, 0.75, 0.875)
@@ -185,8 +184,7 @@ def _starting_batch(context: Context) -> tuple[Tensor, ...]:
     if context.data is None:
         return context.example_inputs
     split = context.data.splits.get("calibration") or context.data.split("train")
-    x, _ = next(iter(split.batches(STARTING_SAMPLES)))
-    return (x,)
+    return context.read(next(iter(split.batches(STARTING_SAMPLES))))
 
 
 def _run_with_hooks(
@@ -260,25 +258,19 @@ class Parts:
     parts: int = 0
     history: list[Mapping[str, float]] = field(default_factory=list)
 
-    def train(self, until: float, task: str) -> None:
+    def train(self, until: float, activity: str) -> None:
         """Train until this share of all epochs is done."""
         if self.training is None:
             return
         epochs = math.ceil(until * self.training.epochs) - self.done
         if epochs <= 0:
             return
-        context = self.context
-        assert context.data is not None, "checked before"
-        checkpoint = Path(context.checkpoints, f"few_levels-{self.parts}.ckpt") if context.checkpoints else None
-        history = fit(
+        history = fine_tune(
             self.network,
-            context.data,
+            replace(self.context, seed=self.context.seed + self.parts),
             self.training.model_copy(update={"epochs": epochs}),
-            objective=objective_for(context.teacher, self.training),
-            seed=context.seed + self.parts,
-            checkpoint=checkpoint,
-            progress=context.progress,
-            task=task,
+            activity=activity,
+            checkpoint=f"few_levels-{self.parts}.ckpt",
         )
         self.history += [{**record, "epoch": self.done + record["epoch"]} for record in history]
         self.done, self.parts = self.done + epochs, self.parts + 1

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from ...core.settings import setting
 from ...stage import Edit
 from ...training.loop import Training
-from ..state import State, Task
+from ..state import Job, State
 from .aware_training import Learned, train_quantized
 
 
@@ -37,14 +37,14 @@ class AwareTraining(Training):
         "fp32", "Of training; bf16 rounds products as coarsely as 8-bit integers do."
     )
 
-    def fit_rounded(self, state: State, task: Task) -> State:
+    def fit_rounded(self, state: State, job: Job) -> State:
         """With weights and encodings that were learnt together.
 
         Raises:
             InvalidInput: there is no data to train on, or the loss is not finite.
         """
         network, encodings = state.network, state.encodings
-        done = train_quantized(network, encodings, self, task.context, learned=self.method, target=task.grid)
+        done = train_quantized(network, encodings, self, job.context, learned=self.method, target=job.grid)
         edit = Edit("", "weights", None, f"{len(done.history)} epochs", "weights")
         return state.after([edit], network=done.model, encodings=done.encodings, history=tuple(done.history))
 

@@ -12,6 +12,8 @@ from compress.data import Data
 from compress.distill import Distill, Distillation, objective_for, soft_target_loss
 from compress.errors import InvalidInput
 from compress.stage import Context
+from compress.tasks.classification import task
+from compress.tasks.reading import Reading
 from compress.training.loop import Training, fit
 
 FAST = Training(epochs=4, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
@@ -37,7 +39,8 @@ def test_weights_blend_both_losses(small_net: nn.Module) -> None:
     teacher = copy.deepcopy(small_net)
     for parameter in teacher.parameters():
         parameter.data.mul_(1.3)
-    hard, soft, both = (Distillation(teacher, 2.0, weight)(small_net, x, y).item() for weight in (0.0, 1.0, 0.25))
+    own = task(Reading(), temperature=2.0)
+    hard, soft, both = (Distillation(teacher, own, weight)(small_net, (x, y)).item() for weight in (0.0, 1.0, 0.25))
     assert both == pytest.approx(0.25 * soft + 0.75 * hard, rel=1e-5)
     assert hard == pytest.approx(nn.functional.cross_entropy(small_net(x), y).item(), rel=1e-5)
 
@@ -56,7 +59,7 @@ def test_a_student_comes_nearer_to_its_teacher(small_net: nn.Module, data: Data)
 
 def test_the_teacher_given_stays_as_it_is(small_net: nn.Module) -> None:
     """Training wants channels last; a network that is exported later must not notice."""
-    objective = objective_for(small_net, FAST)
+    objective = objective_for(task(Reading()), small_net, FAST)
     assert isinstance(objective, Distillation) and objective.teacher is not small_net
     assert small_net.conv2.weight.is_contiguous() and not objective.teacher.conv2.weight.is_contiguous()  # type: ignore[operator, union-attr]
 

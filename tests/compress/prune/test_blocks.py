@@ -28,7 +28,8 @@ from compress.sources import artifact
 from compress.sources.load import Network
 from compress.sources.specification import parse
 from compress.stage import Context, Result
-from compress.training.loop import Training, top1
+from compress.tasks.classification import top1
+from compress.training.loop import Training
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CONTEXT = Context((IMAGE,))
@@ -184,7 +185,7 @@ def test_influences_of_all_blocks_are_measured_on_the_calibration_samples() -> N
     model = transformer()
     data = labelled(model)
     measured = influences(model, ["layers.0", "layers.1"], "similarity", Context((IMAGE,), data), samples=40)
-    samples = torch.cat([x for x, _ in First(data.split("calibration"), 40).batches(64)])
+    samples = torch.cat([x for x, *_ in First(data.split("calibration"), 40).batches(64)])
     assert len(samples) == 40
     x = model.patches(samples).flatten(2).transpose(1, 2)  # type: ignore[operator]
     x = torch.cat([model.token.expand(40, -1, -1), x], 1) + model.position  # type: ignore[operator]

@@ -192,16 +192,16 @@ def test_steps_share_the_epochs_and_resume(tmp_path: Path, monkeypatch: pytest.M
 
     from compress.prune import prune as module
 
-    fit, calls = module.fit, []  # type: ignore[attr-defined]
+    fine_tune, calls = module.fine_tune, []  # type: ignore[attr-defined]
 
     def interrupted(*arguments: object, **options: object) -> object:
-        calls.append(options["task"])
+        calls.append(options["activity"])
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return fit(*arguments, **options)  # type: ignore[arg-type]
+        return fine_tune(*arguments, **options)  # type: ignore[arg-type]
 
     context = Context((IMAGE,), data(), checkpoints=str(tmp_path))
-    monkeypatch.setattr(module, "fit", interrupted)
+    monkeypatch.setattr(module, "fine_tune", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stage.apply(net(), context)
     assert calls == ["fine-tune 1/3", "fine-tune 2/3"]

@@ -49,7 +49,7 @@ def network(seed: int = 0) -> nn.Sequential:
 
 def samples(context: Context, batches: int) -> list[tuple[Tensor, Tensor]]:
     assert context.data is not None
-    return list(context.data.split("train").batches(32, shuffle_seed=(context.seed, 0)))[:batches]  # type: ignore[return-value]
+    return list(context.data.split("train").batches(32, shuffle_seed=(context.seed, 0)))[:batches]
 
 
 def scored(model: nn.Module, context: Context, names: list[str], axis: int = 1, **options: Any) -> list[Tensor]:
@@ -191,12 +191,12 @@ def test_what_is_refused() -> None:
         with pytest.raises(InvalidInput, match=expected):
             scored(model or network(), Context(context.example_inputs, data), ["1.weight"])
 
-    refused("needs labels, and the samples have none", None)
+    refused("needs labels of classes, and the samples have none", None)
     refused(
         r"labels \(N,\) from 0 to 2, as the network has 3 outputs, got torch.int64 of shape \(8,\) up to 3",
         torch.arange(8) % 4,
     )
-    refused(r"expected labels \(N,\)", torch.zeros(8))
-    refused("is of a classifier that returns logits", torch.arange(8) % 3, network()[:2])
+    refused("needs labels of classes", torch.zeros(8))
+    refused("needs labels of classes", torch.arange(8) % 3, network()[:2])
     with pytest.raises(InvalidInput, match="no data is given"):
         scored(network(), Context(context.example_inputs), ["1.weight"])

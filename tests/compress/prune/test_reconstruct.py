@@ -160,7 +160,7 @@ def test_later_layers_see_the_repaired_ones() -> None:
     pruned, changes = cut(model, x[:1].double(), {"0": [0, 1, 2], "2": [3, 4, 5]})
     done, _ = reconstruct(model, pruned, changes, SampleSplit(x, None), ridges=(0.0,))
     assert [edit.layer for edit in done] == ["2", "6"]
-    order = torch.cat([b for b, _ in SampleSplit(torch.arange(200)[:, None], None).batches(32, shuffle_seed=(0, 0))])
+    order = torch.cat([b for b, *_ in SampleSplit(torch.arange(200)[:, None], None).batches(32, shuffle_seed=(0, 0))])
     held = torch.cat([torch.arange(len(part)) % 4 == 3 for part in order.split(32)])
     used = x[order.flatten().long()][~held].double()
     with torch.no_grad():
@@ -277,7 +277,7 @@ def test_batch_norm_statistics_are_the_averages_of_the_batches() -> None:
     assert [edit.layer for edit in done] == ["1", "5"] and done[0].after == "of 48 calibration samples" and not skipped
     means: list[list[Tensor]] = [[], []]
     variances: list[list[Tensor]] = [[], []]
-    batches = [b for b, _ in SampleSplit(x, None).batches(16, shuffle_seed=(4, 0))][:3]
+    batches = [b for b, *_ in SampleSplit(x, None).batches(16, shuffle_seed=(4, 0))][:3]
     for batch in batches:
         value = batch.double()
         for i, start in enumerate((0, 4)):

@@ -25,7 +25,8 @@ from compress.prune.regularize.members import filters, produced, scales
 from compress.prune.regularize.penalties import GroupNorm, Growing, L1Scales, Soft, growing_factor, lowest
 from compress.recipe import Recipe
 from compress.stage import Context
-from compress.training.loop import Training, fit, learning_rate_factor
+from compress.training.loop import Training, fit
+from compress.training.optimizer import learning_rate_factor
 from tests.support.small_classifier import SmallNet, pattern_data
 
 TRAINING = Training(epochs=2, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")

@@ -18,7 +18,7 @@ from compress.prune import Prune
 from compress.prune.sensitivity import Scan, Sensitivity, Slice
 from compress.report.heat_map import heat_map
 from compress.stage import Context
-from compress.training.loop import top1
+from compress.tasks.classification import top1
 
 
 class Sorter(nn.Module):
@@ -55,12 +55,12 @@ def test_the_scan_tells_what_pruning_each_group_alone_costs(data: Data, small_ne
     found = Scan(ratios=(0.25, 0.5), samples=20).measure(small_net, context(data))
     assert all(torch.equal(before[name], tensor) for name, tensor in small_net.state_dict().items())
     split = Slice(data.splits["validation"], 20)
-    assert found.samples == 20 and found.top1 == top1(small_net, split)
+    assert found.samples == 20 and found.score.value == (whole := top1(small_net, split))
     (group,) = found.groups
     assert group.layers == ("conv1", "conv2") and group.width == 8 and group.removed == (0.25, 0.5)
-    for ratio, accuracy in zip(group.removed, group.top1, strict=True):
+    for ratio, loss in zip(group.removed, group.losses, strict=True):
         pruned = Prune(ratio=ratio, criterion="l2", round_to=1).apply(small_net, context(data)).model
-        assert accuracy == top1(pruned, split)
+        assert loss == whole - top1(pruned, split)
     assert [layer for layer, _ in found.skipped] == ["fc"]
 
 
@@ -69,7 +69,7 @@ def test_the_test_split_is_not_read(data: Data, small_net: nn.Module) -> None:
     Scan(ratios=(0.5,)).measure(small_net, context(replace(data, splits=splits)))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="no validation samples"):
         Scan().measure(small_net, context(replace(data, splits={"test": data.splits["test"]})))
-    with pytest.raises(InvalidInput, match="it needs data to measure accuracy on"):
+    with pytest.raises(InvalidInput, match="it needs data to measure a score on"):
         Scan().measure(small_net, Context((data.example(),)))
 
 

@@ -113,7 +113,7 @@ def trained() -> tuple[nn.Module, dict[str, Encoding], Context]:
 def loss_of(model: nn.Module, data: Data) -> float:
     with torch.no_grad():
         batches = list(data.split("train").batches(64))
-        return float(sum(cross_entropy(model(x), y) * len(x) for x, y in batches) / len(data.split("train")))  # type: ignore[arg-type, misc]
+        return float(sum(cross_entropy(model(x), y) * len(x) for x, y in batches) / len(data.split("train")))
 
 
 @pytest.mark.parametrize("learned", ["lsq", "lsq+", "pact"])
@@ -147,7 +147,7 @@ def test_what_was_trained_is_what_the_new_encodings_round(
         done.model, done.encodings, training.model_copy(update={"epochs": 0}), context, target="ort-x86"
     )
     same_grids(dict(done.encodings), dict(again.encodings))
-    told = done.history[-1]["validation_top1"]
+    told = done.history[-1]["validation_score"]
     simulated = simulate(done.model, done.encodings, context.example_inputs)
     split = context.data.split("validation")
     with torch.no_grad():

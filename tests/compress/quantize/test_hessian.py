@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -16,6 +17,8 @@ from compress.quantize.budget import hessian
 from compress.quantize.budget.hessian import HessianScan, hessian_traces
 from compress.quantize.budget.precisions import Candidates
 from compress.stage import Context
+from compress.tasks import classification, outputs
+from compress.tasks.reading import Reading
 from tests.support.small_networks import Unfolded, made
 
 
@@ -46,8 +49,10 @@ def exact_trace(net: Tiny, layer: str, x: Tensor, labels: Tensor) -> float:
 def test_the_trace_is_that_of_the_whole_hessian(labelled: bool) -> None:
     net = Tiny().eval().requires_grad_(False)
     x, y = torch.randn(40, 2), torch.randint(0, 3, (40,))
-    batches = [((x[i : i + 10],), y[i : i + 10] if labelled else None) for i in range(0, 40, 10)]
-    found = hessian_traces(net, [net.first.weight, net.last.weight], batches, draws=100)
+    batches = [((x[i : i + 10],), (x[i : i + 10], y[i : i + 10])) for i in range(0, 40, 10)]
+    own = classification.task(Reading()) if labelled else replace(classification.task(Reading()), loss=None)
+    own = own if labelled else replace(own, match=lambda a, b: cross_entropy(a, b.softmax(1)))
+    found = hessian_traces(net, [net.first.weight, net.last.weight], batches, own, draws=100)
     assert not net.first.weight.requires_grad
     labels = y if labelled else net(x).softmax(1)
     for trace, layer in zip(found, ("first", "last"), strict=True):
@@ -60,7 +65,7 @@ def test_all_signs_together_give_it_exactly(monkeypatch: pytest.MonkeyPatch) -> 
     x, y = torch.randn(20, 2), torch.randint(0, 3, (20,))
     signs = iter([torch.tensor(row, dtype=torch.float32).view(2, 2) for row in product((-1, 1), repeat=4)])
     monkeypatch.setattr(hessian, "_signs", lambda tensor, generator: next(signs))
-    (trace,) = hessian_traces(net, [net.first.weight], [((x,), y)], draws=16)
+    (trace,) = hessian_traces(net, [net.first.weight], [((x,), (x, y))], classification.task(Reading()), draws=16)
     assert trace.value == pytest.approx(exact_trace(net, "first", x, y), rel=1e-4)
 
 
@@ -82,7 +87,11 @@ def test_the_sensitivity_is_the_mean_of_the_diagonal_times_the_error_of_rounding
             layer.loss("int4", "snr")
 
 
-def test_a_network_without_logits_is_refused() -> None:
+def test_a_network_without_logits_is_no_classifier_and_has_the_curvature_of_its_match() -> None:
     model, inputs, _ = made(Unfolded)
-    with pytest.raises(InvalidInput, match=r"logits \(N, classes\), got \(40, 3, 16, 16\)"):
-        hessian_traces(model, [model.get_parameter("first.weight")], [(inputs, None)])
+    weight = [model.get_parameter("first.weight")]
+    sampled = [(inputs, (inputs, torch.zeros(len(inputs[0]), dtype=torch.long)))]
+    with pytest.raises(InvalidInput, match=r"is \(40, classes\), and the network gives \(40, 3, 16, 16\)"):
+        hessian_traces(model, weight, sampled, classification.task(Reading()))
+    (trace,) = hessian_traces(model, weight, sampled, outputs.task(Reading()))
+    assert trace.value > 3 * trace.error > 0

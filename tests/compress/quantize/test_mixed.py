@@ -183,7 +183,7 @@ def test_the_curve_rises_with_the_bytes(data: Data, small_net: nn.Module) -> Non
     first, last = curve.points[0], curve.points[-1]
     assert set(first.precisions.values()) == {"int4"} and set(last.precisions.values()) == {"int8"}
     assert first.snr_db is not None and last.snr_db is not None and first.snr_db < last.snr_db
-    assert first.predicted_snr_db == pytest.approx(first.snr_db, abs=6) and last.top1 is not None
+    assert first.predicted_snr_db == pytest.approx(first.snr_db, abs=6) and last.score is not None
 
 
 def test_tensors_belong_to_the_layer_that_alone_reads_them() -> None:
@@ -215,6 +215,6 @@ def test_what_cannot_be_asked_for() -> None:
     with pytest.raises(InvalidInput, match="no weight of this network is in integers"):
         Quantize(scheme="fp16", budget=Budget(size=2)).apply(model, context)
     lone = UnitSensitivity(
-        layers=("a",), weight="a.weight", parameters=1, precisions=("int4",), noise=(0.5,), top1=(1.0,)
+        layers=("a",), weight="a.weight", parameters=1, precisions=("int4",), noise=(0.5,), score=(1.0,)
     )
-    assert lone.loss("int4", "top1") == pytest.approx(1 + 5e-7)
+    assert lone.loss("int4", "score") == pytest.approx(1 + 5e-7)

@@ -95,8 +95,8 @@ def test_points_are_told_where_there_are_labels(data: Data, small_net: nn.Module
     result = Quantize().apply(small_net, context)
     candidates = Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86")
     found = PrecisionScan().measure(candidates, context)
-    assert found.split == "validation" and found.samples == 24 and found.top1 is not None
-    assert all(layer.top1 is not None and layer.top1[-1] == 0 for layer in found.layers)
+    assert found.split == "validation" and found.samples == 24 and found.score is not None
+    assert all(layer.score is not None and layer.score[-1] == 0 for layer in found.layers)
     (tmp_path / "sensitivity.json").write_text(found.model_dump_json(), encoding="utf-8")
     assert PrecisionSensitivity.read(tmp_path) == found
     with pytest.raises(InvalidInput, match=r"not JSON|not the scan of a quantization"):
@@ -137,5 +137,5 @@ def test_whatever_a_network_returns_can_be_compared(returned: Callable[[Tensor],
     candidates = Candidates.of(result.model, result.encodings, context.example_inputs, target="ort-x86")
     scan = PrecisionScan(samples=32).measure(candidates, context)
     assert all(layer.loss("int4", "snr") > layer.loss("int8", "snr") > 0 for layer in scan.layers)
-    ratio, top1 = Comparison.of(candidates, context, 32)(candidates.encodings)
-    assert ratio is not None and ratio > 10 and top1 is None
+    ratio, score = Comparison.of(candidates, context, 32)(candidates.encodings)
+    assert ratio is not None and ratio > 10 and score is None

@@ -46,7 +46,13 @@ def test_a_record_has_the_fields_of_its_measurement() -> None:
     told = measurement()
     record = BenchmarkRecord.of(told, name="net", top1=90.0)
     assert (record.name, record.file, record.runtime, record.runtime_version) == ("net", "net.onnx", "onnxruntime", "1")
-    assert record.top1 == 90.0 and record.latency_ms.p50 == 2.0 and record.runs == 3 and record.samples_ms == (1, 2, 4)
+    assert (
+        record.score is not None
+        and record.score.value == 90.0
+        and record.latency_ms.p50 == 2.0
+        and record.runs == 3
+        and record.samples_ms == (1, 2, 4)
+    )
     assert record.valid is False and "spread" in record.notes[0]
     assert record.conditions["architecture"] == runtimes.sensors.conditions.conditions().architecture
     names = {field.name for field in fields(runtimes.measure.measurement.Measurement)} - LEFT_OUT

@@ -33,11 +33,11 @@ def test_the_json_is_standard_and_keeps_the_names_that_readers_rely_on(report: R
     write(report, tmp_path)
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert content["schema_version"] == 1
-    assert {"speedup", "size_ratio", "macs_ratio", "top1_drop"} <= set(content["summary"])
+    assert {"speedup", "size_ratio", "macs_ratio", "score_drops"} <= set(content["summary"])
     assert {"edits", "skipped", "before", "after"} <= set(content["stages"][0])
-    assert {"params", "macs", "bit_operations", "size_bytes", "top1"} == set(content["stages"][0]["before"])
+    assert {"params", "macs", "bit_operations", "size_bytes", "scores"} == set(content["stages"][0]["before"])
     assert {"format", "file", "size_bytes", "nodes"} <= set(content["exports"][0])
-    assert {"runtime", "threads", "latency_ms", "top1", "parity"} <= set(content["benchmarks"][0])
+    assert {"runtime", "threads", "latency_ms", "scores", "parity"} <= set(content["benchmarks"][0])
     assert read(tmp_path) == report, "an infinity comes back"
 
 

@@ -17,7 +17,9 @@ from compress.sparsify.callback import Choice, MaskedTraining
 from compress.sparsify.fisher import fisher_diagonal
 from compress.sparsify.gains import GAINS
 from compress.sparsify.sites import Site, find_sites
-from compress.training.loop import Training, classification
+from compress.tasks.classification import task
+from compress.tasks.reading import Reading
+from compress.training.loop import Training
 
 FAST = Training(epochs=2, batch_size=8, learning_rate=0.05, precision="fp32", accelerator="cpu")
 ONE = (torch.zeros(1, 1, 8, 8),)
@@ -141,7 +143,7 @@ def test_a_weight_that_went_comes_back_with_its_value() -> None:
 
 
 def test_fisher_diagonal_is_the_mean_of_squared_gradients(small_net: nn.Module, data: Data) -> None:
-    found = fisher_diagonal(small_net, ["fc.weight"], data, classification(), 5, seed=1)["fc.weight"]
+    found = fisher_diagonal(small_net, ["fc.weight"], data, task(Reading()), 5, seed=1)["fc.weight"]
     expected = torch.zeros_like(found)
     batches = data.split("train").batches(1, shuffle_seed=(1, 0))
     for (x, y), _ in zip(batches, range(5), strict=False):
@@ -152,7 +154,7 @@ def test_fisher_diagonal_is_the_mean_of_squared_gradients(small_net: nn.Module, 
             features = inputs[0].detach()
 
         handle = small_net.get_submodule("fc").register_forward_pre_hook(keep)
-        error = small_net(x).softmax(1).detach() - nn.functional.one_hot(y, 3)  # type: ignore[arg-type]
+        error = small_net(x).softmax(1).detach() - nn.functional.one_hot(y, 3)
         handle.remove()
         expected += (error.T @ features).square() / 5  # the gradient of the cross-entropy in closed form
     torch.testing.assert_close(found, expected)

@@ -1,4 +1,4 @@
-"""Distillation losses: pure functions of logits."""
+"""Soft targets: how far a student's classes are from its teacher's."""
 
 from __future__ import annotations
 

@@ -1,0 +1,114 @@
+"""The task of a network and its data: the one that is named, or the one that fits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.split import Data, SampleSplit, Split, SplitName
+from ..errors import InvalidInput, first_line
+from . import built_in
+from .classification import is_classification
+from .reading import Reading
+from .task import Batch, Outputs, Task
+
+_LOG = logging.getLogger(__name__)
+_told: set[str] = set()
+LABELLED: tuple[SplitName, ...] = ("train", "validation", "test", "calibration")
+
+
+def resolve(
+    wanted: Task | str | None, model: nn.Module, data: Data | None, example_inputs: tuple[Tensor, ...] = ()
+) -> Task:
+    """The task ``wanted``, or where that is None the one that fits: ``classification`` where the network has one output
+    (N, classes) and the data an integer for each sample, and else ``outputs``.
+
+    Args:
+        model: the network; its number of inputs tells which parts of a batch are inputs.
+        example_inputs: that it takes.
+
+    Raises:
+        InvalidInput: there is no task of this name.
+    """
+    reading = Reading.of(model, example_inputs)
+    if isinstance(wanted, str) and ":" in wanted:
+        wanted = built_in.user_task(wanted)
+    if isinstance(wanted, Task):
+        return wanted.reading(reading.inputs)
+    if wanted is None:
+        wanted = _fitting(model, data, reading)
+    return built_in.named(wanted, reading)
+
+
+def require_fits(task: Task, model: nn.Module, data: Data, names: Iterable[SplitName]) -> None:
+    """Raise InvalidInput unless ``model`` and these splits of ``data`` are of the task, where they exist.
+
+    One sample of each split is run; of labels in memory all are looked at.
+    """
+    if task.fits is None:
+        return
+    for name in names:
+        split = data.splits.get(name)
+        batch = None if split is None else next(iter(split.batches(1)), None)
+        if split is None or batch is None or not _has_more(batch):
+            continue
+        where = f"data {data.name}: {name} split"
+        outputs = outputs_on(model, task.read(batch), f"data {data.name}")
+        task.fits(outputs, batch, where)
+        if isinstance(split, SampleSplit) and split.labels is not None:
+            task.fits(outputs, (batch[0], split.labels), where)
+
+
+def outputs_on(model: nn.Module, inputs: tuple[Tensor, ...], where: str) -> Outputs:
+    """What ``model`` returns for ``inputs`` in evaluation mode; its modes are given back.
+
+    Raises:
+        InvalidInput: it does not run on them; ``where`` begins the message.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            return model.eval()(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
+        reason = first_line(error)
+        raise InvalidInput(f"{where}: the network does not run on its samples, {shapes}: {reason}") from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _fitting(model: nn.Module, data: Data | None, reading: Reading) -> built_in.TaskName:
+    """The name of the task that fits; labels that are of none are told of."""
+    for batch in _first_batches(data.splits.get(name) for name in LABELLED) if data is not None else ():
+        labels = reading.labels(batch)
+        if labels is None:
+            continue
+        outputs = outputs_on(model, reading.inputs(batch), f"data {data.name}" if data is not None else "data")
+        if is_classification(outputs, labels):
+            return "classification"
+        if data is not None and data.name not in _told:
+            _told.add(data.name)
+            _LOG.warning(
+                "data %s: its labels are not used: they are no class for each sample, or the network does not return "
+                "(N, classes); networks are held against their own outputs (task outputs); name a task with --task",
+                data.name,
+            )
+        break
+    return "outputs"
+
+
+def _first_batches(splits: Iterable[Split | None]) -> Iterator[Any]:
+    for split in splits:
+        batch: Batch = None if split is None else next(iter(split.batches(1)), None)
+        if batch is not None:
+            yield batch
+
+
+def _has_more(batch: Batch) -> bool:
+    """Whether there may be labels beside the inputs."""
+    return isinstance(batch, dict) or (isinstance(batch, (tuple, list)) and len(batch) > 1)
