@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .stage import Edit as Edit
     from .stage import Result as Result
     from .stage import Skip as Skip
+    from .tasks.mean import MeanScore as MeanScore
     from .tasks.task import Score as Score
     from .tasks.task import Task as Task
     from .training.loop import Training as Training
@@ -40,6 +41,7 @@ _PUBLIC = {
     "Edit": "stage",
     "Fold": "fold",
     "MachineClock": "deploy.clock",
+    "MeanScore": "tasks.mean",
     "Network": "sources.load",
     "Prune": "prune",
     "Quantize": "quantize",

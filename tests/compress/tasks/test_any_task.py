@@ -212,9 +212,8 @@ def text(count: int, labels: bool) -> list[tuple[Tensor, ...]]:
 
 @pytest.mark.parametrize("labels", [True, False], ids=["classes", "no labels"])
 def test_a_mask_is_an_input_and_no_label(labels: bool) -> None:
-    data = Data(
-        "text", {name: LoaderSplit(text(n, labels), name) for name, n in (("calibration", 32), ("validation", 24))}
-    )
+    calibration, validation = (LoaderSplit(text(count, labels), "text") for count in (32, 24))
+    data = Data("text", {"calibration": calibration, "validation": validation})
     model = TwoInputs().eval()
     context = Context(tuple(x[:2] for x in text(8, False)[0]), data)
     task = context.task_of(model)

@@ -1,0 +1,36 @@
+"""The score that most tasks need: the mean of a figure of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .task import Batch, Outputs
+
+
+class MeanScore:
+    """The mean over all samples of what ``of_samples`` tells of each.
+
+    Args:
+        of_samples: figures of a batch, from outputs and batch: (N,), or of any shape, whose elements count alike.
+        higher_is_better: whether more of it is.
+    """
+
+    def __init__(self, of_samples: Callable[[Outputs, Batch], Tensor], higher_is_better: bool = True) -> None:
+        self.of_samples, self.higher_is_better = of_samples, higher_is_better
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self.total, self.count = 0.0, 0
+
+    def update(self, outputs: Outputs, batch: Batch) -> None:
+        """See the outputs for a batch."""
+        figures = self.of_samples(outputs, batch).detach().double()
+        self.total += float(figures.sum())
+        self.count += figures.numel()
+
+    def compute(self) -> float:
+        """The mean; NaN where nothing was seen."""
+        return self.total / self.count if self.count else float("nan")
