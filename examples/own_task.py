@@ -27,7 +27,6 @@ def distance(outputs: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Ten
 
 
 task = compress.Task(
-    name="centre",
     loss=lambda outputs, batch: distance(outputs, batch).square().mean(),
     scores={"distance": lambda: compress.MeanScore(distance, higher_is_better=False)},
     inputs=lambda batch: (batch["image"],),
@@ -39,8 +38,7 @@ network = nn.Sequential(
 context = compress.Context((images[:8],), data, task=task)
 training = compress.Training(epochs=5, optimizer="adamw", learning_rate=3e-3)
 for stage in (training, compress.Prune(ratio=0.5, training=training), compress.Quantize()):
-    result = stage.apply(network, context)
-    network = result.model
+    network = (result := stage.apply(network, context)).model
     print(type(stage).__name__, [f"{record['validation_score']:.2f} px" for record in result.history])
 path = Path("out/examples/task/int8.onnx")
 compress.export(network, context.example_inputs, path, encodings=result.encodings, overwrite=True)
