@@ -19,7 +19,7 @@ from compress.integers.target import TARGETS
 from compress.quantize import Encoding, Quantize, simulate
 from compress.quantize.recover.adaround import LearnedRounding
 from compress.quantize.recover.brecq import brecq, find_blocks
-from compress.quantize.recover.shared.paired_execution import Lockstep
+from compress.quantize.recover.shared.paired_execution import Lockstep, Rounded
 from tests.support.small_classifier import SmallNet
 from tests.support.small_networks import SHAPES, Joined, TwoInputs, context_on, made
 
@@ -127,23 +127,24 @@ def test_activation_scales_are_learnt_within_blocks() -> None:
     assert not changed & edges, "what lies between blocks keeps its scale"
 
 
-def test_fisher_needs_logits() -> None:
+def test_fisher_draws_what_the_task_draws() -> None:
     class Image(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3)
+            self.conv = nn.Conv2d(3, 1, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.relu(self.conv(x))
 
     context = context_on((torch.randn(16, 3, 8, 8),))
     result = Quantize().apply(Image().eval(), context)
-    with pytest.raises(InvalidInput, match="fisher needs logits"):
-        brecq(
-            result.model,
-            result.encodings,
-            context,
-            context.data.split("calibration"),  # type: ignore[union-attr]
-            LearnedRounding(fisher=True),
-            target="ort-x86",
-        )
+
+    def learnt(context: Context) -> Rounded:
+        assert context.data is not None
+        config = LearnedRounding(fisher=True, iterations=20)
+        split = context.data.split("calibration")
+        return brecq(result.model, result.encodings, context, split, config, target="ort-x86")
+
+    assert learnt(context).encodings.keys() == result.encodings.keys(), "an image is matched to itself"
+    with pytest.raises(InvalidInput, match=r"a classifier that returns logits \(N, classes\)"):
+        learnt(replace(context, task="classification"))
