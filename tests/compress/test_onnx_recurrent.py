@@ -16,7 +16,7 @@ from compress import Context, Prune, Quantize, deploy
 from compress.data import Data, SampleSplit
 from compress.errors import InvalidInput
 from compress.sources.load import Network
-from compress.sources.onnx_import import OnnxNetwork, load_onnx
+from compress.sources.onnx_import import load_onnx
 from compress.sources.specification import Source
 from tests.compress.test_onnx_unusual import FLOAT, real, write
 
@@ -200,7 +200,7 @@ def test_files_hold_it_whole_or_in_its_parts(format_name: str, tmp_path: Path) -
     wanted = deploy.Wanted(format_name)
     path = tmp_path / f"out{deploy.suffix_of(wanted)}"
     record, _ = deploy.export(Network(network, source, example_inputs=(torch.randn(3, 3, 6),)), "net", path, wanted)
-    assert (record.parity is not None and record.parity.snr_db or 0) > 80
+    assert ((record.parity is not None and record.parity.snr_db) or 0) > 80
     assert record.operators.get("LSTM", 0) == (1 if format_name == "onnx" else 0)
 
 
