@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +19,9 @@ import torch
 from compress.data import Data
 from runtimes.measure.presets import PRESETS
 from tests.support.small_classifier import SMALL_NET, SmallNet, pattern_data
+
+if TYPE_CHECKING:
+    from tests.support.ssh_server import SshServer
 
 with suppress(ImportError):
     importlib.import_module("setuptools")  # torch's compiler imports it in the middle of its work, where that can fail
@@ -34,6 +40,17 @@ def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies are taken from as many runs as ever, for fewer seconds: no test asserts how long one takes."""
     for name, preset in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, replace(preset, warmup_s=0.0, seconds=0.02))
+
+
+@pytest.fixture
+def ending_signals() -> Iterator[None]:
+    """SIGINT and SIGHUP end what they reach, here and in processes started meanwhile; who runs the tests with ``nohup``
+    or in the background of a shell has them ignored."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hangup)
 
 
 FIRST = ("executorch", "coreml", "litert", "tests/cli/", "test_resume", "test_train")
@@ -77,6 +94,25 @@ def npz(tmp_path: Path) -> Path:
         y_test=np.arange(20) % 10,
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """A device over SSH that is this machine with another home."""
+    from tests.support.ssh_server import ssh_server
+
+    if shutil.which("ssh") is None:
+        pytest.skip("there is no ssh client (apt-get install openssh-client)")
+    with ssh_server(tmp_path_factory.mktemp("ssh")) as begun:
+        yield begun
+
+
+@pytest.fixture
+def server(shared_server: SshServer) -> Iterator[SshServer]:
+    """The device of the module; what a test sets of it ends with the test."""
+    yield shared_server
+    shared_server.reset()
+    shared_server.write_config()
 
 
 @pytest.fixture

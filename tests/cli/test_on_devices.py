@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,9 @@ from compress.quantize.detect import detected
 from runtimes.measure.presets import PRESETS
 from tests.support.command_line import runner
 from tests.support.small_classifier import SMALL_NET
-from tests.support.ssh_server import SshServer, ssh_server
+from tests.support.ssh_server import SshServer
 
 Run = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    if shutil.which("ssh") is None:
-        pytest.skip("there is no ssh client (apt-get install openssh-client)")
-    with ssh_server(tmp_path_factory.mktemp("ssh")) as begun:
-        yield begun
 
 
 @pytest.fixture
@@ -105,7 +96,6 @@ def test_what_was_measured_before_a_cut_is_written(
 
     server.from_device = watch
     said = run("bench files/model.onnx --preset quick --on board -q -o told.json", 4)
-    server.reset()
     assert "board: measuring: the connection was lost" in said and len(said.splitlines()) == 1
     (record,) = json.loads(Path("told.json").read_text())["measurements"]
     assert record["device"] == "board" and record["valid"] is False and len(record["samples_ms"]) == record["runs"] > 10
@@ -116,7 +106,6 @@ def test_times_are_kept_where_the_accuracy_is_lost(run: Run, server: SshServer) 
     run("export net.py:build --data data.npz -q -o files")
     server.from_client = lambda data: b'"do": "run_samples"' in data
     run("bench files/model.onnx --data data.npz --preset quick --on board -q -o told.json", 4)
-    server.reset()
     (record,) = json.loads(Path("told.json").read_text())["measurements"]
     assert len(record["samples_ms"]) == record["runs"] >= 30 and record["scores"] == []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sys
 import time
@@ -29,7 +28,7 @@ from runtimes.measure.presets import Preset
 from runtimes.measure.request import Request
 from tests.support import adbd
 from tests.support.device_faults import FAULTS, INJECTED, SITE, WORDS, Fault
-from tests.support.ssh_server import SshServer, ssh_server
+from tests.support.ssh_server import SshServer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reference/devices-that-fail.md"
 PRESET = Preset("short", warmup_runs=1, warmup_s=0.0, runs=5, seconds=1.5)
@@ -228,26 +227,16 @@ INJECTIONS: dict[str, Callable[[World], None]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    if shutil.which("ssh") is None:
-        pytest.skip("there is no ssh client (apt-get install openssh-client)")
-    with ssh_server(tmp_path_factory.mktemp("ssh")) as server:
-        yield server
-
-
 @pytest.fixture
 def world(
-    shared_server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[World]:
     fault: Fault = request.getfixturevalue("fault")
     made = World(tmp_path, small(tmp_path / "net.onnx"), monkeypatch=monkeypatch)
     if fault.way == "SSH":
-        made.server = shared_server
-        made.connection = SshConnection.of(shared_server.url, shared_server.config)
+        made.server = server
+        made.connection = SshConnection.of(server.url, server.config)
         yield made
-        shared_server.reset()
-        shared_server.write_config()
         return
     if adbd.missing() is not None:
         pytest.skip(str(adbd.missing()))

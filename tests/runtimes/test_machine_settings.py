@@ -62,7 +62,7 @@ def test_an_error_puts_back(board: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_signal_puts_back(board: Path, number: signal.Signals) -> None:
+def test_a_signal_puts_back(board: Path, ending_signals: None, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(board)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )

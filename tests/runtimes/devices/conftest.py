@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,22 +12,7 @@ import pytest
 from runtimes.devices.device import Settings
 from runtimes.devices.remote import RemoteDevice
 from runtimes.devices.ssh import SshConnection
-from tests.support.ssh_server import Reach, SshServer, ssh_server
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    if shutil.which("ssh") is None:
-        pytest.skip("there is no ssh client (apt-get install openssh-client)")
-    with ssh_server(tmp_path_factory.mktemp("ssh")) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: SshServer) -> Iterator[SshServer]:
-    yield shared_server
-    shared_server.reset()
-    shared_server.write_config()
+from tests.support.ssh_server import Reach, SshServer
 
 
 @pytest.fixture

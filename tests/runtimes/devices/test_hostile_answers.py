@@ -293,7 +293,7 @@ def test_an_array_without_dimensions_stays_one() -> None:
 
 
 def test_a_device_that_takes_nothing_is_left(
-    reach: Reach, answers: Answers, file: Path, monkeypatch: pytest.MonkeyPatch
+    reach: Reach, answers: Answers, file: Path, ending_signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in its pipe keeps that from being closed."""
     monkeypatch.setattr("runtimes.devices.link._ENDING_S", 0.5)
