@@ -6,10 +6,10 @@ A program knows its inputs and outputs by position: they are called ``input_0``,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
-import sys
 import tempfile
 import warnings
 import weakref
@@ -53,12 +53,21 @@ def _silent() -> Iterator[None]:
         logging.disable(disabled)
 
 
+def _bindings() -> Any:
+    """The engine's compiled module; the public one before it imports the compiler of programs, for seconds."""
+    package = "executorch.extension.pybindings"
+    try:
+        return importlib.import_module(f"{package}._C")
+    except ImportError:
+        return importlib.import_module(f"{package}.portable_lib")
+
+
 with _silent():
     import executorch
-    from executorch.extension.pybindings import portable_lib
 
-# The engine takes the tensors of the package that it has loaded itself.
-_tensor = sys.modules["torch"].from_numpy
+    # The engine is linked with the libraries of this package, and takes its tensors.
+    _tensor = importlib.import_module("torch").from_numpy
+    portable_lib = _bindings()
 
 Kind = Literal["integer", "float", "other"]
 
