@@ -32,6 +32,7 @@ model: net.py:build
 data: {source: data.npz}
 stages: [{quantize: {target: toy}}]
 exports: [{name: float, format: toy}, {name: int8, after: quantize, target: toy}]
+benchmark: {preset: quick}
 gates: {score_drop: 100}
 """
 LINES = (

@@ -1,8 +1,8 @@
-"""The examples run as they stand, and what they say they write is there."""
+"""The examples run, with trainings of one epoch, and what they say they write is there."""
 
 from __future__ import annotations
 
-import runpy
+import re
 import sys
 from pathlib import Path
 
@@ -31,7 +31,9 @@ def test_an_example_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
-    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    path = EXAMPLES / f"{name}.py"
+    short = re.sub(r"(\bepochs\W+)\d+", r"\g<1>1", path.read_text(encoding="utf-8"))
+    exec(compile(short, str(path), "exec"), {"__name__": "__main__", "__file__": str(path)})
     assert all((tmp_path / "out" / "examples" / file).stat().st_size for file in WRITTEN[name])
     assert len(capsys.readouterr().out.splitlines()) >= 3
 
