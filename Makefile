@@ -46,14 +46,17 @@ $(PEERS)/.ready: $(DEV_READY)
 		torchvision==0.28.0 timm==1.0.31 torch-pruning==1.6.1 pillow huggingface-hub
 	touch $@
 
-$(READY): pyproject.toml constraints.txt
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+
+# Python compiles what is imported, when it is first imported; most of what is installed never is.
+$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(DEV_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $@
+$(DEV_READY): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY) $@
 
 clean:
 	rm -rf $(VENV) $(PEERS) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -65,6 +65,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     warm(torch)
+    sys.dont_write_bytecode = True  # what is compiled in a fork would count among its changes of files
     gc.freeze()  # so that collecting in a fork does not copy all that is here
     answers = os.fdopen(os.dup(1), "w")
     print("ready", file=answers, flush=True)
