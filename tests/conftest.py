@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from compress.data import Data
+from compress.deploy import clock
 from runtimes.measure.presets import PRESETS
 from tests.support.small_classifier import SMALL_NET, SmallNet, pattern_data
 
@@ -40,6 +41,7 @@ def brief_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies are taken from as many runs as ever, for fewer seconds: no test asserts how long one takes."""
     for name, preset in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, replace(preset, warmup_s=0.0, seconds=0.02))
+    monkeypatch.setattr(clock, "NETWORKS", replace(clock.NETWORKS, warmup_s=0.0, seconds=0.02))
 
 
 @pytest.fixture
