@@ -143,6 +143,7 @@ def placement_of(
     graph: Graph,
     exclude: Iterable[str] = (),
     *,
+    floats: Iterable[str] = (),
     encodings: Mapping[str, Encoding] | None = None,
     results: bool = False,
 ) -> Placement:
@@ -150,24 +151,26 @@ def placement_of(
 
     Args:
         exclude: patterns (as in ``layer4.*``) of layers to keep in float.
+        floats: names of operations, other than layers, to keep in float; what they alone read is not encoded.
         encodings: that a network has already: what they do not encode is not decomposed.
         results: encode what the network returns too, where it is computed from integers.
 
     Raises:
         InvalidInput: a pattern matches no layer.
     """
-    decision = _Decision(graph, tuple(exclude))
+    decision = _Decision(graph, tuple(exclude), frozenset(floats))
     if encodings is None:
-        decompose(graph, lambda node: not decision.excluded(graph.layer(node)))
+        decompose(graph, lambda node: not decision.excluded(graph.layer(node)) and node.name not in decision.floats)
     else:
         decompose(graph, lambda node: gate(node) in encodings)
     return decision.sites(results=results)
 
 
 class _Decision:
-    def __init__(self, graph: Graph, exclude: tuple[str, ...]) -> None:
+    def __init__(self, graph: Graph, exclude: tuple[str, ...], floats: frozenset[str]) -> None:
         self.graph = graph
         self.exclude = exclude
+        self.floats = floats
         self.names: dict[str, list[str]] = {}
         for name, first in graph.module_names.items():
             self.names.setdefault(first, []).append(name)
@@ -278,6 +281,8 @@ class _Decision:
 
         What may stay in float does, where nothing that reads it runs in integers: the network's result, for one.
         """
+        if self._feeds_floats_alone(node):
+            return node.name
         way = [node]
         while (user := self._only_user(way[-1])) is not None and user.target in MOVES | NOTHING:
             way.append(user)
@@ -294,6 +299,15 @@ class _Decision:
         if node.name not in self.measured and not (may_stay_float and not self._read_by_integers(node)):
             self.measured[node.name] = node.name
         return node.name
+
+    def _feeds_floats_alone(self, node: Node) -> bool:
+        """Whether all that reads ``node``, perhaps moved or clipped, are operations that are to stay in float."""
+        if not self.floats or not node.users or node.name in self.returned:
+            return False
+        return all(
+            user.name in self.floats or (user.target in MOVES | NOTHING | CLIPS and self._feeds_floats_alone(user))
+            for user in node.users
+        )
 
     def _only_user(self, node: Node) -> Node | None:
         users = list(node.users)
@@ -320,7 +334,7 @@ class _Decision:
         )
 
     def _joins_integers(self, node: Node) -> bool:
-        if not self._is_float(node) or self.excluded(self.graph.layer(node)):
+        if not self._is_float(node) or self.excluded(self.graph.layer(node)) or node.name in self.floats:
             return False
         if node.target in POOLS and not _pools_space(node):
             return False
@@ -434,14 +448,17 @@ def _require_ranges(graph: Graph, product: IntegerLayer, encoding: Encoding) -> 
         )
 
 
-def without_layers(graph: Graph, encodings: Mapping[str, Encoding], layers: Iterable[str]) -> dict[str, Encoding]:
-    """``encodings`` with these layers in float: of what is still read or made in integers.
+def without_layers(
+    graph: Graph, encodings: Mapping[str, Encoding], layers: Iterable[str], operations: Iterable[str] = ()
+) -> dict[str, Encoding]:
+    """``encodings`` with these layers and operations in float: of what is still read or made in integers.
 
     Args:
         graph: of the network, no activation functions decomposed but by an earlier call.
+        operations: names of nodes, other than layers.
     """
     known = {name for name, _ in graph.model.named_modules()}  # an operation in a forward may be named after itself
-    placement = placement_of(graph, known & set(layers))
+    placement = placement_of(graph, known & set(layers), floats=operations)
     wanted = {*placement.measured, *(product.weight for product in placement.products)}
     return {name: encoding for name, encoding in encodings.items() if name in wanted}
 

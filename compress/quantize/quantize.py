@@ -124,6 +124,13 @@ class Quantize(Config):
     fastest: bool = setting(
         False, "As --revert-slower, and leave nothing in integers where the network is faster so.", group="latencies"
     )
+    patterns: bool = setting(
+        False,
+        "As --revert-slower, and before single layers try each kind of operation in float as a whole: sums, "
+        "concatenations, poolings, products of activations, activation functions, depthwise convolutions, the first "
+        "and last layers.",
+        group="latencies",
+    )
     threads: Threads = setting(1, "That latencies are measured with.", group="latencies")
 
     @model_validator(mode="before")
@@ -250,7 +257,7 @@ class Quantize(Config):
 
     def _reverts(self, context: Context) -> bool:
         """Whether layers go back to float by what the clock tells of them."""
-        asked = self.revert_slower or self.fastest
+        asked = self.revert_slower or self.fastest or self.patterns
         asked = asked or (self.revert_slower is None and self.target == _native(context))
         return asked and SCHEMES[self.scheme].activation_bits == 8
 
@@ -264,7 +271,7 @@ class Quantize(Config):
 
     def _clock_for_reverting(self, context: Context) -> Clock:
         """What tells which layers are slower in integers; raises as :meth:`_clock`."""
-        flag = "--fastest" if self.fastest else "--revert-slower"
+        flag = "--fastest" if self.fastest else "--patterns" if self.patterns else "--revert-slower"
         return self._clock(context, "what is slower can be measured on this machine ({}) only", f"leave {flag} out")
 
     def _clock(self, context: Context, measured: str, remedy: str) -> Clock:
@@ -332,6 +339,7 @@ class Quantize(Config):
             context.example_inputs,
             clock,
             fastest=self.fastest,
+            patterns=self.patterns,
             progress=context.progress,
         )
         measured = Measured.by(clock, "the layers that compute in float", reversion.told())

@@ -5,24 +5,27 @@ with some consecutive layers in float at a time, and then with each of those alo
 consecutive layers in which floats gain most is taken out of the integers, and the network is timed against the one
 before in one interleaved loop; the change stays if it is faster. This repeats until nothing more is gained, and
 leaves something in integers, unless the fastest is asked for: then nothing stays in integers where the float network
-is still the faster one. Weights of layers that compute in float stay stored in integers, a quarter of the bytes, and
-are restored when the file is loaded. What the boundaries cost (conversions, changes of layout) counts for the layer
+is still the faster one. Where it is asked for, kinds of operations (:mod:`.patterns`) are tried in float as a whole
+before that, in the same way. Weights of layers that compute in float stay stored in integers, a quarter of the bytes,
+and are restored when the file is loaded. What the boundaries cost (conversions, changes of layout) counts for the layer
 that they lead to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor, nn
 
 from ..clock import Clock, Part, Timed
+from ..errors import GateFailed, InvalidInput
 from ..graph.trace import Graph, one_sample, trace
 from ..integers.encoding import Encoding
-from ..integers.placement import encoded_placement, without_layers
+from ..integers.placement import Placement, encoded_placement, without_layers
 from ..stage import Progress, Skip, silent
+from .patterns import Group, groups_of
 
 ROUNDS = 6
 """The most regions that are tried."""
@@ -47,6 +50,7 @@ class Reversion:
         float_ms: the latency of the network in float.
         integer_ms: with all in integers.
         kept_ms: with what is left.
+        groups: kinds of operations that are in float as a whole.
     """
 
     encodings: Mapping[str, Encoding]
@@ -54,14 +58,17 @@ class Reversion:
     float_ms: float
     integer_ms: float
     kept_ms: float
+    groups: tuple[str, ...] = ()
 
     def told(self) -> str:
         """In words, how many weights went back to float, and the latencies with and without."""
         weights = [encoding for encoding in self.encodings.values() if encoding.symmetric or encoding.levels]
         floats = sum(encoding.restored for encoding in weights)
         words = f"{floats} of {len(weights)} weights" if floats else "none"
-        words = f"slower in integers, so restored to float at load: {words}; {self.kept_ms:.3f} ms"
-        if floats:
+        words = f"slower in integers, so restored to float at load: {words}"
+        words += f"; computed in float: {', '.join(self.groups)}" if self.groups else ""
+        words += f"; {self.kept_ms:.3f} ms"
+        if floats or self.groups:
             words += f" instead of {self.integer_ms:.3f} ms all in integers"
         words += f", {self.float_ms:.3f} ms all in float"
         return words + (" (fastest would keep that)" if self.float_ms < self.kept_ms else "")
@@ -88,6 +95,7 @@ def revert_slower(
     clock: Clock,
     *,
     fastest: bool = False,
+    patterns: bool = False,
     progress: Progress = silent,
 ) -> Reversion:
     """The encodings without those of layers that are slower in integers, as ``clock`` tells of single samples.
@@ -95,38 +103,97 @@ def revert_slower(
     Args:
         model: the network as the stage Quantize leaves it.
         fastest: leave nothing in integers where all in float is faster still.
+        patterns: try kinds of operations in float as a whole before single layers.
     """
     network = _Network(model, dict(encodings), one_sample(example_inputs))
-    plain, best = network.timed({}), network.timed(encodings)
-    float_ms, best_ms = clock.ms_of((plain, best))
-    integer_ms, best_encodings, skipped = best_ms, dict(encodings), list[Skip]()
-    profiles = _Profiles.of(network, clock, plain, best)
-    reverted: set[str] = set()
-    tried: set[str] = set()
+    search = _Search.begun(network, clock, may_be_empty=fastest)
+    integer_ms = search.best_ms
+    for group in groups_of(network.graph, network.placement()) if patterns else ():
+        progress("revert what is slower", 0, ROUNDS, f"{group.name}; {search.told()}")
+        search.try_group(group)
+    profiles = _Profiles.of(network, clock, search.plain, search.best)
+    tried = set(search.layers)
     for number in range(ROUNDS):
-        progress("revert what is slower", number, ROUNDS, f"{best_ms:.3f} ms, float {float_ms:.3f} ms")
+        progress("revert what is slower", number, ROUNDS, search.told())
         region = slowest(profiles.integers, profiles.floats, tried)
-        if region is None or region.integer_ms - region.float_ms < GAIN * best_ms:
+        if region is None or region.integer_ms - region.float_ms < GAIN * search.best_ms:
             break
         tried |= set(region.parts)
         layers = {layer for part in region.parts for layer in profiles.layers[part]}
-        candidate = network.with_floats(reverted | layers)
-        if not fastest and all(candidate[name].restored for name in network.weights):
-            continue
-        changed = network.timed(candidate)
-        float_ms, best_ms, changed_ms = clock.ms_of((plain, best, changed))
-        if changed_ms > (1 - GAIN) * best_ms:
-            continue
-        best, best_ms, best_encodings = changed, changed_ms, candidate
-        profiles.renew(clock, best)
-        reverted |= layers
-        skipped += [Skip(layer, f"kept in float: {profiles.told(region)}") for layer in sorted(layers)]
+        if search.take(layers) is not None:
+            search.skipped += [Skip(layer, f"kept in float: {profiles.told(region)}") for layer in sorted(layers)]
+            profiles.renew(clock, search.best)
     progress("revert what is slower", ROUNDS, ROUNDS)
-    if fastest and best_ms > float_ms:
-        latencies = f"{best_ms:.3f} ms in integers, {float_ms:.3f} ms in float"
+    if fastest and search.best_ms > search.float_ms:
+        latencies = f"{search.best_ms:.3f} ms in integers, {search.float_ms:.3f} ms in float"
         skip = Skip("", f"kept in float: the network takes {latencies}")
-        return Reversion(network.all_floats(), (skip,), float_ms, integer_ms, float_ms)
-    return Reversion(best_encodings, tuple(skipped), float_ms, integer_ms, best_ms)
+        return Reversion(network.all_floats(), (skip,), search.float_ms, integer_ms, search.float_ms)
+    return Reversion(
+        search.best.encodings, tuple(search.skipped), search.float_ms, integer_ms, search.best_ms, tuple(search.groups)
+    )
+
+
+@dataclass
+class _Search:
+    """The fastest form of a network so far, and what is in float in it; latencies are those of the last loop.
+
+    Args:
+        plain: all in float.
+        may_be_empty: nothing has to stay in integers.
+        groups: that are in float as a whole, by name.
+    """
+
+    network: _Network
+    clock: Clock
+    plain: Timed
+    best: Timed
+    float_ms: float
+    best_ms: float
+    may_be_empty: bool
+    layers: set[str] = field(default_factory=set)
+    operations: set[str] = field(default_factory=set)
+    groups: list[str] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+
+    @classmethod
+    def begun(cls, network: _Network, clock: Clock, *, may_be_empty: bool) -> _Search:
+        """With all in integers."""
+        plain, best = network.timed({}), network.timed(network.encodings)
+        float_ms, best_ms = clock.ms_of((plain, best))
+        return cls(network, clock, plain, best, float_ms, best_ms, may_be_empty)
+
+    def told(self) -> str:
+        """The latencies, in words."""
+        return f"{self.best_ms:.3f} ms, float {self.float_ms:.3f} ms"
+
+    def take(self, layers: Set[str], operations: Set[str] = frozenset()) -> float | None:
+        """The ms that the network gains with these in float as well, which it has so from now on; None where it gains
+        too little to be told from noise, or nothing would stay in integers.
+        """
+        layers, operations = self.layers | layers, self.operations | operations
+        candidate = self.network.with_floats(layers, operations)
+        everything = all(candidate[name].restored for name in self.network.weights)
+        if candidate == dict(self.best.encodings) or (everything and not self.may_be_empty):
+            return None
+        changed = self.network.timed(candidate)
+        self.float_ms, before_ms, changed_ms = self.clock.ms_of((self.plain, self.best, changed))
+        self.best_ms = before_ms
+        if changed_ms > (1 - GAIN) * before_ms:
+            return None
+        self.best, self.best_ms, self.layers, self.operations = changed, changed_ms, set(layers), set(operations)
+        return before_ms - changed_ms
+
+    def try_group(self, group: Group) -> None:
+        """Compute a group in float, if the network is faster so."""
+        try:
+            gained_ms = self.take(group.layers, group.operations)
+        except (GateFailed, InvalidInput) as error:
+            self.skipped.append(Skip("", f"{group.name} cannot be tried in float: {error}"))
+            return
+        if gained_ms is not None:
+            self.groups.append(group.name)
+            why = f"kept in float: the network is {gained_ms:.3f} ms faster with its {group.name} in float"
+            self.skipped += [Skip(layer, why) for layer in group.places]
 
 
 @dataclass(frozen=True)
@@ -150,19 +217,22 @@ class _Network:
     def timed(self, encodings: Mapping[str, Encoding]) -> Timed:
         return Timed(self.model, self.inputs, encodings)
 
-    def with_floats(self, layers: set[str]) -> dict[str, Encoding]:
-        """The encodings with these layers in float, their weights stored in integers all the same."""
-        left = without_layers(self.graph, self.encodings, layers)
+    def with_floats(self, layers: Set[str], operations: Set[str] = frozenset()) -> dict[str, Encoding]:
+        """The encodings with these layers and operations in float, weights stored in integers all the same."""
+        left = without_layers(self.graph, self.encodings, layers, operations)
         return left | {name: self._restored(name) for name in self.weights if name not in left}
 
     def all_floats(self) -> dict[str, Encoding]:
         """The encodings of the weights alone, to be restored to float at load."""
         return {name: self._restored(name) for name in self.weights}
 
+    def placement(self) -> Placement:
+        """What is in integers."""
+        return encoded_placement(self.graph, self.encodings)
+
     def layers(self) -> list[str]:
         """The names of the layers with weights in integers, in the order in which they run."""
-        placement = encoded_placement(self.graph, self.encodings)
-        return list(dict.fromkeys(product.layer for product in placement.products))
+        return list(dict.fromkeys(product.layer for product in self.placement().products))
 
     def _restored(self, name: str) -> Encoding:
         return replace(self.encodings[name], restored=True)
