@@ -96,4 +96,5 @@ def same_file_twice(name: str, folder: Path, seconds: float, threads: int) -> Ra
     path, inputs = exported(name, "onnx", folder)
     request = Request(Preset("harness", 5, 0.0, 24, seconds), threads=threads, memory=False)
     first, second = benchmark([path, path], request, inputs=[inputs, inputs])
-    return ratio_of_medians(first.samples_ms, second.samples_ms, paired=True)
+    loaded = first.loaded_at, second.loaded_at
+    return ratio_of_medians(first.samples_ms, second.samples_ms, paired=True, loaded_at=loaded)

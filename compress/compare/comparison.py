@@ -49,7 +49,8 @@ class Comparison:
         before, after = self.before, self.after
         if not (before.samples_ms and after.samples_ms):
             return Ratio(median_ms(after) / median_ms(before))
-        return ratio_of_medians(before.samples_ms, after.samples_ms, paired=self.paired)
+        loaded = before.loaded_at, after.loaded_at
+        return ratio_of_medians(before.samples_ms, after.samples_ms, paired=self.paired, loaded_at=loaded)
 
     @property
     def paired(self) -> bool:

@@ -5,6 +5,10 @@ as independent is too narrow. So the samples, in their order, are cut into a few
 medians of its own, and how far these lie apart tells how uncertain the whole is, by Student's t (batch means with the
 whole sample's estimate in the middle: Asmussen and Glynn, 2007, "Stochastic Simulation", III.5b). Where the two files
 were run in turn in one loop, their sections are of the same moments, and what the machine did to both falls out.
+
+A file that is loaded anew takes a little more or less time until it is loaded again: those samples are one section,
+since cut into several they would pass for as many independent ones. What a file's only loading does to it is in no
+interval.
 """
 
 from __future__ import annotations
@@ -48,11 +52,20 @@ class Ratio:
         return self.low is not None and self.high is not None and not self.low <= 1.0 <= self.high
 
 
-def ratio_of_medians(before: Sequence[float], after: Sequence[float], *, paired: bool) -> Ratio:
+def ratio_of_medians(
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    paired: bool,
+    loaded_at: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> Ratio:
     """The median of ``after`` over that of ``before``, with its interval.
 
     Samples are positive and in the order in which they were taken. Where they are ``paired``, those with the same index
     are of one round; what one side has more is left out of the interval.
+
+    Args:
+        loaded_at: of each, the numbers of samples after which the file was loaded anew.
 
     >>> steady = [2.0, 2.2, 2.1, 2.0, 2.1, 2.2, 2.1, 2.0, 2.2, 2.1, 2.0, 2.1]
     >>> ratio_of_medians(steady, [1.5 * sample for sample in steady], paired=True)
@@ -65,20 +78,21 @@ def ratio_of_medians(before: Sequence[float], after: Sequence[float], *, paired:
     if rounds < LEAST_SAMPLES:
         return Ratio(value)
     if paired:
-        logs = _section_logs(after[:rounds]) - _section_logs(before[:rounds])
+        logs = _section_logs(after[:rounds], loaded_at[0]) - _section_logs(before[:rounds], loaded_at[0])
         error, freedom = _standard_error(logs), len(logs) - 1.0
     else:
-        first, second = _section_logs(before), _section_logs(after)
+        first, second = _section_logs(before, loaded_at[0]), _section_logs(after, loaded_at[1])
         error, freedom = _welch(first, second)
     half = _quantile(freedom) * error
     return Ratio(value, value * math.exp(-half), value * math.exp(half), paired)
 
 
-def _section_logs(samples: Sequence[float]) -> NDArray[np.float64]:
-    """The logarithm of the median of each section."""
-    count = min(SECTIONS, len(samples) // _SHORTEST)
-    sections = np.array_split(np.asarray(samples, dtype=np.float64), count)
-    return np.log([float(np.median(section)) for section in sections])
+def _section_logs(samples: Sequence[float], loaded_at: Sequence[int]) -> NDArray[np.float64]:
+    """The logarithm of the median of each section: of a loading, or of as many samples as the others."""
+    values = np.asarray(samples, dtype=np.float64)
+    cuts = [at for at in loaded_at if _SHORTEST <= at <= len(values) - _SHORTEST]
+    sections = np.split(values, cuts) if cuts else np.array_split(values, min(SECTIONS, len(values) // _SHORTEST))
+    return np.log([float(np.median(section)) for section in sections if len(section)])
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

@@ -281,6 +281,7 @@ class BenchmarkRecord(Record):
     loop: str | None = None
     interleaved: int | None = None
     loadings: int = 1
+    loaded_at: tuple[int, ...] = ()
     warmup_runs: int | None = None
     duration_s: float | None = None
     runs: int | None = None

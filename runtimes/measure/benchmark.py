@@ -287,6 +287,7 @@ class _Loop:
             watched=self.watched,
             disturbances=self.ready.disturbances,
             loadings=self.samples.sections,
+            loaded_at=self.samples.renewed_at,
         )
 
 

@@ -16,10 +16,13 @@ from .presets import Preset
 _SENTINELS = 100
 
 SECTIONS = 10
-"""Of a loop, between which its pieces are made anew."""
+"""Of a loop, at most, between which its pieces are made anew."""
+
+LEAST_SECTIONS = 5
+"""Where there are any: of fewer, nobody can tell how far they lie apart."""
 
 RENEWING = 0.25
-"""The share of a loop's time that may pass with that, beside it."""
+"""The share of a loop's time that may pass with more sections than these, beside it."""
 
 _RUNS_ANEW = 3
 
@@ -51,14 +54,19 @@ class Renewal:
 class Samples:
     """What `interleave` took: a row of times for each piece of work, and those of the sentinel.
 
-    ``sections`` is how often the pieces were made, the first time included.
+    ``renewed_at`` has the numbers of samples of each row after which the pieces were made anew.
     """
 
     rows_ms: tuple[tuple[float, ...], ...]
     sentinel_ms: tuple[float, ...]
     warmup_runs: int
     duration_s: float
-    sections: int = 1
+    renewed_at: tuple[int, ...] = ()
+
+    @property
+    def sections(self) -> int:
+        """Return how often the pieces were made, the first time included."""
+        return len(self.renewed_at) + 1
 
 
 def interleave(
@@ -100,7 +108,7 @@ def interleave(
         while rounds < preset.runs or clock_ns() - began < total_s * 1e9:
             now = clock_ns()
             if sections.is_over(now - began):
-                works = sections.renewed(now)
+                works = sections.renewed(now, len(rows[0]))
                 began += clock_ns() - now
                 now = clock_ns()
             if now - guarded >= total_s * 1e9 / _SENTINELS:
@@ -118,7 +126,7 @@ def interleave(
         duration_s = (clock_ns() - began) / 1e9
     if progress is not None:
         progress("bench", round(total_s), round(total_s))
-    return Samples(tuple(tuple(row) for row in rows), tuple(guards), warmups, duration_s, sections.made)
+    return Samples(tuple(tuple(row) for row in rows), tuple(guards), warmups, duration_s, tuple(sections.renewed_at))
 
 
 def _timed_ms(work: Callable[[], object], clock_ns: Callable[[], int]) -> float:
@@ -139,31 +147,43 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def sections_within(total_s: float, expected_s: float) -> int:
+    """Return how many sections a loop of ``total_s`` seconds has whose pieces take ``expected_s`` to be made.
+
+    >>> [sections_within(10.0, seconds) for seconds in (0.1, 0.4, 1.0, 3.0)]
+    [10, 7, 5, 1]
+    """
+    within = 1 + int(RENEWING * total_s / max(expected_s, 1e-9))
+    if within >= LEAST_SECTIONS:
+        return min(within, SECTIONS)
+    return LEAST_SECTIONS if (LEAST_SECTIONS - 1) * expected_s <= total_s else 1
+
+
 class _Sections:
     """The sections of a loop: when one is over, and what has passed between them."""
 
     def __init__(self, renewal: Renewal | None, total_s: float, clock_ns: Callable[[], int]) -> None:
-        self.made = 1
+        self.renewed_at: list[int] = []
         self._renewal, self._clock_ns = renewal, clock_ns
-        self._length_ns = total_s * 1e9 / SECTIONS
-        self._end_ns, self._passed_ns = self._length_ns, 0.0
+        self._count = 1 if renewal is None else sections_within(total_s, renewal.expected_s)
+        self._total_ns = total_s * 1e9
+        self._passed_ns = 0.0
 
     def is_over(self, elapsed_ns: float) -> bool:
         """Whether a section is over, and the next one may begin with pieces that are made anew."""
-        if self._renewal is None or elapsed_ns < self._end_ns or self.made == SECTIONS:
-            return False
-        self._end_ns = elapsed_ns + self._length_ns
-        return self._passed_ns + self._renewal.expected_s * 1e9 <= RENEWING * elapsed_ns
+        made = len(self.renewed_at) + 1
+        is_due = made < self._count and elapsed_ns >= made * self._total_ns / self._count
+        return is_due and self._passed_ns <= self._total_ns
 
-    def renewed(self, now_ns: int) -> Sequence[Callable[[], object]]:
-        """The pieces, made anew and run a few times."""
+    def renewed(self, now_ns: int, samples: int) -> Sequence[Callable[[], object]]:
+        """The pieces, made anew after so many samples of each, and run a few times."""
         assert self._renewal is not None, "a section is over only where the pieces can be made anew"
         works = self._renewal.make()
         for _ in range(_RUNS_ANEW):
             for work in works:
                 work()
         gc.collect()
-        self.made += 1
+        self.renewed_at.append(samples)
         self._passed_ns += self._clock_ns() - now_ns
         return works
 

@@ -45,6 +45,7 @@ class Measurement:
         disturbances: what else speaks against this measurement, in words: a machine that did not become cool in time, a
             connection that was lost.
         loadings: how often the file was loaded in the loop, the first time included.
+        loaded_at: the numbers of samples after which it was loaded anew.
     """
 
     file: str
@@ -73,6 +74,7 @@ class Measurement:
     disturbances: tuple[str, ...] = ()
     energy: Energy | None = None
     loadings: int = 1
+    loaded_at: tuple[int, ...] = ()
 
     @property
     def p50_ms(self) -> float:

@@ -174,6 +174,12 @@ def test_pieces_are_made_anew_for_each_tenth_of_a_loop() -> None:
     assert samples.duration_s == pytest.approx(10.0)  # without what making them took
 
 
+def test_pieces_that_take_a_while_to_make_are_made_for_each_fifth_of_a_loop() -> None:
+    made, samples = renewed(Clock(), make_ms=1500.0, expected_ms=1500.0, runs=1000)
+    assert samples.sections == len(made) == 5 and samples.duration_s == pytest.approx(10.0)
+    assert all(abs(at - 200 * (i + 1)) <= 4 for i, at in enumerate(samples.renewed_at))
+
+
 def test_pieces_that_take_long_to_make_are_made_once() -> None:
     made, samples = renewed(Clock(), make_ms=1e6, expected_ms=1e6, runs=1000)
     assert samples.sections == len(made) == 1 and made == [1000]
@@ -196,7 +202,8 @@ def test_files_are_loaded_anew_in_the_other_order_each_time(
     preset = Preset("own", 1, 0.0, 30, 0.5)
     measured = benchmark([linear, other], Request(preset, memory=False))
     pairs = [tuple(loads[i : i + 2]) for i in range(0, len(loads), 2)]
-    assert 2 <= measured[0].loadings == measured[1].loadings == len(pairs) <= 10
+    assert measured[0].loadings == measured[1].loadings == len(pairs) and 2 <= len(pairs) <= 10
+    assert measured[0].loaded_at == measured[1].loaded_at and len(measured[0].loaded_at) == len(pairs) - 1
     forwards = (linear.name, other.name)
     assert pairs == [forwards if i % 2 == 0 else forwards[::-1] for i in range(len(pairs))]
     assert len(measured[0].samples_ms) == len(measured[1].samples_ms) >= 30

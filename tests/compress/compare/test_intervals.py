@@ -69,3 +69,31 @@ def test_one_side_may_have_lost_its_last_rounds() -> None:
     long = [1.0 + 0.01 * (i % 7) for i in range(100)]
     found = ratio_of_medians(long[:60], [2 * sample for sample in long], paired=True)
     assert found.value == 2.0 and found.low == pytest.approx(2.0) and found.high == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("loadings", "noise"), [(10, 0.005), (5, 0.01), (3, 0.01)])
+@pytest.mark.parametrize("paired", [True, False], ids=["paired", "apart"])
+def test_intervals_cover_what_each_loading_does_to_a_file(loadings: int, noise: float, paired: bool) -> None:
+    """Each loading of a file makes its runs about a hundredth longer or shorter, as memory lies."""
+    rng, count = np.random.default_rng(11), 600
+    loaded_at = tuple(sorted(int(at) for at in np.linspace(0, count, loadings + 1)[1:-1] + rng.integers(-9, 9)))
+    told, untold = [], []
+    for _ in range(SERIES):
+        sides = []
+        for _ in range(2):
+            offsets = np.repeat(rng.normal(0, 0.01, loadings), np.diff([0, *loaded_at, count]))
+            values = np.exp(offsets + rng.normal(0, noise, count) + np.abs(rng.normal(0, 0.02, count)))
+            sides.append(values.tolist())
+        before, after = sides
+        told.append(ratio_of_medians(before, after, paired=paired, loaded_at=(loaded_at, loaded_at)).differs)
+        untold.append(ratio_of_medians(before, after, paired=paired).differs)
+    assert 0.925 <= 1 - np.mean(told) <= 0.985
+    if loadings < 10:
+        assert 1 - np.mean(untold) < 0.85, "ten sections claim to know more than so many loadings tell"
+
+
+def test_a_loading_is_one_section() -> None:
+    before = [1.0, 1.1, 1.2] * 20
+    after = [value * (2.0 if i < 30 else 8.0) for i, value in enumerate(before)]
+    found = ratio_of_medians(before, after, paired=True, loaded_at=((30,), (30,)))
+    assert found.low is not None and found.low < 0.05 * found.value, "two sections, far apart"
