@@ -471,7 +471,7 @@ LIMITS = re.compile(
 )
 ONE_OUTPUT = ("Dropout", "LayerNormalization", "MaxPool")
 """Operators whose further outputs (masks, statistics, indices) serve training."""
-OPERATORS = sorted({*operations.FUNCTIONS, *operations.ON_SHAPES} - {"Cast", "CastLike", "Not", "Upsample"})
+OPERATORS = sorted({*operations.FUNCTIONS, *operations.ON_SHAPES} - {"Cast", "CastLike", "Not", "Select", "Upsample"})
 
 
 @functools.cache

@@ -216,23 +216,91 @@ def test_a_branch_on_what_is_known(case: str, tmp_path: Path) -> None:
     assert torch.equal(network(x), torch.relu(x))
 
 
-@pytest.mark.parametrize("operator", ["If", "Loop"])
-def test_what_depends_on_the_input_is_refused_by_name(operator: str, tmp_path: Path) -> None:
-    if operator == "If":
-        nodes = [make_node("ReduceSum", ["x"], ["s"], keepdims=0), make_node("Greater", ["s", "t"], ["c"]),
-                 either("c", GOOD, GOOD)]  # fmt: skip
-    else:
-        body = helper.make_graph(
-            [make_node("Relu", ["v"], ["w"]), make_node("Identity", ["c"], ["d"])],
-            "body",
-            [helper.make_tensor_value_info("i", TensorProto.INT64, []),
-             helper.make_tensor_value_info("c", TensorProto.BOOL, []), helper.make_tensor_value_info("v", FLOAT, None)],
-            [helper.make_tensor_value_info("d", TensorProto.BOOL, []), helper.make_tensor_value_info("w", FLOAT, None)],
-        )  # fmt: skip
-        nodes = [make_node("Loop", ["n", "", "x"], ["y"], body=body)]
-    weights = {"t": np.float32(3), "n": np.array(3)}
+DECIDED = [make_node("ReduceSum", ["x"], ["s"], keepdims=0), make_node("Greater", ["s", "t"], ["c"])]
+
+
+def test_a_branch_on_a_value_of_the_input_is_chosen_when_it_runs(tmp_path: Path) -> None:
+    """Both sides are computed; a branch within one is settled as well."""
+    nodes = [*DECIDED, either("c", branch(either("d", BAD, GOOD, "o")), branch(make_node("Neg", ["x"], ["o"])))]
+    weights = {"t": np.float32(3), "d": np.array(False)}
     path = write(tmp_path / "net.onnx", nodes, {"x": (FLOAT, [2, 3])}, weights)
-    with pytest.raises(InvalidInput, match=rf"operators that cannot be imported: {operator} \(y\)"):
+    network = load_onnx(path)
+    for x in (torch.ones(2, 3), -torch.ones(2, 3)):
+        np.testing.assert_array_equal(network(x).numpy(), in_engine(path, x)[0])
+    graph = trace(network, (torch.ones(2, 3),))
+    assert list(graph.calls(torch.ops.aten.where.self))
+
+
+def test_sides_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    sides = branch(make_node("Transpose", ["x"], ["o"])), GOOD
+    path = write(tmp_path / "net.onnx", [*DECIDED, either("c", *sides)], {"x": (FLOAT, [2, 3])}, {"t": np.float32(3)})
+    with pytest.raises(
+        InvalidInput, match=r"a branch on a value of the inputs whose sides yield \(3, 2\) and \(2, 3\)"
+    ):
+        load_onnx(path)
+
+
+def test_a_branch_on_an_open_size_takes_the_size_that_is_given(tmp_path: Path) -> None:
+    nodes = [make_node("Shape", ["x"], ["s"]), make_node("Gather", ["s", "i"], ["g"]),
+             make_node("Equal", ["g", "three"], ["c"]), either("c", GOOD, BAD)]  # fmt: skip
+    path = write(tmp_path / "net.onnx", nodes, {"x": (FLOAT, ["n", "m"])}, INDEX)
+    with pytest.raises(InvalidInput, match=r"operators that cannot be imported: If \(y\); .* open sizes: give --input"):
+        load_onnx(path)
+    x = torch.randn(1, 3)
+    assert torch.equal(load_onnx(path, input_shape=(1, 3))(x), torch.relu(x))
+
+
+def test_sizes_of_one_name_are_equal(tmp_path: Path) -> None:
+    """A state whose samples lie along its second dimension, as a voice detector has it."""
+    inputs_: dict[str, tuple[int, Sequence[int | str] | None]] = {
+        "x": (FLOAT, ["batch", "width"]),
+        "state": (FLOAT, [2, "batch", "width"]),
+    }
+    path = write(tmp_path / "net.onnx", [make_node("Add", ["x", "state"], ["y"])], inputs_)
+    shapes = [tuple(x.shape) for x in example_inputs_of(path, input_shape=(3, 7))]
+    assert shapes == [(3, 7), (2, 3, 7)]
+    load_onnx(path)
+
+
+def test_small_values_of_a_sigmoid_are_held_against_its_range(tmp_path: Path) -> None:
+    """Engines approximate a sigmoid to 1e-7 or so of 1, which is much of values that are all close to 0."""
+    nodes = [make_node("Sub", ["x", "far"], ["s"]), make_node("Sigmoid", ["s"], ["y"])]
+    load_onnx(write(tmp_path / "net.onnx", nodes, {"x": (FLOAT, [2, 400])}, {"far": np.float32(14.5)}))
+
+
+def test_integers_of_which_nothing_is_known_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    whole = loading.compare.__globals__["random_inputs"]  # type: ignore[attr-defined]
+
+    def noted(*given: Any) -> tuple[Tensor, ...]:
+        made: tuple[Tensor, ...] = whole(*given)
+        drawn.append(int(made[0].max()))
+        return made
+
+    monkeypatch.setitem(loading.compare.__globals__, "random_inputs", noted)  # type: ignore[attr-defined]
+    ids: dict[str, tuple[int, Sequence[int | str] | None]] = {"ids": (TensorProto.INT64, [2, 400])}
+    load_onnx(write(tmp_path / "net.onnx", [make_node("Cast", ["ids"], ["y"], to=FLOAT)], ids))
+    picks = [make_node("Mod", ["ids", "two"], ["m"]), make_node("Add", ["m", "m"], ["a"]),
+             make_node("Sub", ["ids", "m"], ["e"]), make_node("Add", ["e", "a"], ["f"]),
+             make_node("Gather", ["t", "f"], ["y"])]  # fmt: skip
+    load_onnx(write(tmp_path / "few.onnx", picks, ids, {"two": np.array(2), "t": real(3, 2)}))
+    assert drawn[0] == 255
+    assert drawn[-1] == 1
+
+
+def test_a_loop_is_refused_by_name(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [make_node("Relu", ["v"], ["w"]), make_node("Identity", ["c"], ["d"])],
+        "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []),
+         helper.make_tensor_value_info("c", TensorProto.BOOL, []), helper.make_tensor_value_info("v", FLOAT, None)],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), helper.make_tensor_value_info("w", FLOAT, None)],
+    )  # fmt: skip
+    path = write(
+        tmp_path / "net.onnx", [make_node("Loop", ["n", "", "x"], ["y"], body=body)], {"x": (FLOAT, [2, 3])},
+        {"n": np.array(3)},
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match=r"operators that cannot be imported: Loop \(y\)"):
         load_onnx(path)
 
 

@@ -1,4 +1,7 @@
-"""Branches on conditions that are known before the network runs: what the chosen one computes takes their place."""
+"""Branches: where the condition is known before the network runs, what the chosen one computes takes their place.
+
+Where it is computed, both are, and one of their values is taken: a branch computes nothing but its values.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,35 @@ from torch import Tensor
 
 from ...files.limits import Measured
 from .operations import FUNCTIONS, ON_SHAPES, run
-from .reading.read import array_of, attributes_of, constant_of, dimensions_of, label_of, opset_of
+from .reading.read import Dimensions, array_of, attributes_of, constant_of, dimensions_of, label_of, opset_of
 from .step import Array, Call, Step
 
 _ROUNDS = 50
 _LARGEST = 4096  # elements that a condition is computed from
 
 
-def settle(model: ModelProto) -> None:
-    """Put into ``model``, for every If on a condition that follows from weights and fixed sizes, the chosen branch.
+def settle(model: ModelProto, sizes: Mapping[str, Dimensions] | None = None) -> None:
+    """Put into ``model``, for every If on a condition that follows from weights and sizes, the chosen branch.
 
-    A branch within a branch is settled as well. What only other branches or their conditions needed is taken out.
+    A branch within a branch is settled as well. What only other branches or their conditions needed is taken out. In
+    the place of an If on a value that the inputs decide come both branches, and ``Select`` between what they yield.
+
+    Args:
+        sizes: of the inputs, where the user gave what the file leaves open.
     """
     settled = False
     for _ in range(_ROUNDS):
-        if not any(node.op_type == "If" for node in model.graph.node) or not _settle_once(model):
+        if not any(node.op_type == "If" for node in model.graph.node):
+            break
+        if not _settle_once(model, sizes or {}, both=False) and not _settle_once(model, sizes or {}, both=True):
             break
         settled = True
     if settled:
         _drop_unused(model.graph)
 
 
-def _settle_once(model: ModelProto) -> bool:
-    known = _Known.of(model)
+def _settle_once(model: ModelProto, sizes: Mapping[str, Dimensions], *, both: bool) -> bool:
+    known = _Known.of(model, sizes)
     graph = model.graph
     taken = set(_names(graph))
     nodes: list[NodeProto] = []
@@ -43,6 +52,9 @@ def _settle_once(model: ModelProto) -> bool:
         chosen = known.condition(node.input[0]) if node.op_type == "If" and node.input else None
         branches = {attribute.name: attribute.g for attribute in node.attribute}
         branch = branches.get("then_branch" if chosen else "else_branch")
+        if both and node.op_type == "If" and len(branches) == 2 and known.is_value(node.input[0]):
+            nodes.extend(_selected(branches, node, graph, taken))
+            continue
         if chosen is None or branch is None:
             nodes.append(node)
             continue
@@ -53,6 +65,21 @@ def _settle_once(model: ModelProto) -> bool:
         del graph.node[:]
         graph.node.extend(copies)
     return changed
+
+
+def _selected(
+    branches: Mapping[str, GraphProto], node: NodeProto, graph: GraphProto, taken: set[str]
+) -> Iterator[NodeProto]:
+    """The nodes of both branches, and a ``Select`` for every output of ``node``."""
+    ends: dict[str, list[str]] = {}
+    for branch, end in (("then_branch", "then"), ("else_branch", "else")):
+        ends[branch] = [f"{output}:{end}" if output else "" for output in node.output]
+        taken.update(name for name in ends[branch] if name)
+        renamed = NodeProto(op_type="If", output=ends[branch])
+        yield from _inlined(branches[branch], renamed, graph, taken)
+    for then, other, output in zip(ends["then_branch"], ends["else_branch"], node.output, strict=True):
+        if output:
+            yield onnx.helper.make_node("Select", [node.input[0], then, other], [output], name=node.name)
 
 
 def _inlined(branch: GraphProto, node: NodeProto, graph: GraphProto, taken: set[str]) -> Iterator[NodeProto]:
@@ -146,7 +173,9 @@ class _Known:
     values: dict[str, Array | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: ModelProto) -> _Known:
+    def of(cls, model: ModelProto, sizes: Mapping[str, Dimensions]) -> _Known:
+        if sizes:
+            model = _with_sizes(model, sizes)
         try:
             graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         except Exception:  # noqa: BLE001 - then fewer sizes are known
@@ -155,6 +184,20 @@ class _Known:
         producers = {name: (i, node) for i, node in enumerate(model.graph.node) for name in node.output if name}
         weights = {tensor.name: tensor for tensor in model.graph.initializer}
         return cls(opset_of(model), producers, {n: d for n, d in dimensions.items() if d is not None}, weights)
+
+    def is_value(self, name: str) -> bool:
+        """Whether ``name`` is computed from values of the inputs, and not from their sizes alone."""
+        waiting, seen = [name], set[str]()
+        while waiting:
+            each = waiting.pop()
+            if each in seen or each in self.weights:
+                continue
+            seen.add(each)
+            if each not in self.producers:
+                return True
+            node = self.producers[each][1]
+            waiting += [] if node.op_type in ("Shape", "Size") else [name for name in node.input if name]
+        return False
 
     def condition(self, name: str) -> bool | None:
         """The one truth value that ``name`` stands for, None where it is not known."""
@@ -212,6 +255,19 @@ class _Known:
         with Measured(), torch.no_grad():
             results = run(Call(step, arrays))
         return tuple(_small(value.numpy() if isinstance(value, Tensor) else _plain(value)) for value in results)
+
+
+def _with_sizes(model: ModelProto, sizes: Mapping[str, Dimensions]) -> ModelProto:
+    """A copy of ``model`` whose inputs have these sizes."""
+    sized = ModelProto()
+    sized.CopyFrom(model)
+    for value in sized.graph.input:
+        if value.name in sizes:
+            for place, size in zip(value.type.tensor_type.shape.dim, sizes[value.name], strict=False):
+                if size is not None:
+                    place.dim_value = size
+    del sized.graph.value_info[:]
+    return sized
 
 
 def _small(array: Array) -> Array | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import InvalidInput
 from ...files.limits import require_memory
 from .reading.half import HALVES
-from .reading.read import Dimensions, graph_inputs, parse
+from .reading.read import Dimensions, graph_inputs, parse, size_names
 from .step import DTYPES
 
 _PASSES = frozenset(
@@ -30,7 +30,7 @@ def example_inputs_of(
     Args:
         batch: the first dimension, where the file leaves it open.
         input_shape: with its batch; overrides the shape of the first input, and fills open sizes of the others that
-            have as many dimensions.
+            have as many dimensions or that the file calls by the same name.
 
     Raises:
         InvalidInput: the file is not readable, leaves other sizes open, fixes sizes other than those given, or asks for
@@ -44,11 +44,32 @@ def filled_shapes(
     path: Path, model: ModelProto, batch: int, input_shape: tuple[int, ...] | None
 ) -> list[tuple[int, ...]]:
     """The shapes of the inputs of ``model``, as :func:`example_inputs_of` fills them; raises InvalidInput."""
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
+    names, sizes = size_names(model), dict[str, int]()
     for number, (name, _, dimensions) in enumerate(graph_inputs(model)):
+        dimensions = with_sizes(dimensions, names.get(name, ()), sizes)
         asked = input_shape if number == 0 or (dimensions and len(dimensions) == len(input_shape or ())) else None
         shapes.append(_filled(path, name, dimensions, batch, asked, required=number == 0))
+        sizes.update({each: size for each, size in zip(names.get(name, ()), shapes[-1], strict=False) if each})
     return shapes
+
+
+def given_sizes(model: ModelProto, input_shape: tuple[int, ...]) -> dict[str, Dimensions]:
+    """The sizes of the inputs where the first has ``input_shape``: those of one name are equal, others stay open."""
+    declared, names = graph_inputs(model), size_names(model)
+    if not declared or declared[0][2] is None or len(declared[0][2]) != len(input_shape):
+        return {}
+    first = declared[0][0]
+    named = {each: size for each, size in zip(names[first], input_shape, strict=True) if each}
+    filled = {name: with_sizes(dimensions, names.get(name, ()), named) for name, _, dimensions in declared[1:]}
+    return {first: input_shape, **{name: dimensions for name, dimensions in filled.items() if dimensions is not None}}
+
+
+def with_sizes(dimensions: Dimensions | None, names: Sequence[str], sizes: Mapping[str, int]) -> Dimensions | None:
+    """``dimensions`` where those that are open and have a name in ``sizes`` have that size."""
+    if dimensions is None:
+        return None
+    return tuple(sizes.get(name) if d is None else d for d, name in zip(dimensions, names, strict=True))
 
 
 def _filled(
@@ -118,7 +139,8 @@ def random_inputs(
             random = torch.randn(shape, generator=generator).to(dtype)
             made.append(random.float() if element in HALVES else random)
         else:
-            made.append(torch.randint(0, ends.get(name, largest + 1), shape, generator=generator).to(dtype))
+            end = 2 if dtype == torch.bool else min(ends.get(name, largest + 1), torch.iinfo(dtype).max + 1)
+            made.append(torch.randint(0, end, shape, generator=generator).to(dtype))
     return tuple(made)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .branches import settle
 from .build import Builder
+from .inputs import given_sizes
 from .network import OnnxNetwork
 from .reading.half import to_single
 from .reading.read import read, require_supported
@@ -36,7 +37,8 @@ def load_onnx(
     halves = to_single(model)
     if halves:
         _LOG.warning("%s: computes in %s; it is imported as float32", path, " and ".join(halves))
-    settle(model)
+    sizes = {} if input_shape is None else given_sizes(model, input_shape)
+    settle(model, sizes)
     require_supported(model, path)
     network = Builder(path, model).build()
     if verify:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..step import Call, dtype_of
+from ..step import Call, Unsupported, dtype_of
 from .registry import FUNCTIONS, operator
 
 _UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -85,6 +85,17 @@ def _variadic(call: Call) -> Tensor:
 @operator("Where")
 def _where(call: Call) -> Tensor:
     return torch.where(call.tensor(0).bool(), call.tensor(1), call.tensor(2))
+
+
+@operator("Select")
+def _select(call: Call) -> Tensor:
+    """What one of two branches yields; the operator of :mod:`..branches`, not of the specification."""
+    condition, then, other = (call.tensor(index) for index in range(3))
+    if then.shape != other.shape or then.dtype != other.dtype:
+        raise Unsupported(
+            f"a branch on a value of the inputs whose sides yield {tuple(then.shape)} and {tuple(other.shape)}"
+        )
+    return torch.where(condition.bool().reshape(()), then, other)
 
 
 @operator("Cast")

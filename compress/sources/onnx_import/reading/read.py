@@ -68,13 +68,17 @@ def require_supported(model: ModelProto, path: Path) -> None:
             unsupported.setdefault(operator, []).append(label_of(node, index))
     if unsupported:
         named = "; ".join(f"{operator} ({_few(labels)})" for operator, labels in sorted(unsupported.items()))
-        raise InvalidInput(f"{path}: operators that cannot be imported: {named}")
+        decided = "; which branch of an If runs is decided by open sizes: give --input-shape"
+        hint = decided if "If" in unsupported else ""
+        raise InvalidInput(f"{path}: operators that cannot be imported: {named}{hint}")
     if model.graph.sparse_initializer:
         name = model.graph.sparse_initializer[0].values.name
         raise InvalidInput(f"{path}: sparse weights cannot be imported; store {short(name)} dense")
     rules = onnx.checker.C.CheckerContext()
     rules.ir_version, rules.opset_imports = max(model.ir_version, 3), {"": opset_of(model)}
     for index, node in enumerate(model.graph.node):
+        if node.op_type == "Select":  # ours, in the place of a branch
+            continue
         try:
             onnx.checker.check_node(node, rules)
         except onnx.checker.ValidationError as error:
@@ -174,6 +178,15 @@ def dimensions_of(type_: onnx.TypeProto) -> Dimensions | None:
     if not tensor.HasField("shape"):
         return None
     return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim)
+
+
+def size_names(model: ModelProto) -> dict[str, tuple[str, ...]]:
+    """For every input what the file calls its sizes, "" for one without a name: those of one name are equal."""
+    return {
+        value.name: tuple(d.dim_param for d in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+        if value.type.tensor_type.HasField("shape")
+    }
 
 
 def graph_inputs(model: ModelProto) -> list[tuple[str, int, Dimensions | None]]:
