@@ -58,7 +58,7 @@ def measured(times: Sequence[Sequence[float]], integers: dict[str, float]) -> In
     def profile(network: Timed) -> tuple[Part, ...]:
         return tuple(Part((name,), ms if network.encodings else 1.0) for name, ms in integers.items())
 
-    return InventedClock(iter(times), profile)
+    return InventedClock(iter([*times, times[-1]]), profile)  # in the end, all in integers again beside what is left
 
 
 def reverted(clock: Clock, **options: object) -> Result:
@@ -80,6 +80,16 @@ def test_a_region_goes_back_if_the_file_is_faster_without_it() -> None:
         "slower in integers, so restored to float at load: 1 of 5 weights; 4.000 ms instead of 5.000 ms all in "
         "integers, 9.000 ms all in float"
     )
+
+
+def test_in_the_end_all_in_integers_is_timed_again_and_stays_if_it_is_as_fast() -> None:
+    times = [(9.0, 5.0), (9.0, 5.0, 4.0), (9.0, 4.5, 4.49)]
+    result = reverted(measured(times, {"stem": 2.0, "left": 0.5, "right": 0.5}))
+    assert not any(encoding.restored for encoding in result.encodings.values())
+    assert result.measured[0].told == (
+        "slower in integers, so restored to float at load: none; 4.500 ms, 9.000 ms all in float"
+    )
+    assert not any("its region" in skip.reason for skip in result.skipped)
 
 
 def test_a_region_stays_if_the_file_is_not_faster_without_it() -> None:
