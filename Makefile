@@ -29,7 +29,7 @@ check: lint test  ## what a change must pass
 test-all: $(PEERS)/.ready  ## the slow tests as well, over torchvision's networks
 	EDGEPRESS_PEERS=$(PEERS) $(BIN)/python -m pytest $(SPREAD) -m "slow or not slow"
 
-board: $(DEV_READY)  ## the tests on an emulated ARM board; apt-get install qemu-user-static openssh-server
+board: $(DEV_READY)  ## the tests on an emulated ARM board; apt-get install qemu-user-static openssh-server g++-aarch64-linux-gnu
 	$(BIN)/python -m pytest -n 0 -m board tests/board
 
 docs: generate  ## writes anew what the documentation shows, and builds it into out/docs

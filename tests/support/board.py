@@ -89,6 +89,11 @@ class System:
         """Wheels of `ENGINES`, for the board's Python."""
         return self.folder / WHEELHOUSE
 
+    @property
+    def packages(self) -> Path:
+        """What that Python has, below ``root``."""
+        return next((self.root / PYTHON.lstrip("/")).parents[1].glob("lib/python3.*/site-packages"))
+
 
 @dataclass(frozen=True)
 class Board:
@@ -120,6 +125,11 @@ class Board:
     def changes(self) -> Path:
         """The files that were written on it, by their places there."""
         return self.folder / "changes"
+
+    @property
+    def files(self) -> Path:
+        """All its files, as the board has them, to read and to write from here."""
+        return Path(f"/proc/{self.keeper}/root") / (self.folder / "merged").relative_to("/")
 
     def run(self, *command: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """A program on the board, not by sshd, with ``text`` on its stdin: to look at it, or to break it."""
