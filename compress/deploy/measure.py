@@ -133,7 +133,8 @@ def _tested(
             own = Reading.of(file.network.model, file.network.example_inputs).inputs
             read = task.inputs if isinstance(task, Task) and task.inputs is not None else own
             batches = [taken(file.network, read(each)) for each in first_batches(data.split("test"), parity_samples)]
-            parity = parity_on(file, batches, device=device)
+            classes = not isinstance(task, Task) or task.classes is not None
+            parity = parity_on(file, batches, device=device, classes=classes)
     elif file.network is not None:
         parity = parity_on(file, [file.network.example_inputs], device=device)
     found = {"scores": scored, "samples": samples, "parity": parity, "in_reference": not file.is_exact(device)}

@@ -46,11 +46,16 @@ def parity_on(
     batches: Sequence[tuple[Tensor, ...]],
     threads: int = 1,
     device: runtimes.devices.device.Device | None = None,
+    *,
+    classes: bool = True,
 ) -> Parity:
     """How the file's outputs agree with those of its network, as its target rounds, on all ``batches`` together.
 
     What the processor of ``device``, by default this machine, computes otherwise than the target's device is evaluated
-    in floats, see :meth:`compress.deploy.Deployed.load`; likewise in :func:`accuracy`.
+    in floats, see :meth:`compress.deploy.Deployed.load`; likewise in :func:`scores`.
+
+    Args:
+        classes: whether outputs (N, classes) tell classes, so that the first of them is to be the same.
     """
     assert file.network is not None, f"{file.name}: its network is needed to know what it must compute"
     run = reference(file.network, file.target)
@@ -63,7 +68,7 @@ def parity_on(
             expected.append([tensor.numpy() for tensor in run(*inputs)])
     finally:
         engine.close()
-    return Parity(**asdict(runtimes.checks.check.compare(_joined(expected), _joined(actual))))
+    return Parity(**asdict(runtimes.checks.check.compare(_joined(expected), _joined(actual), classes=classes)))
 
 
 def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:

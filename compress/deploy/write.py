@@ -23,8 +23,8 @@ from ..siblings import runtimes
 from ..sources.artifact import outputs_of
 from ..sources.load import Network
 from ..stage import Progress, silent
-from ..tasks.reading import Reading
-from ..tasks.task import Inputs
+from ..tasks.resolve import resolve
+from ..tasks.task import Task
 from . import blame
 from .deployed import Deployed
 from .devices import target_on
@@ -284,7 +284,12 @@ class Asked:
 
 
 def write_folder(
-    network: Network, folder: Path, wanted: Sequence[Wanted], data: Data | None = None, samples: int = 256
+    network: Network,
+    folder: Path,
+    wanted: Sequence[Wanted],
+    data: Data | None = None,
+    samples: int = 256,
+    task: Task | str | None = None,
 ) -> list[ExportRecord]:
     """Fill ``folder`` with a file of ``network`` for each of ``wanted``; see :func:`write_files`."""
     asked: list[Asked] = []
@@ -292,7 +297,7 @@ def write_folder(
         used = {other.name + suffix_of(other.wanted) for other in asked}
         name = "model" if f"model{suffix_of(each)}" not in used else f"model-{each.resolved()[1]}"
         asked.append(Asked(name, network, each))
-    return [record for record, _ in write_files(folder, asked, data, samples)]
+    return [record for record, _ in write_files(folder, asked, data, samples, task=task)]
 
 
 def write_files(
@@ -301,7 +306,7 @@ def write_files(
     data: Data | None = None,
     samples: int = 256,
     progress: Progress = silent,
-    read: Inputs | None = None,
+    task: Task | str | None = None,
 ) -> list[tuple[ExportRecord, Deployed]]:
     """Fill ``folder`` with files, and with samples and what each file must give for them, as ``check`` reads it.
 
@@ -309,9 +314,10 @@ def write_files(
     data; all networks take the same inputs.
 
     Args:
-        read: the networks' inputs out of a batch; left out, as the first network takes them.
+        task: what a batch of the data means, or its name; left out, the one that fits. The samples' classes are written
+            too, where it has any.
     """
-    inputs, labels, source = _samples(asked[0].network, data, samples, read)
+    inputs, labels, source = _samples(asked[0].network, data, samples, task)
     made: list[tuple[ExportRecord, Deployed]] = []
     entries: list[runtimes.checks.folder.Entry] = []
     for number, each in enumerate(asked):
@@ -353,16 +359,15 @@ def write_files(
 
 
 def _samples(
-    network: Network, data: Data | None, count: int, read: Inputs | None
+    network: Network, data: Data | None, count: int, task: Task | str | None
 ) -> tuple[list[tuple[Tensor, ...]], Tensor | None, str]:
-    """Inputs in batches, the class of each sample where that is what the labels are, and where they come from."""
+    """Inputs in batches, the class of each sample where the task has classes, and where they come from."""
     if data is None or "test" not in data.splits:
         return [network.example_inputs], None, "the network's stored inputs"
-    reading = Reading.of(network.model, network.example_inputs)
+    task = resolve(task, network.model, data, network.example_inputs)
     one = sum(x.numel() * x.element_size() for x in one_sample(network.example_inputs))
     batches = first_batches(data.split("test"), max(1, min(count, LARGEST_SAMPLES_BYTES // one)))
-    inputs = [taken(network, (read or reading.inputs)(batch)) for batch in batches]
-    labels = [reading.labels(batch) for batch in batches]
-    classes = [each for each in labels if isinstance(each, Tensor) and each.ndim == 1 and not each.is_floating_point()]
+    inputs = [taken(network, task.read(batch)) for batch in batches]
+    classes = [task.classes(batch) for batch in batches] if task.classes is not None else []
     source = f"the first {sum(len(each[0]) for each in inputs)} test samples of {data.name}"
-    return inputs, torch.cat(classes) if len(classes) == len(batches) else None, source
+    return inputs, torch.cat(classes) if classes else None, source

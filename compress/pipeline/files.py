@@ -108,7 +108,7 @@ def write_files(
         return [], []
     asked, files_of = _asked(recipe, networks, data, devices)
     samples = max(each.check_samples for each in recipe.exports)
-    made = {each[0].name: each for each in deploy.write_files(folder, asked, data, samples, progress, task.inputs)}
+    made = {each[0].name: each for each in deploy.write_files(folder, asked, data, samples, progress, task)}
     sized = any(each.dynamic_size for each in recipe.exports)  # what a file leaves open, the samples tell
     inputs = one_sample(asked[0].network.example_inputs) if sized else None
     measured = []

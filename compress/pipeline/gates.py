@@ -109,7 +109,7 @@ def check_gates(
         outcomes.append(Gate(name="float_nodes", expected=f"at most {gates.float_nodes}", got=nodes, passed=passed))
     if gates.top1_agreement is not None:
         for record in benchmarks:
-            if record.score is not None:
+            if record.score is not None and (record.parity is None or record.parity.top1_agreement is not None):
                 agreement = record.parity.top1_agreement if record.parity else None
                 at_least(f"top1_agreement of {record.name}", gates.top1_agreement, agreement)
     return tuple(outcomes)

@@ -26,7 +26,7 @@ class Parity:
         relative_error: max|expected - actual| / max|expected|.
         snr_db: 10 log10(sum expected^2 / sum (expected - actual)^2) in decibel; infinite where they are equal.
         top1_agreement: of (N, classes) outputs, the share of samples with the same class first, in percent; None where
-            no output is of this kind.
+            no output is of this kind, or none tells classes.
     """
 
     samples: int
@@ -45,8 +45,11 @@ class RunsSamples(Protocol):
         ...
 
 
-def compare(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> Parity:
+def compare(expected: Mapping[str, Array], actual: Mapping[str, Array], *, classes: bool = True) -> Parity:
     """Return how far ``actual`` is from ``expected``, both by name of output, computed in float64.
+
+    Args:
+        classes: whether outputs (N, classes) tell classes, so that the first of them is to be the same.
 
     >>> compare({"y": np.array([[0.0, 2.0]])}, {"y": np.array([[0.5, 2.0]])})
     Parity(samples=1, max_abs_error=0.5, relative_error=0.25, snr_db=12.041199826559248, top1_agreement=100.0)
@@ -65,7 +68,7 @@ def compare(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> Parit
         max_abs_error=max(parity.max_abs_error for parity in each),
         relative_error=max(parity.relative_error for parity in each),
         snr_db=min(parity.snr_db for parity in each),
-        top1_agreement=min(agreements, default=None),
+        top1_agreement=min(agreements, default=None) if classes else None,
     )
 
 

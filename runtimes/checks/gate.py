@@ -23,7 +23,7 @@ LARGEST_ERROR: dict[Kind, float] = {"float32": 1e-3, "float16": 2e-2}
 LEAST_SNR_DB = 15.0
 """Rounding flips at single steps leave more; a wrong scale, layout or order of channels does not."""
 LEAST_AGREEMENT = 99.0
-"""Of the first class, in percent, between integers and their simulation."""
+"""Of the first class, in percent, between integers and their simulation; of networks whose samples have classes."""
 FEWEST_FOR_AGREEMENT = 100
 """With fewer samples one tie at a rounding step would decide."""
 
@@ -118,10 +118,11 @@ class _Check:
             executed = runtime.executed_graph(one_feed(runtime, entry.binding, inputs))
         finally:
             runtime.close()
-        parity, here = compare(expected, _named(outputs)), None
+        classes = labels is not None
+        parity, here = compare(expected, _named(outputs), classes=classes), None
         if entry.kind == "integer" and not self.device.is_exact(entry.target):
             here, outputs = parity, self._evaluated(file, inputs)
-            parity = compare(expected, _named(outputs))
+            parity = compare(expected, _named(outputs), classes=classes)
         reasons = judge(entry.kind, parity, agreement)
         if entry.kind == "integer" and executed is not None and not executed.integer:
             reasons += ("nothing ran in integers",)

@@ -19,11 +19,14 @@ from compress.prune.regularize import Regularize
 from compress.prune.sensitivity import Scan
 from compress.quantize import Quantize
 from compress.recipe import Recipe
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from compress.sparsify import Sparsify
 from compress.stage import Result, Stage, evaluation_copy
 from compress.tasks.outputs import noise_percent
 from compress.tasks.resolve import resolve
 from compress.training.loop import Training
+from runtimes.checks.gate import check_folder
 
 FAST = Training(epochs=3, batch_size=16, learning_rate=0.02, precision="fp32", accelerator="cpu", warmup_epochs=0)
 
@@ -220,3 +223,26 @@ def test_a_mask_is_an_input_and_no_label(labels: bool) -> None:
     assert task.name == ("classification" if labels else "outputs")
     result = Quantize(revert_slower=False).apply(model, context)
     assert any(name.startswith("fc") for name in result.encodings)
+
+
+def test_outputs_that_are_no_classes_are_not_held_to_the_first_of_them(tmp_path: Path) -> None:
+    """Two places of a landmark that lie close together may change places by rounding."""
+    torch.manual_seed(0)
+    places = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 6)).eval()
+    images = torch.rand(160, 1, 8, 8)
+    for labelled in (False, True):
+        labels = torch.randint(0, 6, (160,)) if labelled else torch.rand(160, 6)
+        data = from_loaders(calibration=[(images[:32],)], test=[(images, labels)], name=f"places {labelled}")
+        context = Context((images[:1],), data)
+        result = Quantize(revert_slower=False).apply(places, context)
+        source = Source("module", "tests", "places")
+        network = Network(result.model, source, encodings=dict(result.encodings), example_inputs=(images[:1],))
+        folder = tmp_path / str(labelled)
+        folder.mkdir()
+        deploy.write_folder(network, folder, [deploy.Wanted()], data)
+        (checked,) = check_folder(folder)
+        assert checked.passed and checked.parity is not None and checked.parity.samples == 160
+        assert (checked.parity.top1_agreement is not None) is labelled and (checked.top1 is not None) is labelled
+        (record,) = deploy.measure([deploy.Deployed("file", folder / "model.onnx", network)], data=data)
+        assert record.parity is not None and (record.parity.top1_agreement is not None) is labelled
+        assert [score.name for score in record.scores] == (["top-1"] if labelled else ["SNR"])
