@@ -17,7 +17,7 @@ import pytest
 
 from compress import cli
 from compress.errors import InvalidInput
-from compress.training import loop as train
+from compress.tasks import classification
 from runtimes import ending
 from tests.support.small_classifier import SMALL_NET
 
@@ -134,7 +134,7 @@ def test_a_request_to_end_cleans_up(
         os.kill(os.getpid(), number)
         time.sleep(60)
 
-    monkeypatch.setattr(train, "cross_entropy", asked)  # in a step of the training
+    monkeypatch.setattr(classification, "cross_entropy", asked)  # in a step of the training
     assert ended(*LONG.split(), "-o", "out/deep/net") == code
     assert locked == [True] and capfd.readouterr().err.splitlines()[-1] == "error: interrupted"
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["data.npz", "net.py"]
