@@ -70,13 +70,15 @@ def untold(report: Report) -> str:
     return f"No time of single nodes is told of {told}." if told else ""
 
 
-def title(shown: Sequence[FileTime], deployed: str | None) -> str:
+def headline(shown: Sequence[FileTime], deployed: str | None) -> FileTime:
+    """The file that the title is of: the deployed one, or the last where that tells no times."""
+    return next((file for file in shown if file.benchmark.name == deployed), shown[-1])
+
+
+def title(file: FileTime) -> str:
     """Above all of it: "conv1 takes 23 % of the time of int8"."""
-    if not shown:
-        return "No file was profiled"
-    chosen = next((file for file in shown if file.benchmark.name == deployed), shown[0])
-    slowest = next((row for row in chosen.rows if row.row.layer), chosen.rows[0])
-    return f"{slowest.name} takes {quantities.percent(100 * slowest.share, 0)} of the time of {chosen.benchmark.name}"
+    slowest = next((row for row in file.rows if row.row.layer), file.rows[0])
+    return f"{slowest.name} takes {quantities.percent(100 * slowest.share, 0)} of the time of {file.benchmark.name}"
 
 
 def _file(report: Report, benchmark: BenchmarkRecord, profile: Profile, most_ms: float) -> FileTime:

@@ -53,6 +53,13 @@ def test_the_page_tells_the_slowest_layer_what_fell_back_and_whose_times_are_not
     assert page.count('class="n-fell"') == 4, "in the row and in the whole, of two files"
 
 
+def test_where_the_deployed_file_tells_no_times_the_last_one_that_does_is_open(timed: dict[str, Any]) -> None:
+    timed["benchmarks"][2]["profile"] = None
+    page = render(Report.model_validate(timed))
+    assert "of the time of baseline" in spaces(outline(page).text)
+    assert page.count('<details class="file" open>') == page.count('<details class="file"') == 1
+
+
 def test_rows_that_are_not_shown_are_counted(timed: dict[str, Any]) -> None:
     profile = timed["benchmarks"][2]["profile"]
     profile["rows"] = [
