@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, helper, numpy_helper
 from torch.nn import functional
 
 from runtimes.engines.onnxruntime import kind_of
@@ -59,8 +59,7 @@ class Held:
         off: of these that are another integer than the exact one.
         largest_steps: by how much at most, in steps of the integers.
         farthest_from_tie: how far, in steps, the exact value of one that is off is from the middle of two integers.
-        not_held: operators in integers that are not known here; maxima and copies, which round nothing, are not among
-            them.
+        not_held: operators in integers that are not computed here.
     """
 
     nodes: int = 0
@@ -117,13 +116,9 @@ def compare(graph: GraphProto, values: Mapping[str, Array]) -> Held:
         if node.op_type in _EXACT:
             attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
             found.hold(_EXACT[node.op_type](read, attributes), there)
-        elif _rounds(node, there):
+        elif kind_of(node.op_type, str(there.dtype)) == "integer":
             found.not_held.add(node.op_type)
     return found
-
-
-def _rounds(node: NodeProto, there: Array) -> bool:
-    return node.op_type != "MaxPool" and kind_of(node.op_type, str(there.dtype)) == "integer"
 
 
 def _reals(integers: Array, scale: Array, zero: Array) -> Reals:
