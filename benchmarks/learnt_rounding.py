@@ -62,7 +62,7 @@ def _of_seed(seed: int, iterations: int) -> dict[str, dict[str, float]]:
     from compress import data as data_sets
     from compress.pipeline import open_network, train
     from compress.quantize import Quantize, simulate
-    from compress.tasks.classification import top1
+    from compress.tasks.built_in.classification import top1
     from compress.training.loop import Training
 
     data = data_sets.load(data_sets.DataConfig(source="digits", size=16), seed)

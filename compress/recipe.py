@@ -31,6 +31,7 @@ from .siblings import runtimes
 from .sources.specification import Source, parse
 from .sparsify import Sparsify
 from .stage import Config, Seed, Stage, Threads
+from .tasks.built_in import NAMES as TASKS
 from .training.loop import Training
 
 LARGEST_BYTES = 2**18
@@ -269,8 +270,8 @@ class Recipe(Config):
     data: DataConfig | None = setting(None, "The data set, and how it is split.")
     task: str | None = setting(
         None,
-        "What a batch means: classification, outputs (no labels: to give what the baseline gives), or file.py:task of "
-        "your own; left out, the one that fits.",
+        f"What a batch means: {', '.join(TASKS)} (outputs needs no labels: to give what the baseline gives), or "
+        "file.py:task of your own; left out, the one that fits.",
         max_length=4096,
     )
     seed: Seed = setting(0, "Of everything random.")

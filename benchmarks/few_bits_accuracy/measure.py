@@ -11,7 +11,7 @@ from compress.data import Data
 from compress.pipeline import open_network
 from compress.quantize import Quantize, simulate
 from compress.sources.load import Network
-from compress.tasks.classification import top1
+from compress.tasks.built_in.classification import top1
 from compress.training.loop import Training
 
 COMMON: dict[str, Any] = {

@@ -19,7 +19,7 @@ from compress.pipeline import fold_for_export, open_network
 from compress.quantize import Quantize
 from compress.sources.load import Network
 from compress.stage import Context
-from compress.tasks.classification import top1
+from compress.tasks.built_in.classification import top1
 from compress.training.loop import Training
 from runtimes.checks import gate
 from runtimes.errors import RuntimesError

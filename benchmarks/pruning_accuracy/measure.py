@@ -22,7 +22,7 @@ from compress.distill import objective_for
 from compress.fold import Fold
 from compress.prune import Prune
 from compress.stage import Context
-from compress.tasks.classification import top1
+from compress.tasks.built_in.classification import top1
 from compress.training.loop import Training, fit
 
 SHORT = Training(epochs=1, batch_size=128, learning_rate=0.02, warmup_epochs=0.1, augment=("flip", "crop"))

@@ -114,7 +114,8 @@ def from_arrays(
     Args:
         x_train: samples (N, C, H, W), or of other shapes with N in front: float32, which the network takes as they are;
             uint8, which are pixels; or int32 and int64, which are indices. Likewise the others.
-        y_train: (N,) integers, the class of each sample; left out, there are no labels. Likewise the others.
+        y_train: labels with N in front: (N,) integers, the class of each sample, or numbers of any shape for other
+            tasks; left out, there are no labels. Likewise the others.
         mean: of each channel on the scale 0 to 1; left out, it is measured on pixels to train on.
         std: the standard deviation of each channel, likewise.
         seed: of what is taken out.

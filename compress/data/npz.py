@@ -46,7 +46,7 @@ def data_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], config:
         scale = _scale(train[0])
         if scale == 1.0 and config.mean is None:  # floats are taken as already preprocessed
             config = config.model_copy(update={"mean": (0.0,) * train[0].shape[1], "std": (1.0,) * train[0].shape[1]})
-        classes = 0 if train[1] is None else int(train[1].max()) + 1
+        classes = _class_count(path, train[1])
         data = deal(config, seed, train, test, tuple(str(i) for i in range(classes)), scale)
         splits = dict(data.splits)
         if validation is not None:
@@ -117,12 +117,31 @@ def _samples_array(path: Path | str, name: str, array: NDArray[Any]) -> Tensor:
 
 
 def _labels_array(path: Path | str, name: str, array: NDArray[Any], count: int) -> Tensor:
-    if array.shape != (count,) or array.dtype.kind not in "iu":
+    """Labels (N, ...) of numbers: whole ones of a single value each as int64, and of several values as they are stored
+    where that is in bytes or truths; floats as float32. What they must be for a task, the task says.
+    """
+    if array.shape[:1] != (count,) or array.dtype.kind not in "biuf" or not array.size:
         raise InvalidInput(
-            f"data {path}: {name} must be {count} integers, a class for each sample, got shape {array.shape} of "
-            f"{array.dtype}; accuracy and training here are of classifiers"
+            f"data {path}: {name} must be numbers, labels of each of {count} samples with the samples first, got shape "
+            f"{array.shape} of {array.dtype}"
         )
-    if array.min() < 0:
-        raise InvalidInput(f"data {path}: {name} must be classes from 0 on, got {array.min()}")
-    require_at_most(int(array.max()) + 1, MOST_CLASSES, f"classes (the highest of {name}, and 0)", f"data {path}")
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # it is told of as an infinity
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise InvalidInput(f"data {path}: {name} holds values that are not finite (NaN or infinity)")
+        return torch.from_numpy(array)
+    if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
+        raise InvalidInput(f"data {path}: {name} goes up to {array.max()}; labels are integers of 64 bits at most")
+    if array.dtype == np.bool_ or (array.dtype == np.uint8 and array.ndim > 1):
+        return torch.from_numpy(array)
     return torch.from_numpy(array.astype(np.int64))
+
+
+def _class_count(path: Path | str, labels: Tensor | None) -> int:
+    """How many classes there are where labels are one whole number of 0 or more for each sample; else 0."""
+    if labels is None or labels.dtype != torch.int64 or labels.ndim != 1 or int(labels.min()) < 0:
+        return 0
+    count = int(labels.max()) + 1
+    require_at_most(count, MOST_CLASSES, "classes (the highest of y_train, and 0)", f"data {path}")
+    return count

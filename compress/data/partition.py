@@ -129,11 +129,14 @@ def deal(
     scale: float,
     names: tuple[str, ...] = (),
 ) -> Data:
+    """The splits of a data set: those to train on dealt out to train, calibration and validation, balanced over the
+    classes where the labels are some (``classes`` names them), and those to test on as they are.
+    """
     inputs, labels = train
     count = len(inputs)
     validation = max(1, round(config.validation * count))
     calibration = min(config.calibration, max(1, (count - validation) // 4))
-    dealt_by = np.zeros(count, np.int64) if labels is None else labels.numpy()
+    dealt_by = labels.numpy() if labels is not None and classes else np.zeros(count, np.int64)
     parts = partition(dealt_by, {"validation": validation, "calibration": calibration}, seed)
     rest = torch.from_numpy(parts["rest"])
     if not len(rest):

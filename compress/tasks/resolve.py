@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..data.split import Data, SampleSplit, Split, SplitName
 from ..errors import InvalidInput, first_line
 from . import built_in
-from .classification import is_classification
 from .reading import Reading
 from .task import Batch, Outputs, Task
 
@@ -25,7 +24,8 @@ def resolve(
     wanted: Task | str | None, model: nn.Module, data: Data | None, example_inputs: tuple[Tensor, ...] = ()
 ) -> Task:
     """The task ``wanted``, or where that is None the one that fits: ``classification`` where the network has one output
-    (N, classes) and the data an integer for each sample, and else ``outputs``.
+    (N, classes) and the data an integer for each sample, ``segmentation`` where it has one (N, classes, H, W) and the
+    data a map (N, H, W) of integers, and else ``outputs``.
 
     Args:
         model: the network; its number of inputs tells which parts of a batch are inputs.
@@ -82,24 +82,26 @@ def outputs_on(model: nn.Module, inputs: tuple[Tensor, ...], where: str) -> Outp
             module.training = training
 
 
-def _fitting(model: nn.Module, data: Data | None, reading: Reading) -> built_in.TaskName:
+def _fitting(model: nn.Module, data: Data | None, reading: Reading) -> str:
     """The name of the task that fits; labels that are of none are told of."""
     for batch in _first_batches(data.splits.get(name) for name in LABELLED) if data is not None else ():
         labels = reading.labels(batch)
         if labels is None:
             continue
         outputs = outputs_on(model, reading.inputs(batch), f"data {data.name}" if data is not None else "data")
-        if is_classification(outputs, labels):
-            return "classification"
+        name = built_in.fitting(outputs, labels)
+        if name is not None:
+            return name
         if data is not None and data.name not in _told:
             _told.add(data.name)
             _LOG.warning(
-                "data %s: its labels are not used: they are no class for each sample, or the network does not return "
-                "(N, classes); networks are held against their own outputs (task outputs); name a task with --task",
+                "data %s: its labels are not used: no task takes them, and what the network returns, by itself; "
+                "networks are held against their own outputs (task %s); name a task with --task",
                 data.name,
+                built_in.WITHOUT_LABELS,
             )
         break
-    return "outputs"
+    return built_in.WITHOUT_LABELS
 
 
 def _first_batches(splits: Iterable[Split | None]) -> Iterator[Any]:

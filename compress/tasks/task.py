@@ -59,6 +59,7 @@ class Task:
             scale where losses add up; None: their difference.
         drop_unit: of that.
         bound: the same task measured against a reference network; None: what it is measured against is known.
+        placed: labels say where in an image something is, so that what moves pixels would have to move them.
         self_supervised: the loss is the match to a reference network, so that a teacher takes its place.
     """
 
@@ -76,6 +77,7 @@ class Task:
     drop: Callable[[float, float], float] | None = None
     drop_unit: str = "points"
     bound: Callable[[nn.Module], Task] | None = None
+    placed: bool = False
     self_supervised: bool = False
 
     @property

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..core.arithmetic import arrange, arranged, memory_format_of, native_bfloat16, precision_on, training_device
 from ..core.settings import TRAINING, setting
-from ..data import Data, Split
+from ..data import Data, SampleSplit, Split
 from ..data.batch import count_of, mapped
 from ..errors import InvalidInput
 from ..stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
@@ -275,6 +275,11 @@ def fit(
             "labels, a --task of your own, or a --teacher"
         )
     task = tuned(task, training)
+    if training.augment and task.placed and isinstance(data.split("train"), SampleSplit):
+        raise InvalidInput(
+            f"{activity}: --augment {','.join(training.augment)} changes images, and labels of the task "
+            f"{task.name}, which say what is where, would be wrong; leave it out, or give loaders that move all"
+        )
     job = _Job(model, data, training, task, objective or TaskLoss(task), seed, checkpoint, activity, callback)
     return _fit_in_processes(job) if training.devices > 1 else _fit_on(_fabric(training), job, progress)
 

@@ -83,7 +83,23 @@ CASES = (
     Case("tune a dense one", f"prune net.py:dense --ratio 0.5 --data good.npz -o out {FAST}", ("a classifier",)),
     Case("quantize a dense one", "quantize net.py:dense --data good.npz -o out", ("a classifier", "x_calib")),
     Case("bench a dense one", "bench net.py:dense --data good.npz -o out", ("test split: expected a class",)),
-    Case("dense labels", f"train net.py:build --data dense.npz -o out {FAST}", ("y_train must be 40 integers",)),
+    Case("dense labels", f"train net.py:build --data dense.npz -o out {FAST}", ("has no labels that the network",)),
+    Case(
+        "dense labels of classes",
+        f"train net.py:build --task classification --data dense.npz -o out {FAST}",
+        ("expected a class, an integer, for each", "--task"),
+    ),
+    Case(
+        "no maps for a segmenter",
+        f"train net.py:dense --task segmentation --data good.npz -o out {FAST}",
+        ("train split: expected the output (N, classes, H, W) and labels (N, H, W) of integers", "int64 (1,)"),
+    ),
+    Case(
+        "augmented maps",
+        f"train net.py:dense --task segmentation --data maps.npz --augment flip -o out {FAST}",
+        ("--augment flip", "would be wrong"),
+    ),
+    Case("no such task", f"train net.py:build --task segment --data good.npz -o out {FAST}", ("segmentation, or",)),
     Case("too few outputs", f"train net.py:other --data good.npz -o out {FAST}", ("up to 9", "7 classes")),
     Case("a model is a pipe", "fold pipe.onnx -o out", ("pipe.onnx", "named pipe")),
     Case("code is a pipe", "fold pipe.py:build -o out", ("pipe.py", "named pipe")),
@@ -147,7 +163,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(root / "nolabels.npz", x_train=x)
     np.savez(root / "nan.npz", x_calib=np.full((4, 1, 8, 8), np.nan, np.float32))
     np.savez(root / "rgb.npz", x_calib=np.zeros((4, 3, 8, 8), np.float32))
-    np.savez(root / "dense.npz", x_train=x, y_train=x[:, 0])
+    np.savez(root / "dense.npz", x_train=x, y_train=x[:, 0] * 1.0)
+    np.savez(root / "maps.npz", x_train=x, y_train=x[:, 0] % 10)
     for name in ("pipe.npz", "pipe.onnx", "pipe.py"):
         os.mkfifo(root / name)
     (root / "cut.npz").write_bytes((root / "good.npz").read_bytes()[:300])

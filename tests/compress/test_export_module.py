@@ -163,7 +163,7 @@ def test_samples_without_labels_and_with_a_scale() -> None:
 def test_what_is_wrong_with_arrays_is_told() -> None:
     with pytest.raises(InvalidInput, match=r"data arrays: x_train has no labels; expected an array y_train of 64"):
         from_arrays(x_train=IMAGES)
-    with pytest.raises(InvalidInput, match=r"data arrays: y_train must be 64 integers"):
+    with pytest.raises(InvalidInput, match=r"data arrays: y_train must be numbers, labels of each of 64 samples"):
         from_arrays(x_train=IMAGES, y_train=torch.zeros(3))
     with pytest.raises(InvalidInput, match="data arrays: expected x_train and y_train, or x_calib alone"):
         from_arrays()

@@ -17,8 +17,8 @@ from torch import nn
 
 from compress.data import Data, DataConfig, LoaderSplit, SampleSplit, load
 from compress.errors import InvalidInput
-from compress.tasks import classification
-from compress.tasks.classification import class_scores, top1
+from compress.tasks.built_in import classification
+from compress.tasks.built_in.classification import class_scores, top1
 from compress.tasks.reading import Reading
 from compress.tasks.resolve import require_fits
 from compress.training.augmentation import augmentation
@@ -39,18 +39,17 @@ def with_value(value: float) -> np.ndarray[Any, Any]:
 ARRAYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no samples": ({"y_train": Y}, ("expected x_train, with y_train", "the file has y_train")),
     "nothing": ({}, ("expected x_train", "no arrays")),
-    "labels of rank 0": ({"x_train": X, "y_train": np.array(3)}, ("y_train must be 12 integers", "shape ()")),
-    "labels of rank 2": ({"x_train": X, "y_train": np.eye(12, 3)}, ("y_train must be 12 integers", "(12, 3)")),
-    "labels for each pixel": ({"x_train": X, "y_train": X[:, 0]}, ("y_train must be 12 integers", "(12, 8, 8)")),
-    "floats as labels": ({"x_train": X, "y_train": Y * 1.0}, ("y_train must be 12 integers", "float64")),
-    "NaN as labels": ({"x_train": X, "y_train": Y * np.nan}, ("y_train must be 12 integers",)),
-    "truths as labels": ({"x_train": X, "y_train": Y > 0}, ("y_train must be 12 integers", "bool")),
-    "fewer labels": ({"x_train": X, "y_train": Y[:5]}, ("y_train must be 12 integers", "(5,)")),
-    "more labels": ({"x_train": X, "y_train": np.tile(Y, 2)}, ("y_train must be 12 integers", "(24,)")),
-    "negative labels": ({"x_train": X, "y_train": Y - 1}, ("y_train must be classes from 0 on, got -1",)),
+    "labels of rank 0": ({"x_train": X, "y_train": np.array(3)}, ("y_train must be numbers", "shape ()")),
+    "labels of no values": ({"x_train": X, "y_train": X[:, :0]}, ("y_train must be numbers", "(12, 0, 8, 8)")),
+    "NaN as labels": ({"x_train": X, "y_train": Y * np.nan}, ("y_train holds values that are not finite",)),
+    "labels beyond float32": ({"x_train": X, "y_train": Y * 1e300}, ("y_train holds values that are not finite",)),
+    "words as labels": ({"x_train": X, "y_train": Y.astype(str)}, ("y_train", "array of numbers", "<U")),
+    "complex labels": ({"x_train": X, "y_train": Y * 1j}, ("y_train", "array of numbers", "complex128")),
+    "fewer labels": ({"x_train": X, "y_train": Y[:5]}, ("y_train must be numbers", "12 samples", "(5,)")),
+    "more labels": ({"x_train": X, "y_train": np.tile(Y, 2)}, ("y_train must be numbers", "(24,)")),
     "a label of 1e7": ({"x_train": X, "y_train": Y * 5_000_000}, ("10,000,001 classes", "--large-files")),
-    "a label of 2**64": ({"x_train": X, "y_train": Y.astype(np.uint64) * 2**63}, ("classes", "--large-files")),
-    "wrong test labels": ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y * 0.5}, ("y_test must be",)),
+    "a label of 2**64": ({"x_train": X, "y_train": Y.astype(np.uint64) * 2**63}, ("y_train goes up to", "64 bits")),
+    "wrong test labels": ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y + np.inf}, ("y_test holds",)),
     "wrong validation": ({"x_train": X, "y_train": Y, "x_val": X, "y_val": Y[:1]}, ("y_val must be",)),
     "no images": ({"x_train": X[:0], "y_train": Y[:0]}, ("x_train must be (N, C, H, W)", "(0, 1, 8, 8)")),
     "images of no size": ({"x_calib": X[:, :, :0]}, ("x_calib must be (N, C, H, W)", "(12, 1, 0, 8)")),
@@ -80,6 +79,32 @@ def test_arrays_that_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
     told = str(refused.value)
     assert told.startswith(f"data {path}") and "\n" not in told and len(told) < 400
     assert all(text in told for text in says), told
+
+
+LABELS = {
+    "floats": (Y * 0.5, torch.float32, "float32 of the shape (1,)"),
+    "shares": (np.eye(12, 3), torch.float32, "float32 of the shape (1, 3)"),
+    "maps": (X[:, 0], torch.uint8, "uint8 of the shape (1, 8, 8)"),
+    "truths": (Y > 0, torch.bool, "bool of the shape (1,)"),
+    "vectors of integers": (np.ones((12, 2), np.int16), torch.int64, "int64 of the shape (1, 2)"),
+    "negative": (Y - 1, torch.int64, "expected classes from 0 on, got -1"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_other_tasks_are_read_and_no_classes(name: str, tmp_path: Path) -> None:
+    labels, dtype, says = LABELS[name]
+    np.savez(tmp_path / "d.npz", x_train=X, y_train=labels, x_test=X, y_test=labels)
+    data = load(DataConfig(source=str(tmp_path / "d.npz"), calibration=3))
+    dealt = [batch for name, split in data.splits.items() if name != "test" for batch in split.batches(12)]
+    assert data.classes == () and sum(len(y) for _, y in dealt) == 12
+    images = torch.cat([x for x, _ in dealt])
+    assert len(images.flatten(1).unique(dim=0)) == 12 and {y.dtype for _, y in dealt} == {dtype}
+    (_, kept), *_ = data.split("test").batches(12)
+    assert torch.equal(kept.double(), torch.from_numpy(labels.astype(float).astype(np.float32)).double())
+    with pytest.raises(InvalidInput) as refused:
+        require_fits(CLASSIFICATION, Plain(), data, ["test"])
+    assert says in str(refused.value) and "data " in str(refused.value) and "test split" in str(refused.value)
 
 
 def test_arrays_of_many_classes_pass_where_large_files_are_wanted(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from compress.graph.trace import trace
 from compress.integers.placement import placement_of
 from compress.sources.onnx_import import OnnxNetwork, load_onnx
-from compress.tasks.classification import logits_of, task
+from compress.tasks.built_in.classification import logits_of, task
 from compress.tasks.reading import Reading
 from compress.training.loop import TaskLoss
 

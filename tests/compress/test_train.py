@@ -16,7 +16,7 @@ from compress.errors import InvalidInput
 from compress.sources.load import build
 from compress.sources.specification import parse
 from compress.stage import Context
-from compress.tasks.classification import top1
+from compress.tasks.built_in.classification import top1
 from compress.training.augmentation import augmentation
 from compress.training.loop import Training, fit
 from compress.training.optimizer import learning_rate_factor

@@ -174,8 +174,8 @@ data = _all(
         group=DATA,
         common=True,
         metavar="TASK",
-        help="What a batch means: classification, outputs (no labels: to give what the network gave), or file.py:task "
-        "of your own; left out, the one that fits.",
+        help=f"What a batch means: {', '.join(generated.parts('tasks/built_in'))} (outputs needs no labels: to give "
+        "what the network gave), or file.py:task of your own; left out, the one that fits.",
     ),
     option("--std", group=DATA, help="The standard deviation of each channel, likewise."),
     settings("data", group=DATA),

@@ -12,7 +12,7 @@ from compress.data import Data
 from compress.distill import Distill, Distillation, objective_for, soft_target_loss
 from compress.errors import InvalidInput
 from compress.stage import Context
-from compress.tasks.classification import task
+from compress.tasks.built_in.classification import task
 from compress.tasks.reading import Reading
 from compress.training.loop import Training, fit
 

@@ -28,7 +28,7 @@ from compress.sources import artifact
 from compress.sources.load import Network
 from compress.sources.specification import parse
 from compress.stage import Context, Result
-from compress.tasks.classification import top1
+from compress.tasks.built_in.classification import top1
 from compress.training.loop import Training
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ from compress.prune import Prune
 from compress.prune.sensitivity import Scan, Sensitivity, Slice
 from compress.report.heat_map import heat_map
 from compress.stage import Context
-from compress.tasks.classification import top1
+from compress.tasks.built_in.classification import top1
 
 
 class Sorter(nn.Module):

@@ -17,7 +17,7 @@ from compress.quantize.budget import hessian
 from compress.quantize.budget.hessian import HessianScan, hessian_traces
 from compress.quantize.budget.precisions import Candidates
 from compress.stage import Context
-from compress.tasks import classification, outputs
+from compress.tasks.built_in import classification, outputs
 from compress.tasks.reading import Reading
 from tests.support.small_networks import Unfolded, made
 

@@ -17,7 +17,7 @@ from compress.sparsify.callback import Choice, MaskedTraining
 from compress.sparsify.fisher import fisher_diagonal
 from compress.sparsify.gains import GAINS
 from compress.sparsify.sites import Site, find_sites
-from compress.tasks.classification import task
+from compress.tasks.built_in.classification import task
 from compress.tasks.reading import Reading
 from compress.training.loop import Training
 

@@ -23,7 +23,7 @@ from compress.sources.load import Network
 from compress.sources.specification import Source
 from compress.sparsify import Sparsify
 from compress.stage import Result, Stage, evaluation_copy
-from compress.tasks.outputs import noise_percent
+from compress.tasks.built_in.outputs import noise_percent
 from compress.tasks.resolve import resolve
 from compress.training.loop import Training
 from runtimes.checks.gate import check_folder

@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.data import SampleSplit
 from compress.errors import InvalidInput
-from compress.tasks import outputs
+from compress.tasks.built_in import outputs
 from compress.tasks.difference import drawn_difference, relative_difference
 from compress.tasks.reading import Reading
 from compress.tasks.scoring import evaluate

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..data.split import Split
-from ..errors import InvalidInput
-from .difference import float_tensors
-from .reading import Reading
-from .scoring import score_of
-from .soft_targets import soft_target_loss
-from .task import Batch, Outputs, Task
+from ...data.split import Split
+from ...errors import InvalidInput
+from ..difference import float_tensors
+from ..reading import Reading
+from ..scoring import score_of
+from ..soft_targets import soft_target_loss
+from ..task import Batch, Outputs, Task
+from ..tensors import is_whole
 
 SCORE = "top-1"
 LABEL_SMOOTHING, TEMPERATURE = 0.0, 4.0
@@ -88,11 +89,11 @@ def top1(model: nn.Module, split: Split, batch_size: int = 256) -> float:
     return score_of(task(Reading()), model, split, batch_size)
 
 
-def is_classification(outputs: Outputs, labels: Any) -> bool:
+def takes(outputs: Outputs, labels: Any) -> bool:
     """Whether there is one output (N, classes) of two classes or more, and an integer for each of N labels."""
     if not isinstance(labels, Tensor) or not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         return False
-    return labels.ndim == 1 and _is_whole(labels) and outputs.ndim == 2 and outputs.shape[1] > 1
+    return labels.ndim == 1 and is_whole(labels) and outputs.ndim == 2 and outputs.shape[1] > 1
 
 
 def match(student: Outputs, teacher: Outputs, temperature: float = TEMPERATURE) -> Tensor:
@@ -141,7 +142,7 @@ def logits_of(outputs: Tensor) -> Tensor:
 
 def require_labels(labels: Tensor, samples: int, where: str) -> None:
     """Raise InvalidInput unless ``labels`` are ``samples`` integers of 0 or more; ``where`` begins the message."""
-    if labels.shape != (samples,) or not _is_whole(labels):
+    if labels.shape != (samples,) or not is_whole(labels):
         kind = str(labels.dtype).removeprefix("torch.")
         raise InvalidInput(
             f"{where}: expected a class, an integer, for each of {samples} samples, got {kind} of the shape "
@@ -179,10 +180,6 @@ def _classes(outputs: Outputs, where: str) -> int:
             f"{where}: expected a classifier, whose output is (N, classes), and the network gives {got}; {_OTHERWISE}"
         )
     return outputs.shape[1]
-
-
-def _is_whole(labels: Tensor) -> bool:
-    return not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
 
 
 def _labels(reading: Reading, batch: Batch, where: str) -> Tensor:

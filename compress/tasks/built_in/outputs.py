@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..errors import InvalidInput
-from ..graph.parametrized import evaluation_copy
-from .difference import relative_difference
-from .reading import Reading
-from .task import Batch, Inputs, Outputs, Task
+from ...errors import InvalidInput
+from ...graph.parametrized import evaluation_copy
+from ..difference import relative_difference
+from ..reading import Reading
+from ..task import Batch, Inputs, Outputs, Task
 
 SCORE = "SNR"
 
