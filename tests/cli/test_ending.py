@@ -17,7 +17,7 @@ import pytest
 
 from compress import cli
 from compress.errors import InvalidInput
-from compress.tasks import classification
+from compress.tasks.built_in import classification
 from runtimes import ending
 from tests.support.small_classifier import SMALL_NET
 
