@@ -20,6 +20,7 @@ class MetricScore:
         pair: predictions and targets out of outputs and batch.
         higher_is_better: whether more of it is.
         factor: that the figure is multiplied by: 100 for percent.
+        fewest: samples that it takes; of fewer it is NaN.
     """
 
     def __init__(
@@ -28,14 +29,16 @@ class MetricScore:
         pair: Callable[[Outputs, Batch], tuple[Tensor, Tensor]],
         higher_is_better: bool | None = True,
         factor: float = 1.0,
+        fewest: int = 1,
     ) -> None:
         self.make, self.pair, self.higher_is_better, self.factor = make, pair, higher_is_better, factor
+        self.fewest = fewest
         self.reset()
 
     def reset(self) -> None:
         """Forget what was seen."""
         self.metric: Any = None
-        self.undefined = False
+        self.undefined, self.samples = False, 0
 
     def update(self, outputs: Outputs, batch: Batch) -> None:
         """See the outputs for a batch."""
@@ -46,9 +49,14 @@ class MetricScore:
         if self.metric is None:
             self.metric = self.make(predictions)
         self.metric.update(predictions, targets)
+        self.samples += len(predictions)
 
     def compute(self) -> float:
-        """The figure; NaN where nothing was seen."""
+        """The figure; NaN where too few samples were seen."""
         if self.undefined:
             return -math.inf if self.higher_is_better is not False else math.inf
-        return math.nan if self.metric is None else self.factor * float(self.metric.compute())
+        return (
+            math.nan
+            if self.metric is None or self.samples < self.fewest
+            else self.factor * float(self.metric.compute())
+        )

@@ -278,7 +278,7 @@ def fit(
     if training.augment and task.placed and isinstance(data.split("train"), SampleSplit):
         raise InvalidInput(
             f"{activity}: --augment {','.join(training.augment)} changes images, and labels of the task "
-            f"{task.name}, which say what is where, would be wrong; leave it out, or give loaders that move all"
+            f"{task.name}, which may say what is where, would be wrong; leave it out, or give loaders that move all"
         )
     job = _Job(model, data, training, task, objective or TaskLoss(task), seed, checkpoint, activity, callback)
     return _fit_in_processes(job) if training.devices > 1 else _fit_on(_fabric(training), job, progress)
