@@ -18,7 +18,8 @@ class MeanScore:
     """
 
     def __init__(self, of_samples: Callable[[Outputs, Batch], Tensor], higher_is_better: bool = True) -> None:
-        self.of_samples, self.higher_is_better = of_samples, higher_is_better
+        self.of_samples = of_samples
+        self.higher_is_better: bool | None = higher_is_better
         self.reset()
 
     def reset(self) -> None:

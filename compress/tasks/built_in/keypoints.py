@@ -75,7 +75,8 @@ def _errors(output: Tensor, labels: Tensor) -> Tensor:
     diagonals = vector_norm(most - least, dim=-1)
     valid = seen.any(1) & (diagonals > 0)
     distances = vector_norm(output.float() - points, dim=-1) * seen
-    return distances[valid].sum(1) / seen[valid].sum(1) / diagonals[valid]
+    errors: Tensor = distances[valid].sum(1) / seen[valid].sum(1) / diagonals[valid]
+    return errors
 
 
 def _require(output: Tensor, labels: Tensor, where: str) -> None:
