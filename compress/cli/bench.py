@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..siblings import runtimes
     from ..sources.load import Network
     from ..stage import Progress
+    from ..tasks.task import Task
     from .session import Options
 
     Device = runtimes.devices.device.Device
@@ -93,7 +94,7 @@ def command(
         require_log(log)
     data = call.load_data(names)
     inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
-    measured = _Measured(modes, timing, data, call.task, inputs)
+    measured = _Measured(modes, timing, data, call.wanted_task, inputs)
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
         written = _Written(call, data, formats, Path(folder))
 
@@ -149,7 +150,7 @@ class _Measured:
     modes: tuple[Mode, ...]
     timing: Benchmark
     data: Data | None
-    task: str | None
+    task: Task | str | None
     inputs: tuple[Tensor, ...] | None
     records: list[BenchmarkRecord] = field(default_factory=list)
     more: list[ModeResults] = field(default_factory=list)

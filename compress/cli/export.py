@@ -64,7 +64,7 @@ def command(formats: tuple[str, ...], **values: Any) -> None:
     each_wanted = [wanted(file, data) for file in files]
     if not alone:
         with new_folder(call.output, overwrite=call.overwrite) as folder:
-            records = deploy.write_folder(network, folder, each_wanted, data, files[0].check_samples, call.task)
+            records = deploy.write_folder(network, folder, each_wanted, data, files[0].check_samples, call.wanted_task)
     elif len(files) > 1 or files[0].pack or not output.endswith(deploy.suffix_of(each_wanted[0])):
         raise InvalidInput(f"output {call.output}: one file of this kind does not hold what was asked; give a folder")
     else:

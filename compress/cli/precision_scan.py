@@ -43,7 +43,7 @@ def scan_precisions(call: Options, choice: PrecisionChoice, *, exclude: tuple[st
     data = call.load_data()
     network = call.open(data)
     with progress_bars(call) as progress:
-        context = Context(network.example_inputs, data, seed=call.seed, progress=progress, task=call.task)
+        context = Context(network.example_inputs, data, seed=call.seed, progress=progress, task=call.wanted_task)
         quantized = configured(Quantize, exclude=exclude).apply(network.model, context)
         candidates = Candidates.of(
             quantized.model, quantized.encodings, context.example_inputs, target=detected().target

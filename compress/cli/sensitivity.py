@@ -59,7 +59,7 @@ def command(**values: Any) -> None:
     data = call.load_data()
     network = call.open(data)
     with progress_bars(call) as progress:
-        context = Context(network.example_inputs, data, seed=call.seed, progress=progress, task=call.task)
+        context = Context(network.example_inputs, data, seed=call.seed, progress=progress, task=call.wanted_task)
         measured = scan.measure(network.model, context)
     _write(measured, call.output, call.overwrite)
     call.console.print(_table(measured))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ..stage import Config, Stage
     from ..stage import Progress as ProgressReport
     from ..tasks.record import ScoreRecord
+    from ..tasks.task import Task
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -203,6 +205,13 @@ class Options:
         """The input shapes, each with its batch."""
         return tuple(parse_shape(text) for text in self.input_shapes)
 
+    @cached_property
+    def wanted_task(self) -> Task | str | None:
+        """The task of the user's that ``--task`` names, read once, or the name of one of the project's."""
+        from ..tasks.resolve import read_task
+
+        return read_task(self.task)
+
     def load_data(self, networks: Iterable[str] | None = None) -> Data | None:
         """The data set, its images of the size of ``--input-shape``, or of the first network that tells one.
 
@@ -248,6 +257,7 @@ class Options:
             trust=self.trust,
             source=source,
             seed=self.seed,
+            task=self.wanted_task,
         )
 
     def tell(self, value: Mapping[str, Any] | BaseModel) -> None:
@@ -377,7 +387,9 @@ def apply_stage(
         options.console.print(f"{options.specification()} is trained already: training goes on from its weights")
     with progress_bars(options) as progress, clock_on(options, progress) as clock:
         model = teacher.model if teacher else None
-        context = Context(network.example_inputs, data, model, options.seed, progress, clock=clock, task=options.task)
+        context = Context(
+            network.example_inputs, data, model, options.seed, progress, clock=clock, task=options.wanted_task
+        )
         after, record = advance(network, stage, context, name=name)
     save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})
     options.console.print(stage_table(record))

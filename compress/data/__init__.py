@@ -6,7 +6,7 @@ observe, validation what choices are made on, and test what is reported, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -89,6 +89,11 @@ def _of_loaders(source: str, loaders: Mapping[SplitName, Iterable[Any]]) -> Data
     for name, loader in loaders.items():
         if not isinstance(loader, Iterable):
             raise InvalidInput(f"data {source}: expected a loader of {name} batches, got {type(loader).__name__}")
+        if isinstance(loader, (Generator, map, zip)):
+            raise InvalidInput(
+                f"data {source}: the {name} loader is a {type(loader).__name__}, which can be gone through once; give "
+                "a DataLoader, a list of batches, or an object whose __iter__ begins anew"
+            )
     return Data(source, {name: LoaderSplit(loader, f"data {source}: {name}") for name, loader in loaders.items()})
 
 

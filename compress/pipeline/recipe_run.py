@@ -29,7 +29,7 @@ from ..siblings import runtimes
 from ..sources import artifact
 from ..sources.load import Network, require_named
 from ..stage import Context, Progress, silent
-from ..tasks.resolve import require_fits
+from ..tasks.resolve import read_task, require_fits
 from ..tasks.task import Task
 from .files import OnDevice, fold_for_export, write_files
 from .gates import check_gates, layers, summary
@@ -308,23 +308,28 @@ class _Steps:
             self.progress,
             str(checkpoints),
             self.clock,
-            self.task if self.networks else self.recipe.task,
+            self.task if self.networks else self.wanted_task,
         )
+
+    @cached_property
+    def wanted_task(self) -> Task | str | None:
+        """The task of the user's that the recipe names, read once, or the name of one of the project's."""
+        return read_task(self.recipe.task)
 
     @cached_property
     def task(self) -> Task:
         """What a batch means, for all steps: where it has no labels, it is measured against the baseline."""
         baseline = self.networks["baseline"]
-        return Context(baseline.example_inputs, self.data, task=self.recipe.task).task_of(baseline.model)
+        return Context(baseline.example_inputs, self.data, task=self.wanted_task).task_of(baseline.model)
 
 
 def _settings(recipe: Recipe, number: int) -> dict[str, Any]:
     """What the recipe says of a step: of the baseline (0), or of a stage."""
     if number == 0:
-        return recipe.model_dump(mode="json", include={"model", "weights", "input_shape", "train"})
+        return recipe.model_dump(mode="json", include={"model", "weights", "input_shape", "task", "train"})
     step = recipe.stages[number - 1]
     where = {"device": recipe.devices[0]} if recipe.devices else {}  # the others take no part in the steps
-    return {"name": step.name, **where, **step.model_dump(mode="json", exclude_none=True)}
+    return {"name": step.name, "task": recipe.task, **where, **step.model_dump(mode="json", exclude_none=True)}
 
 
 def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) -> tuple[Network, StageRecord | None]:
@@ -335,6 +340,7 @@ def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) 
         input_shapes=recipe.input_shapes,
         trust=trust,
         seed=recipe.seed,
+        task=context.task,
     )
     if recipe.train is None or recipe.weights is not None:
         return network, None

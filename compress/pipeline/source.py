@@ -17,7 +17,8 @@ from ..sources import artifact
 from ..sources.load import Network, build, check_runs, fitting_inputs, random_inputs
 from ..sources.specification import Source, parse
 from ..sources.weights import load_weights, require_finite
-from ..tasks.reading import Reading
+from ..tasks.resolve import inputs_of
+from ..tasks.task import Task
 
 
 def open_network(
@@ -30,6 +31,7 @@ def open_network(
     trust: bool = False,
     source: str | None = None,
     seed: int = 0,
+    task: Task | str | None = None,
 ) -> Network:
     """The network that a user's words name: an artifact folder, or as :mod:`compress.sources.specification` reads them.
 
@@ -41,6 +43,7 @@ def open_network(
             :func:`compress.sources.specification.readings`.
         trust: run code that the artifact or a pickle of weights names, though the user did not name it.
         source: the code that builds the network of an artifact, in place of what the artifact names.
+        task: tells which parts of a batch of the data are inputs.
 
     Raises:
         InvalidInput: it cannot be found, built, filled with the weights, or run on inputs of the data's shape.
@@ -64,7 +67,7 @@ def open_network(
     if inputs is None and input_shapes:
         inputs = fitting_inputs(network.model, input_shapes, other_shapes, seed)
     if inputs is None:
-        inputs = _known_inputs(network, specification, data, seed)
+        inputs = _known_inputs(network, specification, data, seed, task)
     check_runs(network.model, inputs, specification)
     return replace(network, example_inputs=inputs)
 
@@ -83,7 +86,9 @@ def _built(source: Source, data: Data | None, input_shapes: tuple[tuple[int, ...
     return Network(*build(source, defaults, shape, _largest_integer(data)))
 
 
-def _known_inputs(network: Network, specification: str, data: Data | None, seed: int) -> tuple[Tensor, ...]:
+def _known_inputs(
+    network: Network, specification: str, data: Data | None, seed: int, task: Task | str | None
+) -> tuple[Tensor, ...]:
     """Inputs for a network where no shapes are given: its own, those of the data, of its ONNX file or of the zoo.
 
     Raises:
@@ -92,7 +97,7 @@ def _known_inputs(network: Network, specification: str, data: Data | None, seed:
     if network.example_inputs:
         return network.example_inputs
     if data is not None:
-        return Reading.of(network.model).inputs(data.batch(8))
+        return inputs_of(task, network.model, data.batch(8))
     if network.source.kind == "onnx":
         from ..sources.onnx_import import example_inputs_of
 

@@ -7,17 +7,22 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..core.arithmetic import training_device
 from ..cost.count import cost
 from ..data import Data
+from ..data.batch import moved
+from ..distill.distill import objective_for
+from ..errors import CompressError, InvalidInput, first_line
 from ..integers.plan import plan
 from ..integers.simulate import simulated
 from ..quantize.detect import detected
 from ..report.schema import Cost, EditRecord, SkipRecord, StageRecord
 from ..sources import artifact
 from ..sources.load import Network
-from ..stage import Context, Result, Stage
+from ..stage import Context, Objective, Result, Stage, evaluation_copy
 from ..tasks.record import ScoreRecord, records
 from ..tasks.resolve import require_fits, resolve
 from ..tasks.scoring import evaluate
@@ -87,10 +92,11 @@ def advance(
     name = name or type(stage).__name__
     context = context.of(network.model)
     task = context.task_of(network.model)
-    trains = isinstance(stage, Training) or any(getattr(stage, each, None) for each in ("training", "train"))
-    if context.data is not None and trains:
+    training = stage if isinstance(stage, Training) else getattr(stage, "training", getattr(stage, "train", None))
+    if context.data is not None and training is not None:
         context.data.split("train")  # or it is told that there is none, before any work
         require_fits(task, network.model, context.data, ["train"])
+        _require_trains(network.model, context.data, objective_for(task, context.teacher, _plain(training)), training)
     before = before or measure(network, context.data, task)
     start = time.perf_counter()
     result = stage.apply(network.model, context)
@@ -116,6 +122,34 @@ def advance(
         warnings=(lost,) if lost is not None else (),
     )
     return advanced, record
+
+
+def _plain(training: Training) -> Training:
+    """``training`` as a single step is tried."""
+    return training.model_copy(update={"compiled": False})
+
+
+def _require_trains(model: nn.Module, data: Data, objective: Objective, training: Training) -> None:
+    """Raise InvalidInput unless a batch of the train split has a loss that gradients flow from."""
+    device = torch.device(training_device(training.accelerator))
+    batch = next(iter(data.split("train").batches(training.batch_size)), None)
+    if batch is None:
+        raise InvalidInput(f"data {data.name}: the train split has no samples")
+    try:
+        with torch.random.fork_rng(), torch.enable_grad():
+            loss = objective(evaluation_copy(model).train().to(device), moved(batch, device))
+    except CompressError:
+        raise
+    except Exception as error:
+        if "more than 1 value per channel" in str(error):  # told by the training, whose batches may be larger
+            return
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InvalidInput(f"data {data.name}: the network has no loss on its train samples: {reason}") from error
+    if not loss.requires_grad:
+        raise InvalidInput(
+            f"data {data.name}: the loss does not depend on the network's weights, and nothing could be trained; give "
+            "a --task whose loss is of the network's outputs, undetached"
+        )
 
 
 def _advanced(network: Network, result: Result, made: dict[str, Any]) -> Network:

@@ -50,7 +50,9 @@ def drawn_difference(outputs: Any, generator: torch.Generator) -> Tensor:
 
 def _pairs(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
     mine, theirs = float_tensors(student), float_tensors(teacher)
-    if not mine or [x.shape for x in mine] != [x.shape for x in theirs]:
+    if not mine and not theirs:
+        raise InvalidInput("match: the network returns no floats, towards which none could be trained; give a --task")
+    if [x.shape for x in mine] != [x.shape for x in theirs]:
         raise InvalidInput(
             f"match: expected outputs of the same shapes, got {_shapes(mine)} and the teacher's {_shapes(theirs)}; "
             "give a teacher of the same outputs, or a task that matches them"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from ..data.batch import count_of
 from .task import Batch, Outputs
 
 
@@ -13,7 +15,8 @@ class MeanScore:
     """The mean over all samples of what ``of_samples`` tells of each.
 
     Args:
-        of_samples: figures of a batch, from outputs and batch: (N,), or of any shape, whose elements count alike.
+        of_samples: figures of a batch, from outputs and batch: (N,), or of any shape, whose elements count alike; or
+            their mean, which counts as often as the batch has samples.
         higher_is_better: whether more of it is.
     """
 
@@ -28,9 +31,10 @@ class MeanScore:
 
     def update(self, outputs: Outputs, batch: Batch) -> None:
         """See the outputs for a batch."""
-        figures = self.of_samples(outputs, batch).detach().double()
-        self.total += float(figures.sum())
-        self.count += figures.numel()
+        figures = torch.as_tensor(self.of_samples(outputs, batch)).detach().double()
+        count = figures.numel() if figures.ndim else count_of(batch)  # the mean of a batch stands for its samples
+        self.total += float(figures.mean()) * count if count else 0.0
+        self.count += count
 
     def compute(self) -> float:
         """The mean; NaN where nothing was seen."""

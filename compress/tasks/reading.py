@@ -75,7 +75,7 @@ class Reading:
         if not values:
             raise InvalidInput(
                 f"batch: expected {', '.join(self.names) or 'inputs'} as the network's forward names them, got "
-                f"{', '.join(map(str, batch))}"
+                f"{', '.join(map(str, batch))}; rename them, or give a --task whose inputs picks them"
             )
         return self._counted(values)
 

@@ -46,8 +46,12 @@ class ScoreRecord(BaseModel):
 
         >>> ScoreRecord(name="top-1", value=95.1, unit=" %").written(12.5)
         '12.50 %'
+        >>> ScoreRecord(name="error", value=1, higher_is_better=False).written(math.inf)
+        'none'
         """
-        return f"{value:.2f}{self.unit}" if math.isfinite(value) else "exact" if value > 0 else "none"
+        if math.isfinite(value):
+            return f"{value:.2f}{self.unit}"
+        return "exact" if (value > 0) == self.higher_is_better else "none"
 
     def dropped(self, after: ScoreRecord) -> float:
         """How much worse ``after`` is; less than 0 where it is better."""

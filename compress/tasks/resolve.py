@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from ..data.split import Data, SampleSplit, Split, SplitName
 from ..errors import InvalidInput, first_line
 from . import built_in
+from .built_in.outputs import Reference
+from .checked import checked
 from .reading import Reading
 from .task import Batch, Outputs, Task
 
@@ -35,13 +38,37 @@ def resolve(
         InvalidInput: there is no task of this name.
     """
     reading = Reading.of(model, example_inputs)
-    if isinstance(wanted, str) and ":" in wanted:
-        wanted = built_in.user_task(wanted)
+    wanted = read_task(wanted)
     if isinstance(wanted, Task):
-        return wanted.reading(reading.inputs)
+        return _bindable(checked(wanted, reading))
     if wanted is None:
         wanted = _fitting(model, data, reading)
     return built_in.named(wanted, reading)
+
+
+def read_task(words: Task | str | None) -> Task | str | None:
+    """The task of the user's that ``words`` name (``file.py:task``); a task, or the name of one of the project's, as it
+    is.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if not isinstance(words, str):
+        return words
+    if ":" in words:
+        return built_in.user_task(words)
+    built_in.named(words, Reading())  # or it is told that there is none
+    return words
+
+
+def inputs_of(task: Task | str | None, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    """The inputs of ``model`` out of a batch: as the task reads them, or by what the network takes.
+
+    Raises:
+        InvalidInput: the batch does not hold them.
+    """
+    reading, wanted = Reading.of(model), read_task(task)
+    return checked(wanted, reading).read(batch) if isinstance(wanted, Task) else reading.inputs(batch)
 
 
 def require_fits(task: Task, model: nn.Module, data: Data, names: Iterable[SplitName]) -> None:
@@ -54,7 +81,7 @@ def require_fits(task: Task, model: nn.Module, data: Data, names: Iterable[Split
     for name in names:
         split = data.splits.get(name)
         batch = None if split is None else next(iter(split.batches(1)), None)
-        if split is None or batch is None or not _has_more(batch):
+        if split is None or batch is None:
             continue
         where = f"data {data.name}: {name} split"
         outputs = outputs_on(model, task.read(batch), f"data {data.name}")
@@ -80,6 +107,23 @@ def outputs_on(model: nn.Module, inputs: tuple[Tensor, ...], where: str) -> Outp
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _bindable(task: Task) -> Task:
+    """The task; one without a loss is drawn to the outputs of a reference network that is still to be named."""
+    if task.loss is not None or task.bound is not None:
+        return task
+
+    def bound(reference: nn.Module) -> Task:
+        assert task.inputs is not None, "it was resolved"
+        network = Reference(reference, task.inputs)
+
+        def loss(outputs: Outputs, batch: Batch) -> Tensor:
+            return task.match(outputs, network.outputs(batch))
+
+        return replace(task, loss=loss, bound=None, self_supervised=True)
+
+    return replace(task, bound=bound)
 
 
 def _fitting(model: nn.Module, data: Data | None, reading: Reading) -> str:
@@ -109,8 +153,3 @@ def _first_batches(splits: Iterable[Split | None]) -> Iterator[Any]:
         batch: Batch = None if split is None else next(iter(split.batches(1)), None)
         if batch is not None:
             yield batch
-
-
-def _has_more(batch: Batch) -> bool:
-    """Whether there may be labels beside the inputs."""
-    return isinstance(batch, dict) or (isinstance(batch, (tuple, list)) and len(batch) > 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -48,7 +48,6 @@ class Task:
         match: how far a student's outputs are from its teacher's, a scalar; it needs no labels.
         scores: makers of scores by name; the first is what tables, curves, scans and gates show.
         unit: of the first score, as "%"; with a space where one belongs before it, as " dB".
-        features: layers whose outputs are matched too, by name.
         drawn: a scalar whose gradients have the curvature of the loss as their second moments: the loss for targets
             that are drawn from the network's own prediction.
         fits: raises :class:`compress.InvalidInput`, its message begun by the text, unless outputs and batch are of this
@@ -69,7 +68,6 @@ class Task:
     match: Callable[[Outputs, Outputs], Tensor] = relative_difference
     scores: Mapping[str, Callable[[], Score]] = field(default_factory=dict)
     unit: str = ""
-    features: tuple[str, ...] = ()
     drawn: Callable[[Outputs, torch.Generator], Tensor] = drawn_difference
     fits: Callable[[Outputs, Batch, str], None] | None = None
     tuned: Callable[[float, float], Task] | None = None
@@ -105,7 +103,3 @@ class Task:
     def against(self, reference: nn.Module) -> Task:
         """The task measured against ``reference``, where it has no labels to be measured against."""
         return self if self.bound is None else self.bound(reference)
-
-    def reading(self, inputs: Inputs) -> Task:
-        """The task, with this reading of batches where it has none of its own."""
-        return self if self.inputs is not None else replace(self, inputs=inputs)

@@ -26,10 +26,9 @@ def user_task(words: str) -> Task:
     Raises:
         InvalidInput: it is none.
     """
-    from ...sources.load import find  # the code of a user's, which is found beside networks
+    from ...sources.load import call  # the code of a user's, which is found beside networks
 
-    made = find(words)
-    made = made() if callable(made) and not isinstance(made, Task) else made
+    made = call(words)
     if not isinstance(made, Task):
         raise InvalidInput(f"task {words}: expected a compress.Task, or a function that returns one, got {made!r:.60}")
     return made

@@ -232,7 +232,7 @@ def sliced(walker: Walker, node: Node) -> Value:
     labels = axes.pop(dim)
     start, step = _start(node, before[dim])
     part = labels[start : start + step * after[dim] : step]
-    equal = step == 1 and before[dim] % after[dim] == 0 and start % after[dim] == 0
+    equal = step == 1 and after[dim] > 0 and before[dim] % after[dim] == 0 and start % after[dim] == 0
     if walker.assume(node, labels, 1) is None:
         return axes
     if equal and not walker.exact:
