@@ -180,5 +180,5 @@ class Empty(nn.Module):
 
 def test_a_network_with_an_empty_output_is_pruned() -> None:
     result = Prune(ratio=0.5).apply(Empty(), Context((batch()["picture"],)))
-    assert result.model.first.weight.shape == (16, 64)
+    assert result.model.get_parameter("first.weight").shape == (16, 64)
     assert [x.shape for x in result.model(batch()["picture"])] == [(8, 16), (8, 0)]
