@@ -260,7 +260,8 @@ def test_labels_for_another_number_of_samples_are_seen() -> None:
 
 def test_a_loader_that_fails_or_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "loaders.py").write_text(
-        "def failing():\n    def batches():\n        yield 1 / 0\n    return {'train': batches()}\n"
+        "class Failing:\n    def __iter__(self):\n        yield 1 / 0\n"
+        "def failing():\n    return {'train': Failing()}\n"
         "def none():\n    return {'train': 3}\n"
         "def empty():\n    return {'train': []}\n"
     )
