@@ -99,7 +99,7 @@ CASES = (
         f"train net.py:dense --task segmentation --data maps.npz --augment flip -o out {FAST}",
         ("--augment flip", "would be wrong"),
     ),
-    Case("no such task", f"train net.py:build --task segment --data good.npz -o out {FAST}", ("segmentation, or",)),
+    Case("no such task", f"train net.py:build --task segment --data good.npz -o out {FAST}", ("segmentation",)),
     Case("too few outputs", f"train net.py:other --data good.npz -o out {FAST}", ("up to 9", "7 classes")),
     Case("a model is a pipe", "fold pipe.onnx -o out", ("pipe.onnx", "named pipe")),
     Case("code is a pipe", "fold pipe.py:build -o out", ("pipe.py", "named pipe")),

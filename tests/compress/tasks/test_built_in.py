@@ -42,6 +42,15 @@ def vectors():
 def image():
     return nn.Sequential(*body(), nn.Conv2d(8, 1, 1))
 
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(*body(), nn.AdaptiveAvgPool2d((4, 8)))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, image):
+        return self.head(self.features(image).flatten(1, 2).transpose(1, 2))
+
 class Named(nn.Module):
     def __init__(self):
         super().__init__()
@@ -66,6 +75,12 @@ def keypoints(made: Scene) -> NDArray[Any]:
     return np.stack([corners, corners + 8], 1) / 16
 
 
+def sequence(made: Scene) -> NDArray[Any]:
+    """A symbol that says on which side the digit lies, and a second one where it lies low."""
+    right, low = (made[1] > 4).T
+    return np.stack([1 + right, np.where(low, 3, -1)], 1)
+
+
 LABELS: dict[str, Callable[[Scene], NDArray[Any]]] = {
     "embedding": lambda made: made[2],
     "keypoints": keypoints,
@@ -73,6 +88,7 @@ LABELS: dict[str, Callable[[Scene], NDArray[Any]]] = {
     "regression": lambda made: made[1] / 8,
     "restoration": lambda made: made[0],
     "segmentation": segmentation,
+    "sequence": sequence,
 }
 TRAINING = {
     "epochs": 6, "batch_size": 8, "learning_rate": 0.05, "precision": "fp32", "accelerator": "cpu", "warmup_epochs": 0,
@@ -85,6 +101,7 @@ CASES = {
     "multilabel": ("multilabel", "two", ["mAP", "F1"], " %", 75.0),
     "regression": ("regression", "two", ["R2", "MAE"], " %", 20.0),
     "restoration": ("restoration", "image", ["PSNR", "SSIM"], " dB", 15.0),
+    "sequence": ("sequence", "Reader", ["error rate"], " %", 90.0),
     "segmentation of a mapping": ("segmentation", "Named", ["mIoU"], " %", 60.0),
 }
 

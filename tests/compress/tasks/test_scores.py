@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -224,7 +225,44 @@ def test_the_nearest_other_vector_shows_the_same_thing(monkeypatch: pytest.Monke
     assert float(task.loss(vectors, (vectors, labels))) == pytest.approx(1 - cosines.mean(), rel=1e-5)
 
 
+def distance(a: list[int], b: list[int]) -> int:
+    """Insertions, deletions and replacements from one row of symbols to another."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+def read(path: tuple[int, ...]) -> list[int]:
+    """The symbols of a path: without repeats, then without blanks."""
+    return [x for n, x in enumerate(path) if x and (n == 0 or path[n - 1] != x)]
+
+
+def test_symbols_that_are_wrong_and_the_probability_of_all_paths() -> None:
+    logits = drawn(6, 5, 4)
+    labels = torch.tensor([[1, 2, 3], [2, 2, -1], [3, -1, 2], [1, 0, 0], [3, 1, -1], [-1, -1, -1]])
+    truths = [[1, 2, 3], [2, 2], [3], [1], [3, 1], []]
+    best = [read(tuple(row)) for row in logits.argmax(2).tolist()]
+    wrong = sum(distance(a, b) for a, b in zip(best, truths, strict=True))
+    task = named("sequence", Reading())
+    assert wrong > 0 and not task.higher_is_better
+    assert scored(task, logits, labels) == {"error rate": pytest.approx(100 * wrong / 9)}
+    assert scored(task, logits * math.nan, labels) == {"error rate": math.inf}
+    p = np.exp(logits.double().numpy())
+    p /= p.sum(2, keepdims=True)
+    losses = []
+    for n, truth in enumerate(truths):
+        paths = [path for path in product(range(4), repeat=5) if read(path) == truth]
+        total = sum(math.prod(p[n, t, symbol] for t, symbol in enumerate(path)) for path in paths)
+        losses.append(-math.log(total) / max(1, len(truth)))
+    assert task.loss is not None
+    assert float(task.loss(logits, (logits, labels))) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert float(task.match(logits, logits)) == pytest.approx(0, abs=1e-5)
+
+
 REFUSED = {
+    "symbols beyond": ("sequence", drawn(1, 5, 4), torch.full((9, 2), 4), "symbols go up to 4"),
+    "more symbols than steps": ("sequence", drawn(1, 5, 4), torch.ones(9, 6).long(), "the longest has 6"),
+    "no symbols": ("sequence", drawn(1, 5, 4), torch.ones(9, 2), "labels float32 (9, 2)"),
     "a class, not labels": ("multilabel", drawn(1, 3), torch.zeros(9).long(), "labels int64 (9,)"),
     "other labels": ("multilabel", drawn(1, 3), torch.zeros(9, 4), "labels float32 (9, 4)"),
     "shares as labels": ("multilabel", drawn(1, 3), torch.full((9, 3), 2.5), "they go from 2.5 to 2.5"),
@@ -244,9 +282,9 @@ def test_what_is_not_of_a_task_is_told(name: str) -> None:
     assert says in refusal(named(task, Reading()), outputs, labels)
 
 
-@pytest.mark.parametrize("name", ["multilabel", "regression", "restoration", "keypoints"])
+@pytest.mark.parametrize("name", ["multilabel", "regression", "restoration", "keypoints", "sequence"])
 def test_gradients_of_what_is_drawn_are_finite(name: str) -> None:
-    outputs = drawn(4, 1, 12, 12) if name == "restoration" else drawn(4, 6)
+    outputs = {"restoration": drawn(4, 1, 12, 12), "sequence": drawn(4, 5, 3)}.get(name, drawn(4, 6))
     outputs.requires_grad_()
     named(name, Reading()).drawn(outputs, torch.Generator().manual_seed(0)).backward()
     assert outputs.grad is not None and bool(outputs.grad.isfinite().all()) and bool(outputs.grad.any())
@@ -306,5 +344,7 @@ def test_torchmetrics_is_imported_by_the_tasks_that_score_with_it_alone() -> Non
 
 def test_tasks_are_the_files_of_their_folder() -> None:
     assert {"classification", "outputs", "segmentation"} <= set(NAMES)
-    with pytest.raises(InvalidInput, match=r"task segment: expected one of classification, .*segmentation, or file.py"):
+    with pytest.raises(
+        InvalidInput, match=r"task segment: expected one of classification, .*segmentation, .*or file.py"
+    ):
         named("segment", Reading())
