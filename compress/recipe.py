@@ -52,7 +52,7 @@ STAGES: Mapping[str, type[Config]] = {
 }
 
 
-NAMING_CODE = ("model", "source", "criterion", "teacher")
+NAMING_CODE = ("model", "source", "task", "criterion", "teacher")
 """Settings whose text may be ``file.py:callable`` or ``package.module:callable``."""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..cost.count import cost
+from ..errors import InvalidInput
 from ..recipe import Gates
 from ..report.schema import BenchmarkRecord, ExportRecord, Gate, LayerRecord, Summary
 from ..siblings import runtimes
 from ..sources.load import Network
+from ..tasks.task import Task
 
 
 def layers(network: Network) -> tuple[LayerRecord, ...]:
@@ -79,6 +81,17 @@ def _drops_allowed(gates: Gates, summary: Summary) -> Mapping[str, float]:
     if gates.score_drop is None or isinstance(gates.score_drop, Mapping):
         return gates.score_drop or {}
     return {next(iter(summary.score_drops), "the score"): gates.score_drop}
+
+
+def require_scores(gates: Gates, task: Task) -> None:
+    """Raise InvalidInput where a gate is of a score that the task does not have."""
+    wanted = gates.score_drop if isinstance(gates.score_drop, Mapping) else {}
+    unknown = next((name for name in wanted if name not in task.scores), None)
+    if unknown is not None or (gates.score_drop is not None and not task.scores):
+        raise InvalidInput(
+            f"recipe: gates: score_drop{'' if unknown is None else f': {unknown}'}: the task {task.name} has no such "
+            f"score; it has {', '.join(task.scores) or 'none'}"
+        )
 
 
 def check_gates(

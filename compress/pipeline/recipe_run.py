@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..stage import Context, Progress, silent
 from ..tasks.resolve import read_task, require_fits
 from ..tasks.task import Task
 from .files import OnDevice, fold_for_export, write_files
-from .gates import check_gates, layers, summary
+from .gates import check_gates, layers, require_scores, summary
 from .images import sized
 from .resume import ORIGIN, Origin, fingerprint, origin
 from .source import open_network
@@ -342,6 +342,7 @@ def _baseline(recipe: Recipe, data: Data | None, context: Context, trust: bool) 
         seed=recipe.seed,
         task=context.task,
     )
+    require_scores(recipe.gates, replace(context, example_inputs=network.example_inputs).task_of(network.model))
     if recipe.train is None or recipe.weights is not None:
         return network, None
     if data is None:

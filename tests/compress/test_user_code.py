@@ -297,6 +297,7 @@ def test_what_is_installed_below_a_users_file_is_not_theirs(unnamed: Path) -> No
 NAMING = {
     "model": ("model: net.py:build\n", "--model net.py:build"),
     "data": ("model: resnet20\ndata: {source: net.py:build}\n", "--data net.py:build"),
+    "task": ("model: resnet20\ntask: net.py:build\n", "--set task=net.py:build"),
     "criterion": (
         "model: resnet20\nstages: [{prune: {ratio: 0.5, criterion: net.py:build}}]\n",
         "--set stages.0.prune.criterion=net.py:build",

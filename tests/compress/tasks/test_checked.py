@@ -15,7 +15,9 @@ from compress import Context, MeanScore, Task
 from compress.data import from_loaders
 from compress.errors import InvalidInput
 from compress.pipeline import advance, open_network
+from compress.pipeline.gates import require_scores
 from compress.prune import Prune
+from compress.recipe import Gates
 from compress.sources.load import Network
 from compress.sources.specification import Source
 from compress.tasks.checked import checked
@@ -182,3 +184,11 @@ def test_a_network_with_an_empty_output_is_pruned() -> None:
     result = Prune(ratio=0.5).apply(Empty(), Context((batch()["picture"],)))
     assert result.model.get_parameter("first.weight").shape == (16, 64)
     assert [x.shape for x in result.model(batch()["picture"])] == [(8, 16), (8, 0)]
+
+
+def test_a_gate_of_a_score_that_the_task_does_not_have_is_told_before_the_work() -> None:
+    require_scores(Gates(score_drop={"error": 1.0}), GOOD)
+    with pytest.raises(InvalidInput, match="score_drop: mIoU: the task centre has no such score; it has error"):
+        require_scores(Gates(score_drop={"mIoU": 1.0}), GOOD)
+    with pytest.raises(InvalidInput, match="score_drop: the task bare has no such score; it has none"):
+        require_scores(Gates(score_drop=1.0), Task(name="bare"))
