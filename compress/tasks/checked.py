@@ -75,11 +75,13 @@ def checked(task: Task, reading: Reading) -> Task:
     if not isinstance(task.scores, Mapping):
         raise InvalidInput(f"{name}: expected scores by name, as {{'mIoU': MIoU}}, got {type(task.scores).__name__}")
 
-    def each(field: str, returned: Callable[[Any, str], Any] | None = None) -> Checked | None:
+    def each(field: str, returned: Callable[[Any, str], Any] | None = None) -> Any:
         function = getattr(task, field)
-        if function is not None and not callable(function):
+        if function is getattr(Task, field):  # ours, where the task has none of its own
+            return function
+        if not callable(function):
             raise InvalidInput(f"{name}: expected a function as {field}, got {type(function).__name__}")
-        return None if function is None else Checked(function, f"{name}: its {field}", returned)
+        return Checked(function, f"{name}: its {field}", returned)
 
     made: dict[str, Any] = {
         **{field: each(field, _scalar) for field in ("loss", "match", "drawn")},

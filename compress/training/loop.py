@@ -32,6 +32,7 @@ from ..data import Data, SampleSplit, Split
 from ..data.batch import count_of, mapped
 from ..errors import InvalidInput
 from ..stage import Config, Context, Edit, Objective, Progress, Result, evaluation_copy, silent
+from ..tasks.difference import relative_difference
 from ..tasks.resolve import resolve
 from ..tasks.scoring import loss_of, score_of
 from ..tasks.task import Batch, Task
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 
 
 _LOG = logging.getLogger(__name__)
-UNLABELLED_CLIP = 1.0
-"""The norm of gradients in a training without labels: a loss that is relative to small outputs has large ones."""
+RELATIVE_CLIP = 1.0
+"""The norm of gradients of a loss that is relative to the size of outputs: where these are small, it has large ones."""
 FEW_DEVICES = 8
 """Processes that any machine may be asked for, to try how it goes on more."""
 
@@ -93,7 +94,8 @@ class Training(Config):
     gradient_clip: float | None = setting(
         None,
         "The largest norm of all gradients together, to which larger ones are scaled down; left out, 1 where a network "
-        "is trained without labels, towards outputs of any size, and none elsewhere.",
+        "is trained towards outputs of any size, as without labels or with the match of a task of your own, and none "
+        "elsewhere.",
         gt=0,
         le=1e9,
     )
@@ -311,7 +313,8 @@ class _Job:
     @property
     def largest_gradient(self) -> float | None:
         """The norm to which gradients are scaled down; None leaves them as they are."""
-        return self.training.gradient_clip or (UNLABELLED_CLIP if self.task.self_supervised else None)
+        matched = self.task.match is relative_difference and not isinstance(self.objective, TaskLoss)
+        return self.training.gradient_clip or (RELATIVE_CLIP if matched or self.task.self_supervised else None)
 
     @property
     def steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import Context, deploy
-from compress.data import Data, LoaderSplit, from_loaders
+from compress import Context, Task, deploy
+from compress.data import Data, LoaderSplit, from_arrays, from_loaders
 from compress.errors import InvalidInput
 from compress.pipeline import advance, open_network, run
 from compress.prune import Prune
@@ -168,6 +169,23 @@ def test_without_labels_training_brings_a_pruned_network_back_to_what_it_was(cod
         assert record.after.score is not None and record.after.score.name == "SNR"
         scores[name] = record.after.score.value
     assert noise_percent(scores["tuned"]) < 0.7 * noise_percent(scores["cut"])
+
+
+def test_a_match_that_is_relative_to_small_outputs_does_not_make_training_diverge() -> None:
+    """The default match to a teacher, with labels: its gradients are those of outputs of the size 1."""
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 4)
+    head = nn.Linear(8, 1)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), head)
+    with torch.no_grad():
+        head.weight.mul_(1e-3)
+        head.bias.fill_(0.5)
+    data = from_arrays(x_train=inputs, y_train=network(inputs).detach())
+    own = Task(loss=lambda outputs, batch: (outputs - batch[1]).square().mean())
+    context = Context((inputs[:1],), data, teacher=deepcopy(network), task=own)
+    training = FAST.model_copy(update={"batch_size": 8, "epochs": 4, "learning_rate": 0.05})
+    result = Prune(ratio=0.25, round_to=1, training=training).apply(network, context)
+    assert bool(torch.isfinite(result.model(inputs)).all())
 
 
 def test_a_scan_tells_what_is_lost_of_the_users_score(code: Path) -> None:
