@@ -12,7 +12,7 @@ import torch
 
 from compress.core.settings import setting
 from compress.quantize.recover import Need, Phase, Recovery
-from compress.quantize.state import State, Task
+from compress.quantize.state import Job, State
 from compress.stage import Edit
 
 
@@ -28,7 +28,7 @@ class Trim(Recovery):
         """It looks at weights alone."""
         return frozenset()
 
-    def apply(self, state: State, task: Task) -> State:
+    def apply(self, state: State, job: Job) -> State:
         """The network with its integer layers' weights clipped, in place, and an edit for each."""
         edits = []
         for layer in state.placement.products:
