@@ -167,8 +167,9 @@ class _Measured:
         from ..deploy.modes import ModeResults, subject_of
         from ..siblings import runtimes
 
-        subject = subject_of(files, self.timing.request, device, self.inputs)
+        subject = subject_of(files, self.timing.request, device, self.inputs) if self.modes else None
         for mode in self.modes:
+            assert subject is not None, "there are modes"
             mode.require(device, subject)
         try:
             self.records += deploy.measure(
@@ -184,7 +185,7 @@ class _Measured:
         except runtimes.errors.DeviceError as error:
             self.records.extend(deploy.broken_off(files, error, device.name))
             raise
-        if self.modes:
+        if subject is not None:
             self.more.append(ModeResults(device.name))
             self.more[-1].measure(self.modes, device, subject, progress)
 

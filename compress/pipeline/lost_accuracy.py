@@ -22,6 +22,7 @@ def warning(
         after: likewise.
         classes: of the data; 0 where they are not known.
 
+    >>> from functools import partial
     >>> top1 = partial(ScoreRecord, name="top-1", unit=" %")
     >>> warning("prune", object(), top1(value=95.1), top1(value=12.5), 10)
     'prune: validation top-1 fell from 95.10 to 12.50 %: fine-tune the network (training, --epochs), or ask for less'

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.split import Data, SampleSplit, Split, SplitName
-from ..errors import InvalidInput, first_line
+from ..errors import CompressError, InvalidInput, first_line
+from ..siblings import runtimes
 from . import built_in
 from .built_in.outputs import Reference
 from .checked import checked
@@ -100,6 +101,8 @@ def outputs_on(model: nn.Module, inputs: tuple[Tensor, ...], where: str) -> Outp
     try:
         with torch.no_grad():
             return model.eval()(*inputs)
+    except (CompressError, runtimes.errors.RuntimesError):  # a file on a device that failed, say
+        raise
     except Exception as error:
         shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
         reason = first_line(error)

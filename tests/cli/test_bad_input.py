@@ -19,6 +19,7 @@ from tests.support.small_classifier import SMALL_NET
 
 NET = "net.py:build --input-shape 1,8,8"
 FAST = "--epochs 1 --batch-size 8 --precision fp32 --accelerator cpu"
+DENSE = "{} net.py:dense --task classification --data good.npz -o out"
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,16 @@ CASES = (
     Case("empty class folder", "train net.py:build --data photos -o out", ("photos/train/b", "no images")),
     Case("no train folder", "train net.py:build --data emptyfolder -o out", ("train", "<class>")),
     Case("not an image", f"train net.py:build --data badphotos -o out {FAST}", ("0.png", "not a readable image")),
-    Case("npz without labels", "train net.py:build --data nolabels.npz -o out", ("y_train",)),
+    Case("npz without labels", "train net.py:build --data nolabels.npz -o out", ("no labels that", "--teacher")),
     Case("npz with NaN", "quantize net.py:build --data nan.npz -o out", ("x_calib", "not finite")),
     Case("damaged npz", "quantize net.py:build --data cut.npz -o out", ("cut.npz",)),
     Case("data of other shape", "quantize net.py:build --data rgb.npz -o out", ("3, 8, 8",)),
-    Case("train a dense one", f"train net.py:dense --data good.npz -o out {FAST}", ("a classifier", "(1, 10, 8, 8)")),
-    Case("teach a dense one", f"distill net.py:dense --teacher net.py:build --data good.npz -o o {FAST}", ("class",)),
-    Case("tune a dense one", f"prune net.py:dense --ratio 0.5 --data good.npz -o out {FAST}", ("a classifier",)),
-    Case("quantize a dense one", "quantize net.py:dense --data good.npz -o out", ("a classifier", "x_calib")),
-    Case("bench a dense one", "bench net.py:dense --data good.npz -o out", ("test split: expected a class",)),
+    Case("train a dense one", f"train net.py:dense --data good.npz -o out {FAST}", ("no labels that", "--task")),
+    Case("train a dense one as a classifier", f"{DENSE.format('train')} {FAST}", ("a classifier", "(1, 10, 8, 8)")),
+    Case("teach a dense one", f"distill net.py:dense --teacher net.py:build --data good.npz -o o {FAST}", ("(1, 10)",)),
+    Case("tune a dense one", f"{DENSE.format('prune')} --ratio 0.5 {FAST}", ("a classifier",)),
+    Case("quantize a dense one", DENSE.format("quantize"), ("a classifier", "task outputs")),
+    Case("bench a dense one", DENSE.format("bench"), ("test split: expected a class",)),
     Case("dense labels", f"train net.py:build --data dense.npz -o out {FAST}", ("has no labels that the network",)),
     Case(
         "dense labels of classes",

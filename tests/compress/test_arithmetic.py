@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from compress.tasks.built_in.classification import task
 from torch import nn
 
 import runtimes.processor as processor
 from compress.core import arithmetic
 from compress.core.arithmetic import arranged, memory_format_of, native_bfloat16, precision_on
 from compress.data import Data
+from compress.tasks.reading import Reading
 from compress.training.loop import Training, fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,10 +82,11 @@ def test_a_training_computes_in_bfloat16_by_default_only_where_it_is_native(
             module.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
     training = Training(epochs=1, batch_size=16, accelerator="cpu")
     assert training.precision == "auto"
-    fit(small_net, Data(data.name, {"train": data.split("train")}), training)
+    own = task(Reading())
+    fit(small_net, Data(data.name, {"train": data.split("train")}), training, own)
     assert dtypes == {torch.bfloat16 if native else torch.float32}
     with caplog.at_level(logging.WARNING):
-        fit(small_net, data, training.model_copy(update={"epochs": 0, "precision": "bf16"}))
+        fit(small_net, data, training.model_copy(update={"epochs": 0, "precision": "bf16"}), own)
     assert ("no instructions for bf16" in caplog.text) is not native
 
 
@@ -115,7 +118,7 @@ def test_batches_reach_the_network_in_the_order_of_its_weights(data: Data, monke
     training = Training(epochs=1, batch_size=16, precision="fp32", accelerator="cpu", augment=("crop",))
     for layout in (torch.contiguous_format, torch.channels_last):
         monkeypatch.setattr("compress.training.loop.memory_format_of", lambda model, device, layout=layout: layout)
-        fit(network, only, training)
+        fit(network, only, training, task(Reading()))
         assert set(orders) == {layout is torch.contiguous_format}
         orders.clear()
 

@@ -18,7 +18,7 @@ from compress.errors import InvalidInput
 from compress.sources.load import Network
 from compress.sources.onnx_import import load_onnx
 from compress.sources.specification import Source
-from tests.compress.test_onnx_unusual import FLOAT, real, write
+from tests.support.onnx_files import FLOAT, real, write
 
 make_node = helper.make_node
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
