@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from compress.tasks.built_in.classification import task
 from torch import nn
 
 import runtimes.processor as processor
 from compress.core import arithmetic
 from compress.core.arithmetic import arranged, memory_format_of, native_bfloat16, precision_on
 from compress.data import Data
+from compress.tasks.built_in.classification import task
 from compress.tasks.reading import Reading
 from compress.training.loop import Training, fit
 
