@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,9 @@ with suppress(ImportError):
     importlib.import_module("setuptools")  # torch's compiler imports it in the middle of its work, where that can fail
 
 torch.set_num_threads(1)
+if "ATEN_CPU_CAPABILITY" in os.environ:  # torch's cache gives what it compiled to processes that compute otherwise
+    cache = f"compiled-{os.getuid()}-{os.environ['ATEN_CPU_CAPABILITY']}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), cache)))
 
 
 @pytest.fixture(scope="session", autouse=True)
