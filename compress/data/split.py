@@ -168,6 +168,27 @@ def _as_tensor(leaf: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """The first ``samples`` of a split."""
+
+    split: Split
+    samples: int
+
+    def __len__(self) -> int:
+        return min(self.samples, len(self.split))
+
+    def batches(self, batch_size: int, **_: object) -> Iterator[Any]:
+        """Batches in stored order until there are ``samples``."""
+        left = self.samples
+        for batch in self.split.batches(batch_size):
+            count = count_of(batch)
+            yield part_of(batch, count, slice(0, left))
+            left -= count
+            if left <= 0:
+                return
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set: splits by name (those that exist), how pixels become inputs, and what the labels are called."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..data import Data
+from ..data.split import Slice
 from ..report.schema import BenchmarkRecord, NodeCounts, Profile
 from ..siblings import runtimes
 from ..stage import Progress, silent
@@ -18,7 +19,7 @@ from ..tasks.resolve import require_fits, resolve
 from ..tasks.task import Task
 from .deployed import Deployed
 from .facts import versions
-from .parity import first_batches, parity_on, scores, taken
+from .parity import parity_on, scores, taken
 from .profile import RUNS, executed_graph, needs, profile_file, roofline_of
 
 _LOG = logging.getLogger(__name__)
@@ -132,7 +133,8 @@ def _tested(
         if file.network is not None:
             own = Reading.of(file.network.model, file.network.example_inputs).inputs
             read = task.inputs if isinstance(task, Task) and task.inputs is not None else own
-            batches = [taken(file.network, read(each)) for each in first_batches(data.split("test"), parity_samples)]
+            first = Slice(data.split("test"), parity_samples)
+            batches = [taken(file.network, read(each)) for each in first.batches(min(256, parity_samples))]
             classes = not isinstance(task, Task) or task.classes is not None
             parity = parity_on(file, batches, device=device, classes=classes)
     elif file.network is not None:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data import Data, Split
-from ..data.batch import count_of, part_of, with_tensors
+from ..data import Data
+from ..data.batch import with_tensors
 from ..preprocessing import Preprocessed
 from ..quantize import TargetName, simulate
 from ..quantize.detect import detected
@@ -24,7 +24,7 @@ from ..sources.load import Network
 from ..tasks.record import ScoreRecord, records
 from ..tasks.resolve import require_fits, resolve
 from ..tasks.scoring import evaluate
-from ..tasks.task import Batch, Outputs, Task
+from ..tasks.task import Outputs, Task
 from .deployed import Deployed
 
 
@@ -160,16 +160,3 @@ def accuracy(
 ) -> float:
     """The share of the test split whose class the deployed file tells, in percent."""
     return scores(file, data, "classification", threads, device)[0].value
-
-
-def first_batches(split: Split, count: int) -> list[Batch]:
-    """The first ``count`` samples of a split, in batches."""
-    batches: list[Batch] = []
-    seen = 0
-    for batch in split.batches(min(256, count)):
-        own = count_of(batch)
-        batches.append(part_of(batch, own, slice(0, count - seen)))
-        seen += own
-        if seen >= count:
-            break
-    return batches

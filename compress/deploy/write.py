@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Data
+from ..data.split import Slice
 from ..errors import GateFailed, InvalidInput
 from ..graph.trace import one_sample
 from ..integers.target import target_named
@@ -29,7 +30,7 @@ from . import blame
 from .deployed import Deployed
 from .devices import target_on
 from .notes import notes_on
-from .parity import first_batches, parity_on, reference, taken
+from .parity import parity_on, reference, taken
 
 LARGEST_SAMPLES_BYTES = 2**26
 """Of the samples that are stored beside exported files."""
@@ -366,7 +367,8 @@ def _samples(
         return [network.example_inputs], None, "the network's stored inputs"
     task = resolve(task, network.model, data, network.example_inputs)
     one = sum(x.numel() * x.element_size() for x in one_sample(network.example_inputs))
-    batches = first_batches(data.split("test"), max(1, min(count, LARGEST_SAMPLES_BYTES // one)))
+    held = max(1, min(count, LARGEST_SAMPLES_BYTES // one))
+    batches = list(Slice(data.split("test"), held).batches(min(256, held)))
     inputs = [taken(network, task.read(batch)) for batch in batches]
     classes = [task.classes(batch) for batch in batches] if task.classes is not None else []
     source = f"the first {sum(len(each[0]) for each in inputs)} test samples of {data.name}"

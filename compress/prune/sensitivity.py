@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ..core.complaint import first_complaint
 from ..core.settings import exclude, setting
-from ..data import Split
-from ..data.batch import count_of, part_of
+from ..data.split import Slice
 from ..edits import replay
 from ..errors import InvalidInput
 from ..files.untrusted import read_json
@@ -23,7 +22,6 @@ from ..graph.trace import trace
 from ..stage import Config, Context, Edit, Findings, Samples, evaluation_copy
 from ..tasks.record import ScoreRecord, records
 from ..tasks.scoring import score_of
-from ..tasks.task import Batch
 from .channels.groups import Channels, Group
 from .channels.verify import readable
 from .criteria import CRITERIA, AnyCriterion
@@ -212,27 +210,6 @@ def trials(channels: Channels, group: Group, scores: Tensor, shares: Sequence[fl
         edits = channels.edits([group.units[i] for i in order[:gone]])
         replay(network, edits)
         yield Trial(gone / len(order), network, edits)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The first ``samples`` of a split."""
-
-    split: Split
-    samples: int
-
-    def __len__(self) -> int:
-        return min(self.samples, len(self.split))
-
-    def batches(self, batch_size: int, **_: object) -> Iterator[Batch]:
-        """Batches in stored order until there are ``samples``."""
-        left = len(self)
-        for batch in self.split.batches(batch_size):
-            if left <= 0:
-                return
-            count = count_of(batch)
-            yield part_of(batch, count, slice(0, left))
-            left -= count
 
 
 def numbered(groups: Sequence[Group]) -> Iterator[tuple[Group, int]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..data.split import Data, SampleSplit, Split, SplitName
 from ..errors import CompressError, InvalidInput, first_line
+from ..graph.modes import evaluating
 from ..siblings import runtimes
 from . import built_in
 from .built_in.outputs import Reference
@@ -97,19 +98,15 @@ def outputs_on(model: nn.Module, inputs: tuple[Tensor, ...], where: str) -> Outp
     Raises:
         InvalidInput: it does not run on them; ``where`` begins the message.
     """
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
-            return model.eval()(*inputs)
+        with torch.no_grad(), evaluating(model):
+            return model(*inputs)
     except (CompressError, runtimes.errors.RuntimesError):  # a file on a device that failed, say
         raise
     except Exception as error:
         shapes = ", ".join(str(tuple(each.shape)) for each in inputs)
         reason = first_line(error)
         raise InvalidInput(f"{where}: the network does not run on its samples, {shapes}: {reason}") from error
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _bindable(task: Task) -> Task:

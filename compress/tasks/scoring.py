@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ..data.batch import moved
 from ..data.split import Split
 from ..errors import InvalidInput
+from ..graph.modes import evaluating
 from .task import Batch, Outputs, Task
 
 
@@ -27,10 +29,7 @@ def evaluate(
 ) -> Mapping[str, float]:
     """The scores of ``model`` on a split, by name, the task's first one first; its modes are given back."""
     network = model if isinstance(model, nn.Module) else None
-    modes = [(module, module.training) for module in network.modules()] if network is not None else []
     device = next((p.device for p in network.parameters()), torch.device("cpu")) if network else torch.device("cpu")
-    if network is not None:
-        network.eval()
 
     def answers() -> Iterable[tuple[Outputs, Batch]]:
         for batch in split.batches(batch_size):
@@ -38,11 +37,8 @@ def evaluate(
                 outputs = model(*(x.to(device) for x in task.read(batch)))
             yield moved(outputs, torch.device("cpu")), batch
 
-    try:
+    with evaluating(network) if network is not None else nullcontext():
         return scores_of(task, answers())
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def score_of(task: Task, model: nn.Module | Callable[..., Outputs], split: Split, batch_size: int = 256) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...data import Split
+from ...graph.modes import evaluating
 from ...stage import Skip
 from ...tasks.reading import ONE_INPUT
 from ...tasks.task import Inputs
@@ -57,17 +58,12 @@ def _measured_again(damage: Damage) -> Account:
 def output_error(original: nn.Module, other: nn.Module, split: Split, seed: int = 0, read: Inputs = ONE_INPUT) -> float:
     """The squared difference of two networks' outputs over the squared outputs of the first, on up to 512 samples."""
     difference = total = 0.0
-    modes = [(module, module.training) for network in (original, other) for module in network.modules()]
-    original.eval()
-    other.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(original, other):
         for batch in islice(split.batches(BATCH, shuffle_seed=(seed, 0)), BATCHES):
             inputs = inputs_for(other, read(batch))
             for a, b in zip(_outputs(original, inputs), _outputs(other, inputs), strict=True):
                 difference += float((a - b).square().sum())
                 total += float(a.square().sum())
-    for module, training in modes:
-        module.training = training
     return difference / total if total else difference
 
 

@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...core.settings import setting
 from ...data import Split
+from ...graph.modes import evaluating
 from ...stage import Edit, Progress, Samples, Skip, silent
 from ...tasks.reading import ONE_INPUT
 from ...tasks.task import Inputs
@@ -110,10 +111,7 @@ def reconstruct(
     """
     indices_left = _channels_left(edits)
     batches = _batches(pruned, split, samples, seed, read)
-    modes = [(module, module.training) for network in (original, pruned) for module in network.modules()]
-    original.eval()
-    pruned.eval()
-    try:
+    with evaluating(original, pruned):
         if not batches:
             return (), (Skip("", "no calibration samples to refit the weights on"),)
         layers, skipped = _consumers(pruned, indices_left, batches[0])
@@ -128,9 +126,6 @@ def reconstruct(
                 else:
                     skipped.append(outcome)
         progress("reconstruct", len(layers), len(layers))
-    finally:
-        for module, training in modes:
-            module.training = training
     return tuple(done), tuple(skipped)
 
 

@@ -19,6 +19,7 @@ from ...core.knapsack import least_loss
 from ...core.settings import setting
 from ...data import Split
 from ...data.batch import count_of
+from ...data.split import Slice
 from ...errors import InvalidInput
 from ...files.outputs import write_text
 from ...files.untrusted import read_json
@@ -96,7 +97,7 @@ class Knapsack(Select):
 
     def _scanned(self, channels: Channels, criterion: Criterion, exclude: tuple[str, ...], context: Context) -> Losses:
         from ..repair.reconstruct import reconstruct
-        from ..sensitivity import Slice, numbered, trials
+        from ..sensitivity import numbered, trials
         from ..surgery.choose import eligible, scorable
 
         if context.data is None:

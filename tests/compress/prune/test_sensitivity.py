@@ -13,9 +13,10 @@ from torch import nn
 
 from compress.cli import cli
 from compress.data import Data
+from compress.data.split import Slice
 from compress.errors import InvalidInput
 from compress.prune import Prune
-from compress.prune.sensitivity import Scan, Sensitivity, Slice
+from compress.prune.sensitivity import Scan, Sensitivity
 from compress.report.heat_map import heat_map
 from compress.stage import Context
 from compress.tasks.built_in.classification import top1
