@@ -8,6 +8,9 @@ PEERS := .peers
 # Neighbours stay in one process, so that most fixtures of modules are made once and engines are imported once.
 SPREAD := -n auto --dist worksteal
 
+# What is compiled is kept, whatever the environment says: else each of the many processes compiles torch anew, seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo generate test lint check test-all board docs versions peers clean
 
 generate: $(DEV_READY)  ## the files that follow from settings: options of the command line, schema, reference
