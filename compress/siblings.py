@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     import runtimes.checks.check
     import runtimes.checks.folder
     import runtimes.checks.gate
+    import runtimes.checks.parts
     import runtimes.devices.adb
     import runtimes.devices.device
     import runtimes.devices.local

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .clock import Clock
 from .core.config import Config, Findings, Samples, Seed, Threads, Times
 from .core.edit import Edit, EditKind, Skip
+from .core.restoration import Restoration
 from .data import Data
 from .errors import InvalidInput
 from .graph.parametrized import evaluation_copy
@@ -76,7 +77,8 @@ class Result:
 
     Measuring is the runner's work: a stage never reports its own cost or accuracy. ``history`` has a record per epoch
     of what :func:`compress.training.loop.fit` saw, where weights were fitted. ``measured`` tells choices by latency,
-    ``target`` whose integers the encodings were made for, ``learnt`` by what weights were fitted to these.
+    ``target`` whose integers the encodings were made for, ``learnt`` by what weights were fitted to these. ``restored``
+    tells what was given back in precision so that no more of a score is lost than was allowed.
     """
 
     model: nn.Module
@@ -87,6 +89,7 @@ class Result:
     measured: tuple[Measured, ...] = ()
     target: str | None = None
     learnt: tuple[str, ...] = ()
+    restored: Restoration | None = None
 
 
 class Progress(Protocol):

@@ -26,11 +26,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import InvalidInput
+from ..errors import GateFailed, InvalidInput
 from ..files.outputs import claim, write_text
 from ..sources.specification import parse_shape, readings
 from .grammar import generated
 from .grammar.refusals import one_network
+from .output.restored_table import restored_table
 from .output.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -395,6 +396,8 @@ def apply_stage(
     options.console.print(stage_table(record))
     for line in record.measured:
         options.console.print(Text(f"  {line}"))
+    if record.restored is not None:
+        options.console.print(restored_table(record.restored))
     if options.verbose:
         for edit in record.edits:
             options.console.print(Text(f"  {edit.layer or '(network)'} {edit.what}: {edit.before} -> {edit.after}"))
@@ -405,6 +408,8 @@ def apply_stage(
         options.console.print(f"  ... and {len(record.skipped) - len(shown)} more (-v tells all)")
     options.console.print(Text(f"written: {options.output}"))
     options.tell(record)
+    if record.restored is not None and not record.restored.reached:
+        raise GateFailed(f"{name}: {record.restored.failure()}; written: {options.output}")
 
 
 @contextmanager

@@ -458,7 +458,7 @@ def without_layers(
         operations: names of nodes, other than layers.
     """
     known = {name for name, _ in graph.model.named_modules()}  # an operation in a forward may be named after itself
-    placement = placement_of(graph, known & set(layers), floats=operations)
+    placement = placement_of(graph, known & set(layers), floats=operations, results=True)
     wanted = {*placement.measured, *(product.weight for product in placement.products)}
     return {name: encoding for name, encoding in encodings.items() if name in wanted}
 

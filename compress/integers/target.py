@@ -46,6 +46,7 @@ class Target:
         engine: its name.
         activation: the integers of 8-bit activations.
         wide_activation: those of 16-bit activations; None where the engine has none.
+        wide_products: 16-bit activations are multiplied in integers; else floats are computed between their roundings.
         symmetric: activations have zero point 0 as well.
         narrow: and leave out the lowest signed integer.
         weight_bits: at most so many, where activations are integers.
@@ -77,6 +78,7 @@ class Target:
     engine: str
     activation: Integer
     wide_activation: Integer | None = None
+    wide_products: bool = False
     symmetric: bool = False
     narrow: bool = False
     weight_bits: int = 8

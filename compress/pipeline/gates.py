@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..cost.count import cost
 from ..errors import InvalidInput
 from ..recipe import Gates
-from ..report.schema import BenchmarkRecord, ExportRecord, Gate, LayerRecord, Summary
+from ..report.schema import BenchmarkRecord, ExportRecord, Gate, LayerRecord, StageRecord, Summary
 from ..siblings import runtimes
 from ..sources.load import Network
 from ..tasks.task import Task
@@ -92,6 +92,20 @@ def require_scores(gates: Gates, task: Task) -> None:
             f"recipe: gates: score_drop{'' if unknown is None else f': {unknown}'}: the task {task.name} has no such "
             f"score; it has {', '.join(task.scores) or 'none'}"
         )
+
+
+def restoration_gates(stages: Iterable[StageRecord]) -> tuple[Gate, ...]:
+    """Whether stages that were to lose no more than so much of a score (``max_drop``) do."""
+    done = [(stage.name, stage.restored) for stage in stages if stage.restored is not None]
+    return tuple(
+        Gate(
+            name=f"max_drop of {name}",
+            expected=f"at most {restored.allowed:g} {restored.unit} of {restored.score} on the {restored.split} split",
+            got=round(restored.after, 4),
+            passed=restored.reached,
+        )
+        for name, restored in done
+    )
 
 
 def check_gates(

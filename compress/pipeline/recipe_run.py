@@ -32,7 +32,7 @@ from ..stage import Context, Progress, silent
 from ..tasks.resolve import read_task, require_fits
 from ..tasks.task import Task
 from .files import OnDevice, fold_for_export, write_files
-from .gates import check_gates, layers, require_scores, summary
+from .gates import check_gates, layers, require_scores, restoration_gates, summary
 from .images import sized
 from .resume import ORIGIN, Origin, fingerprint, origin
 from .source import open_network
@@ -181,7 +181,7 @@ def _run(
         layers=Layers(before=layers(first), after=layers(last)),
         summary=reached,
         devices=outcomes,
-        gates=gates,
+        gates=(*restoration_gates(steps.records), *gates),
     )
     write_report(report, work)
     progress("recipe", steps.total, steps.total, "done")

@@ -120,6 +120,7 @@ def advance(
         history=result.history,
         measured=tuple(str(measured) for measured in result.measured),
         warnings=(lost,) if lost is not None else (),
+        restored=result.restored,
     )
     return advanced, record
 

@@ -34,6 +34,7 @@ from .ranges.observers import Calibration
 from .ranges.ranges import Ends, Ranges
 from .recover import AnyRecovery, Phase
 from .recover.bias_correction import give_biases
+from .restore.restore import require_score, restore
 from .revert import revert_slower
 from .scheme import SCHEMES, SchemeName
 from .state import Job, State
@@ -107,6 +108,15 @@ class Quantize(Config):
         "Choose the bits of each layer's weights within bytes or latency, by what each costs when it alone is rounded; "
         "the scheme's own then only tells the bits of activations.",
     )
+    max_drop: float | None = setting(
+        None,
+        "Give back the precision that hurts most until no more than this is lost of the task's first score on the "
+        "validation split, in points or in the unit of its drops (of the task outputs: percent of noise): to 16 bits "
+        "where the target multiplies them, then to float.",
+        common=True,
+        ge=0,
+        le=1e6,
+    )
     exclude: tuple[str, ...] = setting((), "Patterns of layers to keep in float, as layer4.*.", common=True)
     first_last: Ends = setting(
         "float",
@@ -159,6 +169,17 @@ class Quantize(Config):
         return train.model_copy(update={"learning_rate": FEW_LEVELS_RATE})
 
     @model_validator(mode="after")
+    def _one_bound(self) -> Quantize:
+        if self.max_drop is not None and self.budget is not None:
+            raise ValueError(
+                "`max_drop` gives bits back until the score holds, and `budget` takes them until the bytes or the "
+                "latency do: give one"
+            )
+        if self.max_drop is not None and SCHEMES[self.scheme].kind != "integer":
+            raise ValueError(f"`max_drop`: not with the scheme {self.scheme}, which has no integers of 4 or 8 bits")
+        return self
+
+    @model_validator(mode="after")
     def _few_levels_alone(self) -> Quantize:
         if SCHEMES[self.scheme].kind == "levels":
             spare = [f"`recover`: {part.name}:" for part in self.recover]
@@ -180,14 +201,16 @@ class Quantize(Config):
         if self._reverts(context):
             self._clock_for_reverting(context)
         context = context.of(model)
+        if self.max_drop is not None:
+            require_score(context)
         job = self._job(context)
         state = State(evaluation_copy(model))
         require_finite(state.network, "quantize")
-        for step in self._steps(context):
+        for step in self._steps(model, context):
             state = step(state, job)
         return replace(_account(state), target=self.rounds_for(context), learnt=self._learnt)
 
-    def _steps(self, context: Context) -> Iterator[Step]:
+    def _steps(self, model: nn.Module, context: Context) -> Iterator[Step]:
         """All that is done, in order."""
         integer = SCHEMES[self.scheme].kind == "integer"
         yield from self._recovery("statistics")
@@ -206,6 +229,8 @@ class Quantize(Config):
         yield from self._recovery("biases")
         if integer and self.train is not None:
             yield self.train.fit_rounded
+        if self.max_drop is not None:
+            yield lambda state, job: self._restore(state, job, model)
         if self.target is not None:
             yield _told_floats
 
@@ -220,6 +245,7 @@ class Quantize(Config):
         scheme = SCHEMES[self.scheme]
         integer = scheme.kind == "integer"
         needs = frozenset[str]().union(*(part.needs for part in self.recover)) if integer else frozenset[str]()
+        needs |= {"unrounded"} if self.max_drop is not None else set()
         split = calibration_split(context) if "samples" in needs or scheme.activation_bits else None
         grid = self.rounds_for(context)
         return Job(context, scheme, split, self.ranges.samples, grid, self.exclude, self.quantize_outputs, needs)
@@ -244,7 +270,8 @@ class Quantize(Config):
         scheme = SCHEMES[self.scheme]
         scored = self.budget is not None and self.budget.scan is None
         looks = scheme.kind == "integer" and any("samples" in part.needs for part in self.recover)
-        return scheme.activation_bits is not None or self.train is not None or scored or looks
+        told = self.train is not None or self.max_drop is not None
+        return scheme.activation_bits is not None or told or scored or looks
 
     @property
     def remedy(self) -> str:
@@ -330,6 +357,13 @@ class Quantize(Config):
         chosen = state.after([Edit("", "weights", "float32", mix.told(), "weights")], encodings=dict(mix.encodings))
         return replace(chosen, measured=(*state.measured, *measured), floats=tuple(floats))
 
+    def _restore(self, state: State, job: Job, model: nn.Module) -> State:
+        """With the precision back without which more is lost of the score of ``model`` than is allowed."""
+        assert self.max_drop is not None, "there is a bound"
+        widens, trained = self.target is not None, self.train is not None
+        per_channel = self.ranges.per_channel
+        return restore(state, job, model, self.max_drop, per_channel=per_channel, trained=trained, widens=widens)
+
     def _revert(self, state: State, job: Job) -> State:
         """With layers in float that are slower in integers."""
         clock, context = self._clock_for_reverting(job.context), job.context
@@ -413,4 +447,12 @@ def _account(state: State) -> Result:
     accounted = {skip.layer for skip in state.skipped}
     chosen = (Skip(layer, "kept in float: chosen so") for layer in state.floats if layer not in accounted)
     skipped = tuple(dict.fromkeys((*state.skipped, *chosen, *left)))
-    return Result(state.network, (*state.edits, *rounded), skipped, encodings, state.history, state.measured)
+    return Result(
+        state.network,
+        (*state.edits, *rounded),
+        skipped,
+        encodings,
+        state.history,
+        state.measured,
+        restored=state.restored,
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..core.restoration import Restoration
 from ..data import Split
 from ..graph.trace import Graph, trace
 from ..integers.encoding import Encoding
@@ -64,6 +65,7 @@ class State:
         floats: the layers that a budget leaves in float.
         history: a record per epoch of training.
         measured: choices by latencies.
+        restored: what was given back in precision, where that was asked for.
     """
 
     network: nn.Module
@@ -77,6 +79,7 @@ class State:
     skipped: tuple[Skip, ...] = ()
     history: tuple[Mapping[str, float], ...] = ()
     measured: tuple[Measured, ...] = ()
+    restored: Restoration | None = None
 
     def after(self, edits: Iterable[Edit] = (), skipped: Iterable[Skip] = (), **changes: Any) -> State:
         """This state with ``changes``, and more in the account."""

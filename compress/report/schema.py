@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ..core.restoration import Restoration
 from ..tasks.record import ScoreRecord
 
 SCHEMA_VERSION: Final = 1
@@ -87,7 +88,8 @@ class StageRecord(Record):
     """What a stage was asked, what it did and what the network cost before and after.
 
     ``history`` has a record per epoch with ``epoch``, ``loss`` and, where the task has a score, ``validation_score``;
-    ``measured`` a line for each choice by latency, with where that was measured; ``warnings`` what the user is to know.
+    ``measured`` a line for each choice by latency, with where that was measured; ``warnings`` what the user is to know;
+    ``restored`` what was given back in precision so that no more of a score is lost than was allowed.
     """
 
     name: str
@@ -100,6 +102,7 @@ class StageRecord(Record):
     history: tuple[Mapping[str, float | None], ...] = ()
     measured: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    restored: Restoration | None = None
 
 
 Share = float

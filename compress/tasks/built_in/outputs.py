@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from ...errors import InvalidInput
 from ...graph.parametrized import evaluation_copy
 from ..difference import relative_difference
+from ..noise import Noise
 from ..reading import Reading
 from ..task import Batch, Inputs, Outputs, Task
 
@@ -23,8 +23,8 @@ SCORE = "SNR"
 def task(reading: Reading) -> Task:
     """The task of giving the outputs of a network that is still to be named; see :meth:`Task.against`.
 
-    The score is the signal to noise ratio to the reference's outputs, in dB, of the output where it is lowest. Training
-    draws outputs to those of the reference, each output counting alike.
+    The score is the signal to noise ratio to the reference's outputs, in dB, of the output, or the part of one, where
+    it is lowest. Training draws outputs to those of the reference, each output counting alike.
     """
 
     def bound(reference: nn.Module) -> Task:
@@ -80,7 +80,9 @@ class Reference:
 class SignalToNoise:
     """The power of the reference's outputs by that of the difference from them, in dB: of the worst output.
 
-    Infinite where there is no difference; NaN counts as infinitely far.
+    An output whose channels are of very different size (boxes beside scores) is looked at in parts too, so that the
+    large ones drown none; see :mod:`runtimes.checks.parts`. Infinite where there is no difference; NaN counts as
+    infinitely far.
     """
 
     higher_is_better: bool | None = True
@@ -91,7 +93,7 @@ class SignalToNoise:
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self.powers: list[tuple[float, float]] = []
+        self.noise = Noise()
 
     def update(self, outputs: Outputs, batch: Batch) -> None:
         """See the outputs for a batch, beside those of the reference.
@@ -104,26 +106,12 @@ class SignalToNoise:
             raise InvalidInput(
                 f"outputs: expected the shapes {[tuple(x.shape) for x in theirs]}, got {[tuple(x.shape) for x in mine]}"
             )
-        powers = [(_power(b), _power(a - b)) for a, b in zip(mine, theirs, strict=True)]
-        before = self.powers or [(0.0, 0.0)] * len(powers)
-        self.powers = [(s + a, n + b) for (s, n), (a, b) in zip(before, powers, strict=True)]
+        self.noise.see(mine, theirs)
 
     def compute(self) -> float:
         """The ratio in dB."""
-        return min((_decibels(signal, noise) for signal, noise in self.powers), default=math.inf)
+        return self.noise.worst_snr_db
 
 
 def _tensors(outputs: Outputs) -> list[Tensor]:
-    return [leaf.detach().cpu().double() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-
-
-def _power(tensor: Tensor) -> float:
-    return float(tensor.square().sum())
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    if math.isnan(noise) or math.isinf(noise) or signal == 0:
-        return -math.inf
-    return 10 * math.log10(signal / noise)
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
