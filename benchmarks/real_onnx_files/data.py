@@ -8,6 +8,7 @@ import tarfile
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +87,24 @@ def words(count: int, width: int) -> Floats:
     return made
 
 
+@cache
+def recordings(archive: Path) -> dict[str, bytes]:
+    """The sound files of an archive by their names, read in one pass: a compressed one is slow to go back in."""
+    with tarfile.open(archive, "r|*") as opened:
+        sounds = (member for member in opened if member.name.endswith(".wav"))
+        return {member.name: stored.read() for member in sounds if (stored := opened.extractfile(member)) is not None}
+
+
 def speech(folder: Path, count: int, samples: int, rate: int) -> Floats:
     """Spoken digits of the archive in ``folder`` one after the other, (count, samples) of -1 to 1 at ``rate``."""
     heard: list[Floats] = []
     needed = count * samples * 8000 // rate + 8000
-    with tarfile.open(folder / SOUND) as archive:
-        members = sorted((m for m in archive if m.name.endswith(".wav")), key=lambda m: m.name[::-1])
-        for member in members:
-            stored = archive.extractfile(member)
-            assert stored is not None, member.name
-            with wave.open(io.BytesIO(stored.read())) as sound:
-                stored_values = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
-                heard.append(stored_values.astype(np.float32) / np.float32(32768))
-            if sum(map(len, heard)) > needed:
-                break
+    for _, stored in sorted(recordings(folder / SOUND).items(), key=lambda item: item[0][::-1]):
+        with wave.open(io.BytesIO(stored)) as sound:
+            stored_values = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
+        heard.append(stored_values.astype(np.float32) / np.float32(32768))
+        if sum(map(len, heard)) > needed:
+            break
     signal = np.concatenate(heard)
     places = np.arange(count * samples) * (8000 / rate)
     values: Floats = np.interp(places, np.arange(len(signal)), signal).astype(np.float32)

@@ -133,3 +133,43 @@ def test_the_loss_of_a_network_that_ends_in_a_softmax_is_that_of_its_logits() ->
 
     assert torch.allclose(gradient(torch.nn.Softmax(1)), gradient(torch.nn.Identity()), atol=1e-6)
     assert logits_of(logits) is logits
+
+
+PADDED_POOL = "p = Pad(x, pads, fill) y = MaxPool<kernel_shape: ints = [3, 3], strides: ints = [2, 2]>(p)"
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@pytest.mark.parametrize("fill", [-np.inf, LOWEST])
+@pytest.mark.parametrize("pads", [(0, 0, 1, 1), (0, 1, 1, 0), (1, 1, 1, 1)])
+def test_padding_below_everything_is_that_of_the_maximum(
+    tmp_path: Path, fill: float, pads: tuple[int, int, int, int]
+) -> None:
+    weights = {"pads": np.array([0, 0, *pads[:2], 0, 0, *pads[2:]]), "fill": np.array(fill, np.float32)}
+    network = compared(saved(tmp_path / "a.onnx", PADDED_POOL, **weights))
+    assert operators(network) == ["MaxPool"]
+    x = 4 * torch.randn(1, 4, 5, 5)
+    values = [node.meta["val"].shape for node in trace(network, (x,)).calls()]
+    assert len(values) <= 3  # the maximum and what cuts it, no padding
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fill": np.array(-9, np.float32)},
+        {"pads": np.array([0, 1, 0, 0, 0, 0, 1, 1])},
+        {"pads": np.array([0, 0, -1, 0, 0, 0, 1, 1])},
+    ],
+    ids=["a number", "of channels", "that cuts"],
+)
+def test_other_padding_in_front_of_a_maximum_stays(tmp_path: Path, changed: dict[str, np.ndarray]) -> None:
+    weights = {"pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]), "fill": np.array(LOWEST, np.float32), **changed}
+    assert operators(compared(saved(tmp_path / "a.onnx", PADDED_POOL, **weights))) == ["Pad", "MaxPool"]
+
+
+def test_a_conversion_to_the_type_that_is_there_is_not_traced(tmp_path: Path) -> None:
+    """A trace would hold it and a check of its own, which not every converter has."""
+    network = compared(
+        saved(tmp_path / "a.onnx", "c = Cast<to: int = 1>(x) y = Pow(c, two)", two=np.array(2.0, np.float32))
+    )
+    graph = trace(network, (torch.randn(1, 4, 5, 5),))
+    assert [node.target for node in graph.calls()] == [torch.ops.aten.pow.Tensor_Scalar]

@@ -4,6 +4,8 @@
 - ``clip(x + 3, 0, 6) / 6`` is the hard sigmoid, and ``x`` times it the hard swish (Howard et al., "Searching for
   MobileNetV3" (2019), section 5.2), also with the division last, as Paddle and older opsets write it.
 - A state of zeros that a recurrent layer starts from is what it starts from without one, as engines prefer.
+- Padding with minus infinity, or the lowest number that there is, in front of a maximum is padding of the maximum:
+  nothing that is not finite has to be rounded.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def recognized(
         returned: values that the network gives, which stay.
         ranks: how many dimensions values have, as far as is known.
     """
-    for rule in (_zero_state, _bias, _hard_sigmoid, _hard_swish, _hard_swish_divided_last):
+    for rule in (_zero_state, _padded_maximum, _bias, _hard_sigmoid, _hard_swish, _hard_swish_divided_last):
         known_steps = _Steps(steps, constants, returned, ranks or {})
         replaced: dict[str, Step] = {}
         for step in steps:
@@ -140,6 +142,27 @@ def _zero_state(nodes: _Steps, step: Step) -> Step | None:
         "" if index in (5, 6) and name and nodes.is_zero(name) else name for index, name in enumerate(step.inputs)
     )
     return None if inputs == step.inputs else replace(step, inputs=inputs)
+
+
+def _padded_maximum(nodes: _Steps, step: Step) -> Step | None:
+    """A maximum of windows over values that are padded with what is never the largest."""
+    pad = nodes.inner(step.inputs[0], "Pad") if step.operator == "MaxPool" else None
+    if pad is None or step.integer("ceil_mode") or step.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    fill = pad.real("value") if "value" in pad.attributes else nodes.number(pad, 2)
+    sizes = nodes.constants.get(pad.inputs[1]) if len(pad.inputs) > 1 else np.asarray(pad.integers("pads"))
+    count = len(step.integers("kernel_shape") or ())
+    if fill is None or fill > np.finfo(np.float32).min or sizes is None or sizes.size != 2 * (count + 2):
+        return None
+    if pad.text("mode", "constant") != "constant" or any(pad.inputs[3:]) or sizes.min() < 0:
+        return None
+    before, after = sizes.reshape(2, -1)
+    if before[:2].any() or after[:2].any():
+        return None
+    own = np.asarray(step.integers("pads") or (0,) * (2 * count))
+    pads = own + np.concatenate([before[2:], after[2:]])
+    nodes.absorbed.add(pad.outputs[0])
+    return replace(step, inputs=pad.inputs[:1], attributes={**step.attributes, "pads": tuple(pads.tolist())})
 
 
 def _bias(nodes: _Steps, step: Step) -> Step | None:

@@ -40,9 +40,14 @@ def _divide(a: Tensor | float, b: Tensor | float) -> Tensor:
     return torch.div(torch.as_tensor(a) if not isinstance(a, Tensor) else a, b, rounding_mode=rounding)
 
 
+def _as_type(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in ``dtype``; a conversion to the type that it has is not written: a trace would hold it and its check."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def _power(a: Tensor | float, b: Tensor | float) -> Tensor:
-    result = torch.pow(a, b)  # type: ignore[arg-type]
-    return result.to(a.dtype) if isinstance(a, Tensor) else result
+    result: Tensor = torch.pow(a, b)  # type: ignore[arg-type]
+    return _as_type(result, a.dtype) if isinstance(a, Tensor) else result
 
 
 _BINARY: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -100,9 +105,9 @@ def _select(call: Call) -> Tensor:
 
 @operator("Cast")
 def _cast(call: Call) -> Tensor:
-    return call.tensor().to(dtype_of(call.step.integer("to")))
+    return _as_type(call.tensor(), dtype_of(call.step.integer("to")))
 
 
 @operator("CastLike")
 def _cast_like(call: Call) -> Tensor:
-    return call.tensor().to(call.tensor(1).dtype)
+    return _as_type(call.tensor(), call.tensor(1).dtype)
