@@ -78,7 +78,20 @@ def _into(spec: TensorSpec, value: Array, layout: str) -> Array:
         return clipped
     if value.dtype.kind == "f" and spec.dtype == "float16":
         return value.astype(np.float16)
+    if spec.scale is None and value.dtype.kind in "iu" and np.dtype(spec.dtype).kind in "iu":
+        return _of_width(spec, value)
     return value
+
+
+def _of_width(spec: TensorSpec, value: Array) -> Array:
+    """``value`` in the integers of the file, as a format may have none of 64 bits; raises InvalidInputs."""
+    if value.size and not np.can_cast(value.dtype, spec.dtype):
+        limits, low, high = np.iinfo(spec.dtype), int(value.min()), int(value.max())
+        if low < limits.min or high > limits.max:
+            raise InvalidInputs(
+                f"input {spec.name!r}: expected {spec.dtype}, {limits.min} to {limits.max}, got {low} to {high}"
+            )
+    return value.astype(spec.dtype, copy=False)
 
 
 def _out_of(spec: TensorSpec, value: Array) -> Array:

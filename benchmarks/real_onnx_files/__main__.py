@@ -127,7 +127,7 @@ def measured(case: Case, wheels: Path, work: Path) -> dict[str, Any]:
                 given = [runtimes.bound.call(engine, deployed.binding, [x.numpy() for x in call]) for call in tested]
             finally:
                 engine.close()
-        except CompressError as error:
+        except (CompressError, runtimes.errors.RuntimesError) as error:
             short.append(f"{name}: {str(error).replace(str(file), file.name)}")
             continue
         figures |= {f"{name}_bytes": record.size_bytes, f"{name}_db": worst_output(wanted, given)}

@@ -45,6 +45,10 @@ with quiet():
     from litert_torch.quantize import pt2e_quantizer, quant_config
 
 
+_FALL_AWAY = frozenset({getitem, torch.ops.aten._assert_tensor_metadata.default})
+"""What a trace holds and a file needs no operator for."""
+
+
 def convert(module: GraphModule, inputs: tuple[Tensor, ...]) -> bytes:
     """The file that litert-torch makes of ``module``: integer operators where it quantizes and dequantizes."""
     quantizer = pt2e_quantizer.PT2EQuantizer().set_global(pt2e_quantizer.get_symmetric_quantization_config())
@@ -69,5 +73,5 @@ def _without_lowering(graph: Graph) -> Node | None:
             parts = graph.program.run_decompositions(decomp.pre_lower_decomp())
     except Exception:  # noqa: BLE001 - whatever fails here, the conversion has failed before
         return None
-    calls = (node for node in parts.graph.nodes if node.op == "call_function")
-    return next((node for node in calls if node.target is not getitem and lowerings.lookup(node.target) is None), None)
+    calls = (node for node in parts.graph.nodes if node.op == "call_function" and node.target not in _FALL_AWAY)
+    return next((node for node in calls if lowerings.lookup(node.target) is None), None)

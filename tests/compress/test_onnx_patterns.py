@@ -145,7 +145,7 @@ def test_padding_below_everything_is_that_of_the_maximum(
     tmp_path: Path, fill: float, pads: tuple[int, int, int, int]
 ) -> None:
     weights = {"pads": np.array([0, 0, *pads[:2], 0, 0, *pads[2:]]), "fill": np.array(fill, np.float32)}
-    network = compared(saved(tmp_path / "a.onnx", PADDED_POOL, **weights))
+    network = compared(saved(tmp_path / "a.onnx", PADDED_POOL, 13, **weights))
     assert operators(network) == ["MaxPool"]
     x = 4 * torch.randn(1, 4, 5, 5)
     values = [node.meta["val"].shape for node in trace(network, (x,)).calls()]
@@ -163,7 +163,7 @@ def test_padding_below_everything_is_that_of_the_maximum(
 )
 def test_other_padding_in_front_of_a_maximum_stays(tmp_path: Path, changed: dict[str, np.ndarray]) -> None:
     weights = {"pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]), "fill": np.array(LOWEST, np.float32), **changed}
-    assert operators(compared(saved(tmp_path / "a.onnx", PADDED_POOL, **weights))) == ["Pad", "MaxPool"]
+    assert operators(compared(saved(tmp_path / "a.onnx", PADDED_POOL, 13, **weights))) == ["Pad", "MaxPool"]
 
 
 def test_a_conversion_to_the_type_that_is_there_is_not_traced(tmp_path: Path) -> None:
