@@ -127,13 +127,13 @@ def _write(call: Options, found: dict[str, Any]) -> None:
 
 def _show(call: Options, records: list[BenchmarkRecord], more: list[ModeResults]) -> None:
     """Print the tables."""
-    from .output.bench_table import bench_table, node_lines
+    from .output.bench_table import bench_table, node_lines, output_lines
     from .output.mode_tables import mode_tables
     from .output.profile_table import profile_table
 
     if records:
         call.console.print(bench_table(records))
-        for line in node_lines(records):
+        for line in (*node_lines(records), *output_lines(records)):
             call.console.print(line)
     for record in records:
         if record.profile is not None:

@@ -13,7 +13,6 @@ from ..data.split import Slice
 from ..report.schema import BenchmarkRecord, NodeCounts, Profile
 from ..siblings import runtimes
 from ..stage import Progress, silent
-from ..tasks.reading import Reading
 from ..tasks.record import ScoreRecord
 from ..tasks.resolve import require_fits, resolve
 from ..tasks.task import Task
@@ -131,12 +130,10 @@ def _tested(
         samples = len(data.splits["test"])
         scored = scores(file, data, task, record.threads or 1, device)
         if file.network is not None:
-            own = Reading.of(file.network.model, file.network.example_inputs).inputs
-            read = task.inputs if isinstance(task, Task) and task.inputs is not None else own
+            resolved = resolve(task, file.network.model, data, file.network.example_inputs)
             first = Slice(data.split("test"), parity_samples)
-            batches = [taken(file.network, read(each)) for each in first.batches(min(256, parity_samples))]
-            classes = not isinstance(task, Task) or task.classes is not None
-            parity = parity_on(file, batches, device=device, classes=classes)
+            batches = [taken(file.network, resolved.read(each)) for each in first.batches(min(256, parity_samples))]
+            parity = parity_on(file, batches, device=device, classes=resolved.classes is not None)
     elif file.network is not None:
         parity = parity_on(file, [file.network.example_inputs], device=device)
     found = {"scores": scored, "samples": samples, "parity": parity, "in_reference": not file.is_exact(device)}

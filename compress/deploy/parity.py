@@ -68,11 +68,23 @@ def parity_on(
             expected.append([tensor.numpy() for tensor in run(*inputs)])
     finally:
         engine.close()
-    return Parity(**asdict(runtimes.checks.check.compare(_joined(expected), _joined(actual), classes=classes)))
+    wanted, got = (_joined(file, batches) for batches in (expected, actual))
+    return Parity(**asdict(runtimes.checks.check.compare(wanted, got, classes=classes)))
 
 
-def _joined(batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {f"{number:03}": _end_to_end(arrays) for number, arrays in enumerate(zip(*batches, strict=True))}
+def compared(parity: Parity) -> runtimes.checks.check.Parity:
+    """What was measured of a file, as its gate takes it."""
+    check = runtimes.checks.check
+    outputs = tuple(check.OutputParity(**output.model_dump()) for output in parity.outputs)
+    return check.Parity(**{**parity.model_dump(), "outputs": outputs})
+
+
+def _joined(file: Deployed, batches: Sequence[Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The outputs of all batches, by their names in the file where it tells them."""
+    arrays = [_end_to_end(each) for each in zip(*batches, strict=True)]
+    names = file.binding.outputs
+    known = names if len(set(names)) == len(arrays) else [f"output {number}" for number in range(len(arrays))]
+    return dict(zip(known, arrays, strict=True))
 
 
 def _end_to_end(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

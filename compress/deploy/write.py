@@ -30,7 +30,7 @@ from . import blame
 from .deployed import Deployed
 from .devices import target_on
 from .notes import notes_on
-from .parity import parity_on, reference, taken
+from .parity import compared, parity_on, reference, taken
 
 LARGEST_SAMPLES_BYTES = 2**26
 """Of the samples that are stored beside exported files."""
@@ -215,7 +215,7 @@ def _run(file: Deployed, form: exporters.facts.Format, job: exporters.format.Job
         return _Run(None, None, (f"not run here: {reason}",))
     warning = runtimes.processor.warning(target) if kind_of(network) == "integer" else None
     parity = parity_on(file, [network.example_inputs])
-    reasons = runtimes.checks.gate.judge(kind_of(network), runtimes.checks.check.Parity(**parity.model_dump()))
+    reasons = runtimes.checks.gate.judge(kind_of(network), compared(parity))
     if reasons:
         culprit = blame.miscomputed(form.name, engine, job)
         advice = "write it with other operations, or choose another --format"

@@ -123,14 +123,29 @@ class NodeCounts(Record):
     fallback_share: Share | None = None
 
 
+class OutputParity(Record):
+    """How near one output is; ``part_snr_db`` is of the channels that are far smaller than the others."""
+
+    name: str
+    max_abs_error: float | None = None
+    relative_error: float | None = None
+    snr_db: float | None = None
+    part_snr_db: float | None = None
+    top1_agreement: float | None = None
+
+
 class Parity(Record):
-    """How near a file's outputs are to those of the network it was made from; ``top1_agreement`` in percent."""
+    """How near a file's outputs are to those of the network it was made from; ``top1_agreement`` in percent.
+
+    The figures are those of the worst output, and of the worst part of one; ``outputs`` has each apart.
+    """
 
     samples: int | None = None
     max_abs_error: float | None = None
     relative_error: float | None = None
     snr_db: float | None = None
     top1_agreement: float | None = None
+    outputs: tuple[OutputParity, ...] = ()
 
 
 class ExportRecord(Record):

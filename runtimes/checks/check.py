@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,8 +12,32 @@ from numpy.typing import NDArray
 
 from ..errors import InvalidInputs
 from ..runtime import Array, Arrays, Runtime
+from .parts import channel_axes, drowned
 
 _Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """How far one output is from the expected one; figures as those of :class:`Parity`.
+
+    Args:
+        name: of the output.
+        part_snr_db: the SNR of the channels that are far smaller than the others, as scores beside boxes: over the
+            whole they would not show. None where there are none.
+    """
+
+    name: str
+    max_abs_error: float
+    relative_error: float
+    snr_db: float
+    part_snr_db: float | None = None
+    top1_agreement: float | None = None
+
+    @property
+    def worst_snr_db(self) -> float:
+        """The lower SNR of the whole and of that part."""
+        return self.snr_db if self.part_snr_db is None else min(self.snr_db, self.part_snr_db)
 
 
 @dataclass(frozen=True)
@@ -24,9 +48,11 @@ class Parity:
         samples: the number of samples compared.
         max_abs_error: max|expected - actual|; infinite where a value is NaN, or infinite in one of the two alone.
         relative_error: max|expected - actual| / max|expected|.
-        snr_db: 10 log10(sum expected^2 / sum (expected - actual)^2) in decibel; infinite where they are equal.
+        snr_db: 10 log10(sum expected^2 / sum (expected - actual)^2) in decibel; infinite where they are equal. Channels
+            of an output that are far smaller than the others are judged by themselves, too.
         top1_agreement: of (N, classes) outputs, the share of samples with the same class first, in percent; None where
             no output is of this kind, or none tells classes.
+        outputs: of each output apart.
     """
 
     samples: int
@@ -34,6 +60,7 @@ class Parity:
     relative_error: float
     snr_db: float
     top1_agreement: float | None
+    outputs: tuple[OutputParity, ...] = field(default=(), compare=False, repr=False)
 
 
 @runtime_checkable
@@ -61,15 +88,22 @@ def compare(expected: Mapping[str, Array], actual: Mapping[str, Array], *, class
         raise InvalidInputs(f"outputs: expected {', '.join(sorted(expected))}; got {', '.join(sorted(actual))}")
     if not expected:
         raise InvalidInputs("outputs: nothing to compare, there are none")
-    each = [_compare(name, np.asarray(expected[name]), np.asarray(actual[name])) for name in expected]
-    agreements = [parity.top1_agreement for parity in each if parity.top1_agreement is not None]
+    wanted = {name: np.asarray(array) for name, array in expected.items()}
+    each = tuple(_compare(name, array, np.asarray(actual[name]), classes) for name, array in wanted.items())
+    agreements = [output.top1_agreement for output in each if output.top1_agreement is not None]
     return Parity(
-        samples=min(parity.samples for parity in each),
-        max_abs_error=max(parity.max_abs_error for parity in each),
-        relative_error=max(parity.relative_error for parity in each),
-        snr_db=min(parity.snr_db for parity in each),
-        top1_agreement=min(agreements, default=None) if classes else None,
+        samples=min(array.shape[0] if array.ndim else 1 for array in wanted.values()),
+        max_abs_error=max(output.max_abs_error for output in each),
+        relative_error=max(output.relative_error for output in each),
+        snr_db=min(output.worst_snr_db for output in each),
+        top1_agreement=min(agreements, default=None),
+        outputs=each,
     )
+
+
+def tells_classes(labels: Array) -> bool:
+    """Whether labels are a class for each sample: integers (N,). Others are numbers, maps, points or sequences."""
+    return labels.ndim == 1 and bool(np.issubdtype(labels.dtype, np.integer))
 
 
 def run_samples(runtime: Runtime, inputs: Arrays, batch: int = 64) -> dict[str, Array]:
@@ -193,7 +227,7 @@ def top1(answers: Iterable[tuple[Array, Array]]) -> float:
     return 100.0 * right / seen
 
 
-def _compare(name: str, expected: Array, actual: Array) -> Parity:
+def _compare(name: str, expected: Array, actual: Array, classes: bool) -> OutputParity:
     if expected.shape != actual.shape:
         raise InvalidInputs(f"output {name!r}: expected the shape {expected.shape}, got {actual.shape}")
     if expected.size == 0:
@@ -205,16 +239,28 @@ def _compare(name: str, expected: Array, actual: Array) -> Parity:
     finite = np.where(np.isfinite(want), want, 0.0)
     worst, scale = float(error.max()), float(np.abs(finite).max())
     top1 = None
-    if want.ndim == 2 and want.shape[1] > 1:
+    if classes and want.ndim == 2 and want.shape[1] > 1:
         same = (want.argmax(1) == got.argmax(1)) & ~np.isnan(want).any(1) & ~np.isnan(got).any(1)
         top1 = 100.0 * float(same.mean())
-    return Parity(
-        samples=want.shape[0] if want.ndim else 1,
+    return OutputParity(
+        name=name,
         max_abs_error=worst,
         relative_error=0.0 if worst == 0 else worst / scale if scale > 0 else math.inf,
         snr_db=_snr_db(finite, error),
+        part_snr_db=_part_snr_db(finite, error),
         top1_agreement=top1,
     )
+
+
+def _part_snr_db(signal: _Floats, noise: _Floats) -> float | None:
+    """The lowest SNR of the channels along a dimension that are far smaller than the others; None where none are."""
+    found = []
+    for axis in channel_axes(signal.ndim):
+        slices, errors = (np.moveaxis(x, axis, 0).reshape(signal.shape[axis], -1) for x in (signal, noise))
+        small = drowned(np.abs(slices).max(axis=1))
+        if small.any():
+            found.append(_snr_db(slices[small], errors[small]))
+    return min(found, default=None)
 
 
 def _snr_db(signal: _Floats, noise: _Floats) -> float:

@@ -15,7 +15,7 @@ from ..devices.local import LocalDevice
 from ..errors import DeviceError, InvalidInputs, RuntimesError
 from ..processor import clipping
 from ..runtime import Array, ExecutedGraph, Options, parts_of
-from .check import Parity, compare, top1
+from .check import OutputParity, Parity, compare, tells_classes, top1
 from .folder import Entry, Folder, Kind
 
 LARGEST_ERROR: dict[Kind, float] = {"float32": 1e-3, "float16": 2e-2}
@@ -111,18 +111,18 @@ class _Check:
         """What is found of the file."""
         entry, file = self.entry, self.folder.path / self.entry.file
         size = sum(part.stat().st_size for part in parts_of(file, entry.engine))
-        expected = _named(self.folder.expected(entry))
+        expected = _named(entry, self.folder.expected(entry))
         runtime = self.device.load(file, entry.engine, self.options)
         try:
             outputs = call(runtime, entry.binding, inputs)
             executed = runtime.executed_graph(one_feed(runtime, entry.binding, inputs))
         finally:
             runtime.close()
-        classes = labels is not None
-        parity, here = compare(expected, _named(outputs), classes=classes), None
+        classes = labels is not None and tells_classes(labels)
+        parity, here = compare(expected, _named(entry, outputs), classes=classes), None
         if entry.kind == "integer" and not self.device.is_exact(entry.target):
             here, outputs = parity, self._evaluated(file, inputs)
-            parity = compare(expected, _named(outputs), classes=classes)
+            parity = compare(expected, _named(entry, outputs), classes=classes)
         reasons = judge(entry.kind, parity, agreement)
         if entry.kind == "integer" and executed is not None and not executed.integer:
             reasons += ("nothing ran in integers",)
@@ -150,8 +150,8 @@ def judge(kind: Kind, parity: Parity, agreement: float = LEAST_AGREEMENT) -> tup
         # A NaN is no small error.
         bad = not parity.relative_error <= bound
         return (f"relative error {parity.relative_error:.2g}, at most {bound:g}",) if bad else ()
-    reasons = []
-    if not parity.snr_db >= LEAST_SNR_DB:
+    reasons = [_noise(output, len(parity.outputs) > 1) for output in parity.outputs if _is_noisy(output.worst_snr_db)]
+    if not parity.outputs and _is_noisy(parity.snr_db):
         reasons.append(f"SNR {parity.snr_db:.1f} dB, at least {LEAST_SNR_DB:g}")
     enough = parity.samples >= FEWEST_FOR_AGREEMENT
     if enough and parity.top1_agreement is not None and parity.top1_agreement < agreement:
@@ -159,12 +159,29 @@ def judge(kind: Kind, parity: Parity, agreement: float = LEAST_AGREEMENT) -> tup
     return tuple(reasons)
 
 
-def _named(arrays: Sequence[Array]) -> dict[str, Array]:
-    return {f"{number:03}": array for number, array in enumerate(arrays)}
+def _is_noisy(snr_db: float) -> bool:
+    return not snr_db >= LEAST_SNR_DB  # a NaN is
+
+
+def _noise(output: OutputParity, several: bool) -> str:
+    """Why the SNR of an output does not pass, in words."""
+    where = f"{output.name}: " if several else ""
+    if _is_noisy(output.snr_db):
+        return f"{where}SNR {output.snr_db:.1f} dB, at least {LEAST_SNR_DB:g}"
+    return (
+        f"{where}SNR {output.part_snr_db:.1f} dB of the channels that are far smaller than the others, at least "
+        f"{LEAST_SNR_DB:g}"
+    )
+
+
+def _named(entry: Entry, arrays: Sequence[Array]) -> dict[str, Array]:
+    """Arrays by the names of the outputs, where all are known; else by their places."""
+    names = entry.outputs if len(set(entry.outputs)) == len(arrays) else [f"output {n}" for n in range(len(arrays))]
+    return dict(zip(names, arrays, strict=True))
 
 
 def _top1(outputs: Sequence[Array], labels: Array | None) -> float | None:
-    if labels is None or outputs[0].ndim != 2:
+    if labels is None or not tells_classes(labels) or outputs[0].ndim != 2:
         return None
     return top1([(outputs[0], labels)])
 
@@ -207,7 +224,20 @@ def notes(checked: Checked) -> tuple[str, ...]:
         agreeing = "" if agreement is None else f", {agreement:.2f} % agreement"
         warned = (f"{clipping(checked.entry.target)} (SNR {checked.here.snr_db:.1f} dB{agreeing})",)
     shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-    return (*checked.reasons, *warned, *((f"ran in float: {shown}",) if left else ()))
+    return (*checked.reasons, *warned, *_apart(checked.parity), *((f"ran in float: {shown}",) if left else ()))
+
+
+def _apart(parity: Parity | None) -> tuple[str, ...]:
+    """A line on the outputs, where there are several, or one has a part that the rest of it drowns."""
+    outputs = () if parity is None else parity.outputs
+    if len(outputs) < 2 and all(output.part_snr_db is None for output in outputs):
+        return ()
+    parts = [
+        f"{output.name} {output.snr_db:.1f}"
+        + ("" if output.part_snr_db is None else f" (its small channels {output.part_snr_db:.1f})")
+        for output in outputs
+    ]
+    return (f"SNR in dB of each output: {', '.join(parts)}",)
 
 
 def to_json(checked: Checked) -> dict[str, object]:

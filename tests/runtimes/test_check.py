@@ -54,6 +54,36 @@ def test_the_worst_output_counts() -> None:
     assert parity == compare({"b": good}, {"b": bad})
 
 
+def boxes_and_scores(axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a detector gives, boxes of hundreds of pixels and scores of 0 to 1; and the same with all scores zero."""
+    rng = np.random.default_rng(0)
+    boxes, scores = rng.uniform(0, 640, (2, 50, 4)), rng.uniform(0, 1, (2, 50, 7))
+    expected, lost = (np.concatenate([boxes, each], 2) for each in (scores, 0 * scores))
+    return np.moveaxis(expected, 2, axis), np.moveaxis(lost, 2, axis)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_scores_that_are_all_zero_are_not_drowned_by_boxes(axis: int) -> None:
+    expected, lost = boxes_and_scores(axis)
+    parity = compare({"y": expected}, {"y": lost})
+    (output,) = parity.outputs
+    assert output.snr_db > 40, "over the whole nothing shows"
+    assert output.part_snr_db == pytest.approx(0.0) == parity.snr_db
+    assert compare({"y": expected}, {"y": expected}).snr_db == math.inf
+
+
+def test_channels_that_fade_out_are_no_part() -> None:
+    x = np.random.default_rng(0).standard_normal((8, 10)) * 2.0 ** -np.arange(10)
+    (output,) = compare({"y": x}, {"y": x + 0.01}).outputs
+    assert output.part_snr_db is None
+
+
+def test_numbers_that_tell_no_class_have_no_agreement() -> None:
+    points = np.random.default_rng(0).uniform(0, 256, (200, 136))
+    parity = compare({"points": points}, {"points": points + 0.2}, classes=False)
+    assert parity.top1_agreement is None and parity.outputs[0].top1_agreement is None
+
+
 @pytest.mark.parametrize(
     ("expected", "actual"),
     [(np.nan, 1.0), (1.0, np.nan), (np.nan, np.nan), (np.inf, 1.0), (1.0, -np.inf), (np.inf, -np.inf)],

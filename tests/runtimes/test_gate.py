@@ -14,7 +14,7 @@ import pytest
 from runtimes.__main__ import main
 from runtimes.bound import Binding, call
 from runtimes.checks import gate
-from runtimes.checks.check import Parity
+from runtimes.checks.check import OutputParity, Parity
 from runtimes.checks.folder import Entry, Folder, Kind, write_arrays
 from runtimes.checks.gate import Checked, check_folder, judge
 from runtimes.errors import InvalidInputs
@@ -121,6 +121,26 @@ def test_no_samples_are_no_pass(folder: Folder) -> None:
 )
 def test_what_does_not_pass_is_said(kind: Kind, parity: Parity, said: str) -> None:
     assert said in judge(kind, parity)[0]
+
+
+def test_each_output_is_judged_by_itself() -> None:
+    good = OutputParity("boxes", 0.1, 0.01, 40.0)
+    lost = OutputParity("scores", 1.0, 1.0, 3.0)
+    drowned = OutputParity("all", 1.0, 0.01, 40.0, part_snr_db=2.0)
+    assert judge("integer", Parity(8, 1.0, 1.0, 3.0, None, (good, lost))) == ("scores: SNR 3.0 dB, at least 15",)
+    (reason,) = judge("integer", Parity(8, 1.0, 0.01, 2.0, None, (drowned,)))
+    assert reason == "SNR 2.0 dB of the channels that are far smaller than the others, at least 15"
+    assert not judge("integer", Parity(8, 0.1, 0.01, 40.0, None, (good,)))
+
+
+def test_labels_that_are_no_classes_ask_for_no_agreement(folder: Folder) -> None:
+    """Landmarks that are a little off have another largest coordinate, which says nothing."""
+    (inputs,), _ = folder.inputs()
+    for labels in (np.zeros((SAMPLES, 10), np.float32), np.zeros((SAMPLES, 10), np.int64)):
+        write_arrays(folder.path / "samples.npz", [inputs], labels)
+        for checked in check_folder(folder.path):
+            assert checked.passed and checked.top1 is None
+            assert checked.parity is not None and checked.parity.top1_agreement is None
 
 
 def test_few_samples_are_not_judged_by_their_ties() -> None:

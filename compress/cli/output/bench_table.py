@@ -58,6 +58,20 @@ def node_lines(records: Sequence[BenchmarkRecord]) -> Iterator[str]:
         yield f"{record.name}: {nodes.integer} nodes in integers, {nodes.float} in float; ran by {ran}{fell}"
 
 
+def output_lines(records: Sequence[BenchmarkRecord]) -> Iterator[str]:
+    """A line for each file with several outputs, or with parts of one that the rest of it drowns: how near each is."""
+    for record in records:
+        outputs = record.parity.outputs if record.parity else ()
+        if len(outputs) < 2 and all(output.part_snr_db is None for output in outputs):
+            continue
+        parts = (
+            f"{output.name} {_number(output.snr_db, 1)}"
+            + ("" if output.part_snr_db is None else f" (its small channels {output.part_snr_db:.1f})")
+            for output in outputs
+        )
+        yield f"{record.name}: SNR in dB of each output to its network: {', '.join(parts)}"
+
+
 def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
