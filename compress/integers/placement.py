@@ -146,6 +146,7 @@ def placement_of(
     floats: Iterable[str] = (),
     encodings: Mapping[str, Encoding] | None = None,
     results: bool = False,
+    apart: Mapping[str, str] | None = None,
 ) -> Placement:
     """Decide which tensors of ``graph`` become integers; activation functions are decomposed in it where that helps.
 
@@ -154,11 +155,13 @@ def placement_of(
         floats: names of operations, other than layers, to keep in float; what they alone read is not encoded.
         encodings: that a network has already: what they do not encode is not decomposed.
         results: encode what the network returns too, where it is computed from integers.
+        apart: names of concatenations that run in float, so that what they join keeps ranges of its own, and why.
 
     Raises:
         InvalidInput: a pattern matches no layer.
     """
-    decision = _Decision(graph, tuple(exclude), frozenset(floats))
+    apart = dict(apart or {}) if encodings is None else _left_apart(graph, encodings)
+    decision = _Decision(graph, tuple(exclude), frozenset(floats), apart)
     if encodings is None:
         decompose(graph, lambda node: not decision.excluded(graph.layer(node)) and node.name not in decision.floats)
     else:
@@ -166,11 +169,24 @@ def placement_of(
     return decision.sites(results=results)
 
 
+def _left_apart(graph: Graph, encodings: Mapping[str, Encoding]) -> dict[str, str]:
+    """The concatenations that ``encodings`` leave in float, and why, in words."""
+    cats = (node for node in graph.calls(aten.cat.default) if node.name not in encodings)
+    return {
+        node.name: "cat runs in float: it was left so by quantization"
+        for node in cats
+        if not any(user.name in encodings for user in node.users)
+    }
+
+
 class _Decision:
-    def __init__(self, graph: Graph, exclude: tuple[str, ...], floats: frozenset[str]) -> None:
+    def __init__(
+        self, graph: Graph, exclude: tuple[str, ...], floats: frozenset[str], apart: Mapping[str, str]
+    ) -> None:
         self.graph = graph
         self.exclude = exclude
         self.floats = floats
+        self.apart = apart
         self.names: dict[str, list[str]] = {}
         for name, first in graph.module_names.items():
             self.names.setdefault(first, []).append(name)
@@ -334,7 +350,9 @@ class _Decision:
         )
 
     def _joins_integers(self, node: Node) -> bool:
-        if not self._is_float(node) or self.excluded(self.graph.layer(node)) or node.name in self.floats:
+        if not self._is_float(node) or self.excluded(self.graph.layer(node)):
+            return False
+        if node.name in self.floats or node.name in self.apart:
             return False
         if node.target in POOLS and not _pools_space(node):
             return False
@@ -394,7 +412,8 @@ class _Decision:
             if node.target in PRODUCTS | NOTHING | MOVES or node.name in self.in_integers or not self._computes(node):
                 continue
             operation = str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
-            self._skip(self.graph.layer(node), f"{operation.rstrip('_')} runs in float")
+            reason = self.apart.get(node.name, f"{operation.rstrip('_')} runs in float")
+            self._skip(self.graph.layer(node), reason)
 
 
 def _used(graph: Graph) -> set[Node]:

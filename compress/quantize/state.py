@@ -59,6 +59,7 @@ class State:
     Args:
         traced: the graph of the network and where its integers are, once its layers stay what they are.
         encodings: by parameter name and by node of the trace.
+        apart: concatenations that run in float, so that what they join keeps ranges of its own, and why, by node.
         moments: of the outputs of layers that a batch norm was folded into, by weight name.
         levels: the encodings of weights that have few levels, by weight name.
         unrounded: the network with the weights that it had before roundings were learnt, where a step wants it.
@@ -71,6 +72,7 @@ class State:
     network: nn.Module
     traced: tuple[Graph, Placement] | None = None
     encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    apart: Mapping[str, str] = field(default_factory=dict)
     moments: Mapping[str, Moments] = field(default_factory=dict)
     levels: Mapping[str, Encoding] = field(default_factory=dict)
     unrounded: nn.Module | None = None
@@ -88,8 +90,12 @@ class State:
     def placed(self, job: Job) -> State:
         """With its graph, and where its integers are."""
         graph = trace(self.network, job.context.example_inputs, dynamic_batch=True)
-        placement = placement_of(graph, job.exclude, results=job.quantize_outputs)
+        placement = placement_of(graph, job.exclude, results=job.quantize_outputs, apart=self.apart)
         return replace(self, traced=(graph, placement))
+
+    def with_apart(self, job: Job, reasons: Mapping[str, str]) -> State:
+        """With these concatenations in float, too, so that what they join keeps ranges of its own."""
+        return replace(self, apart={**self.apart, **reasons}).placed(job)
 
     @property
     def graph(self) -> Graph:

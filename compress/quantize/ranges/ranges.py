@@ -11,11 +11,12 @@ from torch import Tensor
 from ...core.settings import setting
 from ...graph.trace import Graph
 from ...integers.encoding import Encoding
+from ...integers.joins import joins
 from ...stage import Config, Samples
 from ..scheme import SCHEMES, Scheme
 from ..state import Job, State
 from .calibration import Watcher, observe
-from .observers import Calibration, Observer, Spread, WeightCalibration, observer_of
+from .observers import FAR, Calibration, Spread, WeightCalibration, observer_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class Ranges(Config):
         """
         encodings = self._of_weights(state, _rest(job.scheme, ends))
         if job.scheme.activation_bits is not None:
-            encodings |= self._of_activations(state, job, job.scheme.activation_bits)
+            state, activations = self._of_activations(state, job, job.scheme.activation_bits)
+            encodings |= activations
         return state.after(encodings=encodings)
 
     def _of_weights(self, state: State, scheme: Scheme | None) -> dict[str, Encoding]:
@@ -86,18 +88,24 @@ class Ranges(Config):
                 )
         return encodings
 
-    def _of_activations(self, state: State, job: Job, bits: int) -> dict[str, Encoding]:
-        measured = state.placement.measured
+    def _of_activations(self, state: State, job: Job, bits: int) -> tuple[State, dict[str, Encoding]]:
+        """The encodings of values; where a join would drown what it joins, of a placement that leaves it in float."""
+        measured, joined = state.placement.measured, joins(state.graph, state.placement) if bits <= 8 else {}
         observers = {
             at: observer_of(self.calibration, percentile=self.percentile, momentum=self.momentum, bits=bits)
             for at in measured.values()
         }
         spreads = {at: Spread() for at in observers}
-        watchers = {at: _both(observer, spreads[at]) for at, observer in observers.items()}
+        parts = {part: Spread() for each in joined.values() for part in each}
+        watchers = {at: _all(observer.observe, spreads[at].observe) for at, observer in observers.items()}
+        watchers |= {name: _all(*(w for w in (watchers.get(name), s.observe) if w)) for name, s in parts.items()}
         observe(state.graph, watchers, job.samples, job.count, job.context)
+        apart = {name: reason for name, each in joined.items() if (reason := _drowned([parts[p] for p in each]))}
+        if apart:
+            return self._of_activations(state.with_apart(job, apart), job, bits)
         self._note(state.graph, spreads)
         ranges = {at: observer.range() for at, observer in observers.items()}
-        return {name: Encoding((ranges[at][0],), (ranges[at][1],), bits) for name, at in measured.items()}
+        return state, {name: Encoding((ranges[at][0],), (ranges[at][1],), bits) for name, at in measured.items()}
 
     def _note(self, graph: Graph, spreads: Mapping[str, Spread]) -> None:
         """Tell of activations whose range one value decides, and of those that are zero alone."""
@@ -127,12 +135,23 @@ def _rest(scheme: Scheme, ends: Ends) -> Scheme | None:
     return SCHEMES["w8"] if ends == "w8" else None
 
 
-def _both(observer: Observer, spread: Spread) -> Watcher:
+def _all(*watchers: Watcher) -> Watcher:
     def watch(values: Tensor) -> None:
-        observer.observe(values)
-        spread.observe(values)
+        for each in watchers:
+            each(values)
 
     return watch
+
+
+def _drowned(parts: list[Spread]) -> str:
+    """Why these values are not to have one scale, in words; "" where they may."""
+    sizes = sorted(part.largest for part in parts if part.largest > 0)
+    if not sizes or sizes[-1] <= FAR * sizes[0]:
+        return ""
+    return (
+        f"cat runs in float: it joins values within {sizes[-1]:.3g} and within {sizes[0]:.3g}, which keep scales of "
+        "their own"
+    )
 
 
 def _first_of(places: list[str]) -> str:
