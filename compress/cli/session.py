@@ -374,6 +374,7 @@ def apply_stage(
 ) -> None:
     """Open the network, apply one stage, write the artifact, tell what happened."""
     from ..pipeline import advance
+    from ..pipeline.output_noise import line as output_line
     from ..sources.artifact import save
     from ..stage import Context
 
@@ -396,6 +397,8 @@ def apply_stage(
     options.console.print(stage_table(record))
     for line in record.measured:
         options.console.print(Text(f"  {line}"))
+    for output in record.outputs:
+        options.console.print(Text(f"  {output_line(output)}"))
     if record.restored is not None:
         options.console.print(restored_table(record.restored))
     if options.verbose:

@@ -16,7 +16,7 @@ from ..data import Data
 from ..data.batch import moved
 from ..distill.distill import objective_for
 from ..errors import CompressError, InvalidInput, first_line
-from ..integers.plan import plan
+from ..integers.plan import Plan, plan
 from ..integers.simulate import simulated
 from ..quantize.detect import detected
 from ..report.schema import Cost, EditRecord, SkipRecord, StageRecord
@@ -28,7 +28,7 @@ from ..tasks.resolve import require_fits, resolve
 from ..tasks.scoring import evaluate
 from ..tasks.task import Task
 from ..training.loop import Training
-from . import lost_accuracy
+from . import lost_accuracy, output_noise
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,16 +36,13 @@ FEW_ZEROS = 0.1
 """A network with a smaller share of zeros among its weights is not sparse."""
 
 
-def measure(network: Network, data: Data | None, task: Task | None = None) -> Cost:
+def measure(network: Network, data: Data | None, task: Task | None = None, planned: Plan | None = None) -> Cost:
     """What the network costs, and its scores on the validation split.
 
-    The task is the one that fits, where it is left out. A quantized network is judged in the integers of the target
-    that it was quantized for, else in this machine's.
+    The task is the one that fits, where it is left out. A quantized network is judged by the plan of its integers, that
+    of :func:`_planned` where it is left out.
     """
-    planned = None
-    if network.encodings:
-        target = network.target or detected().target
-        planned = plan(network.model, network.example_inputs, network.encodings, target)
+    planned = planned or _planned(network)
     counted = cost(network.model, network.example_inputs, planned)
     scores: tuple[ScoreRecord, ...] = ()
     if data is not None and "validation" in data.splits:
@@ -60,6 +57,14 @@ def measure(network: Network, data: Data | None, task: Task | None = None) -> Co
         size_bytes=_stored_bytes(network),
         scores=scores,
     )
+
+
+def _planned(network: Network) -> Plan | None:
+    """The integers of a quantized network in the target that it was quantized for, else in this machine's."""
+    if not network.encodings:
+        return None
+    target = network.target or detected().target
+    return plan(network.model, network.example_inputs, network.encodings, target)
 
 
 def _stored_bytes(network: Network) -> int:
@@ -104,11 +109,14 @@ def advance(
     config: dict[str, Any] = stage.model_dump(mode="json") if hasattr(stage, "model_dump") else {}
     advanced = _advanced(network, result, {"stage": name, "config": config, "seed": context.seed})
     skipped = [SkipRecord(layer=skip.layer, reason=skip.reason) for skip in result.skipped]
-    after = measure(advanced, context.data, task)
+    planned = _planned(advanced)
+    after = measure(advanced, context.data, task, planned)
+    outputs = output_noise.outputs_apart(network, planned, context) if planned is not None and result.encodings else ()
     classes = len(context.data.classes) if context.data is not None else 0
     lost = lost_accuracy.warning(name, stage, before.score, after.score, classes)
-    if lost is not None:
-        _LOG.warning("%s", lost)
+    warnings = tuple(each for each in (lost, output_noise.warning(name, outputs)) if each is not None)
+    for each in warnings:
+        _LOG.warning("%s", each)
     record = StageRecord(
         name=name,
         config=config,
@@ -119,7 +127,8 @@ def advance(
         after=after,
         history=result.history,
         measured=tuple(str(measured) for measured in result.measured),
-        warnings=(lost,) if lost is not None else (),
+        warnings=warnings,
+        outputs=outputs,
         restored=result.restored,
     )
     return advanced, record

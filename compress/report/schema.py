@@ -84,12 +84,24 @@ class SkipRecord(Record):
     reason: str
 
 
+class OutputParity(Record):
+    """How near one output is; ``part_snr_db`` is of the channels that are far smaller than the others."""
+
+    name: str
+    max_abs_error: float | None = None
+    relative_error: float | None = None
+    snr_db: float | None = None
+    part_snr_db: float | None = None
+    top1_agreement: float | None = None
+
+
 class StageRecord(Record):
     """What a stage was asked, what it did and what the network cost before and after.
 
     ``history`` has a record per epoch with ``epoch``, ``loss`` and, where the task has a score, ``validation_score``;
     ``measured`` a line for each choice by latency, with where that was measured; ``warnings`` what the user is to know;
-    ``restored`` what was given back in precision so that no more of a score is lost than was allowed.
+    ``restored`` what was given back in precision so that no more of a score is lost than was allowed; ``outputs`` how
+    near each output of a quantized network is to that of the network before, on samples of the validation split.
     """
 
     name: str
@@ -103,6 +115,7 @@ class StageRecord(Record):
     measured: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     restored: Restoration | None = None
+    outputs: tuple[OutputParity, ...] = ()
 
 
 Share = float
@@ -121,17 +134,6 @@ class NodeCounts(Record):
     providers: Mapping[str, int] = {}
     fallen_back: int = 0
     fallback_share: Share | None = None
-
-
-class OutputParity(Record):
-    """How near one output is; ``part_snr_db`` is of the channels that are far smaller than the others."""
-
-    name: str
-    max_abs_error: float | None = None
-    relative_error: float | None = None
-    snr_db: float | None = None
-    part_snr_db: float | None = None
-    top1_agreement: float | None = None
 
 
 class Parity(Record):

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from compress.integers.simulate import simulate
+from compress.pipeline import advance
 from compress.quantize import Quantize
+from compress.sources.load import Network
+from compress.sources.specification import Source
 from compress.stage import Result
 from compress.tasks.noise import Noise
 from export.onnx.exporter import export_onnx
@@ -74,3 +77,20 @@ def test_what_is_alike_or_multiplied_has_one_scale(size: float, mixed: bool) -> 
     result, _ = quantized(made(size, mixed))
     assert "cat" in result.encodings
     assert not any(skip.reason.startswith("cat runs") for skip in result.skipped)
+
+
+def test_a_part_of_an_output_that_is_lost_is_told() -> None:
+    """Boxes and scores that one layer yields have one scale: nothing can be put between them."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 9, 1)).eval()
+    with torch.no_grad():
+        model[2].weight[:4] *= 1000  # type: ignore[index,operator]
+    context = context_on((x,))
+    network = Network(model, Source("code", "net"), example_inputs=(x[:1],))
+    _, record = advance(network, Quantize(target=EXACT_TARGET, revert_slower=False), context, name="quantize")
+    (output,) = record.outputs
+    assert output.part_snr_db is not None and output.snr_db is not None
+    assert output.part_snr_db < 10 < output.snr_db
+    (told,) = record.warnings
+    assert "output output: its channels of small values have" in told and "--max-drop" in told
