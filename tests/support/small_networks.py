@@ -149,6 +149,7 @@ def context_on(inputs: tuple[Tensor, ...]) -> Context:
 
 def snr_db(reference: Tensor, other: Tensor) -> float:
     """Signal to noise ratio of ``other`` as a copy of ``reference``, in dB."""
+    reference, other = reference.detach(), other.detach()
     noise = (reference - other).double().norm().clamp_min(1e-30)
     return float(20 * torch.log10(reference.double().norm() / noise))
 
