@@ -36,7 +36,8 @@ class Head(nn.Module):
         self.mix = nn.Conv2d(9, 9, 1) if mixed else nn.Identity()
         with torch.no_grad():
             self.boxes.weight *= size / 2
-            self.boxes.bias += size / 2  # type: ignore[operator]
+            assert self.boxes.bias is not None
+            self.boxes.bias.add_(size / 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.body(x))
@@ -87,7 +88,7 @@ def test_a_part_of_an_output_that_is_lost_is_told() -> None:
     with torch.no_grad():
         model[2].weight[:4] *= 1000  # type: ignore[index,operator]
     context = context_on((x,))
-    network = Network(model, Source("code", "net"), example_inputs=(x[:1],))
+    network = Network(model, Source("zoo", "net"), example_inputs=(x[:1],))
     _, record = advance(network, Quantize(target=EXACT_TARGET, revert_slower=False), context, name="quantize")
     (output,) = record.outputs
     assert output.part_snr_db is not None and output.snr_db is not None
