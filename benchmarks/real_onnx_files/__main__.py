@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from benchmarks.common.frame import Run, benchmark, chosen
+from benchmarks.common.frame import ROOT, Run, benchmark, chosen
 
 if TYPE_CHECKING:
     from benchmarks.real_onnx_files.cases import Case
@@ -45,6 +45,7 @@ def main(run: Run, names: tuple[str, ...], wheels: Path, sound: Path) -> None:
     rows = []
     for case in (case for case in CASES if case.name in wanted):
         figures = run.part(case.name, partial(measured, case, wheels, run.work), package=case.package)
+        figures["reason"] = figures["reason"].replace(f"{ROOT}/", "")
         rows.append({"network": case.name, "task": case.task, "maker": case.maker, "package": case.package,
                      "licence": case.licence, **figures})  # fmt: skip
         run.say(f"{case.name}: {figures}")
@@ -62,6 +63,8 @@ def main(run: Run, names: tuple[str, ...], wheels: Path, sound: Path) -> None:
         ),
         rows,
     )
+    if missing := [case.name for case in CASES if case.name not in wanted]:
+        run.note(f"{len(rows)} of {len(CASES)} files; not run: {', '.join(missing)}.")
     through = sum(all((row.get(f"{name}_db") or 0) >= LEAST_DB for name in FORMATS) for row in rows)
     run.bar(f"files that go through in both formats, of {len(rows)}", through, min(9, len(rows)), "at least")
 

@@ -28,7 +28,15 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Pruning": ("halving", "pruning_accuracy", "imagenet_latency", "widths", "sparse", "slimming", "surgery_time"),
     "Quantization": ("int8_latency", "int8_accuracy", "quantize_time", "learnt_rounding"),
     "Few bits and shared weights": ("few_bits_files", "bitwise_kernels", "few_bits_accuracy", "deep_compression"),
-    "Engines": ("engine_latency", "real_onnx", "parity_matrix", "emulated_board", "tensorrt_builds", "harness"),
+    "Engines": (
+        "engine_latency",
+        "real_onnx",
+        "real_onnx_files",
+        "parity_matrix",
+        "emulated_board",
+        "tensorrt_builds",
+        "harness",
+    ),
     "The command itself": ("startup", "command_times", "training_time"),
 }
 """Headings, and the benchmarks below each."""
