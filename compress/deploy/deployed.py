@@ -37,7 +37,10 @@ class Deployed:
 
     def is_exact(self, device: runtimes.devices.device.Device | None = None) -> bool:
         """Whether ``device``, by default this machine, computes the file as the device of its target does."""
-        return self.target is None or (device or runtimes.devices.local.LocalDevice()).is_exact(self.target)
+        in_float = self.network is not None and not self.network.encodings
+        if self.target is None or in_float:
+            return True
+        return (device or runtimes.devices.local.LocalDevice()).is_exact(self.target)
 
     def load(self, threads: int = 1, device: runtimes.devices.device.Device | None = None) -> runtimes.runtime.Runtime:
         """The file in its engine on ``device``, by default this machine.

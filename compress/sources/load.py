@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import itertools
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -199,13 +201,23 @@ def _call(source: Source) -> Any:
             raise InvalidInput(f"{source}: {source.attribute} failed: {type(error).__name__}: {error}") from error
 
 
+class _AsItStands(importlib.machinery.SourceFileLoader):
+    """Compiles a file each time, and leaves nothing beside it: what Python keeps of a file stands for any other of its
+    size that was written within the same second.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def _user_module(source: Source) -> Any:
     try:
         if source.kind == "module":
             return importlib.import_module(source.name)
         # A name of its own, so that a user's "export.py" or "train.py" meets nobody else's.
         name = f"_user_{Path(source.name).stem}_{hashlib.sha256(source.name.encode()).hexdigest()[:8]}"
-        specification = importlib.util.spec_from_file_location(name, source.name)
+        specification = importlib.util.spec_from_file_location(name, source.name, loader=_AsItStands(name, source.name))
         assert specification is not None and specification.loader is not None, "a .py file has a loader"
         module = importlib.util.module_from_spec(specification)
         sys.modules[name] = module

@@ -28,6 +28,17 @@ def test_a_file_with_options(small_net_file: Path) -> None:
     assert source.kind == "file" and len(source.sha256) == 64
 
 
+def test_a_file_is_read_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Python keeps what it compiles, and a file changes to another of its size within one second."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "net.py"
+    for width in (3, 4):
+        file.write_text(f"from torch import nn\n\n\ndef build():\n    return nn.Linear(2, {width})\n")
+        os.utime(file, (1, 1))
+        assert build(parse(f"{file}:build"))[0].out_features == width
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_a_module_from_the_working_folder(small_net_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (small_net_file.parent / "mypackage").mkdir()
     (small_net_file.parent / "mypackage" / "__init__.py").touch()

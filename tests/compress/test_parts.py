@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,15 +45,6 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = generator.integers(0, 255, (60, 3, 8, 8), dtype=np.uint8)
     np.savez(folder / "data.npz", x_train=images, y_train=np.arange(60) % 10, x_test=images, y_test=np.arange(60) % 10)
     return folder
-
-
-def run(folder: Path, code: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 PRUNING = """
@@ -111,14 +103,30 @@ print(json.dumps({
 """
 
 
-def test_a_recovery_method_is_one_file(copy: Path) -> None:
-    told = json.loads(run(copy, QUANTIZING).splitlines()[-1])
+@pytest.fixture(scope="module")
+def told(copy: Path) -> dict[str, Any]:
+    """What each of the two scripts printed, in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRUNING + QUANTIZING],
+        capture_output=True,
+        text=True,
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pruning, quantizing = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    return {"pruning": pruning, "quantizing": quantizing}
+
+
+def test_a_recovery_method_is_one_file(told: dict[str, Any]) -> None:
+    told = told["quantizing"]
     assert told["trimmed"] > 10 and told["before_biases"] and told["schema"]
     assert told["cli"][0] == 0, told["cli"][1]
 
 
-def test_parts_of_pruning_are_one_file_each(copy: Path) -> None:
-    told = json.loads(run(copy, PRUNING).splitlines()[-1])
+def test_parts_of_pruning_are_one_file_each(told: dict[str, Any]) -> None:
+    told = told["pruning"]
     assert told["rescaled"] == ["fc"] and told["widths"][1] < told["widths"][0]
     assert all(told["schema"]) and told["cli"][0] == 0, told["cli"][1]
 

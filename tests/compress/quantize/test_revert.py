@@ -195,7 +195,9 @@ def test_a_context_without_a_clock_is_told_how_to_get_one(settings: dict[str, ob
         Quantize.model_validate(settings).apply(model, replace(context, clock=None))
 
 
-@pytest.mark.parametrize("target", ["litert", "ncnn", "openvino"])
+@pytest.mark.parametrize(
+    "target", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("litert", "ncnn")), "openvino"]
+)
 def test_what_is_slower_goes_back_in_the_engine_of_another_target(target: TargetName, tmp_path: Path) -> None:
     """End to end: files of the target are written, and run in its engine."""
     if not _runs(target):

@@ -104,11 +104,12 @@ def kill(server: SshServer) -> None:
 def test_settings_are_put_back_there_however_it_ends(
     reach: Reach, server: SshServer, board: Path, file: Path, ending: Callable[[SshServer], None]
 ) -> None:
-    parts = [0]
+    parts = 0
 
     def watch(data: bytes) -> bool:
-        parts[0] += b'"event": "part"' in data
-        if parts[0] == 4 and b'"event": "part"' in data:
+        nonlocal parts
+        before, parts = parts, parts + data.count(b'"event": "part"')  # several may come at once
+        if before < 4 <= parts:
             ending(server)
         return server.from_device is not watch
 
