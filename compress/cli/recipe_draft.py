@@ -173,7 +173,7 @@ class Draft:
             _, channels, height, width = shapes[0]
             size = f"{height}" if height == width else f"[{height}, {width}]"
             settings += [f"size: {size}", f"channels: {channels}"]
-        own = {name: getattr(self.options, name) for name in ("validation", "calibration")}
+        own = {name: getattr(self.options, name) for name in ("resize", "validation", "calibration")}
         settings += [f"{name}: {value}" for name, value in own.items() if value is not None]
         settings += [f"{name}: [{text}]" for name in ("mean", "std") if (text := getattr(self.options, name))]
         yield f"data: {{{', '.join(settings)}}}"

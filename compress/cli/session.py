@@ -180,6 +180,7 @@ class Options:
     teacher: str | None = None
     mean: str | None = None
     std: str | None = None
+    resize: str | None = None
     validation: float | None = None
     calibration: int | None = None
     output: Path | None = None
@@ -230,7 +231,11 @@ class Options:
             source=self.data,
             mean=_numbers("--mean", self.mean),
             std=_numbers("--std", self.std),
-            **{name: own for name in ("validation", "calibration") if (own := getattr(self, name)) is not None},
+            **{
+                name: own
+                for name in ("resize", "validation", "calibration")
+                if (own := getattr(self, name)) is not None
+            },
         )
         return load(sized(config, networks or [self.specification()], self.shapes()), self.seed)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import InvalidInput
 from ..sources.specification import require_data
 from .digits import digits
-from .image_folder import image_folder, sizes_of_images
+from .folders import image_folder, sizes_of_images
 from .npz import arrays_file, data_of_arrays
 from .partition import DataConfig, partition
 from .split import SPLITS, Augmentation, Data, LoaderSplit, Preprocessing, Samples, SampleSplit, Split, SplitName

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..files.untrusted import ARRAY_BYTES, require_at_most
-from .partition import DataConfig, deal, partition
+from .partition import DataConfig, Part, deal, partition
 from .split import Data
 
 
@@ -30,8 +30,8 @@ def digits(config: DataConfig, seed: int) -> Data:
     return deal(
         config,
         seed,
-        (pixels[rest], labels[rest]),
-        (pixels[test], labels[test]),
+        Part(pixels[rest], labels[rest]),
+        {"test": Part(pixels[test], labels[test])},
         tuple(str(d) for d in range(10)),
         1 / 255,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..files.untrusted import read_arrays, require_at_most
-from .partition import DataConfig, deal, given_preprocessing
+from .partition import DataConfig, Part, deal, given_preprocessing
 from .split import Data, Preprocessing, SampleSplit, Split, SplitName
 
 MOST_CLASSES = 2**17
@@ -47,13 +47,14 @@ def data_of_arrays(path: Path | str, arrays: Mapping[str, NDArray[Any]], config:
         if scale == 1.0 and config.mean is None:  # floats are taken as already preprocessed
             config = config.model_copy(update={"mean": (0.0,) * train[0].shape[1], "std": (1.0,) * train[0].shape[1]})
         classes = _class_count(path, train[1])
-        data = deal(config, seed, train, test, tuple(str(i) for i in range(classes)), scale)
-        splits = dict(data.splits)
-        if validation is not None:
-            splits["validation"] = SampleSplit(*validation, data.preprocessing)
-        if calibration is not None:
-            splits["calibration"] = SampleSplit(calibration, None, data.preprocessing)
-        return Data(str(path), splits, data.preprocessing, data.classes, data.members)
+        others: dict[SplitName, tuple[Tensor, Tensor | None] | None] = {
+            "validation": validation,
+            "calibration": None if calibration is None else (calibration, None),
+            "test": test,
+        }
+        given_parts = {split: Part(*pair) for split, pair in others.items() if pair is not None}
+        data = deal(config, seed, Part(*train), given_parts, tuple(str(i) for i in range(classes)), scale)
+        return Data(str(path), data.splits, data.preprocessing, data.classes, data.members)
     if calibration is None and test is None:
         raise InvalidInput(
             f"data {path}: expected x_train, with y_train where there are labels, or x_calib alone; "

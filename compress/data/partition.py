@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from ..core.config import Config
 from ..core.config import Samples as Count
 from ..core.settings import required, setting
 from ..errors import InvalidInput
-from .split import Data, Preprocessing, Samples, SampleSplit, Split, SplitName
+from .placement import Resize
+from .split import SPLITS, Data, Labels, Preprocessing, Samples, SampleSplit, Split, SplitName
 
 MEASURED_SAMPLES, MEASURED_VALUES = 5000, 2**28
 """What mean and standard deviation are taken of, at most."""
@@ -41,6 +42,12 @@ class DataConfig(Config):
     )
     channels: int | None = setting(
         None, "Of images: 1 for grey, 3 for colours; left out, as they are.", ge=1, le=MOST_CHANNELS
+    )
+    resize: Resize | None = setting(
+        None,
+        "How images come to that size: crop, the shorter side and then the middle; stretch, the whole image in another "
+        "shape; letterbox, the whole image in its own shape with grey around it. Masks and boxes follow. Left out, "
+        "crop, and stretch for boxes, none of which is lost.",
     )
     validation: float = setting(
         0.1,
@@ -120,54 +127,62 @@ def _measured(inputs: Samples, positions: Tensor, scale: float) -> Preprocessing
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """Samples as they are stored, their labels if there are any, and what the samples are called, for people."""
+
+    inputs: Samples
+    labels: Labels | None = None
+    names: tuple[str, ...] = ()
+
+
 def deal(
     config: DataConfig,
     seed: int,
-    train: tuple[Samples, Tensor | None],
-    test: tuple[Samples, Tensor | None] | None,
+    train: Part,
+    given: Mapping[SplitName, Part],
     classes: tuple[str, ...],
     scale: float,
-    names: tuple[str, ...] = (),
 ) -> Data:
-    """The splits of a data set: those to train on dealt out to train, calibration and validation, balanced over the
-    classes where the labels are some (``classes`` names them), and those to test on as they are.
+    """The splits of a data set: those that are ``given`` as they are, and those to train on dealt out to train,
+    calibration and, where it is not given, validation; balanced where the labels are ``classes``, one for each sample.
     """
-    inputs, labels = train
-    count = len(inputs)
-    validation = max(1, round(config.validation * count))
-    calibration = min(config.calibration, max(1, (count - validation) // 4))
-    dealt_by = labels.numpy() if labels is not None and classes else np.zeros(count, np.int64)
-    parts = partition(dealt_by, {"validation": validation, "calibration": calibration}, seed)
+    count = len(train.inputs)
+    validation = 0 if "validation" in given else max(1, round(config.validation * count))
+    calibration = 0 if "calibration" in given else min(config.calibration, max(1, (count - validation) // 4))
+    sizes = {name: size for name, size in (("validation", validation), ("calibration", calibration)) if size}
+    parts = partition(_dealt_by(train, classes), sizes, seed)
     rest = torch.from_numpy(parts["rest"])
     if not len(rest):
         raise InvalidInput(f"data {config.source}: {count} training samples are too few to split")
-    preprocessing = given_preprocessing(config, inputs[rest[:1]].shape[1], scale) or _measured(inputs, rest, scale)
+    first = train.inputs[rest[:1]]
+    preprocessing = given_preprocessing(config, first.shape[1], scale) or _measured(train.inputs, rest, scale)
     splits: dict[SplitName, Split] = {}
     members: dict[SplitName, tuple[str, ...]] = {}
-    dealt: tuple[SplitName, ...] = ("train", "calibration", "validation")
-    for name in dealt:
-        positions = parts["rest" if name == "train" else name]
-        index = torch.from_numpy(positions)
-        own = None if labels is None else labels[index]
-        splits[name] = SampleSplit(_select(inputs, index), own, preprocessing)
-        members[name] = tuple(names[i] if names else f"train/{i}" for i in positions)
-    if test is not None:
-        splits["test"] = SampleSplit(test[0], test[1], preprocessing)
-        members["test"] = tuple(f"test/{i}" for i in range(len(test[0])))
+    for name in SPLITS:
+        part = given.get(name)
+        positions = parts.get("rest" if name == "train" else name)
+        if part is None and positions is None:
+            continue
+        if part is None:
+            part = _select(train, torch.from_numpy(positions))
+        names = part.names or tuple(f"{name}/{i}" for i in range(len(part.inputs)))
+        splits[name], members[name] = SampleSplit(part.inputs, part.labels, preprocessing), names
     return Data(config.source, splits, preprocessing, classes, members)
 
 
-def _select(samples: Samples, index: Tensor) -> Samples:
-    return samples[index] if isinstance(samples, Tensor) else _Subset(samples, index)
+def _dealt_by(train: Part, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """The class of each sample, where it has one; else they are all alike."""
+    labels = train.labels
+    single = classes and isinstance(labels, Tensor) and labels.ndim == 1
+    return labels.numpy() if single and isinstance(labels, Tensor) else np.zeros(len(train.inputs), np.int64)
 
 
-@dataclass(frozen=True)
-class _Subset:
-    samples: Samples
-    index: Tensor
+def _select(part: Part, index: Tensor) -> Part:
+    """Some of the samples of a part, which are those to train on."""
+    names = tuple(part.names[i] if part.names else f"train/{i}" for i in index.tolist())
+    return Part(_at(part.inputs, index), None if part.labels is None else _at(part.labels, index), names)
 
-    def __len__(self) -> int:
-        return len(self.index)
 
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        return self.samples[self.index[index]]
+def _at(samples: Any, index: Tensor) -> Any:
+    return samples[index] if isinstance(samples, Tensor) else samples.subset(index)

@@ -18,6 +18,9 @@ from .batch import count_of, mapped, part_of, tensors_of
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
 
+LOOKED_AT_ONCE = 256
+"""Labels."""
+
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -26,6 +29,13 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
+class Labels(Protocol):
+    """Labels of samples, indexed by a tensor of positions: a tensor, or what gives a part of a batch for them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Tensor, /) -> Any: ...
 
 
 class Split(Protocol):
@@ -68,7 +78,7 @@ class SampleSplit:
     """A split of indexable samples: batches are gathered, augmented, then preprocessed."""
 
     inputs: Samples
-    labels: Tensor | None
+    labels: Labels | None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __len__(self) -> int:
@@ -82,7 +92,7 @@ class SampleSplit:
         augment: Augmentation | None = None,
         rank: int = 0,
         world_size: int = 1,
-    ) -> Iterator[tuple[Tensor, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """Batches ``(samples, labels)``, or ``(samples,)`` where there are no labels: in stored order, or shuffled by
         ``shuffle_seed`` = (seed, epoch), then with the last partial batch dropped. Of each batch, process ``rank`` of
         ``world_size`` gets its share, in the same order whatever the count.
@@ -105,6 +115,14 @@ class SampleSplit:
                 raw = augment(raw, generator)
             x = self.preprocessing(raw)
             yield (x,) if self.labels is None else (x, self.labels[index])
+
+    def labels_in_memory(self) -> Iterator[Any]:
+        """All labels, in parts; none where they are decoded when they are asked for."""
+        if isinstance(self.labels, Tensor):
+            yield self.labels
+        elif self.labels is not None and not hasattr(self.labels, "paths"):
+            for index in torch.arange(len(self.labels)).split(LOOKED_AT_ONCE):
+                yield self.labels[index]
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,21 @@ DEEPEST = 32
 """Lists and mappings in one another."""
 
 
-def parse(text: str, where: str) -> Any:
+def parse(text: str, where: str, *, numbered: bool = False) -> Any:
     """The value that ``text`` from ``where`` ("recipe r.yaml") is.
 
     >>> parse("prune: {macs: 4}", "recipe")
     {'prune': {'macs': 4}}
+
+    Args:
+        numbered: keys may be whole numbers, too.
 
     Raises:
         InvalidInput: not YAML, a key is given twice or is no text, there is an alias or a merge key, it is nested too
             deep, or a number is not finite; the message has the line.
     """
     try:
-        return yaml.load(text, _Loader)  # a safe loader, and a stricter one
+        return yaml.load(text, _Numbered if numbered else _Loader)  # a safe loader, and a stricter one
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
@@ -51,6 +54,7 @@ class _Refused(yaml.constructor.ConstructorError):
 
 class _Loader(yaml.SafeLoader):
     depth = 0
+    keys: frozenset[str] = frozenset({"tag:yaml.org,2002:str"})
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -69,7 +73,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 raise _Refused("the merge key << is not followed; write the values out", key.start_mark)
-            if key.tag != "tag:yaml.org,2002:str":
+            if key.tag not in self.keys:
                 shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 raise _Refused(f"the key {shown[:40]} is no text; put it in quotes if it is meant", key.start_mark)
             if key.value in seen:
@@ -94,3 +98,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+class _Numbered(_Loader):
+    keys = _Loader.keys | {"tag:yaml.org,2002:int"}

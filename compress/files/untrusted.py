@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from numpy.typing import NDArray
 
@@ -71,3 +72,14 @@ def read_arrays(path: Path, what: str, advice: str = "") -> dict[str, NDArray[An
     with refused(what, advice):
         arrays: dict[str, NDArray[Any]] = runtimes.files.untrusted.read_arrays(path)
     return arrays
+
+
+def read_xml(path: Path, what: str, advice: str = "") -> Element:
+    """The root of a file of XML in UTF-8, without a document type, whose entities could unfold; raises InvalidInput."""
+    text = read_text(path, what, advice)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InvalidInput(f"{what} {path}: XML with a document type (<!DOCTYPE) is not read; take it out".lstrip())
+    try:
+        return fromstring(text)
+    except (ParseError, ValueError) as error:
+        raise InvalidInput(f"{what} {path}: not XML ({error})".lstrip()) from error

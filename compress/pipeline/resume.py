@@ -137,6 +137,7 @@ def _parts(held: object) -> Iterator[bytes]:
     elif isinstance(held, LoaderSplit):
         yield from _parts(held.loader)
     elif isinstance(paths, tuple):
+        yield repr({name: value for name, value in vars(held).items() if name != "paths"}).encode()
         for path in paths:
             yield _state_of(Path(path))
     elif hasattr(held, "dataset"):

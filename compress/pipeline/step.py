@@ -112,7 +112,7 @@ def advance(
     planned = _planned(advanced)
     after = measure(advanced, context.data, task, planned)
     outputs = output_noise.outputs_apart(network, planned, context) if planned is not None and result.encodings else ()
-    classes = len(context.data.classes) if context.data is not None else 0
+    classes = len(context.data.classes) if context.data is not None and task.classes is not None else 0
     lost = lost_accuracy.warning(name, stage, before.score, after.score, classes)
     warnings = tuple(each for each in (lost, output_noise.warning(name, outputs)) if each is not None)
     for each in warnings:

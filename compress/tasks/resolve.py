@@ -88,8 +88,8 @@ def require_fits(task: Task, model: nn.Module, data: Data, names: Iterable[Split
         where = f"data {data.name}: {name} split"
         outputs = outputs_on(model, task.read(batch), f"data {data.name}")
         task.fits(outputs, batch, where)
-        if isinstance(split, SampleSplit) and split.labels is not None:
-            task.fits(outputs, (batch[0], split.labels), where)
+        for labels in split.labels_in_memory() if isinstance(split, SampleSplit) else ():
+            task.fits(outputs, (batch[0], labels), where)
 
 
 def outputs_on(model: nn.Module, inputs: tuple[Tensor, ...], where: str) -> Outputs:

@@ -80,7 +80,7 @@ def options_table() -> dict[str, Any]:
         twice = sorted({flag for flag in flags if flags.count(flag) > 1})
         if twice:
             raise InvalidInput(f"{name}: several settings have the option {', '.join(twice)}; rename all but one")
-    settings["data"] = list(options_of(DataConfig, fields=("validation", "calibration")))
+    settings["data"] = list(options_of(DataConfig, fields=("resize", "validation", "calibration")))
     return {"zoo": list(models.names()), "settings": settings}
 
 
