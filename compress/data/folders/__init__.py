@@ -13,10 +13,10 @@ from ..images import ImageFiles, channels_of, common_size, some_sizes
 from ..partition import DataConfig, Part, deal
 from ..placement import Size
 from ..split import Data, SplitName
-from . import classes, coco, voc, yolo
+from . import classes, coco, masks, voc, yolo
 from .layout import Layout, Placing
 
-FORMS = (voc, coco, yolo, classes)
+FORMS = (voc, coco, yolo, masks, classes)
 """In the order in which they are looked for: the folders of any can be taken for classes."""
 
 
