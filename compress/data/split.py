@@ -21,7 +21,8 @@ SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
 LOOKED_AT_ONCE = 256
 """Labels."""
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+Augmentation = Callable[[Any, Any, torch.Generator], tuple[Any, Any]]
+"""Of stored samples and their labels, both changed alike."""
 
 
 class Samples(Protocol):
@@ -111,10 +112,11 @@ class SampleSplit:
         for start in range(0, stop, batch_size):
             index = order[start : start + batch_size][rank::world_size]
             raw = self.inputs[index]
+            labels = None if self.labels is None else self.labels[index]
             if augment is not None:
-                raw = augment(raw, generator)
+                raw, labels = augment(raw, labels, generator)
             x = self.preprocessing(raw)
-            yield (x,) if self.labels is None else (x, self.labels[index])
+            yield (x,) if labels is None else (x, labels)
 
     def labels_in_memory(self) -> Iterator[Any]:
         """All labels, in parts; none where they are decoded when they are asked for."""

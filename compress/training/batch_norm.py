@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +80,8 @@ def reestimate_batch_norm(
 
 
 def _drawn(split: Split, batch_size: int, augment: Sequence[str], seed: int) -> Iterator[Batch]:
-    def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-        return augmentation(x, generator, augment)
+    def augmented(x: Tensor, labels: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
+        return augmentation(x, labels, generator, augment)
 
     return split.batches(batch_size, shuffle_seed=(seed, 0), augment=augmented if augment else None)
 

@@ -36,7 +36,7 @@ from ..tasks.difference import relative_difference
 from ..tasks.resolve import resolve
 from ..tasks.scoring import loss_of, score_of
 from ..tasks.task import Batch, Task
-from .augmentation import augmentation
+from .augmentation import augmentation, moves
 from .optimizer import learning_rate_factor, optimizer_of
 
 if TYPE_CHECKING:
@@ -277,13 +277,23 @@ def fit(
             "labels, a --task of your own, or a --teacher"
         )
     task = tuned(task, training)
-    if training.augment and task.placed and isinstance(data.split("train"), SampleSplit):
+    if training.augment and task.placed:
+        _require_labels_move(data, training, task, activity)
+    job = _Job(model, data, training, task, objective or TaskLoss(task), seed, checkpoint, activity, callback)
+    return _fit_in_processes(job) if training.devices > 1 else _fit_on(_fabric(training), job, progress)
+
+
+def _require_labels_move(data: Data, training: Training, task: Task, activity: str) -> None:
+    """Raise InvalidInput where images are changed, and labels that say what is where would not be."""
+    split = data.split("train")
+    if not isinstance(split, SampleSplit) or split.labels is None:  # a user's loader augments itself
+        return
+    first = torch.arange(1)
+    if not moves(split.inputs[first], split.labels[first]):
         raise InvalidInput(
             f"{activity}: --augment {','.join(training.augment)} changes images, and labels of the task "
             f"{task.name}, which may say what is where, would be wrong; leave it out, or give loaders that move all"
         )
-    job = _Job(model, data, training, task, objective or TaskLoss(task), seed, checkpoint, activity, callback)
-    return _fit_in_processes(job) if training.devices > 1 else _fit_on(_fabric(training), job, progress)
 
 
 @dataclass(frozen=True)
@@ -324,8 +334,8 @@ class _Job:
     def batches(self, epoch: int, fabric: Fabric) -> Iterator[Batch]:
         """The batches of an epoch for this process, shuffled and augmented."""
 
-        def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-            return augmentation(x, generator, self.training.augment)
+        def augment(x: Tensor, labels: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
+            return augmentation(x, labels, generator, self.training.augment)
 
         return self.split.batches(
             self.training.batch_size,

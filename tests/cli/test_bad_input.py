@@ -97,8 +97,8 @@ CASES = (
         ("train split: expected the output (N, classes, H, W) and labels (N, H, W) of integers", "int64 (1,)"),
     ),
     Case(
-        "augmented maps",
-        f"train net.py:dense --task segmentation --data maps.npz --augment flip -o out {FAST}",
+        "augmented numbers",
+        f"train net.py:dense --task regression --data numbers.npz --augment flip -o out {FAST}",
         ("--augment flip", "would be wrong"),
     ),
     Case("no such task", f"train net.py:build --task segment --data good.npz -o out {FAST}", ("segmentation",)),
@@ -166,7 +166,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(root / "nan.npz", x_calib=np.full((4, 1, 8, 8), np.nan, np.float32))
     np.savez(root / "rgb.npz", x_calib=np.zeros((4, 3, 8, 8), np.float32))
     np.savez(root / "dense.npz", x_train=x, y_train=x[:, 0] * 1.0)
-    np.savez(root / "maps.npz", x_train=x, y_train=x[:, 0] % 10)
+    np.savez(root / "numbers.npz", x_train=x, y_train=x.repeat(10, 1) * 1.0)
     for name in ("pipe.npz", "pipe.onnx", "pipe.py"):
         os.mkfifo(root / name)
     (root / "cut.npz").write_bytes((root / "good.npz").read_bytes()[:300])

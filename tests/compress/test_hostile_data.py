@@ -275,8 +275,8 @@ def test_a_loader_that_fails_or_is_none_is_told(tmp_path: Path) -> None:
 
 def test_augmentations_are_of_images() -> None:
     with pytest.raises(InvalidInput, match=r"augment: it is for images \(N, C, H, W\), .* \(8,\)"):
-        augmentation(torch.ones(2, 8), torch.Generator(), ["flip"])
-    assert augmentation(torch.ones(2, 8), torch.Generator(), []).shape == (2, 8)
+        augmentation(torch.ones(2, 8), None, torch.Generator(), ["flip"])
+    assert augmentation(torch.ones(2, 8), None, torch.Generator(), [])[0].shape == (2, 8)
 
 
 def test_one_sample_at_a_time_leaves_batch_norm_nothing() -> None:

@@ -189,18 +189,18 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
 def test_augmentations_keep_shape_and_pixels() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(1, 255, (16, 3, 16, 16), dtype=torch.uint8)
-    flipped = augmentation(x, generator, ["flip"])
+    flipped, _ = augmentation(x, None, generator, ["flip"])
     for before, after in zip(x, flipped, strict=True):
         assert torch.equal(after, before) or torch.equal(after, before.flip(2))
     assert not torch.equal(flipped, x) and not torch.equal(flipped, x.flip(3))
     places = set()
-    for before, after in zip(x, augmentation(x, generator, ["crop"]), strict=True):
+    for before, after in zip(x, augmentation(x, None, generator, ["crop"])[0], strict=True):
         padded = torch.nn.functional.pad(before, (2,) * 4)
         windows = {(t, s): padded[:, t : t + 16, s : s + 16] for t in range(5) for s in range(5)}
         (place,) = (place for place, window in windows.items() if torch.equal(after, window))
         places.add(place)
     assert len({top for top, _ in places}) >= 3 and len({left for _, left in places}) >= 3
-    cut = augmentation(x, generator, ["cutout"])
+    cut, _ = augmentation(x, None, generator, ["cutout"])
     hidden = (cut == 0).sum((1, 2, 3))
     assert torch.equal(cut[cut != 0], x[cut != 0]) and int(hidden.min()) > 0 and int(hidden.max()) <= 3 * 16
 

@@ -12,7 +12,7 @@ from ...errors import InvalidInput
 from ..images import ImageFiles, channels_of, common_size, some_sizes
 from ..partition import DataConfig, Part, deal
 from ..placement import Size
-from ..split import Data, SplitName
+from ..split import SPLITS, Data, SplitName
 from . import classes, coco, masks, voc, yolo
 from .layout import Layout, Placing
 
@@ -26,7 +26,7 @@ def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
     train = layout.images["train"]
     placing = Placing(config.resize or layout.resize, config.height_width or common_size(path, train))
     channels = config.channels or channels_of(train[0])
-    labels = {split: layout.labels(split, placing) for split in layout.images}
+    labels = {split: layout.labels(split, placing) for split in SPLITS if split in layout.images}
 
     def part(split: SplitName) -> Part:
         paths = layout.images[split]
