@@ -83,7 +83,7 @@ def test_labels_that_say_nothing_of_places_stay() -> None:
         assert augmentation(images, labels, torch.Generator(), ["flip", "crop"])[1] is labels
 
 
-def trained(labels: Tensor | Boxes, names: tuple[str, ...]) -> nn.Module:
+def trained(labels: Tensor | Boxes, names: tuple[str, ...]) -> nn.Conv2d:
     torch.manual_seed(0)
     images, _ = scenes(8)
     model = nn.Conv2d(1, 2, 1)
