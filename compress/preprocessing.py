@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +42,17 @@ class Preprocessed(nn.Module):
         return (x - self.offset) / self.factor
 
 
-def bake(network: Network, preprocessing: Preprocessing) -> Network:
+def bake(network: Network, preprocessing: Callable[[Any], Any]) -> Network:
     """The same network taking pixels as ``preprocessing`` gets them; its encodings stay those of the same tensors.
 
     Raises:
         InvalidInput: it has several inputs, or its input is no image.
     """
-    if len(network.example_inputs) != 1 or network.example_inputs[0].ndim != 4:
-        shapes = ", ".join(str(tuple(x.shape)) for x in network.example_inputs)
+    inputs = network.example_inputs
+    if not isinstance(preprocessing, Preprocessing) or len(inputs) != 1 or inputs[0].ndim != 4:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise InvalidInput(f"preprocessing: it is for one input (N, C, H, W); the network takes {shapes}")
-    (x,) = network.example_inputs
+    (x,) = inputs
     model = Preprocessed(network.model, preprocessing, x.shape[1]).eval()
     inputs = (model.pixels(x),)
     encodings = network.encodings

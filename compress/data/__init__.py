@@ -24,6 +24,7 @@ from .partition import DataConfig, partition
 from .split import SPLITS, Augmentation, Data, LoaderSplit, Preprocessing, Samples, SampleSplit, Split, SplitName
 
 Array: TypeAlias = Tensor | NDArray[Any]
+Arrays: TypeAlias = Array | Mapping[str, Array]
 
 __all__ = [
     "Augmentation",
@@ -99,13 +100,13 @@ def _of_loaders(source: str, loaders: Mapping[SplitName, Iterable[Any]]) -> Data
 
 def from_arrays(
     *,
-    x_train: Array | None = None,
-    y_train: Array | None = None,
-    x_validation: Array | None = None,
-    y_validation: Array | None = None,
-    x_test: Array | None = None,
-    y_test: Array | None = None,
-    x_calib: Array | None = None,
+    x_train: Arrays | None = None,
+    y_train: Arrays | None = None,
+    x_validation: Arrays | None = None,
+    y_validation: Arrays | None = None,
+    x_test: Arrays | None = None,
+    y_test: Arrays | None = None,
+    x_calib: Arrays | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     seed: int = 0,
@@ -117,10 +118,11 @@ def from_arrays(
     they are not given.
 
     Args:
-        x_train: samples (N, C, H, W), or of other shapes with N in front: float32, which the network takes as they are;
-            uint8, which are pixels; or int32 and int64, which are indices. Likewise the others.
+        x_train: samples (N, C, H, W), or of other shapes with N in front: floats, which the network takes as they are;
+            uint8, which are pixels; or truths and integers with a sign, as of indices. Where the network takes several
+            inputs, a mapping from the names of its parameters. Likewise the others.
         y_train: labels with N in front: (N,) integers, the class of each sample, or numbers of any shape for other
-            tasks; left out, there are no labels. Likewise the others.
+            tasks, or several by name; left out, there are no labels. Likewise the others.
         mean: of each channel on the scale 0 to 1; left out, it is measured on pixels to train on.
         std: the standard deviation of each channel, likewise.
         seed: of what is taken out.
@@ -133,7 +135,11 @@ def from_arrays(
         "x_train": x_train, "y_train": y_train, "x_validation": x_validation, "y_validation": y_validation,
         "x_test": x_test, "y_test": y_test, "x_calib": x_calib,
     }  # fmt: skip
-    arrays = {key: _as_array(array) for key, array in given.items() if array is not None}
+    arrays: dict[str, NDArray[Any]] = {}
+    for key, part in given.items():
+        for name, array in part.items() if isinstance(part, Mapping) else (("", part),):
+            if array is not None:
+                arrays[f"{key}_{name}" if name else key] = _as_array(array)
     return data_of_arrays(name, arrays, DataConfig(source=name, mean=mean, std=std), seed)
 
 

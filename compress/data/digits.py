@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ..files.untrusted import ARRAY_BYTES, require_at_most
-from .partition import DataConfig, Part, deal, partition
+from .partition import DataConfig, Part, deal, measured_preprocessing, partition
 from .split import Data
 
 
@@ -33,5 +35,5 @@ def digits(config: DataConfig, seed: int) -> Data:
         Part(pixels[rest], labels[rest]),
         {"test": Part(pixels[test], labels[test])},
         tuple(str(d) for d in range(10)),
-        1 / 255,
+        partial(measured_preprocessing, config, scale=1 / 255),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -114,9 +114,19 @@ def given_preprocessing(config: DataConfig, channels: int, scale: float) -> Prep
     return Preprocessing(scale, tuple(mean), tuple(std))
 
 
-def _measured(inputs: Samples, positions: Tensor, scale: float) -> Preprocessing:
-    """The mean and the standard deviation of some samples, of as many as fit well into memory."""
-    most = max(2, min(MEASURED_SAMPLES, MEASURED_VALUES // inputs[positions[:1]].numel()))
+def measured_preprocessing(config: DataConfig, inputs: Samples, positions: Tensor, scale: float) -> Preprocessing:
+    """The mean and the standard deviation that the user gave, or else those of the samples at ``positions``.
+
+    They are measured on as many as fit well into memory.
+
+    Raises:
+        InvalidInput: the user did not give one value for each channel.
+    """
+    first = inputs[positions[:1]]
+    given = given_preprocessing(config, first.shape[1], scale)
+    if given is not None:
+        return given
+    most = max(2, min(MEASURED_SAMPLES, MEASURED_VALUES // first.numel()))
     raw = inputs[positions[:: -(-len(positions) // most)]]
     x = raw.float().mul_(scale).transpose(0, 1).flatten(1)
     std = x.std(1, correction=min(1, x.shape[1] - 1)).clamp_min(1e-3)
@@ -142,10 +152,13 @@ def deal(
     train: Part,
     given: Mapping[SplitName, Part],
     classes: tuple[str, ...],
-    scale: float,
+    preprocess: Callable[[Samples, Tensor], Callable[[Any], Any]],
 ) -> Data:
     """The splits of a data set: those that are ``given`` as they are, and those to train on dealt out to train,
     calibration and, where it is not given, validation; balanced where the labels are ``classes``, one for each sample.
+
+    Args:
+        preprocess: of the samples, and the positions of those to train on, how they become inputs.
     """
     count = len(train.inputs)
     validation = 0 if "validation" in given else max(1, round(config.validation * count))
@@ -155,8 +168,7 @@ def deal(
     rest = torch.from_numpy(parts["rest"])
     if not len(rest):
         raise InvalidInput(f"data {config.source}: {count} training samples are too few to split")
-    first = train.inputs[rest[:1]]
-    preprocessing = given_preprocessing(config, first.shape[1], scale) or _measured(train.inputs, rest, scale)
+    preprocessing = preprocess(train.inputs, rest)
     splits: dict[SplitName, Split] = {}
     members: dict[SplitName, tuple[str, ...]] = {}
     for name in SPLITS:

@@ -26,10 +26,10 @@ Augmentation = Callable[[Any, Any, torch.Generator], tuple[Any, Any]]
 
 
 class Samples(Protocol):
-    """Something indexed by a tensor of positions: a tensor, or images that are decoded when asked for."""
+    """Something indexed by a tensor of positions: a tensor, images that are decoded then, or parts by name."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+    def __getitem__(self, index: Tensor, /) -> Any: ...
 
 
 class Labels(Protocol):
@@ -64,8 +64,8 @@ class Preprocessing:
     std: tuple[float, ...] = ()
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """(N, C, ...) pixels or floats to (N, C, ...) float32; indices (int32, int64) stay as they are."""
-        if raw.dtype in (torch.int32, torch.int64):
+        """(N, C, ...) pixels or floats to (N, C, ...) float32; truths, and integers with a sign, stay as they are."""
+        if raw.dtype != torch.uint8 and not raw.is_floating_point():
             return raw
         x = raw.float() * self.scale
         if self.mean:
@@ -80,7 +80,7 @@ class SampleSplit:
 
     inputs: Samples
     labels: Labels | None
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Callable[[Any], Any] = field(default_factory=Preprocessing)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -214,7 +214,7 @@ class Data:
 
     name: str
     splits: Mapping[SplitName, Split]
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Callable[[Any], Any] = field(default_factory=Preprocessing)
     classes: tuple[str, ...] = ()
     members: Mapping[SplitName, tuple[str, ...]] = field(default_factory=dict)
 

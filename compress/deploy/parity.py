@@ -21,6 +21,7 @@ from ..report.schema import Parity
 from ..siblings import runtimes
 from ..sources.artifact import outputs_of
 from ..sources.load import Network
+from ..tasks.reading import Reading
 from ..tasks.record import ScoreRecord, records
 from ..tasks.resolve import require_fits, resolve
 from ..tasks.scoring import evaluate
@@ -115,6 +116,8 @@ class Answers(nn.Module):
     def __init__(self, engine: runtimes.runtime.Runtime, file: Deployed) -> None:
         super().__init__()
         self.engine, self.file = engine, file
+        own = () if file.network is None else Reading.of(file.network.model).names
+        self.input_names = own or tuple(tensor.name for tensor in engine.inputs)
 
     @cached_property
     def nesting(self) -> Outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data import Data
+from ..data.batch import tensors_of
 from ..errors import InvalidInput
 from ..graph.parametrized import bake
 from ..siblings import models
@@ -76,14 +78,29 @@ def _built(source: Source, data: Data | None, input_shapes: tuple[tuple[int, ...
     """The network that ``source`` names, for the channels and classes of ``data``, not tried on inputs yet."""
     defaults: dict[str, Any] = {}
     if source.kind == "zoo" and data is not None:
-        defaults["in_channels"] = data.example().shape[1]
+        example = data.example()
+        if example.ndim > 1:
+            defaults["in_channels"] = example.shape[1]
         if data.classes:
             defaults["num_classes"] = len(data.classes)
     torch.manual_seed(seed)
     shape = input_shapes[0] if len(input_shapes) == 1 else None
     if shape is None and data is not None:
-        shape = tuple(data.example().shape)
+        shape = _first_shape(source, data.batch())
     return Network(*build(source, defaults, shape, _largest_integer(data)))
+
+
+def _first_shape(source: Source, batch: Any) -> tuple[int, ...] | None:
+    """The shape of the network's first input in a batch; None where inputs have names, and nothing tells the first."""
+    head = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
+    if not isinstance(head, Mapping):
+        return tuple(tensors_of(batch)[0].shape)
+    if source.kind != "onnx" or not Path(source.name).is_file():
+        return None
+    from ..sources.onnx_import.reading.read import graph_inputs, parse
+
+    first = next((head[name] for name, _, _ in graph_inputs(parse(Path(source.name)))[:1] if name in head), None)
+    return tuple(first.shape) if isinstance(first, Tensor) else None
 
 
 def _known_inputs(

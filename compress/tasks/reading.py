@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
+from ..graph.interface import told_by
 
 LABELS = ("labels", "label", "targets", "target", "y")
 """What labels are called in a batch that is a mapping."""
@@ -37,10 +38,14 @@ class Reading:
 
     @classmethod
     def of(cls, model: nn.Module, example_inputs: tuple[Tensor, ...] = ()) -> Reading:
-        """How batches are read for ``model``; the number of its inputs is that of the example inputs, where given."""
-        names = _parameters(model)
-        required = sum(1 for _, needed in names if needed)
-        return cls(len(example_inputs) or max(1, required), tuple(name for name, _ in names))
+        """How batches are read for ``model``; the number of its inputs is that of the example inputs, where given.
+
+        Inputs are called as the network tells itself, as one of an ONNX file does, or as the parameters of ``forward``.
+        """
+        parameters = _parameters(model)
+        required = sum(1 for _, needed in parameters if needed)
+        names = told_by(model, "input_names") or tuple(name for name, _ in parameters)
+        return cls(len(example_inputs) or max(1, required), names)
 
     def inputs(self, batch: Any) -> tuple[Tensor, ...]:
         """The inputs of ``batch``, in the order of ``forward``.

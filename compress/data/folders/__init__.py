@@ -6,11 +6,12 @@ says what it looks for.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ...errors import InvalidInput
 from ..images import ImageFiles, channels_of, common_size, some_sizes
-from ..partition import DataConfig, Part, deal
+from ..partition import DataConfig, Part, deal, measured_preprocessing
 from ..placement import Size
 from ..split import SPLITS, Data, SplitName
 from . import classes, coco, masks, voc, yolo
@@ -34,7 +35,8 @@ def image_folder(path: Path, config: DataConfig, seed: int) -> Data:
         return Part(images.stored(), labels[split], tuple(str(image.relative_to(path)) for image in paths))
 
     given: dict[SplitName, Part] = {split: part(split) for split in layout.images if split != "train"}
-    return deal(config, seed, part("train"), given, layout.classes(labels), 1 / 255)
+    preprocess = partial(measured_preprocessing, config, scale=1 / 255)
+    return deal(config, seed, part("train"), given, layout.classes(labels), preprocess)
 
 
 def sizes_of_images(path: Path) -> frozenset[Size]:
