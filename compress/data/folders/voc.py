@@ -56,7 +56,8 @@ def _beside(path: Path) -> _Pairs:
     if "train" not in folders or not any(folders["train"].glob("*.xml")):
         return {}
     pairs: _Pairs = {
-        split: [(image, image.with_suffix(".xml")) for image in images_in(folder)] for split, folder in folders.items()
+        split: [(image, image.with_name(f"{image.stem}.xml")) for image in images_in(folder)]
+        for split, folder in folders.items()
     }
     return {split: each for split, each in pairs.items() if each}
 
