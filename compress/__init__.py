@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .stage import Edit as Edit
     from .stage import Result as Result
     from .stage import Skip as Skip
+    from .tasks.boxes.losses import GridLoss as GridLoss
+    from .tasks.built_in.detection import detection as detection
     from .tasks.mean import MeanScore as MeanScore
     from .tasks.task import Score as Score
     from .tasks.task import Task as Task
@@ -40,6 +42,7 @@ _PUBLIC = {
     "Distill": "distill",
     "Edit": "stage",
     "Fold": "fold",
+    "GridLoss": "tasks.boxes.losses",
     "MachineClock": "deploy.clock",
     "MeanScore": "tasks.mean",
     "Network": "sources.load",
@@ -56,6 +59,7 @@ _PUBLIC = {
     "Task": "tasks.task",
     "Training": "training.loop",
     "advance": "pipeline",
+    "detection": "tasks.built_in.detection",
     "export": "pipeline",
     "open_network": "pipeline",
     "preset": "recipe",

@@ -15,10 +15,14 @@ SMALL, LARGE = 32, 224
 
 Builder = Callable[..., nn.Module]
 _BUILDERS: dict[str, Builder] = {}
+_DETECTORS: set[str] = set()
 
 
-def register(name: str, builder: Builder) -> None:
+def register(name: str, builder: Builder, *, detects: bool = False) -> None:
     """Make ``name`` known; a name can be taken once.
+
+    Args:
+        detects: whether it gives boxes and scores of places, instead of one score for each class.
 
     Raises:
         ValueError: ``name`` is taken.
@@ -26,6 +30,8 @@ def register(name: str, builder: Builder) -> None:
     if name in _BUILDERS:
         raise ValueError(f"the zoo has a network named {name!r} already")
     _BUILDERS[name] = builder
+    if detects:
+        _DETECTORS.add(name)
 
 
 def _import_architectures() -> None:
@@ -38,6 +44,12 @@ def names() -> tuple[str, ...]:
     """The names of all networks, sorted."""
     _import_architectures()
     return tuple(sorted(_BUILDERS))
+
+
+def detectors() -> frozenset[str]:
+    """The names of the networks that give boxes (N, A, 4) and scores (N, A, classes) instead of (N, classes)."""
+    _import_architectures()
+    return frozenset(_DETECTORS)
 
 
 def options(name: str) -> frozenset[str]:
@@ -59,7 +71,24 @@ def input_shape(name: str, **chosen: object) -> tuple[int, int, int]:
     taken = inspect.signature(_BUILDERS[name]).parameters
     settings = {option: parameter.default for option, parameter in taken.items()} | chosen
     side = settings.get("image_size") or (SMALL if settings.get("small_images", True) else LARGE)
-    return settings["in_channels"], side, side
+    return settings["in_channels"], *sides(side)
+
+
+def sides(image_size: int | str) -> tuple[int, int]:
+    """Height and width of images, of their side or of both.
+
+    >>> sides(256), sides("192x256")
+    ((256, 256), (192, 256))
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(image_size, int):
+        return image_size, image_size
+    height, _, width = image_size.partition("x")
+    if not height.isdecimal() or not width.isdecimal():
+        raise ValueError(f"image_size: expected a side, as 256, or height and width, as 192x256, got {image_size}")
+    return int(height), int(width)
 
 
 def build(name: str, **options: object) -> nn.Module:

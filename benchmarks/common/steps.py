@@ -17,6 +17,7 @@ from compress.sources.artifact import load as load_artifact
 from compress.sources.artifact import save
 from compress.sources.load import Network
 from compress.stage import Stage
+from compress.tasks.task import Task
 
 
 class Settings(Stage, Protocol):
@@ -26,7 +27,15 @@ class Settings(Stage, Protocol):
 
 
 def applied(
-    source: Network, stage: Settings, data: Data, folder: Path, *, name: str, teacher: Network | None, seed: int = 0
+    source: Network,
+    stage: Settings,
+    data: Data,
+    folder: Path,
+    *,
+    name: str,
+    teacher: Network | None,
+    seed: int = 0,
+    task: Task | None = None,
 ) -> Network:
     """Return the network after ``stage``, made now or by an earlier run with the same settings.
 
@@ -38,6 +47,7 @@ def applied(
         name: of the stage in the artifact's account.
         teacher: whose outputs the training learns from as well.
         seed: of the training.
+        task: what a batch means; left out, the one that fits.
     """
     settings = stage.model_dump(mode="json")
     if (folder / "manifest.json").exists() and account(folder)["settings"] == settings:
@@ -48,7 +58,7 @@ def applied(
     began = time.perf_counter()
     with progress_bars(Options()) as progress:
         guide = None if teacher is None else teacher.model
-        context = Context(source.example_inputs, data, guide, seed, progress, str(checkpoints))
+        context = Context(source.example_inputs, data, guide, seed, progress, str(checkpoints), task=task)
         made, record = advance(source, stage, context, name=name)
     minutes = (time.perf_counter() - began) / 60
     metrics = {"stage": record.model_dump(mode="json"), "settings": settings, "minutes": minutes}

@@ -13,6 +13,7 @@ from tests.support.documents import ROOT
 EXAMPLES = ROOT / "examples"
 WRITTEN = {
     "binary_network": ("bits/model.bits.onnx",),
+    "detector": ("detector/int8.onnx",),
     "distil": (),
     "onnx_file": ("onnx/net.onnx", "onnx/smaller.onnx"),
     "own_module": ("module/float.onnx", "module/int8.onnx"),

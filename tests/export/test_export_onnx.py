@@ -39,6 +39,7 @@ from tests.support.small_networks import (
     made,
     snr_db,
 )
+from tests.support.zoo_networks import CLASSIFIERS
 
 FLOAT_PRODUCTS = {
     "Conv",
@@ -364,7 +365,7 @@ def test_equal_constants_are_stored_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_network_of_the_zoo(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = models.build(name)

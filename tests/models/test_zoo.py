@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import models
 from compress.graph.trace import trace
 from models import zoo
-from tests.support.zoo_networks import FAST, every_network, options_of, small
+from tests.support.zoo_networks import CLASSIFIERS, FAST, every_network, options_of, small
 
 torch.set_num_threads(1)
 
@@ -34,13 +34,13 @@ def test_an_unknown_name_is_a_key_error() -> None:
         models.build("resnet21")
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_builders_take_the_same_options(name: str) -> None:
     assert options_of(name) >= {"width", "num_classes", "in_channels"}
     assert ("small_images" in options_of(name)) == (name not in CIFAR_ONLY)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_gives_one_score_per_class_for_any_channels_of_input(name: str) -> None:
     sizes = {32: {}} if name in CIFAR_ONLY else {32: {"small_images": True}, 224: {"small_images": False}}
     for size, form in sizes.items():
@@ -65,7 +65,7 @@ def test_traces_for_any_batch_and_every_parameter_is_used(name: str) -> None:
         torch.testing.assert_close(graph.program.module()(more), network(more))
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_width_makes_it_larger(name: str) -> None:
     with torch.device("meta"):
         wide, narrow = models.build(name), small(name)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import models
 from compress import Context, Fold, Prune, Quantize
 from compress.quantize import simulate
 from export.onnx.exporter import export_onnx
 from tests.support.small_networks import context_on, snr_db
-from tests.support.zoo_networks import small
+from tests.support.zoo_networks import CLASSIFIERS, small
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +49,7 @@ def error(expected: Tensor, found: Tensor) -> float:
     return float((expected - found).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_folds_prunes_quantizes_and_exports(name: str, tmp_path: Path) -> None:
     network, images = trained_a_little(name)
     folded = Fold().apply(network, Context((images[:1],))).model

@@ -12,6 +12,7 @@ from torch import nn
 import models
 from models import zoo
 
+CLASSIFIERS = tuple(name for name in models.names() if name not in models.detectors())
 FAST = frozenset(
     {
         "mobilenet_v1",
@@ -45,6 +46,6 @@ def small(name: str, **options: object) -> nn.Module:
 
 
 def every_network(fast: Collection[str] = FAST, without: Collection[str] = ()) -> list[object]:
-    """All names but those in ``without``, as parameters of a test; those that are not ``fast`` are marked slow."""
-    names = [name for name in models.names() if name not in without]
+    """All classifiers but those in ``without``, as parameters of a test; what is not ``fast`` is marked slow."""
+    names = [name for name in CLASSIFIERS if name not in without]
     return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
