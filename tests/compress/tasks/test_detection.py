@@ -59,7 +59,8 @@ def batches(count: int, seed: int) -> list[tuple[Tensor, list[dict[str, Tensor]]
 @pytest.fixture(scope="module")
 def scenes() -> Data:
     parts = {"train": 64, "calibration": 16, "validation": 16, "test": 16}
-    return from_loaders(**{name: batches(count, seed) for seed, (name, count) in enumerate(parts.items())})
+    split = {name: batches(count, seed) for seed, (name, count) in enumerate(parts.items())}
+    return from_loaders(name="scenes", **split)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
