@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from benchmarks.common.frame import Run, benchmark
+from benchmarks.common.frame import Run, benchmark, slug
 
 PEERS = ("quantize_static", "NNCF")
 MOST_LOST = 0.6
@@ -47,7 +47,8 @@ def judge(run: Run, seed: int, rows: list[dict[str, Any]]) -> None:
 def main(run: Run, source: Path, size: str, epochs: int, width: float, int8_epochs: int) -> None:
     from benchmarks.common.results import Column
     from benchmarks.detection.data import bccd
-    from benchmarks.detection.measure import rows, trained
+    from benchmarks.detection.measure import makers, record, trained
+    from compress.pipeline import fold_for_export
     from models.zoo import sides
 
     data = bccd(source, run.work, sides(size), run.quick)
@@ -55,18 +56,17 @@ def main(run: Run, source: Path, size: str, epochs: int, width: float, int8_epoc
     every: list[dict[str, Any]] = []
     for seed in run.seeds:
         network, minutes = trained(data, run.work / f"{size}-width-{width:g}-seed-{seed}", seed, epochs, width)
+        options = {"epochs": epochs, "width": width, "size": size}
         run.say(f"seed {seed}: trained in {minutes:.1f} minutes")
-        options: dict[str, Any] = {"seed": seed, "epochs": int8_epochs, "with_nncf": run.peers is not None}
-        folder = run.work / f"files-{seed}"
+        folder = run.work / f"{size}-width-{width:g}-seed-{seed}-files"
         folder.mkdir(exist_ok=True)
-        found = run.part(
-            f"seed {seed}",
-            partial(_listed, rows, network, data, folder, options),
-            **options,
-            of=epochs,
-            width=width,
-            size=size,
-        )
+        network, found = fold_for_export(network), []
+        files = makers(network, data, folder, seed=seed, epochs=int8_epochs, with_nncf=run.peers is not None)
+        for side, title, make in files:
+            name = f"seed {seed} {side} {title}"
+            measure = partial(record, make, folder / f"{slug(f'{side} {title}')}.onnx", data)
+            found.append({"seed": seed, "side": side, "file": title, **run.part(name, measure, **options)})
+            run.say(str(found[-1]))
         every += found
         judge(run, seed, found)
         run.note(f"Seed {seed}: {epochs} epochs in {minutes:.0f} minutes.")
@@ -85,10 +85,6 @@ def main(run: Run, source: Path, size: str, epochs: int, width: float, int8_epoc
         ),
         every,
     )
-
-
-def _listed(rows: Any, network: Any, data: Any, folder: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(rows(network, data, folder, **options))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def batches(count: int, seed: int) -> list[tuple[Tensor, list[dict[str, Tensor]]
 def scenes() -> Data:
     parts = {"train": 64, "calibration": 16, "validation": 16, "test": 16}
     split = {name: batches(count, seed) for seed, (name, count) in enumerate(parts.items())}
-    return from_loaders(name="scenes", **split)  # type: ignore[arg-type]
+    return from_loaders(name="scenes", **split)
 
 
 @pytest.fixture(scope="module")
