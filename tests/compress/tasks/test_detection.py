@@ -72,6 +72,7 @@ def detector(scenes: Data) -> Network:
     return network
 
 
+@pytest.mark.slow
 def test_a_detector_goes_from_training_to_scored_files(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(CODE)
     recipe = {
