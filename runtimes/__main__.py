@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -169,27 +169,52 @@ def _measure(arguments: list[str]) -> int:
     subject, here = _subject(asked, request, inputs), LocalDevice()
     for mode in modes:
         mode.require(here, subject)
-    measurements = benchmark(asked.files, request, engine=asked.engine, inputs=inputs)
     results = ModeResults(here.name)
-    results.measure(modes, here, subject)
-    measured, lines = [], []
-    for file, measurement in zip(asked.files, measurements, strict=True):
-        facts = measurement.to_json()
-        if asked.no_samples:
-            del facts["samples_ms"], facts["sentinel_ms"]
-        runtime = load(file, asked.engine, request.options)
-        graph = runtime.executed_graph(inputs)
-        runtime.close()
-        facts["executed"] = graph and graph.to_json()
-        measured.append(facts)
-        lines.append(_in_short(measurement, graph))
-    told = {"measurements": measured, "modes": [results.to_json()]} if modes else measured
-    print(json.dumps(told, indent=None if not asked.no_samples else 2))
-    for line in lines:
-        ending.say(line)
+    measurements: Sequence[Measurement] = ()
+    graphs: Sequence[ExecutedGraph | None] = ()
+    ended: BaseException | None = None
+    try:
+        measurements = benchmark(asked.files, request, engine=asked.engine, inputs=inputs)
+        graphs = [_executed(file, asked.engine, request, inputs) for file in asked.files]
+        results.measure(modes, here, subject)
+    except KeyboardInterrupt as error:
+        ended, measurements = error, measurements or getattr(error, "measurements", ())
+    except Exception as error:  # noqa: BLE001 - raised again when what was measured is told
+        ended = error
+    if measurements:
+        _tell(asked, measurements, graphs or [None] * len(measurements), results if modes else None)
+    if ended is not None:
+        raise ended
     if asked.strict:
         require_valid(measurements)
     return 0
+
+
+def _executed(file: Path, engine: str | None, request: Request, inputs: Arrays | None) -> ExecutedGraph | None:
+    runtime = load(file, engine, request.options)
+    try:
+        return runtime.executed_graph(inputs)
+    finally:
+        runtime.close()
+
+
+def _tell(
+    asked: argparse.Namespace,
+    measurements: Sequence[Measurement],
+    graphs: Sequence[ExecutedGraph | None],
+    results: ModeResults | None,
+) -> None:
+    """Print what was measured as JSON, and a line on each file to stderr."""
+    measured = []
+    for measurement, graph in zip(measurements, graphs, strict=True):
+        facts = measurement.to_json()
+        if asked.no_samples:
+            del facts["samples_ms"], facts["sentinel_ms"]
+        measured.append(facts | {"executed": graph and graph.to_json()})
+    told = measured if results is None else {"measurements": measured, "modes": [results.to_json()]}
+    print(json.dumps(told, indent=None if not asked.no_samples else 2))
+    for measurement, graph in zip(measurements, graphs, strict=True):
+        ending.say(_in_short(measurement, graph))
 
 
 def _subject(asked: argparse.Namespace, request: Request, inputs: Arrays | None) -> Subject:

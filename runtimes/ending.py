@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from .errors import Interrupted
+
 DEFECT = 70
 """The exit code of an error that nobody explains: a defect of this program (EX_SOFTWARE of sysexits.h)."""
 
@@ -31,14 +33,6 @@ NO_MEMORY = re.compile(
 _SECONDS_TO_END = 5
 _LONGEST = 1000
 """Characters of a message; what a file holds may be longer than anyone reads."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The system asked this process to end, by ``signal``."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.signal = number
 
 
 def printable(text: str) -> str:
@@ -75,7 +69,6 @@ def told(error: BaseException) -> tuple[str, int]:
     code = getattr(error, "exit_code", None)
     if isinstance(error, KeyboardInterrupt):
         words, code = "interrupted", 128 + getattr(error, "signal", signal.SIGINT)
-        words = "; ".join((words, *getattr(error, "__notes__", ())))
     elif isinstance(code, int):
         pass
     elif isinstance(error, OSError):
@@ -92,7 +85,7 @@ def told(error: BaseException) -> tuple[str, int]:
     else:
         words = f"unexpected {type(error).__name__}: {words[:500]} (a defect of this program; --debug shows where)"
         code = DEFECT
-    return brief(printable(words)), int(code)
+    return brief(printable("; ".join((words, *getattr(error, "__notes__", ()))))), int(code)
 
 
 def complain(message: str) -> None:

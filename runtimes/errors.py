@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -46,6 +48,40 @@ class InvalidMeasurement(RuntimesError):
     """A measurement broke a rule, so that it is not to be trusted."""
 
     exit_code = 5
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user, or the system, asked this process to end, by ``signal``; ``measurements`` are as in `DeviceError`."""
+
+    measurements: Sequence[Any] = ()
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.signal = number
+
+
+@contextmanager
+def keeping(taken: Callable[[str], Sequence[Any]]) -> Iterator[None]:
+    """Within, an error that breaks a measurement off has what was measured before as its ``measurements``.
+
+    Args:
+        taken: returns that, given the reason in words.
+
+    Raises:
+        DeviceError: a device was lost.
+        Interrupted: the user, or the system, asked this process to end.
+    """
+    try:
+        yield
+    except (DeviceError, Interrupted) as error:
+        error.measurements = taken(str(error) or "interrupted")
+        raise
+    except KeyboardInterrupt as error:
+        if type(error) is not KeyboardInterrupt:  # it is of somebody who knows what was measured
+            raise
+        interrupted = Interrupted()
+        interrupted.measurements = taken("interrupted")
+        raise interrupted from error
 
 
 def fault(file: object, error: BaseException) -> str:

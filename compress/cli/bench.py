@@ -94,7 +94,7 @@ def command(
         require_log(log)
     data = call.load_data(names)
     inputs = random_inputs(call.shapes(), call.seed) if call.shapes() else None
-    measured = _Measured(modes, timing, data, call.wanted_task, inputs)
+    measured = _Measured(modes, timing, data, call.wanted_task, inputs, _engines(names, formats))
     with tempfile.TemporaryDirectory() as folder, progress_bars(call) as progress:
         written = _Written(call, data, formats, Path(folder))
 
@@ -104,13 +104,37 @@ def command(
         done = on_devices(call, progress, measure, measured.require)
     records = [record.model_copy(update={"label": label}) for record in measured.records]
     _show(call, records, measured.more)
-    if records or not done.failures:
+    if records or done.whole:
         _write(call, {"devices": done.facts, "measurements": records, **measured.modes_told()})
         if log is not None:
             append(log, records)
+    if records and done.ended is not None:
+        kept = " and ".join(str(place) for place in (call.output, log) if place is not None)
+        done.ended.add_note(f"what was measured until then is {f'in {kept}' if kept else 'above'}")
     done.require_all()
     if timing.strict:
         deploy.require_valid(records)
+
+
+def _engines(names: list[str], formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that run the files that are named, and those of the formats that networks are exported to."""
+    from pathlib import Path
+
+    from ..siblings import export, runtimes
+
+    known = {runtimes.facts.engine_of(Path(name)) for name in names if _is_file(name)}
+    if not all(map(_is_file, names)):
+        known |= {export.facts.formats()[each].engine for each in formats}
+    return tuple(sorted(known))
+
+
+def _is_file(name: str) -> bool:
+    """Whether that is a file to measure, and no network to export first."""
+    from pathlib import Path
+
+    from ..siblings import runtimes
+
+    return Path(name).suffix.lower() in runtimes.facts.suffixes()
 
 
 def _write(call: Options, found: dict[str, Any]) -> None:
@@ -145,13 +169,17 @@ def _show(call: Options, records: list[BenchmarkRecord], more: list[ModeResults]
 
 @dataclass
 class _Measured:
-    """What was measured so far, in one loop of all files and in other modes; ``more`` has those for each device."""
+    """What was measured so far, in one loop of all files and in other modes; ``more`` has those for each device.
+
+    ``engines`` are those that are known before a device is reached.
+    """
 
     modes: tuple[Mode, ...]
     timing: Benchmark
     data: Data | None
     task: Task | str | None
     inputs: tuple[Tensor, ...] | None
+    engines: tuple[str, ...]
     records: list[BenchmarkRecord] = field(default_factory=list)
     more: list[ModeResults] = field(default_factory=list)
 
@@ -159,10 +187,11 @@ class _Measured:
         """Raise DeviceError where a device is known to be unfit."""
         from ..deploy.profile import needs
 
-        device.require(self.timing.request, (*self.modes, *needs(self.timing.profile)))
+        outputs_of = () if self.data is None else self.engines
+        device.require(self.timing.request, (*self.modes, *needs(self.timing.profile)), outputs_of)
 
     def add(self, files: list[Deployed], device: Device, progress: Progress) -> None:
-        """Measure files on a device; where it is lost, what it measured before is added."""
+        """Measure files on a device; where that is broken off, what was measured before is added."""
         from .. import deploy
         from ..deploy.modes import ModeResults, subject_of
         from ..siblings import runtimes
@@ -182,7 +211,7 @@ class _Measured:
                 device=device,
                 profile=self.timing.profile,
             )
-        except runtimes.errors.DeviceError as error:
+        except (runtimes.errors.DeviceError, runtimes.errors.Interrupted) as error:
             self.records.extend(deploy.broken_off(files, error, device.name))
             raise
         if subject is not None:
@@ -211,9 +240,8 @@ class _Written:
 
         from .. import deploy
         from ..pipeline import fold_for_export
-        from ..siblings import runtimes
 
-        if Path(name).suffix.lower() in runtimes.facts.suffixes():
+        if _is_file(name):
             return [deploy.Deployed(name, Path(name))]
         if name not in self.networks:
             self.networks[name] = fold_for_export(self.call.open_other(name, self.data, self.call.weights))

@@ -98,7 +98,10 @@ def _run(call: Options, folder: Path, engines: tuple[str, ...], threads: int, ag
     for name, (_, checked) in zip(names, checks, strict=True):
         for note in gate.notes(checked):
             call.console.print(Text(f"  {name}: {note}"))
-    call.tell({"devices": done.facts, "files": [{"device": device, **gate.to_json(each)} for device, each in checks]})
+    if checks or done.ended is None:
+        call.tell(
+            {"devices": done.facts, "files": [{"device": device, **gate.to_json(each)} for device, each in checks]}
+        )
     done.require_all()
     failed = [(name, checked) for name, (_, checked) in zip(names, checks, strict=True) if not checked.passed]
     if failed:

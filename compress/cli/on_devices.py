@@ -20,13 +20,22 @@ class OnDevices:
     Args:
         facts: of each device that answered, with the bytes that were sent to it.
         failures: of the others.
+        ended: what kept the rest from their turn: an interrupt, or an error that is no device's own.
     """
 
     facts: list[dict[str, Any]] = field(default_factory=list)
     failures: list[runtimes.errors.DeviceError] = field(default_factory=list)
+    ended: BaseException | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all was done on all devices."""
+        return not self.failures and self.ended is None
 
     def require_all(self) -> None:
-        """Raise what the first device failed with, and how many did."""
+        """Raise what ended it before its time; else what the first device failed with, and how many did."""
+        if self.ended is not None:
+            raise self.ended
         if self.failures:
             first, *others = self.failures
             raise type(first)(f"{first}{f' (and {len(others)} other devices fail)' if others else ''}") from first
@@ -54,6 +63,8 @@ def on_devices(
 ) -> OnDevices:
     """Do ``work`` on each device; where one fails, the others still have their turn.
 
+    What else breaks it off is raised by :meth:`OnDevices.require_all`: what was done until then can be told first.
+
     Args:
         require: raises DeviceError where a device is known to be unfit; then there is no work on any.
     """
@@ -70,6 +81,9 @@ def on_devices(
                 done.facts.append(runtimes.devices.device.facts_of(device))
             except runtimes.errors.DeviceError as error:
                 done.failures.append(error)
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - raised again when the rest is told
+                done.ended = error
+                break
             finally:
                 device.close()
     for facts in done.facts:

@@ -72,7 +72,8 @@ def command(formats: tuple[str, ...], threads: int, no_roofline: bool, rows: int
                 call.console.print(profile_table(profiles[-1], rows))
 
         done = on_devices(call, progress, measure, lambda device: device.require(request, needs(profile=True)))
-    call.tell({"devices": done.facts, "profiles": profiles})
+    if profiles or done.ended is None:
+        call.tell({"devices": done.facts, "profiles": profiles})
     done.require_all()
 
 

@@ -8,7 +8,7 @@ from .facts import machine, versions
 from .measure import broken_off, measure, require_valid
 from .parity import accuracy, parity_on, reference, scores
 from .profile import needs
-from .write import Asked, Wanted, export, suffix_of, write_files, write_folder
+from .write import Asked, Wanted, engine_of, export, suffix_of, write_files, write_folder
 
 __all__ = [
     "Asked",
@@ -18,6 +18,7 @@ __all__ = [
     "accuracy",
     "beside",
     "broken_off",
+    "engine_of",
     "export",
     "machine",
     "measure",

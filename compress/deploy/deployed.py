@@ -58,8 +58,9 @@ class Deployed:
     def feed(
         self, inputs: Sequence[Tensor], threads: int, device: runtimes.devices.device.Device
     ) -> runtimes.runtime.Arrays:
-        """What the file takes for these inputs of the network, by name."""
-        engine = self.as_it_is(threads, device)
+        """What the file takes for these inputs of the network, by name: its own engine's, or this machine's."""
+        where = device if device.tells_outputs(self.runs_in) else runtimes.devices.local.LocalDevice()
+        engine = self.as_it_is(threads, where)
         try:
             return runtimes.bound.feed(engine, self.binding, [x.numpy() for x in inputs])
         finally:

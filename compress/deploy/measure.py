@@ -46,7 +46,8 @@ def measure(
         profile: tell where the time of each file goes as well, layer by layer.
 
     Raises:
-        DeviceError: the device cannot be reached, or fails; ``measurements`` of it are what was measured before.
+        DeviceError, Interrupted: the device cannot be reached, or fails; the user wants no more. ``measurements`` of it
+            are what was measured before.
     """
     timing = request or runtimes.measure.request.Request(runtimes.measure.presets.PRESETS["quick"])
     if data is not None:
@@ -55,7 +56,7 @@ def measure(
             if file.network is not None and isinstance(resolved, Task):
                 require_fits(resolved, file.network.model, data, ["test"])
     where = device or runtimes.devices.local.LocalDevice()
-    where.require(timing, needs(profile))
+    where.require(timing, needs(profile), [] if data is None else [file.runs_in for file in files])
     measured = where.benchmark(
         [file.path for file in files],
         timing,
@@ -65,14 +66,11 @@ def measure(
     )
     look = _Look(where, timing.threads, inputs, profile)
     records = []
-    try:
+    with runtimes.errors.keeping(lambda _: measured):  # the times are whole all the same
         for number, (file, measurement) in enumerate(zip(files, measured, strict=True)):
             progress("test the files", number, len(files), file.name)
             timed = _record(file, measurement, where.name).model_copy(update=look.into(file))
             records.append(_tested(file, timed, data, task, parity_samples, where))
-    except runtimes.errors.DeviceError as error:  # the times are whole all the same
-        error.measurements = error.measurements or measured
-        raise
     progress("test the files", len(files), len(files))
     return records
 
@@ -101,8 +99,13 @@ def require_valid(records: Sequence[BenchmarkRecord]) -> None:
         )
 
 
-def broken_off(files: Sequence[Deployed], error: runtimes.errors.DeviceError, device: str) -> list[BenchmarkRecord]:
-    """What was measured of these files before a device was lost: records that are not valid, and say why."""
+def broken_off(
+    files: Sequence[Deployed], error: runtimes.errors.DeviceError | runtimes.errors.Interrupted, device: str
+) -> list[BenchmarkRecord]:
+    """What was measured of these files before a device was lost, or the user wanted no more.
+
+    Records of a loop that was not whole are not valid, and say why.
+    """
     return [_record(file, measurement, device) for file, measurement in zip(files, error.measurements, strict=False)]
 
 
@@ -134,7 +137,7 @@ def _tested(
             first = Slice(data.split("test"), parity_samples)
             batches = [taken(file.network, resolved.read(each)) for each in first.batches(min(256, parity_samples))]
             parity = parity_on(file, batches, device=device, classes=resolved.classes is not None)
-    elif file.network is not None:
+    elif file.network is not None and device.tells_outputs(file.runs_in):
         parity = parity_on(file, [file.network.example_inputs], device=device)
     found = {"scores": scored, "samples": samples, "parity": parity, "in_reference": not file.is_exact(device)}
     return record.model_copy(update=found)
@@ -152,6 +155,8 @@ class _Look:
 
     def into(self, file: Deployed) -> dict[str, NodeCounts | Profile]:
         """The fields of a record that the executed nodes of a file tell; none where the engine does not tell them."""
+        if not self.device.tells_outputs(file.runs_in):
+            return {}
         inputs = self.inputs or (file.network.example_inputs if file.network is not None else None)
         runs = RUNS if self.profile else NODE_RUNS
         try:

@@ -87,6 +87,12 @@ class Wanted:
         return self.format, target
 
 
+def engine_of(wanted: Wanted) -> str:
+    """The engine that runs a file in the format that is wanted."""
+    engine: str = exporters.facts.formats()[wanted.resolved()[0]].engine
+    return engine
+
+
 def suffix_of(wanted: Wanted) -> str:
     """The end of a file's name in the format that is wanted."""
     return exporters.facts.formats()[wanted.resolved()[0]].suffix

@@ -57,6 +57,25 @@ def ready_for_export(network: Network, export: Export, data: Data | None) -> Net
     return ready if export.dynamic_batch else replace(ready, example_inputs=one_sample(ready.example_inputs))
 
 
+def require_devices(recipe: Recipe, data: Data | None, devices: Sequence[Device]) -> None:
+    """Reach every device that is not this machine, and see that it can run and tell what the recipe's files give.
+
+    Connections are closed again: there may be hours until they are needed.
+
+    Raises:
+        DeviceError: one cannot be reached, lacks an engine, or tells times alone where there is data to score.
+    """
+    for device in devices:
+        if device.name == runtimes.devices.device.LOCAL:
+            continue
+        device.conditions()
+        for export in recipe.exports:
+            engine = deploy.engine_of(wanted(export, data).on(device))
+            device.require(recipe.benchmark.request, outputs_of=[] if data is None else [engine])
+            device.version(engine)
+        device.close()
+
+
 @dataclass(frozen=True)
 class OnDevice:
     """What was measured on a device: for each export of a recipe, in its order, the file for it and how it did there.

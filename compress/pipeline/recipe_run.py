@@ -31,7 +31,7 @@ from ..sources.load import Network, require_named
 from ..stage import Context, Progress, silent
 from ..tasks.resolve import read_task, require_fits
 from ..tasks.task import Task
-from .files import OnDevice, fold_for_export, write_files
+from .files import OnDevice, fold_for_export, require_devices, write_files
 from .gates import check_gates, layers, require_scores, restoration_gates, summary
 from .images import sized
 from .resume import ORIGIN, Origin, fingerprint, origin
@@ -147,8 +147,7 @@ def _run(
     recipe: Recipe, work: Path, data: Data | None, progress: Progress, trust: bool, devices: Sequence[Device]
 ) -> tuple[Report, list[runtimes.errors.DeviceError]]:
     """The report, and what devices failed with that were lost while others were not."""
-    for device in devices[1:]:  # the first one is asked by the clock: what cannot be reached is told before any work
-        device.conditions()
+    require_devices(recipe, data, devices)
     steps = _Steps(recipe, work, data, progress, trust, deploy.MachineClock(device=_far(devices[0])), len(devices))
     steps.prepare()
     for number in range(len(steps.names)):

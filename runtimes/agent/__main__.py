@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import sys
 
-from .serve import Ended, serve, streams
-from .store import Requests, Store
+from .serve import Ended, failed, serve, streams
+from .store import Refused, Requests, Store
 
 
 def main() -> int:
@@ -26,8 +26,13 @@ def main() -> int:
         operations = Operations()
         versions = {"python": platform.python_version(), "numpy": np.__version__}
         serve(mine.wire, {**Requests(store).handlers(), **operations.handlers()}, versions)
-    except (Ended, OSError):
+    except Refused as error:  # its cache, at the start
+        mine.wire.send({"event": "failed", "message": str(error)})
         return 1
+    except Ended:
+        return 1
+    except OSError as error:
+        return failed(error)
     finally:
         if operations is not None:
             operations.close()

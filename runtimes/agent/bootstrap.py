@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import environments
-from .serve import Call, Ended, Handler, serve, streams
+from .serve import Call, Ended, Handler, failed, serve, streams
 from .store import VARIABLE, Requests, Store
 
 AGENT = "import sys; sys.path[:0] = [sys.argv[1]]; from runtimes.agent.__main__ import main; sys.exit(main())"
@@ -53,11 +54,8 @@ class Bootstrap:
 
     def conditions(self, call: Call) -> dict[str, Any]:
         """Say what this machine is, by the package that was sent."""
-        sys.path.insert(0, call.values["package"])
-        try:
+        with _importing(call.values["package"]):
             from runtimes.sensors.conditions import conditions
-        finally:
-            sys.path.remove(call.values["package"])
         return asdict(conditions())
 
     def distributions(self, call: Call) -> dict[str, Any]:
@@ -69,8 +67,17 @@ class Bootstrap:
         return versions
 
     def clean(self, call: Call) -> dict[str, Any]:
-        """Remove the cache; answer with the bytes that it had."""
-        return {"bytes": self.files.opened.clean()}
+        """Remove the cache; answer with the bytes that it had.
+
+        What a measurement changed of the machine and could not put back, as where the power failed, is put back before:
+        how it was is written in the cache alone.
+        """
+        store = self.files.opened
+        os.environ[VARIABLE] = str(store.caches)
+        with _importing(call.values["package"]):
+            from runtimes.sensors.settings import put_back_left
+        put_back_left()
+        return {"bytes": store.clean()}
 
     def become(self, call: Call) -> dict[str, Any]:
         """Become the agent of a Python; the answer is the agent's greeting."""
@@ -78,7 +85,7 @@ class Bootstrap:
         store.abandon()
         space = store.temporary("space")  # the process stays the same one, and so does its number
         space.mkdir(exist_ok=True)
-        caches = str(store.folder / "caches")  # of engines too: nothing is left elsewhere
+        caches = str(store.caches)  # of engines too: nothing is left elsewhere
         own = {"TMPDIR": str(space), "XDG_CACHE_HOME": caches, VARIABLE: caches}
         environment = {**os.environ, **own, **call.values.get("environment", {})}
         python = call.values.get("python") or sys.executable
@@ -86,13 +93,25 @@ class Bootstrap:
         self.streams.exec(words, environment)
 
 
+@contextmanager
+def _importing(package: str) -> Iterator[None]:
+    """Within, the package that was sent can be imported."""
+    sys.path.insert(0, package)
+    try:
+        yield
+    finally:
+        sys.path.remove(package)
+
+
 def main() -> int:
     """Answer until the connection ends, or this process becomes another program."""
     bootstrap = Bootstrap()
     try:
         serve(bootstrap.streams.wire, bootstrap.handlers(), {})
-    except (Ended, OSError):
+    except Ended:
         return 1
+    except OSError as error:
+        return failed(error)
     finally:
         if bootstrap.files.store is not None:
             bootstrap.files.store.abandon()

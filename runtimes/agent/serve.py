@@ -99,6 +99,13 @@ def serve(wire: Wire, handlers: Mapping[str, Handler], greeting: Mapping[str, An
             wire.send({"id": call.number, **extra}, data)
 
 
+def failed(error: OSError) -> int:
+    """Say on stderr why a program here ends, as its last words, which the other side tells; return its exit code."""
+    with suppress(OSError):
+        print(_of_system(error)["message"], file=sys.stderr, flush=True)
+    return 1
+
+
 def _answer(handlers: Mapping[str, Handler], call: Call) -> tuple[dict[str, Any], bytes] | None:
     try:
         handler = handlers.get(str(call.values.get("do")))

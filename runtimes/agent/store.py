@@ -84,6 +84,7 @@ class Store:
     def __init__(self, folder: str | None = None) -> None:
         self.folder = (Path(folder).expanduser() if folder else default_folder()) / FOLDER
         self.partial = self.folder / "partial"
+        self.caches = self.folder / "caches"
         self._lock: int | None = None
 
     def open(self) -> None:

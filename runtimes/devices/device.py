@@ -82,8 +82,17 @@ class Device(Protocol):
         """Return whether it computes the integers of files for ``target`` as the target's own device does."""
         ...
 
-    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
-        """Raise DeviceError where it is known that it cannot measure so; it is not reached for that."""
+    def require(self, request: Request, needs: Sequence[Need] = (), outputs_of: Sequence[str] = ()) -> None:
+        """Raise DeviceError where it is known that it cannot measure so; it is not reached for that.
+
+        Args:
+            needs: what is measured besides.
+            outputs_of: engines whose files are to give their outputs, and not how long they take alone.
+        """
+        ...
+
+    def tells_outputs(self, engine: str) -> bool:
+        """Return whether files of an engine give their outputs there, or times alone; it is not reached for that."""
         ...
 
     def version(self, engine: str) -> str:

@@ -335,7 +335,18 @@ class Link:
                     return
 
 
-_EXPLAINED = ("busy", "cache", "environment", "memory", "network", "protocol", "system", "wheel", "EngineMissing")
+_EXPLAINED = (
+    "busy",
+    "cache",
+    "environment",
+    "memory",
+    "network",
+    "protocol",
+    "system",
+    "wheel",
+    "EngineMissing",
+    "NotPutBack",
+)
 
 
 def _text(value: object) -> str:

@@ -33,8 +33,12 @@ class LocalDevice:
         """Return whether this processor computes files for ``target`` as the target's own device does."""
         return processor.is_exact(target)
 
-    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
+    def require(self, request: Request, needs: Sequence[Need] = (), outputs_of: Sequence[str] = ()) -> None:
         """What this machine has not is told by what asks it."""
+
+    def tells_outputs(self, engine: str) -> bool:
+        """Return True: files are run by this package."""
+        return True
 
     def version(self, engine: str) -> str:
         """Return the version of an engine; raises EngineMissing."""

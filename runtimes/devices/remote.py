@@ -15,11 +15,11 @@ import numpy as np
 from .. import processor
 from ..agent.arrays import packed, unpacked
 from ..ending import printable
-from ..errors import DeviceError, InvalidModel
+from ..errors import DeviceError, InvalidModel, keeping
 from ..facts import engine_of, engines
 from ..files.untrusted import VARIABLE, large_files
 from ..measure.loop import Progress, Samples
-from ..measure.measurement import Measurement
+from ..measure.measurement import Measurement, broken_off
 from ..measure.modes.work import Part, Work
 from ..measure.modes.works import told_of
 from ..measure.presets import Preset
@@ -106,7 +106,7 @@ class RemoteDevice:
             self._processor = here.architecture, here.isa
         return processor.is_exact(target, *self._processor)
 
-    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
+    def require(self, request: Request, needs: Sequence[Need] = (), outputs_of: Sequence[str] = ()) -> None:
         """What it has not is told there, before anything is measured."""
 
     def engines(self) -> dict[str, str]:
@@ -123,11 +123,20 @@ class RemoteDevice:
         return {name: printable(there[package]) for name, package in packages.items() if package in there}
 
     def clean(self) -> int:
-        """Remove all that was kept on it; returns the bytes that it had."""
+        """Remove all that was kept on it; returns the bytes that it had.
+
+        Settings that a measurement there left changed are put back before that.
+        """
         link = self._first()
-        answer, _ = link.ask("clean")
+        package = self._package(link)
+        with link.during("cleaning"):
+            answer, _ = link.ask("clean", package=package)
         with link.understood():
             return int(answer["bytes"])
+
+    def tells_outputs(self, engine: str) -> bool:
+        """Return True: files are run by this package."""
+        return True
 
     def version(self, engine: str) -> str:
         """Return the version of an engine there; raises DeviceError where it is not there."""
@@ -161,16 +170,13 @@ class RemoteDevice:
         index, body = _feeds(inputs, len(paths))
         taken = _Taken(progress)
         asked = self._asked(request)
-        try:
+        with keeping(lambda reason: _named(taken.measurements(reason), files)):
             with link.during("measuring"):
                 answer, _ = link.ask(
                     "benchmark", body, taken, files=there, engines=engines, request=asked, arrays=index
                 )
             with link.understood():
                 measured = _measurements(answer["measurements"], len(paths))
-        except DeviceError as error:
-            error.measurements = _named(taken.measurements(str(error)), files)
-            raise
         return _named(measured, files)
 
     def measure(self, work: Work[R], subject: Subject, progress: Progress | None = None) -> R:
@@ -180,7 +186,13 @@ class RemoteDevice:
         index, body = _feeds(subject.inputs, len(there))
         heard = _Heard(progress)
         asked, engines = self._asked(subject.request), subject.engines[: len(there)]
-        try:
+
+        def kept(reason: str) -> tuple[R, ...]:
+            with link.understood():
+                result = _judged(work.result(subject, heard.parts, [f"it was broken off: {reason}"]))
+            return () if result is None else (result,)
+
+        with keeping(kept):
             with link.during("measuring"):
                 told = told_of(work)
                 link.ask("measure", body, heard, work=told, files=there, engines=engines, request=asked, arrays=index)
@@ -189,11 +201,6 @@ class RemoteDevice:
                 if result is None:
                     raise ValueError("no result")
                 return result
-        except DeviceError as error:
-            with link.understood():
-                kept = _judged(work.result(subject, heard.parts, [f"it was broken off: {error}"]))
-            error.measurements = () if kept is None else (kept,)
-            raise
 
     def interleave(self, loaded: Sequence[tuple[Runtime, Arrays]], preset: Preset) -> Samples:
         """Return the times of loaded files, run in turn."""
@@ -414,19 +421,7 @@ class _Taken:
 
     def measurements(self, reason: str) -> tuple[Measurement, ...]:
         """What was taken, marked as not to be trusted."""
-        if not self._begun or not all(self._rows):
-            return ()
-        seconds = time.monotonic() - self._began_s
-        return tuple(
-            replace(
-                each,
-                samples_ms=tuple(row),
-                sentinel_ms=tuple(self._guards),
-                duration_s=seconds,
-                disturbances=(*each.disturbances, f"it was broken off: {reason}"),
-            )
-            for each, row in zip(self._begun, self._rows, strict=True)
-        )
+        return broken_off(self._begun, self._rows, self._guards, time.monotonic() - self._began_s, reason)
 
 
 class _Heard:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import InvalidInputs, InvalidMeasurement
+from ..errors import InvalidInputs, InvalidMeasurement, keeping
 from ..facts import engine_of
 from ..files.digest import digest
 from ..runtime import Arrays, Engine, Options, Runtime, check_inputs, engine_named, existing, random_inputs
@@ -23,7 +23,7 @@ from ..sensors.temperatures import wait_below
 from ..sensors.watch import Watch, Watched
 from .energy import energy_of, idle_watts
 from .loop import Progress, Renewal, Rows, Samples, interleave, sentinel
-from .measurement import Measurement
+from .measurement import Measurement, broken_off
 from .memory import Memory, peak_memory
 from .presets import Preset
 from .request import Request
@@ -73,6 +73,7 @@ def benchmark(
         InvalidModel: a file cannot be loaded, or the process that measures its memory failed.
         InvalidInputs: an option is not known, the inputs do not fit a file, or the machine cannot do what is requested.
         EngineMissing: an engine is not installed.
+        Interrupted: the user, or the system, wants no more; ``measurements`` of it are what was taken until then.
     """
     asked = request or Request()
     rail = rail_named(asked.rail) if asked.energy else None
@@ -81,21 +82,44 @@ def benchmark(
         watch, heard = Watch(before.affinity or ()), listener or _Nobody()
         nothing = Samples(((),) * len(ready.jobs), (), 0, 0.0)
         loop = _Loop(asked, ready, nothing, before, before, began, watch.watched)
-        heard.began(loop.measurements())
-        with watch.watching():
+        taken = _Taken(loop.measurements(), heard)
+        with keeping(taken.measurements), watch.watching():
             samples = interleave(
                 ready.works,
                 asked.preset,
                 sentinel(),
                 progress,
                 watch=watch.look,
-                took=heard.took,
+                took=taken,
                 renewal=ready.renewal,
             )
         loop = replace(loop, samples=samples, after=conditions(), watched=watch.watched)
-        energies = _energies(ready, asked.preset, rail)
+        with keeping(lambda _: loop.measurements()):
+            energies = _energies(ready, asked.preset, rail)
     measured = loop.measurements()
     return tuple(replace(each, energy=energy) for each, energy in zip(measured, energies, strict=True))
+
+
+class _Taken:
+    """What a loop has taken so far: told to a listener, and kept where the loop is broken off."""
+
+    def __init__(self, begun: Sequence[Measurement], heard: Listener) -> None:
+        self._begun, self._heard = begun, heard
+        self._rows_ms: Rows = ()
+        self._sentinel_ms: Sequence[float] = ()
+        self._began_s = time.perf_counter()
+        heard.began(begun)
+
+    def __call__(self, rows_ms: Rows, sentinel_ms: Sequence[float]) -> None:
+        """Take lists that the loop goes on to fill."""
+        if not self._rows_ms:
+            self._began_s = time.perf_counter()
+        self._rows_ms, self._sentinel_ms = rows_ms, sentinel_ms
+        self._heard.took(rows_ms, sentinel_ms)
+
+    def measurements(self, reason: str) -> tuple[Measurement, ...]:
+        """What was taken, marked as not to be trusted."""
+        return broken_off(self._begun, self._rows_ms, self._sentinel_ms, time.perf_counter() - self._began_s, reason)
 
 
 @dataclass(frozen=True)

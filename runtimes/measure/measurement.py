@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -186,3 +186,32 @@ class Measurement:
 
     def _percentile(self, q: float) -> float:
         return float(np.percentile(self.samples_ms, q))
+
+
+def broken_off(
+    begun: Sequence[Measurement],
+    rows_ms: Sequence[Sequence[float]],
+    sentinel_ms: Sequence[float],
+    duration_s: float,
+    reason: str,
+) -> tuple[Measurement, ...]:
+    """Return measurements of a loop that was broken off, with a disturbance that says so.
+
+    Args:
+        begun: the measurements as they were before the first sample.
+        rows_ms: the samples that were taken of each until then; none is returned where one of them has no sample.
+        reason: in words, why the loop was broken off.
+    """
+    rounds = min(map(len, rows_ms), default=0)
+    if not rounds:
+        return ()
+    return tuple(
+        replace(
+            each,
+            samples_ms=tuple(row[:rounds]),
+            sentinel_ms=tuple(sentinel_ms),
+            duration_s=duration_s,
+            disturbances=(*each.disturbances, f"it was broken off: {reason}"),
+        )
+        for each, row in zip(begun, rows_ms, strict=True)
+    )

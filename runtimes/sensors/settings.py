@@ -2,7 +2,8 @@
 
 What was set before is written to a journal in the user's cache first. It is put back from there by this process when it
 is done, also after an error or an interrupt; by a guard, a small process that waits for the end of this one, where this
-one is killed; and by the next measurement where both were, as when the power fails.
+one is killed; and by the next measurement where both were, as when the power fails. The journal stays until all is put
+back.
 
 Kernel, Documentation/admin-guide/pm/cpufreq.rst: ``policy*/scaling_governor`` and ``scaling_available_governors``.
 """
@@ -36,6 +37,10 @@ _LOOKS = 100
 _GOVERNOR = re.compile(r"[a-z_]{1,32}")
 
 
+class NotPutBack(InvalidInputs):
+    """What a measurement has changed of the machine is still so; the message says what."""
+
+
 @dataclass(frozen=True)
 class Journal:
     """What was set before, and who changed it.
@@ -66,8 +71,14 @@ def held(governor: str | None, mode: str | None, cores: Sequence[int] | None, ro
     Raises:
         InvalidInputs: there is no such governor or mode, they may not be set, or another process has them set.
     """
-    put_back_left()
-    if governor is None and mode is None:
+    changed = governor is not None or mode is not None
+    try:
+        put_back_left()
+    except NotPutBack as error:
+        if changed:
+            raise
+        warnings.warn(str(error), stacklevel=2)
+    if not changed:
         yield
         return
     chosen = {} if governor is None else _policies(governor, cores, root)
@@ -83,23 +94,26 @@ def held(governor: str | None, mode: str | None, cores: Sequence[int] | None, ro
             _set(path / "scaling_governor", governor or "")
         yield
     finally:
-        failures = put_back(journal)
-        journal_file().unlink(missing_ok=True)
+        try:
+            _finish(journal)
+        except NotPutBack as error:
+            warnings.warn(str(error), stacklevel=2)
         _end(guard)
-        if failures:
-            warnings.warn("; ".join(failures), stacklevel=2)
 
 
 def put_back(journal: Journal) -> list[str]:
-    """Set again what was set before; returns what could not be, in words."""
+    """Set again what was set before, where it is another now; returns what could not be, in words."""
     failures = []
-    if journal.power_mode is not None:
+    root = Path(journal.root)
+    if journal.power_mode is not None and power_mode.mode(root) != journal.power_mode:
         try:
             power_mode.set_mode(journal.power_mode)
         except InvalidInputs as error:
             failures.append(f"the power mode was not put back: {error}")
     for number, governor in journal.governors.items():
-        file = Path(journal.root) / f"sys/devices/system/cpu/cpufreq/policy{number}/scaling_governor"
+        file = root / f"sys/devices/system/cpu/cpufreq/policy{number}/scaling_governor"
+        if text(file) == governor:
+            continue
         try:
             file.write_text(governor, encoding="utf-8")
         except OSError as error:
@@ -112,15 +126,24 @@ def put_back_left() -> bool:
 
     Raises:
         InvalidInputs: a process that still runs has changed settings.
+        NotPutBack: some of it cannot be set, as by a user who may not.
     """
     journal = _read()
     if journal is None:
         return False
     if journal.pid != os.getpid() and _runs(journal):
         raise InvalidInputs(f"process {journal.pid} measures with settings of its own; wait until it is done")
-    put_back(journal)
-    journal_file().unlink(missing_ok=True)
+    _finish(journal)
     return True
+
+
+def _finish(journal: Journal) -> None:
+    """Put back, and remove the journal; raises NotPutBack, and it stays."""
+    failures = put_back(journal)
+    if failures:
+        hint = f"measure again as the user who may, or set it by hand and remove {journal_file()}"
+        raise NotPutBack(f"{'; '.join(failures)}; {hint}")
+    journal_file().unlink(missing_ok=True)
 
 
 def _policies(governor: str, cores: Sequence[int] | None, root: Path) -> dict[Path, str]:
@@ -238,8 +261,8 @@ def main() -> int:
         if journal is None:
             break
         if not _runs(journal):
-            put_back(journal)
-            journal_file().unlink(missing_ok=True)
+            with contextlib.suppress(NotPutBack):  # nobody listens; the next measurement tries again, and tells
+                _finish(journal)
             break
         time.sleep(0.1)
     return 0

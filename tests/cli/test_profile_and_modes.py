@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtimes.__main__ import main as measure
+from runtimes.errors import InvalidModel
+from runtimes.measure.modes import cold_start
 from tests.support.command_line import runner
 from tests.support.small_classifier import SMALL_NET
 
@@ -52,3 +57,52 @@ def test_an_engine_without_times_is_told(run: Run) -> None:
     pytest.importorskip("litert_torch")
     with pytest.raises(AssertionError, match="LiteRT tells no time of single nodes"):
         run(f"profile {NET} --data data.npz --format litert --no-roofline")
+
+
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """Have the cold start of this number end with an error."""
+    start, count = cold_start._one, itertools.count(1)
+
+    def one(*asked: Any) -> dict[str, float]:
+        if next(count) == number:
+            raise error
+        return start(*asked)
+
+    monkeypatch.setattr(cold_start, "_one", one)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted; what was measured until then is in told.json and all.jsonl"),
+        (InvalidModel("it fails"), 2, "error: it fails; what was measured until then is in told.json and all.jsonl"),
+    ],
+    ids=["interrupt", "error"],
+)
+def test_what_was_measured_before_a_mode_ended_is_kept(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    run(f"export {NET} --data data.npz --format onnx -o files -q")
+    interrupted_at(monkeypatch, 2, error)
+    line = "bench files/model.onnx --preset quick --cold-starts 5 --sweep-threads 1,2 -q -o told.json --log all.jsonl"
+    assert run(line, code).splitlines()[-1] == said
+    told = json.loads(Path("told.json").read_text())
+    assert len(told["measurements"]) == 1 == len(Path("all.jsonl").read_text().splitlines())
+    (modes,) = told["modes"]
+    assert "sweeps" not in modes
+    if code == 130:
+        (cold,) = modes["cold_starts"]
+        assert len(cold["total_ms"]) == 1 and cold["disturbances"] == ["it was broken off: interrupted"]
+
+
+def test_a_board_tells_what_it_measured_before_a_mode_ended(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same by ``python -m runtimes``, which has no other place to keep it."""
+    run(f"export {NET} --data data.npz --format onnx -o files -q")
+    interrupted_at(monkeypatch, 2, KeyboardInterrupt())
+    assert measure(["files/model.onnx", "--preset", "quick", "--cold-starts", "3"]) == 130
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["measurements"][0]["runs"] >= 30 and len(told["modes"][0]["cold_starts"][0]["total_ms"]) == 1
+    assert err.splitlines()[-1] == "error: interrupted"

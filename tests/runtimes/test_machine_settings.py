@@ -95,6 +95,28 @@ def test_the_next_run_puts_back_what_a_dead_one_left(board: Path) -> None:
     assert not journal_file().exists() and put_back_left() is False
 
 
+def test_what_cannot_be_put_back_is_told_and_not_forgotten(
+    board: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is all that knows how it was: it stays until somebody who may put it back measures."""
+    left = {"pid": ended(), "started": "1", "governors": {"0": "schedutil"}, "power_mode": 0, "root": str(board)}
+    boards.write(board, {f"{boards.CPU}/cpufreq/policy0/scaling_governor": "performance"})
+    (board / "var/lib/nvpmodel/status").write_text("pmode:0001\n")
+    journal_file().parent.mkdir()
+    journal_file().write_text(json.dumps(left))
+    monkeypatch.setenv("PATH", str(board))
+    told = pytest.warns(UserWarning, match="the power mode was not put back: .*remove .*machine-settings")
+    with told, held(None, None, None, board):
+        assert governors(board) == ["schedutil", "schedutil"]
+    with pytest.raises(settings.NotPutBack), held("powersave", None, None, board):
+        pass
+    assert governors(board) == ["schedutil", "schedutil"] and journal_file().exists()
+    nvpmodel(board, tmp_path / "tools")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    assert put_back_left() and not journal_file().exists()
+    assert (board / "var/lib/nvpmodel/status").read_text() == "pmode:0000\n"
+
+
 def test_a_run_that_still_holds_settings_is_not_disturbed(board: Path) -> None:
     parent = os.getppid()
     journal_file().parent.mkdir()

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from runtimes.__main__ import main
 from runtimes.devices.local import LocalDevice
-from runtimes.errors import InvalidInputs, InvalidModel
+from runtimes.errors import Interrupted, InvalidInputs, InvalidModel
 from runtimes.measure import presets
 from runtimes.measure.loop import Progress
 from runtimes.measure.modes.asked import modes_asked
@@ -67,6 +67,53 @@ def test_sustained_load_is_windows_of_runs_with_sensors_between(linear: Path) ->
         assert window.after.at_s == pytest.approx(window.end_s, abs=0.002)
     assert told[0] == ("sustain", 0, 0) and all(task == "sustain" for task, _, _ in told)
     assert Sustained.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+class Interrupting:
+    """A progress that interrupts this process when it is told of something for the given time."""
+
+    def __init__(self, task: str, times: int, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.task, self.left, self.error = task, times, error
+
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
+        self.left -= task == self.task
+        if not self.left:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("mode", "task", "times", "count"),
+    [
+        (SustainedLoad(1.0, window_s=0.05), "sustain", 3, 1),
+        (ColdStarts(3), "start cold", 2, 1),
+        (BatchSweep((1, 2)), "bench", 50, 2),
+        (CoresSweep((1, 2)), "bench", 150, 2),
+    ],
+    ids=["sustained", "cold starts", "batches", "threads"],
+)
+def test_what_was_measured_before_an_interrupt_is_kept(
+    mode: Mode, task: str, times: int, count: int, linear: Path
+) -> None:
+    """The windows, processes and points that are whole, and of the loop that is not whole the runs until then."""
+    request = replace(BRIEF, preset=Preset("brief", 1, 0.0, 1, 0.1))
+    results = ModeResults("local")
+    with pytest.raises(Interrupted):
+        results.measure([mode], LocalDevice(), Subject.of([linear], request), Interrupting(task, times))
+    ((_, kept),) = results.modes
+    assert len(kept) == count
+    last: Any = kept[-1]
+    told = last.measurement.disturbances if isinstance(last, SweepPoint) else last.disturbances
+    assert told == ("it was broken off: interrupted",)
+    if isinstance(last, SweepPoint):
+        assert not last.measurement.valid and last.measurement.samples_ms
+        assert len(last.measurement.samples_ms) == last.measurement.to_json()["runs"]
+    json.dumps(results.to_json())
+
+
+def test_an_interrupt_before_the_first_result_keeps_nothing(linear: Path) -> None:
+    with pytest.raises(Interrupted) as caught:
+        LocalDevice().measure(SustainedLoad(1.0), Subject.of([linear], BRIEF), Interrupting("sustain", 1))
+    assert caught.value.measurements == ()
 
 
 def window(begin_s: float, p50_ms: float, runs: int) -> Window:

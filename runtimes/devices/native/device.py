@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ... import processor
-from ...errors import DeviceError, InvalidInputs
+from ...errors import DeviceError, InvalidInputs, keeping
 from ...facts import EngineFacts, describe, engine_of, engines
 from ...files.digest import digest
 from ...measure.loop import Progress, Samples
@@ -27,7 +27,18 @@ from ...measure.modes.work import Work
 from ...measure.presets import Preset
 from ...measure.request import Request
 from ...measure.subject import Subject
-from ...runtime import Array, Arrays, ExecutedGraph, Options, Runtime, TensorSpec, check_inputs, existing, random_inputs
+from ...runtime import (
+    Array,
+    Arrays,
+    ExecutedGraph,
+    Options,
+    Runtime,
+    TensorSpec,
+    check_inputs,
+    engine_named,
+    existing,
+    random_inputs,
+)
 from ...sensors.conditions import Conditions
 from ...sensors.cores import resolved
 from ...sensors.temperatures import wait_below
@@ -104,8 +115,11 @@ class NativeDevice:
         here = self.conditions()
         return processor.is_exact(target, here.architecture, here.isa)
 
-    def require(self, request: Request, needs: Sequence[Need] = ()) -> None:
-        """Raise DeviceError where Python would have to be there: settings are put back, and rails are read, by ours."""
+    def require(self, request: Request, needs: Sequence[Need] = (), outputs_of: Sequence[str] = ()) -> None:
+        """Raise DeviceError where Python, or the runner, would have to be there.
+
+        Settings are put back, and rails are read, by this package.
+        """
         asked = {
             "a governor": request.governor,
             "a power mode": request.power_mode,
@@ -115,6 +129,16 @@ class NativeDevice:
         lacking = [what for what, wanted in asked.items() if wanted]
         if lacking:
             raise DeviceError(f"{self.name}: {', '.join(lacking)}: needs Python on the device; leave it out")
+        for facts in map(describe, outputs_of):
+            if not self._has_runner(facts):
+                library = facts.native_library
+                needed = f"the runner with {library}" if library else "an engine whose outputs the runner can tell"
+                told = f"outputs, and so accuracy, of {facts.title} need {needed}, in {self.programs}"
+                raise DeviceError(f"{self.name}: {told}; its other programs tell times alone")
+
+    def tells_outputs(self, engine: str) -> bool:
+        """Return whether the runner is there, with the library of the engine."""
+        return self._has_runner(describe(engine))
 
     def version(self, engine: str) -> str:
         """Return `PROVIDED`: programs tell versions when they run a file; raises DeviceError where there is none."""
@@ -126,10 +150,7 @@ class NativeDevice:
     def load(self, file: Path, engine: str, options: Options) -> Runtime:
         """Return a file of this machine, run there by the runner; raises InvalidModel or DeviceError."""
         facts = describe(engine)
-        if not self._has_runner(facts):
-            library = facts.native_library
-            needed = f"the runner with {library}" if library else "an engine whose outputs the runner can tell"
-            raise DeviceError(f"{self.name}: outputs of {facts.title} need {needed}, in {self.programs}")
+        self.require(Request(), outputs_of=[engine])
         call = self._call(existing(file), facts, options.threads)
         told = runner.described(self._shell.require(call.describe(), f"loading {file}").decode("utf-8", "replace"))
         return NativeRuntime(self._shell, call, told, self._pinning(self.settings.cores))
@@ -156,13 +177,10 @@ class NativeDevice:
         for number, (file, path, name, feed) in enumerate(zip(files, paths, names, feeds, strict=True)):
             if progress is not None:
                 progress("bench", number, len(paths), str(file))
-            try:
+            with keeping(lambda _: tuple(done)):
                 too_warm = self._too_warm(request, progress)
                 measured = self._measured(str(file), path, describe(name), request, feed)
                 done.append(replace(measured, disturbances=(*too_warm, *measured.disturbances)))
-            except DeviceError as error:
-                error.measurements = tuple(done)
-                raise
         return tuple(done)
 
     def measure(self, work: Work[R], subject: Subject, progress: Progress | None = None) -> R:
@@ -245,6 +263,8 @@ class NativeDevice:
         """By the engine's own program, called several times where it tells a mean alone; inputs are its own."""
         path_here = self._required_tool(facts)
         tool = TOOLS[path_here.name]
+        if tool.asks_shapes and feed is None:
+            feed = _inputs_of(path, facts, request)
         preset, program = request.preset, self._shell.send(path_here, executable=True)
         shapes = tuple(tuple(array.shape[1:]) for array in (feed or {}).values())
         run = ToolRun(program, self._shell.send(path), request.threads, preset.warmup_runs, preset.runs, shapes)
@@ -367,6 +387,15 @@ class NativeRuntime:
         finally:
             with suppress(DeviceError):
                 self._shell.run(["rm", "-rf", folder])
+
+
+def _inputs_of(path: Path, facts: EngineFacts, request: Request) -> Arrays:
+    """Random inputs of a file, as its engine on this machine tells them; raises EngineMissing where there is none."""
+    runtime = engine_named(facts.name).load(path, request.options)
+    try:
+        return random_inputs(runtime.inputs, request.seed)
+    finally:
+        runtime.close()
 
 
 def _patience(preset: Preset) -> float:

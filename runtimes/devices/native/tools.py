@@ -66,11 +66,15 @@ class ToolTimes:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program: its file's name, its arguments, and the reading of what it printed."""
+    """A program: its file's name, its arguments, and the reading of what it printed.
+
+    ``asks_shapes`` says that its arguments have the shapes of the inputs.
+    """
 
     name: str
     arguments: Callable[[ToolRun], list[str]]
     parse: Callable[[str], ToolTimes]
+    asks_shapes: bool = False
 
     def words(self, run: ToolRun) -> list[str]:
         """Return the program with its arguments, each a word of its own."""
@@ -175,7 +179,7 @@ TOOLS: Mapping[str, Tool] = {
     for tool in (
         Tool("benchmark_model", _benchmark_model, _read_benchmark_model),
         Tool("onnxruntime_perf_test", _perf_test, _read_perf_test),
-        Tool("benchncnn", _benchncnn, _read_benchncnn),
+        Tool("benchncnn", _benchncnn, _read_benchncnn, asks_shapes=True),
         Tool("executor_runner", _executor_runner, _read_executor_runner),
     )
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from ...devices.device import Device
-from ...errors import DeviceError
+from ...errors import DeviceError, Interrupted
 from ..loop import Progress
 from ..subject import Subject
 
@@ -39,7 +39,8 @@ class Mode(Protocol):
         """Measure, one result after the other.
 
         Raises:
-            DeviceError: the device was lost; ``measurements`` of it are results of what was taken since the last one.
+            DeviceError, Interrupted: the device was lost, or the user wants no more; ``measurements`` of it are results
+                of what was taken since the last one.
         """
         ...
 
@@ -66,7 +67,7 @@ class ModeResults:
             try:
                 for result in mode.results(device, subject, progress):
                     results.append(result)  # noqa: PERF402 - those before an error are kept
-            except DeviceError as error:
+            except (DeviceError, Interrupted) as error:
                 results.extend(error.measurements)
                 raise
 

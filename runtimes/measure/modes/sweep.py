@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...devices.device import Device
-from ...errors import DeviceError, InvalidInputs
+from ...errors import DeviceError, Interrupted, InvalidInputs
 from ...runtime import MOST_THREADS, Arrays, random_inputs
 from ...sensors.cores import require_words, resolved
 from ..loop import Progress
@@ -174,7 +174,7 @@ def _points(
                 subject.paths, subject.request, engine=subject.engines, inputs=subject.inputs, progress=progress
             )
         )
-    except DeviceError as error:
+    except (DeviceError, Interrupted) as error:
         error.measurements = made(error.measurements)
         raise
 

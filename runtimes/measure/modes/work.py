@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from ...errors import keeping
 from ..loop import Progress
 from ..subject import Subject
 
@@ -36,7 +38,15 @@ class Work(Protocol[R_co]):
 
 
 def done_here(work: Work[R_co], subject: Subject, progress: Progress | None = None) -> R_co:
-    """Return what a piece of work says of this machine."""
-    result = work.result(subject, list(work.parts(subject, progress)))
+    """Return what a piece of work says of this machine; raises Interrupted, with what it said before."""
+    parts: list[Part] = []
+
+    def kept(reason: str) -> tuple[R_co, ...]:
+        result = work.result(subject, parts, [f"it was broken off: {reason}"])
+        return () if result is None else (result,)
+
+    with keeping(kept), closing(work.parts(subject, progress)) as told:
+        parts.extend(told)
+    result = work.result(subject, parts)
     assert result is not None, "all parts are there"
     return result

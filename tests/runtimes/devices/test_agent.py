@@ -278,3 +278,34 @@ def test_the_agent_needs_numpy_alone() -> None:
 
 def test_the_bootstrap_is_constant() -> None:
     assert bootstrap_source() == bootstrap_source() and len(bootstrap_source()) < 2**15
+
+
+CLOSED = """
+import os, sys
+sys.path[:0] = [sys.argv[1]]
+sys.argv[1:] = [sys.argv[1], sys.argv[2]]
+from runtimes.agent import serve
+def full(*_):
+    raise OSError(28, "No space left on device", "/somewhere")
+serve.threading.Thread.start = full
+from runtimes.agent.{module} import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["__main__", "bootstrap"])
+def test_what_the_system_refuses_a_program_there_is_its_last_words(module: str, tmp_path: Path) -> None:
+    package = Path(__file__).resolve().parents[3]
+    words = [sys.executable, "-c", CLOSED.replace("{module}", module), str(package), str(tmp_path)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "/somewhere: No space left on device\n")
+
+
+def test_a_cache_that_the_agent_cannot_open_is_told(tmp_path: Path) -> None:
+    (tmp_path / "device").write_text("a file")
+    package = Path(__file__).resolve().parents[3]
+    code = "import sys; from runtimes.agent.__main__ import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, str(package), str(tmp_path)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, cwd=package, check=False)
+    header, _ = received(done.stdout) or ({}, b"")
+    assert header["event"] == "failed" and "cannot be written" in str(header["message"]) and done.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -119,16 +120,32 @@ def test_settings_are_put_back_there_however_it_ends(
     with pytest.raises((DeviceError, KeyboardInterrupt)) as caught:
         device.measure(LOAD, Subject.of([file], request, names=["net"]))
     device.close()
-    if ending is interrupt:
-        assert caught.type is KeyboardInterrupt
-    else:
-        (kept,) = caught.value.measurements  # type: ignore[attr-defined]
-        assert kept.files == ("net",) and len(kept.windows) >= 2 and min(window.runs[0] for window in kept.windows) > 0
-        assert "it was broken off: board: measuring: " in kept.disturbances[0]
+    (kept,) = caught.value.measurements  # type: ignore[attr-defined]
+    assert kept.files == ("net",) and len(kept.windows) >= 2 and min(window.runs[0] for window in kept.windows) > 0
+    reason = "interrupted" if ending is interrupt else "board: measuring: "
+    assert f"it was broken off: {reason}" in kept.disturbances[0]
     until = time.monotonic() + 30
     while settings(board) != ("schedutil", "pmode:0000") and time.monotonic() < until:
         time.sleep(0.1)
     assert settings(board) == ("schedutil", "pmode:0000")
+
+
+def test_cleaning_puts_back_first_what_is_left_changed(reach: Reach, server: SshServer, board: Path) -> None:
+    """How it was before the power failed is written in the cache alone."""
+    governor = board / f"{boards.CPU}/cpufreq/policy0/scaling_governor"
+    device = reach(cache="left")
+    left = {"pid": 2**22 + 1, "started": "1", "governors": {"0": "schedutil"}, "power_mode": None, "root": str(board)}
+    caches = Path(str(device.facts()["cache"]["folder"])) / "caches"
+    (caches / "machine-settings.json").write_text(json.dumps(left))
+    governor.unlink()
+    governor.mkdir()  # that nobody can write to
+    with pytest.raises(DeviceError, match="board: cleaning: the governor schedutil was not put back"):
+        device.clean()
+    assert (caches / "machine-settings.json").exists()
+    governor.rmdir()
+    governor.write_text("performance\n")
+    assert device.clean() > 0 and not caches.exists()
+    assert settings(board)[0] == "schedutil"
 
 
 def test_what_the_device_lacks_is_told_with_its_name(reach: Reach, board: Path, file: Path) -> None:

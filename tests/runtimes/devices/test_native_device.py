@@ -136,8 +136,11 @@ def test_a_program_that_tells_means_is_called_several_times(daemon: adbd.Daemon,
     assert single.samples_ms == pytest.approx((1.0, 2.0, 3.0)) and not single.disturbances
     assert means.samples_ms == (2.0,) * 5 and "each sample is the mean of 7" in means.disturbances[0]
     assert not means.valid
-    with pytest.raises(DeviceError, match="outputs of ONNX Runtime need the runner"):
+    with pytest.raises(DeviceError, match="accuracy, of ONNX Runtime need the runner"):
         device.load(model, "onnxruntime", Options())
+    assert not device.tells_outputs("onnxruntime") and not device.tells_outputs("litert")
+    with pytest.raises(DeviceError, match="LiteRT need an engine whose outputs"):
+        device.require(Request(SHORT), outputs_of=["litert"])
     with pytest.raises(DeviceError, match=r"ncnn needs benchncnn in .*, built for the device"):
         device.version("ncnn")
 
