@@ -75,7 +75,7 @@ def _heat_map(scan: PrecisionSensitivity) -> str:
     """By how much each precision alone raises the noise of the output, in dB over the least of all."""
     import math
 
-    from ..report.heat_map import heat_map
+    from ..report.figures.heat_map import heat_map
 
     columns = [precision for precision in ("int4", "int8") if precision != scan.around]
     rows = [
@@ -100,7 +100,7 @@ def _value(precisions: tuple[str, ...], values: tuple[float, ...] | None, precis
 
 
 def _figure(curve: TradeOff) -> str:
-    from ..report.trade_off import Choice, trade_off_figure
+    from ..report.figures.trade_off import Choice, trade_off_figure
 
     choices = [
         Choice(

@@ -70,7 +70,7 @@ def command(**values: Any) -> None:
 def _write(scan: Sensitivity, output: Path, overwrite: bool) -> None:
     """Both files, in a folder that appears whole."""
     from ..files.outputs import write_folder
-    from ..report.heat_map import heat_map
+    from ..report.figures.heat_map import heat_map
 
     most = max((max(scan.losses(group)) for group in scan.groups), default=0.0)
     figure = heat_map(

@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ..tasks.record import ScoreRecord
-from . import cuts, findings, on_devices, time_by_layer
-from .conditions import doubts
-from .cuts import LayerCut
-from .findings import dropped
 from .page import fact
 from .quantities import UNKNOWN, count, milliseconds, percent, plural, ratio, score, seconds, size
 from .schema import Report, StageRecord
+from .sections import cuts, findings, on_devices, time_by_layer
+from .sections.conditions import doubts
+from .sections.cuts import LayerCut
+from .sections.findings import dropped
 
 ROWS, BAR, NAMES, SLOWEST = 40, 24, 3, 5
 """Rows of a table of cuts, letters of its longest bar, names that are told with a reason, and layers of a file."""

@@ -10,11 +10,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from . import conditions, costs, cuts, findings, on_devices, over_time, quantities, time_by_layer
-from .cuts import LayerCut
-from .figures import Distribution, curve, distributions, paired, stacked
-from .findings import LayerPair
+from . import quantities
+from .figures.drawing import Distribution, curve, distributions, paired, stacked
 from .schema import BenchmarkRecord, Report, StageRecord
+from .sections import conditions, costs, cuts, findings, on_devices, over_time, time_by_layer
+from .sections.cuts import LayerCut
+from .sections.findings import LayerPair
 
 LAYERS_SHOWN = 60
 CUTS_SHOWN = 300

@@ -17,7 +17,7 @@ from compress.data.split import Slice
 from compress.errors import InvalidInput
 from compress.prune import Prune
 from compress.prune.sensitivity import Scan, Sensitivity
-from compress.report.heat_map import heat_map
+from compress.report.figures.heat_map import heat_map
 from compress.stage import Context
 from compress.tasks.built_in.classification import top1
 

@@ -12,8 +12,8 @@ from compress.cost.count import cost
 from compress.pipeline import layers as layer_records
 from compress.prune import Prune, RemoveBlocks
 from compress.report import EditRecord, Report, SkipRecord, StageRecord, render
-from compress.report.cuts import LayerCut, folded, shares, stage_cuts, title
-from compress.report.findings import skip_groups
+from compress.report.sections.cuts import LayerCut, folded, shares, stage_cuts, title
+from compress.report.sections.findings import skip_groups
 from compress.sources.load import Network
 from compress.sources.specification import Source
 from compress.stage import Context, Edit

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.report import Report, costs, over_time, render
-from compress.report.figures import Distribution, distributions
-from compress.report.scatter import Point, front, place_labels, scatter
+from compress.report import Report, render
+from compress.report.figures.drawing import Distribution, distributions
+from compress.report.figures.scatter import Point, front, place_labels, scatter
+from compress.report.sections import costs, over_time
 from tests.support.report_content import on_devices
 from tests.support.report_text import outline, printed, spaces
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compress.report import Report, render
-from compress.report.time_by_layer import ROWS, files, untold
+from compress.report.sections.time_by_layer import ROWS, files, untold
 from tests.support.report_content import content, profiled
 from tests.support.report_text import outline, printed, spaces
 

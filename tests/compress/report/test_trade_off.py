@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from compress.report.trade_off import Choice, trade_off_figure
+from compress.report.figures.trade_off import Choice, trade_off_figure
 
 
 def test_what_was_measured_is_a_dot_on_the_line() -> None:

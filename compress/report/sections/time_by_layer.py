@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from . import costs, findings, quantities
-from .figures import stacked
-from .schema import BenchmarkRecord, Profile, ProfileRow, Report
+from .. import quantities
+from ..figures.drawing import stacked
+from ..schema import BenchmarkRecord, Profile, ProfileRow, Report
+from . import costs, findings
 
 ROWS = 40
 """Of a file that are shown."""

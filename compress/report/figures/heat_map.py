@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from .figures import LETTER, WIDTH, shortened
+from .drawing import LETTER, WIDTH, shortened
 
 ROW, LEFT, TOP = 24, 190, 66
 LOW, HIGH = (247, 247, 242), (178, 34, 52)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..siblings import runtimes
-from .quantities import plural, ratio
-from .schema import BenchmarkRecord, DeviceOutcome, Gate, Report
+from ...siblings import runtimes
+from ..quantities import plural, ratio
+from ..schema import BenchmarkRecord, DeviceOutcome, Gate, Report
 
 
 @dataclass(frozen=True)

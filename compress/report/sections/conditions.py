@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..quantities import UNKNOWN, significant
+from ..schema import BenchmarkRecord, Report
 from . import costs
-from .quantities import UNKNOWN, significant
-from .schema import BenchmarkRecord, Report
 
 
 @dataclass(frozen=True)

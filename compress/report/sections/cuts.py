@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeGuard
 
-from .quantities import percent, plural
-from .schema import EditRecord, LayerRecord, Report, StageRecord
+from ..quantities import percent, plural
+from ..schema import EditRecord, LayerRecord, Report, StageRecord
 
 _WIDTH_ATTRIBUTES = ("out_channels", "out_features")
 

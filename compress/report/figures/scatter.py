@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from .figures import LETTER, WIDTH, line, linear_ticks, log_ticks, shortened, svg, text
+from .drawing import LETTER, WIDTH, line, linear_ticks, log_ticks, shortened, svg, text
 
 Box = tuple[float, float, float, float]
 Place = tuple[float, float]

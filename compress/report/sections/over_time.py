@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from . import costs, quantities
-from .figures import WIDTH, line, linear_ticks, shortened, svg, text
-from .schema import BenchmarkRecord, Report
+from .. import quantities
+from ..figures.drawing import WIDTH, line, linear_ticks, shortened, svg, text
+from ..schema import BenchmarkRecord, Report
+from . import costs
 
 LEAST_S = 5.0
 """Of a loop that is drawn over time."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from . import findings, quantities
-from .scatter import Point, front, scatter, sign
-from .schema import BenchmarkRecord, Report
+from .. import quantities
+from ..figures.scatter import Point, front, scatter, sign
+from ..schema import BenchmarkRecord, Report
+from . import findings
 
 PALETTE = 6
 LABELLED = 7

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from .figures import WIDTH, linear_ticks
+from .drawing import WIDTH, linear_ticks
 from .heat_map import written
 
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 52, 20, 62, 46

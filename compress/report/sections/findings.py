@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..siblings import runtimes
-from ..tasks.record import ScoreRecord
-from .quantities import count, milliseconds, percent, plural, points, ratio, seconds, significant, size
-from .schema import BenchmarkRecord, EditRecord, ExportRecord, LayerRecord, Report, SkipRecord, StageRecord
+from ...siblings import runtimes
+from ...tasks.record import ScoreRecord
+from ..quantities import count, milliseconds, percent, plural, points, ratio, seconds, significant, size
+from ..schema import BenchmarkRecord, EditRecord, ExportRecord, LayerRecord, Report, SkipRecord, StageRecord
 
 ACCURACY = "top-1"
 """The score that people call accuracy."""

@@ -1,0 +1,1 @@
+"""Figures as SVG, for any page or file; what they say is the caller's."""

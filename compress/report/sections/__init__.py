@@ -1,0 +1,1 @@
+"""What the page and the terminal tell of a report, one section each: values, sentences and figures."""
