@@ -86,8 +86,8 @@ class Interrupting:
     [
         (SustainedLoad(1.0, window_s=0.05), "sustain", 3, 1),
         (ColdStarts(3), "start cold", 2, 1),
-        (BatchSweep((1, 2)), "bench", 50, 2),
-        (CoresSweep((1, 2)), "bench", 150, 2),
+        (BatchSweep((1, 2)), "bench", 4, 2),
+        (CoresSweep((1, 2)), "bench", 6 + 4, 2),
     ],
     ids=["sustained", "cold starts", "batches", "threads"],
 )
@@ -95,18 +95,16 @@ def test_what_was_measured_before_an_interrupt_is_kept(
     mode: Mode, task: str, times: int, count: int, linear: Path
 ) -> None:
     """The windows, processes and points that are whole, and of the loop that is not whole the runs until then."""
-    request = replace(BRIEF, preset=Preset("brief", 1, 0.0, 1, 0.1))
     results = ModeResults("local")
     with pytest.raises(Interrupted):
-        results.measure([mode], LocalDevice(), Subject.of([linear], request), Interrupting(task, times))
+        results.measure([mode], LocalDevice(), Subject.of([linear], BRIEF), Interrupting(task, times))
     ((_, kept),) = results.modes
     assert len(kept) == count
     last: Any = kept[-1]
     told = last.measurement.disturbances if isinstance(last, SweepPoint) else last.disturbances
     assert told == ("it was broken off: interrupted",)
     if isinstance(last, SweepPoint):
-        assert not last.measurement.valid and last.measurement.samples_ms
-        assert len(last.measurement.samples_ms) == last.measurement.to_json()["runs"]
+        assert not last.measurement.valid and len(last.measurement.samples_ms) == 3
     json.dumps(results.to_json())
 
 

@@ -130,10 +130,10 @@ def test_settings_are_put_back_there_however_it_ends(
     assert settings(board) == ("schedutil", "pmode:0000")
 
 
-def test_cleaning_puts_back_first_what_is_left_changed(reach: Reach, server: SshServer, board: Path) -> None:
+def test_cleaning_puts_back_first_what_is_left_changed(reach: Reach, board: Path, tmp_path: Path) -> None:
     """How it was before the power failed is written in the cache alone."""
     governor = board / f"{boards.CPU}/cpufreq/policy0/scaling_governor"
-    device = reach(cache="left")
+    device = reach(cache=str(tmp_path / "left"))
     left = {"pid": 2**22 + 1, "started": "1", "governors": {"0": "schedutil"}, "power_mode": None, "root": str(board)}
     caches = Path(str(device.facts()["cache"]["folder"])) / "caches"
     (caches / "machine-settings.json").write_text(json.dumps(left))
