@@ -96,13 +96,13 @@ def test_what_was_measured_before_a_mode_ended_is_kept(
 
 
 def test_a_board_tells_what_it_measured_before_a_mode_ended(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The same by ``python -m runtimes``, which has no other place to keep it."""
     run(f"export {NET} --data data.npz --format onnx -o files -q")
     interrupted_at(monkeypatch, 2, KeyboardInterrupt())
     assert measure(["files/model.onnx", "--preset", "quick", "--cold-starts", "3"]) == 130
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     told = json.loads(out)
     assert told["measurements"][0]["runs"] >= 30 and len(told["modes"][0]["cold_starts"][0]["total_ms"]) == 1
     assert err.splitlines()[-1] == "error: interrupted"
