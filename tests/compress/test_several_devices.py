@@ -16,6 +16,7 @@ from compress.pipeline import run
 from compress.quantize.detect import detected
 from compress.recipe import Recipe
 from compress.report import Report, read
+from runtimes import processor
 from runtimes.devices.local import LocalDevice
 from runtimes.errors import DeviceError
 from runtimes.sensors.conditions import Conditions, conditions
@@ -35,6 +36,9 @@ class Board(LocalDevice):
 
     def conditions(self) -> Conditions:
         return replace(conditions(), architecture="aarch64", isa=("asimddp",), cpu="Cortex-A76")
+
+    def is_exact(self, target: str) -> bool:
+        return processor.is_exact(target, "aarch64", ("asimddp",))
 
 
 class Lost(LocalDevice):
