@@ -109,11 +109,16 @@ def command(
         if log is not None:
             append(log, records)
     if records and done.ended is not None:
-        kept = " and ".join(str(place) for place in (call.output, log) if place is not None)
-        done.ended.add_note(f"what was measured until then is {f'in {kept}' if kept else 'above'}")
+        _note_what_is_kept(done.ended, call.output, log)
     done.require_all()
     if timing.strict:
         deploy.require_valid(records)
+
+
+def _note_what_is_kept(ended: BaseException, *places: Path | None) -> None:
+    """Have what broke the measuring off tell where the results until then are."""
+    kept = " and ".join(str(place) for place in places if place is not None)
+    ended.add_note(f"what was measured until then is {f'in {kept}' if kept else 'above'}")
 
 
 def _engines(names: list[str], formats: tuple[str, ...]) -> tuple[str, ...]:
