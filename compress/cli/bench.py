@@ -75,7 +75,7 @@ def command(
     from pathlib import Path
 
     from .. import deploy
-    from ..compare.log import append, require_log
+    from ..compare.log import require_log
     from ..deploy.modes import Modes
     from ..errors import InvalidInput
     from ..recipe import Benchmark
@@ -105,9 +105,7 @@ def command(
     records = [record.model_copy(update={"label": label}) for record in measured.records]
     _show(call, records, measured.more)
     if records or done.whole:
-        _write(call, {"devices": done.facts, "measurements": records, **measured.modes_told()})
-        if log is not None:
-            append(log, records)
+        _write(call, {"devices": done.facts, "measurements": records, **measured.modes_told()}, records, log)
     if records and done.ended is not None:
         _note_what_is_kept(done.ended, call.output, log)
     done.require_all()
@@ -142,9 +140,10 @@ def _is_file(name: str) -> bool:
     return Path(name).suffix.lower() in runtimes.facts.suffixes()
 
 
-def _write(call: Options, found: dict[str, Any]) -> None:
-    """Write what was measured as JSON, where that is asked for."""
+def _write(call: Options, found: dict[str, Any], records: list[BenchmarkRecord], log: Path | None) -> None:
+    """Write what was measured as JSON, where that is asked for, and the records of files to the log."""
     from .. import deploy
+    from ..compare.log import append
     from ..files.outputs import write_text
     from .session import as_json
 
@@ -152,6 +151,8 @@ def _write(call: Options, found: dict[str, Any]) -> None:
     call.tell(result)
     if call.output is not None:
         write_text(call.output, as_json(result) + "\n", overwrite=call.overwrite)
+    if log is not None:
+        append(log, records)
 
 
 def _show(call: Options, records: list[BenchmarkRecord], more: list[ModeResults]) -> None:
