@@ -115,6 +115,23 @@ def test_without_image_sets_all_images_are_to_train_on(tmp_path: Path) -> None:
     assert sum(len(split) for split in loaded(tmp_path).splits.values()) == 4
 
 
+def test_names_of_images_may_hold_spaces(tmp_path: Path) -> None:
+    voc(tmp_path)
+    for i in range(2):
+        (tmp_path / "JPEGImages" / f"val{i}.png").rename(tmp_path / "JPEGImages" / f"my photo {i}.png")
+        (tmp_path / "Annotations" / f"val{i}.xml").rename(tmp_path / "Annotations" / f"my photo {i}.xml")
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("my photo 0 \nmy photo 1  -1\n")
+    assert [plain(target) for _, target in targets(loaded(tmp_path), "validation")] == SCENES["val"]
+
+
+def test_without_any_object_nothing_tells_the_classes_of_voc(tmp_path: Path) -> None:
+    voc(tmp_path)
+    for file in (tmp_path / "Annotations").iterdir():
+        file.write_text(xml([]))
+    with pytest.raises(InvalidInput, match="none of its annotations has an <object>"):
+        loaded(tmp_path)
+
+
 def changed(name: str, old: str, new: str) -> Callable[[Path], None]:
     def damage(root: Path) -> None:
         file = root / name
@@ -160,6 +177,9 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "infinity": ("coco", changed(JSON, "[20, 2,", "[20, Infinity,"), "annotations[1].bbox: expected"),
     "a negative width": ("coco", changed(JSON, "18, 10]", "-18, 10]"), "expected a width and a height of 0 or more"),
     "a category twice": ("coco", changed(JSON, '"id": 11', '"id": 7'), "categories[1].id: 7 is there twice"),
+    "an image's id twice": ("coco", changed(JSON, '"id": 101', '"id": 100'), "images[1].id: 100 is that of images[0]"),
+    "categories with other names": ("coco", changed("annotations/instances_val2017.json", '"bee"', '"ant"'),
+                                    "instances_val2017.json: category 7 is 'ant', and in instances_train2017.json"),
     "another size in JSON": ("coco", changed(JSON, '"width": 40', '"width": 4'), "train0.png has 4x30 pixels"),
     "a class too many": ("yolo", written(TXT, "0 .5 .5 .1 .1\n2 .5 .5 .1 .1\n"), f"{TXT}: line 2: expected a class"),
     "pixels": ("yolo", written(TXT, "0 12 14 4 4\n"), f"{TXT}: line 1: expected shares"),

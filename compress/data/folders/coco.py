@@ -38,6 +38,8 @@ def find(path: Path) -> BoxFolder | None:
         return None
     parts = {split: _Part.read(path, file, folders) for split, (file, folders) in files.items()}
     train = parts["train"]
+    for part in parts.values():
+        part.require_names_of(train)
     return BoxFolder(
         path,
         {split: part.images for split, part in parts.items()},
@@ -100,12 +102,23 @@ class _Part:
         names = [_file_name(file, i, entry) for i, entry in enumerate(entries)]
         if not names:
             raise InvalidInput(f"data {file}: expected images, and the list is empty")
+        _require_once(file, [entry["id"] for entry in entries])
         folder = next((each for each in folders if (each / names[0]).is_file()), None)
         if folder is None:
             looked = ", ".join(str(each.relative_to(path.parent)) for each in folders)
             raise InvalidInput(f"data {file}: expected the image {names[0][:80]} in one of {looked}")
         objects = tuple(content["annotations"])
         return cls(file, tuple(folder / name for name in names), entries, objects, _categories(file, content))
+
+    def require_names_of(self, train: _Part) -> None:
+        """Raise InvalidInput where a category has another name than in the annotations of ``train``."""
+        for number, name in self.categories.items():
+            other = train.categories.get(number, name)
+            if other != name:
+                raise InvalidInput(
+                    f"data {self.file}: category {number} is {name[:40]!r}, and in {train.file.name} of "
+                    f"{train.file.parent} {other[:40]!r}; give each category one id in all files"
+                )
 
     def annotated(self, ids: Sequence[int]) -> list[Annotated]:
         """The objects of each image; their classes are the places of their categories in ``ids``."""
@@ -144,6 +157,17 @@ class _Object:
     box: tuple[float, float, float, float]
     label: int
     crowd: bool
+
+
+def _require_once(file: Path, ids: Sequence[int | str]) -> None:
+    """Raise InvalidInput where two images have one id, so that nothing tells whose objects are whose."""
+    places: dict[int | str, int] = {}
+    for i, number in enumerate(ids):
+        first = places.setdefault(number, i)
+        if first != i:
+            raise InvalidInput(
+                f"data {file}: images[{i}].id: {number!r:.40} is that of images[{first}], too; give each image its own"
+            )
 
 
 def _file_name(file: Path, i: int, entry: Any) -> str:

@@ -7,6 +7,7 @@ includes those of its edges. Objects marked ``difficult`` are ignored.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 EXPECTED = "JPEGImages/*.jpg with Annotations/*.xml (Pascal VOC)"
+_MARK = re.compile(r"\s+-?[01]$")
+"""Behind a name in the set of a class: whether one is in the image (1, or 0 where it is difficult)."""
 IMAGES, ANNOTATIONS = ("JPEGImages", "images"), ("Annotations", "annotations")
 
 
@@ -41,7 +44,7 @@ def find(path: Path) -> BoxFolder | None:
     pairs = _beside(path) or _apart(path)
     if not pairs:
         return None
-    annotations = _Annotations({split: tuple(xml for _, xml in each) for split, each in pairs.items()})
+    annotations = _Annotations(path, {split: tuple(xml for _, xml in each) for split, each in pairs.items()})
     images = {split: tuple(image for image, _ in each) for split, each in pairs.items()}
     return BoxFolder(path, images, lambda: annotations.names, annotations.of_split)
 
@@ -87,7 +90,8 @@ def _image_sets(folder: Path) -> dict[SplitName, Path]:
 
 
 def _listed(file: Path, images: Mapping[str, Path]) -> list[str]:
-    names = [line.split()[0] for line in read_text(file, "data").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(file, "data").splitlines() if line.strip()]
+    names = [line if line in images else _MARK.sub("", line) for line in lines]
     missing = next((name for name in names if name not in images), None)
     if missing is not None or not names:
         what = f"names {missing[:80]}, and there is no such image" if missing is not None else "names no images"
@@ -106,6 +110,7 @@ class _Object:
 class _Annotations:
     """The files of each split; read once, all of them, as they alone tell the names of the classes."""
 
+    path: Path
     files: Mapping[SplitName, tuple[Path, ...]]
 
     @cached_property
@@ -114,7 +119,13 @@ class _Annotations:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(sorted({each.name for split in self.read.values() for objects, _ in split for each in objects}))
+        names = {each.name for split in self.read.values() for objects, _ in split for each in objects}
+        if not names:
+            raise InvalidInput(
+                f"data {self.path}: none of its annotations has an <object>, and they alone tell the classes; give "
+                "images with objects in them"
+            )
+        return tuple(sorted(names))
 
     def of_split(self, split: SplitName, sizes: Sequence[Size]) -> list[Annotated]:
         numbers = {name: number for number, name in enumerate(self.names)}

@@ -12,7 +12,7 @@ from ...errors import InvalidInput
 from ..reading import Reading
 from ..task import Batch, Outputs
 from .geometry import areas, generalized_overlap, overlap
-from .reading import Dense, dense_of, truths_of, unread
+from .reading import Dense, dense_of, require_classes, truths_of, unread
 
 BOX_WEIGHT = 2.0
 """Of boxes beside scores, as in Li et al., "Generalized Focal Loss" (2020), section 4."""
@@ -110,11 +110,13 @@ class GridLoss:
                 f"{dense.boxes.shape[1]}; give GridLoss the strides of the network, or a loss of your own"
             )
         grid = grid.to(dense.boxes.device)
-        truths = truths_of(reading.labels(batch), "training")
+        truths = truths_of(reading.labels(batch), "training", len(images))
+        require_classes(truths, dense, "training")
         losses, count = dense.boxes.new_zeros(()), 0
-        for boxes, logits, (wanted, labels) in zip(dense.boxes.float(), dense.logits, truths, strict=True):
-            points, objects = self.assigned(grid, wanted.to(boxes.device))
-            mine, theirs, classes = boxes[points], wanted.to(boxes)[objects], labels.to(boxes.device)[objects]
+        for boxes, logits, truth in zip(dense.boxes.float(), dense.logits, truths, strict=True):
+            wanted, labels = truth.boxes.to(boxes), truth.labels.to(boxes.device)
+            points, objects = self.assigned(grid, wanted)
+            mine, theirs, classes = boxes[points], wanted[objects], labels[objects]
             qualities = torch.zeros_like(logits)
             qualities[points, classes] = overlap(mine, theirs).detach()
             losses = losses + quality_focal_loss(logits, qualities).sum()

@@ -6,12 +6,12 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ..task import Batch, Outputs
-from .reading import MOST_BOXES, Detections
+from .reading import MOST_BOXES, Detections, Truth
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,8 +21,7 @@ class Seen:
     """An image: what was found in it, and what is there."""
 
     found: Detections
-    boxes: Tensor
-    labels: Tensor
+    there: Truth
 
 
 class AveragePrecision:
@@ -54,7 +53,7 @@ class AveragePrecision:
         """The percentage; NaN where no box is there to be found."""
         if any(bool(image.found.scores.isnan().any()) for image in self.images):
             return -math.inf
-        if not any(len(image.labels) for image in self.images):
+        if not any(len(image.there.labels) for image in self.images):
             return math.nan
         return 100 * _mean_average_precision(self.images, self.overlaps)
 
@@ -80,19 +79,25 @@ def _mean_average_precision(images: Sequence[Seen], overlaps: Sequence[float]) -
 
 def _data_set(images: Sequence[Seen]) -> dict[str, object]:
     """What is there, as a file of COCO has it: boxes as x, y, width, height."""
-    annotations: list[dict[str, object]] = []
+    annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images):
-        for (x1, y1, x2, y2), label in zip(image.boxes.tolist(), image.labels.tolist(), strict=True):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            place = {"image_id": number, "category_id": label, "bbox": box, "area": box[2] * box[3]}
-            annotations.append({"id": len(annotations) + 1, **place, "iscrowd": 0})
-    classes = sorted({int(each) for image in images for each in (*image.labels, *image.found.labels)})
+        there = image.there
+        for boxes, labels, crowd in ((there.boxes, there.labels, 0), (there.ignored, there.ignored_labels, 1)):
+            for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+                box = [x1, y1, x2 - x1, y2 - y1]
+                place = {"image_id": number, "category_id": label, "bbox": box, "area": box[2] * box[3]}
+                annotations.append({"id": len(annotations) + 1, **place, "iscrowd": crowd})
+    classes = sorted({int(each["category_id"]) for each in annotations} | _classes_found(images))
     return {
         "info": {},
         "images": [{"id": number} for number in range(len(images))],
         "categories": [{"id": label, "name": str(label)} for label in classes],
         "annotations": annotations,
     }
+
+
+def _classes_found(images: Sequence[Seen]) -> set[int]:
+    return {int(label) for image in images for label in image.found.labels}
 
 
 def _rows(number: int, found: Detections) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

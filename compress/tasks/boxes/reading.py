@@ -6,7 +6,7 @@ A network gives a box and scores for each of many places, or boxes that it has c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,8 @@ MOST_BOXES = 100
 MOST_CANDIDATES = 1000
 """Of an image, the highest scores, that suppression looks at."""
 SMALLEST_PROBABILITY = 1e-6
+IGNORED = "ignored_"
+"""Before the names of what is neither to be found nor wrong."""
 _PARTS = ("boxes", "scores", "labels")
 FORMS = (
     "a pair (boxes (N, A, 4) as x1 y1 x2 y2, scores (N, A, C)), a tensor (N, 4 + C, A) of cx cy w h and scores with "
@@ -139,11 +141,32 @@ def unread(outputs: Outputs, where: str) -> InvalidInput:
     )
 
 
-def truths_of(labels: Any, where: str) -> list[tuple[Tensor, Tensor]]:
-    """Boxes (n, 4) and classes (n,) of each image, out of a list with a mapping of both for each.
+@dataclass(frozen=True)
+class Truth:
+    """What is there in an image: boxes (n, 4) as x1, y1, x2, y2 and their classes (n,).
+
+    Args:
+        ignored: boxes (k, 4) of crowds and of what is too difficult, which are neither to be found nor wrong.
+        ignored_labels: their classes (k,).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    ignored_labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+
+def truths_of(labels: Any, where: str, images: int | None = None) -> list[Truth]:
+    """What is there in each image, out of a list with a mapping of ``boxes`` and ``labels`` for each; where there are
+    crowds, of ``ignored_boxes`` and ``ignored_labels``, too.
+
+    Args:
+        labels: of a batch.
+        where: begins messages.
+        images: how many the batch has; left out, as many as there are labels of.
 
     Raises:
-        InvalidInput: labels are something else; ``where`` begins the message.
+        InvalidInput: labels are something else, or of another number of images.
     """
     expected = (
         f"{where}: expected as labels (detection) a list with a mapping for each image, of boxes, floats (n, 4) as x1 "
@@ -152,18 +175,39 @@ def truths_of(labels: Any, where: str) -> list[tuple[Tensor, Tensor]]:
     if not isinstance(labels, (tuple, list)) or not all(isinstance(each, Mapping) for each in labels):
         kind = "none" if labels is None else kind_of(labels)
         raise InvalidInput(f"{expected} got {kind}; name another task (--task), or take the task outputs")
+    if images is not None and len(labels) != images:
+        raise InvalidInput(f"{expected} got {len(labels)} mappings for {images} images")
     return [_truth(each, f"{expected} got") for each in labels]
 
 
-def _truth(image: Mapping[str, Any], got: str) -> tuple[Tensor, Tensor]:
-    missing = [part for part in ("boxes", "labels") if not isinstance(image.get(part), Tensor)]
-    if missing:
+def require_classes(truths: Sequence[Truth], dense: Dense, where: str) -> None:
+    """Raise InvalidInput where a label is of a class that the network has no score for; ``where`` begins messages."""
+    highest = max((int(truth.labels.max()) for truth in truths if len(truth.labels)), default=-1)
+    classes = dense.scores.shape[2]
+    if highest >= classes:
+        raise InvalidInput(
+            f"{where}: labels go up to {highest}, and the network has {classes} classes, 0 to {classes - 1} (detection)"
+        )
+
+
+def _truth(image: Mapping[str, Any], got: str) -> Truth:
+    there = _objects(image, "", got)
+    return Truth(*there, *_objects(image, IGNORED, got)) if f"{IGNORED}boxes" in image else Truth(*there)
+
+
+def _objects(image: Mapping[str, Any], prefix: str, got: str) -> tuple[Tensor, Tensor]:
+    """The boxes and classes under the names ``boxes`` and ``labels`` with ``prefix`` before them."""
+    boxes, labels = image.get(f"{prefix}boxes"), image.get(f"{prefix}labels")
+    if not isinstance(boxes, Tensor) or not isinstance(labels, Tensor):
         raise InvalidInput(f"{got} a mapping of {', '.join(map(str, image)) or 'nothing'}")
-    boxes, labels = image["boxes"], image["labels"]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1] or not boxes.is_floating_point():
         raise InvalidInput(f"{got} boxes {kind_of(boxes)} and labels {kind_of(labels)}")
+    if not len(labels):  # of whatever type: lists without entries become floats
+        return boxes.float(), labels.long()
     if labels.is_floating_point() or bool((labels < 0).any()):
         raise InvalidInput(f"{got} {kind_of(labels)} from {labels.min():g} on")
+    if not bool(boxes.isfinite().all()):
+        raise InvalidInput(f"{got} a box {boxes[~boxes.isfinite().all(1)][0].tolist()}, which is not finite")
     wrong = (boxes[:, :2] > boxes[:, 2:]).any(1)
     if bool(wrong.any()):
         raise InvalidInput(f"{got} a box {boxes[wrong][0].tolist()}, whose first corner lies behind the second")

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import InvalidInput
 from ..boxes import losses
 from ..boxes.precision import AveragePrecision, Seen
-from ..boxes.reading import Dense, Detections, chosen_of, dense_of, truths_of, unread
+from ..boxes.reading import Dense, Detections, chosen_of, dense_of, require_classes, truths_of, unread
 from ..difference import drawn_difference, relative_difference
 from ..reading import Reading
 from ..task import Batch, Outputs, Task
@@ -107,9 +107,9 @@ class _Boxes:
     def seen(self, outputs: Outputs, batch: Batch) -> list[Seen]:
         """What was found, and what is there."""
         if self._last is None or self._last[0] is not outputs or self._last[1] is not batch:
-            truths = truths_of(self.reading.labels(batch), "score")
             found = self.found(outputs, batch, "score")
-            seen = [Seen(each, *truth) for each, truth in zip(found, truths, strict=True)]
+            truths = truths_of(self.reading.labels(batch), "score", len(found))
+            seen = [Seen(each, truth) for each, truth in zip(found, truths, strict=True)]
             self._last = (outputs, batch, seen)
         return self._last[2]
 
@@ -148,10 +148,6 @@ def _drawn(boxes: _Boxes, outputs: Outputs, generator: torch.Generator) -> Tenso
 def _require(boxes: _Boxes, outputs: Outputs, batch: Batch, where: str) -> None:
     boxes.found(outputs, batch, where)
     dense = boxes.dense(outputs)
-    labels = torch.cat([torch.tensor([-1]), *(each for _, each in truths_of(boxes.reading.labels(batch), where))])
-    highest = int(labels.max())
-    if dense is not None and highest >= dense.scores.shape[2]:
-        classes = dense.scores.shape[2]
-        raise InvalidInput(
-            f"{where}: labels go up to {highest}, and the network has {classes} classes, 0 to {classes - 1} (detection)"
-        )
+    truths = truths_of(boxes.reading.labels(batch), where)  # of all images, beside the outputs for one
+    if dense is not None:
+        require_classes(truths, dense, where)

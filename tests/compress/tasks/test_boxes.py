@@ -15,7 +15,7 @@ from compress.errors import InvalidInput
 from compress.tasks.boxes.geometry import generalized_overlap, overlap, pairwise_overlap
 from compress.tasks.boxes.losses import drawn, match, quality_focal_loss
 from compress.tasks.boxes.precision import AveragePrecision, Seen
-from compress.tasks.boxes.reading import Dense, Detections, chosen_of, dense_of, truths_of
+from compress.tasks.boxes.reading import Dense, Detections, Truth, chosen_of, dense_of, truths_of
 from compress.tasks.boxes.suppression import suppress
 
 Box = tuple[float, ...]
@@ -87,12 +87,12 @@ def scene(seed: int) -> Seen:
     classes[wrong] = 3 - 1 - classes[wrong]
     scores = torch.rand(len(found), generator=generator)
     found[:, 2:] = torch.maximum(found[:, 2:], found[:, :2] + 1)
-    return Seen(Detections(found, scores, classes), there, labels)
+    return Seen(Detections(found, scores, classes), Truth(there, labels))
 
 
 def average_precision(images: list[Seen], label: int, threshold: float) -> float | None:
     """One class at one overlap, as COCO's evaluation describes it, box after box."""
-    count = sum(int((image.labels == label).sum()) for image in images)
+    count = sum(int((image.there.labels == label).sum()) for image in images)
     if not count:
         return None
     ranked = [
@@ -106,8 +106,8 @@ def average_precision(images: list[Seen], label: int, threshold: float) -> float
     for _, number, index in sorted(ranked, key=lambda each: -each[0]):
         image = images[number]
         best, where = min(threshold, 1 - 1e-10), None
-        for place, box in enumerate(image.boxes):
-            if image.labels[place] != label or (number, place) in taken:
+        for place, box in enumerate(image.there.boxes):
+            if image.there.labels[place] != label or (number, place) in taken:
                 continue
             value = float(overlap(image.found.boxes[index].double(), box.double()))
             if value >= best:
@@ -145,12 +145,32 @@ def test_average_precision_of_what_is_perfect_empty_or_no_number() -> None:
 
     there, labels = boxes(3), torch.tensor([0, 5, 5])
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
-    perfect = Seen(Detections(there, torch.rand(3), labels), there, labels)
-    empty = Seen(none, there[:0], labels[:0])
+    perfect = Seen(Detections(there, torch.rand(3), labels), Truth(there, labels))
+    empty = Seen(none, Truth(there[:0], labels[:0]))
     assert of(perfect) == of(perfect, empty) == pytest.approx(100)
-    assert of(Seen(none, there, labels)) == 0
+    assert of(Seen(none, Truth(there, labels))) == 0
     assert math.isnan(of(empty))
-    assert of(perfect, Seen(Detections(there, torch.full((3,), math.nan), labels), there, labels)) == -math.inf
+    assert of(perfect, Seen(Detections(there, torch.full((3,), math.nan), labels), Truth(there, labels))) == -math.inf
+
+
+def test_what_is_found_of_a_crowd_is_neither_right_nor_wrong() -> None:
+    there, labels = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([1])
+    crowd = torch.tensor([[20.0, 20, 60, 60]])
+    found = Detections(torch.cat([crowd, crowd + 1, there]), torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 1]))
+    (truth,) = truths_of(
+        [{"boxes": there, "labels": labels, "ignored_boxes": crowd, "ignored_labels": labels}], "score", 1
+    )
+    score = AveragePrecision(lambda outputs, batch: outputs)
+    score.update([Seen(found, truth)], None)
+    assert score.compute() == pytest.approx(100)
+    score.reset()
+    score.update([Seen(found, Truth(there, labels))], None)
+    assert score.compute() < 50, "without the crowd both are wrong"
+
+
+def test_images_without_objects_have_labels_of_any_type() -> None:
+    (truth,) = truths_of([{"boxes": torch.zeros(0, 4), "labels": torch.tensor([])}], "score")
+    assert truth.labels.dtype == torch.int64 and truth.boxes.shape == (0, 4)
 
 
 def test_at_most_a_hundred_boxes_of_an_image_count() -> None:
@@ -160,7 +180,7 @@ def test_at_most_a_hundred_boxes_of_an_image_count() -> None:
     labels = torch.zeros(count, dtype=torch.long)
     found = Detections(spread, torch.linspace(0.9, 0.1, count), labels)
     score = AveragePrecision(lambda outputs, batch: outputs)
-    score.update([Seen(found, spread, labels)], None)
+    score.update([Seen(found, Truth(spread, labels))], None)
     assert score.compute() == pytest.approx(100 * 77 / 101, abs=0.1), "recall ends at 100 of 130"
     (kept,) = Dense(spread[None], found.scores[None, :, None]).detections((10, 1300), 0.0, 0.6)
     assert len(kept.scores) == 100 and float(kept.scores.min()) >= float(found.scores[100])
@@ -223,11 +243,17 @@ def test_candidates_are_suppressed_by_class_and_cut_off_at_the_edge() -> None:
         ([{"boxes": torch.zeros(1, 4), "labels": torch.zeros(1)}], r"got float32 \(1,\) from 0 on"),
         ([{"boxes": torch.zeros(1, 4), "labels": torch.tensor([-1])}], "from -1 on"),
         ([{"boxes": torch.tensor([[5.0, 0, 1, 3]]), "labels": torch.tensor([0])}], "lies behind"),
+        ([{"boxes": torch.full((1, 4), math.nan), "labels": torch.tensor([0])}], "not finite"),
+        ([{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}] * 2, "got 2 mappings for 1 images"),
+        (
+            [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "ignored_boxes": torch.zeros(0, 4)}],
+            "got a mapping of boxes, labels, ignored_boxes",
+        ),
     ],
 )
 def test_labels_of_another_form_are_told_of_in_one_line(labels: object, told: str) -> None:
     with pytest.raises(InvalidInput, match=told) as refused:
-        truths_of(labels, "data d: train split")
+        truths_of(labels, "data d: train split", 1)
     assert str(refused.value).startswith("data d: train split: ") and "\n" not in str(refused.value)
 
 
