@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .pipeline import export as export
     from .pipeline import open_network as open_network
     from .pipeline import run as run
+    from .pipeline import save as save
     from .prune import Prune as Prune
     from .prune import RemoveBlocks as RemoveBlocks
     from .prune.regularize import Regularize as Regularize
@@ -64,6 +65,7 @@ _PUBLIC = {
     "open_network": "pipeline",
     "preset": "recipe",
     "run": "pipeline",
+    "save": "pipeline",
 }
 __all__ = sorted(_PUBLIC)
 __version__ = "0.1.0"

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from compress import Context, Prune, Training, advance, open_network
+from compress import Context, Prune, Training, advance, open_network, save
 from compress.data import load
-from compress.sources import artifact
 
 NETWORK = f"{Path(__file__).with_name('net.py')}:build"  # or a name of the zoo, an artifact, an ONNX file
 
@@ -29,4 +28,4 @@ for skip in record.skipped:
 print(f"multiply-adds: {record.before.macs:,} -> {record.after.macs:,}")
 print(f"validation top-1: {record.before.score} -> {record.after.score}")
 
-artifact.save(pruned, Path("out/examples/pruned"), overwrite=True)  # compress quantize out/examples/pruned ...
+save(pruned, "out/examples/pruned", overwrite=True)  # compress quantize out/examples/pruned ...

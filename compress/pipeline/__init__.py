@@ -5,6 +5,7 @@ from .gates import check_gates, layers
 from .images import sized
 from .module import export
 from .recipe_run import run
+from .saving import save
 from .source import open_network
 from .step import advance, measure, train
 
@@ -18,6 +19,7 @@ __all__ = [
     "open_network",
     "ready_for_export",
     "run",
+    "save",
     "sized",
     "train",
     "wanted",

@@ -18,15 +18,16 @@ from ..siblings import models
 from ..sources import artifact
 from ..sources.load import Network, build, check_runs, fitting_inputs, random_inputs
 from ..sources.specification import Source, parse
-from ..sources.weights import load_weights, require_finite
+from ..sources.weights import require_finite
 from ..tasks.resolve import inputs_of
 from ..tasks.task import Task
+from .new_weights import filled
 
 
 def open_network(
-    specification: str,
+    specification: str | Path,
     *,
-    weights: Path | None = None,
+    weights: Path | str | None = None,
     data: Data | None = None,
     input_shapes: tuple[tuple[int, ...], ...] = (),
     other_shapes: tuple[tuple[int, ...], ...] = (),
@@ -40,6 +41,8 @@ def open_network(
     Without shapes and data it is tried on inputs that it knows itself: an artifact's, an ONNX file's, those of the zoo.
 
     Args:
+        weights: a file to fill it with: safetensors, a state dict or a checkpoint. Of an artifact, weights of the
+            network as its stages left it, whose encodings are then fitted to them (:func:`compress.save` says how).
         input_shapes: of the inputs, each with its batch.
         other_shapes: what they may mean instead, where the network does not run on those; see
             :func:`compress.sources.specification.readings`.
@@ -50,19 +53,18 @@ def open_network(
     Raises:
         InvalidInput: it cannot be found, built, filled with the weights, or run on inputs of the data's shape.
     """
-    path = Path(specification)
+    specification, path = str(specification), Path(specification)
     if path.is_dir():
         network = artifact.load(path, trust=trust, source=source)
         if weights is not None:
-            raise InvalidInput(f"weights {weights}: the artifact {path} has its own; leave --weights out")
+            network = filled(network, Path(weights), trust=trust, edited_in=path)
     else:
         named = parse(specification)
         if named.kind == "onnx" and other_shapes:
             input_shapes, other_shapes = _as_declared(Path(named.name), input_shapes, other_shapes), ()
         network = _built(named, data, input_shapes, seed)
         if weights is not None:
-            imports = Path(network.source.name).parent if network.source.kind == "file" else None
-            load_weights(network.model, weights, trust=trust, imports=imports)
+            network = filled(network, Path(weights), trust=trust)
         bake(network.model)
     require_finite(network.model, f"model {specification}")
     inputs = _typed(network, input_shapes, seed)

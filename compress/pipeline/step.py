@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +19,6 @@ from ..integers.plan import Plan, plan
 from ..integers.simulate import simulated
 from ..quantize.detect import detected
 from ..report.schema import Cost, EditRecord, SkipRecord, StageRecord
-from ..sources import artifact
 from ..sources.load import Network
 from ..stage import Context, Objective, Result, Stage, evaluation_copy
 from ..tasks.record import ScoreRecord, records
@@ -29,6 +27,7 @@ from ..tasks.scoring import evaluate
 from ..tasks.task import Task
 from ..training.loop import Training
 from . import lost_accuracy, output_noise
+from .history import advanced, record_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,11 +105,11 @@ def advance(
     start = time.perf_counter()
     result = stage.apply(network.model, context)
     seconds = time.perf_counter() - start
-    config: dict[str, Any] = stage.model_dump(mode="json") if hasattr(stage, "model_dump") else {}
-    advanced = _advanced(network, result, {"stage": name, "config": config, "seed": context.seed})
+    recorded = record_of(stage, name)
+    after_stage = advanced(network, result, {**recorded, "seed": context.seed})
     skipped = [SkipRecord(layer=skip.layer, reason=skip.reason) for skip in result.skipped]
-    planned = _planned(advanced)
-    after = measure(advanced, context.data, task, planned)
+    planned = _planned(after_stage)
+    after = measure(after_stage, context.data, task, planned)
     outputs = output_noise.outputs_apart(network, planned, context) if planned is not None and result.encodings else ()
     classes = len(context.data.classes) if context.data is not None and task.classes is not None else 0
     lost = lost_accuracy.warning(name, stage, before.score, after.score, classes)
@@ -119,10 +118,10 @@ def advance(
         _LOG.warning("%s", each)
     record = StageRecord(
         name=name,
-        config=config,
+        config=recorded["config"],
         seconds=seconds,
         edits=tuple(EditRecord(**vars(edit)) for edit in result.edits),
-        skipped=(*skipped, *_undone(network, advanced, result)),
+        skipped=(*skipped, *_undone(network, after_stage, result)),
         before=before,
         after=after,
         history=result.history,
@@ -131,7 +130,7 @@ def advance(
         outputs=outputs,
         restored=result.restored,
     )
-    return advanced, record
+    return after_stage, record
 
 
 def _plain(training: Training) -> Training:
@@ -160,25 +159,6 @@ def _require_trains(model: nn.Module, data: Data, objective: Objective, training
             f"data {data.name}: the loss does not depend on the network's weights, and nothing could be trained; give "
             "a --task whose loss is of the network's outputs, undetached"
         )
-
-
-def _advanced(network: Network, result: Result, made: dict[str, Any]) -> Network:
-    """What a stage made of ``network``, and ``made`` with the digest of its weights at the end of its history."""
-    structural = tuple(e for e in result.edits if e.kind not in ("precision", "weights"))
-    made |= {"weights": artifact.weights_digest(result.model)}
-    if result.target is not None:
-        made["target"] = result.target
-    if result.learnt:
-        made["learnt"] = list(result.learnt)
-    if result.measured:
-        made["measured"] = [vars(measured) for measured in result.measured]
-    return replace(
-        network,
-        model=result.model,
-        edits=network.edits + structural,
-        lineage=(*network.lineage, made),
-        encodings=result.encodings or ({} if structural or result.history else network.encodings),
-    )
 
 
 def _undone(before: Network, after: Network, result: Result) -> list[SkipRecord]:

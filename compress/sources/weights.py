@@ -57,10 +57,21 @@ BOOKKEEPING = ("num_batches_tracked", "total_ops", "total_params", "n_averaged",
 DEPTH = 6
 """How far inward a state dict is looked for."""
 
+_SHOWN = 3
+"""Names that a message tells, of many."""
+
 _COMPARED = 100
 """Names that are compared to find the nearest one, which takes the product of their numbers."""
 
 _LOG = logging.getLogger(__name__)
+
+
+class OtherNetwork(InvalidInput):
+    """Weights whose names or shapes are those of another network."""
+
+
+class _OtherShapes(OtherNetwork):
+    """Weights that have the network's names, and other shapes."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,8 @@ class _Match:
         return f"{self.place!r}" if self.place else "the file"
 
 
-def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: Path | None = None) -> None:
-    """Put the weights of a file into ``model``: safetensors, or what ``torch.save`` wrote.
+def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: Path | None = None) -> Path:
+    """Put the weights of a file into ``model``: safetensors, or what ``torch.save`` wrote. Returns the file.
 
     ``checkpoint.pt:model_ema`` names one of several state dicts in a file by its keys, with dots, and a prefix behind
     them where the names in it have several, as ``checkpoint.pt:state_dict.encoder``.
@@ -107,8 +118,9 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: 
         imports: the folder that a pickle's code is imported from; else the current one.
 
     Raises:
-        InvalidInput: missing, damaged, a pickle without ``trust``, weights of another network, not finite, or tensors
-            of a kind that no network's weights have.
+        OtherNetwork: the names or shapes are those of another network; ``model`` is as it was.
+        InvalidInput: missing, damaged, a pickle without ``trust``, not finite, or tensors of a kind that no network's
+            weights have.
     """
     file, _, wanted = (path, "", "") if path.exists() else _split(path)
     require_file(file, "weights")
@@ -124,14 +136,17 @@ def load_weights(model: nn.Module, path: Path, *, trust: bool = False, imports: 
         raise InvalidInput(f"{where}: expected a state dict of tensors, got {_told(loaded)}")
     try:
         _fill(model, states, where)
-    except InvalidInput as error:
+    except _OtherShapes:
+        raise
+    except OtherNetwork:
         stored = _stored(model)
-        if stored is None or "not of this network" not in str(error):
+        if stored is None:
             raise
         _fill(stored, states, where)  # of the network after its parametrizations were taken off
         bake(model)
         model.load_state_dict(stored.state_dict())
     require_finite(model, where)
+    return file
 
 
 def _below(states: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
@@ -178,7 +193,7 @@ def require_finite(model: nn.Module, where: str) -> None:
 def _fill(model: nn.Module, states: Mapping[str, Mapping[str, Any]], where: str) -> None:
     """Load the first of ``states``, by place, that fits ``model``."""
     own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
-    problem = ""
+    problem = other_shapes = ""
     nearest: _Match | None = None
     fitting: list[_Match] = []
     for place, state in states.items():
@@ -189,8 +204,10 @@ def _fill(model: nn.Module, states: Mapping[str, Mapping[str, Any]], where: str)
                 continue
             if found := _unusable(match, own, state):
                 problem = problem or found
-                continue
-            fitting.append(match)
+            elif found := _other_shapes(match, own, state):
+                other_shapes = other_shapes or found
+            else:
+                fitting.append(match)
     if fitting:
         match = fitting[0]
         tensors = {name: states[match.place][found] for name, found in match.names.items()}
@@ -198,11 +215,13 @@ def _fill(model: nn.Module, states: Mapping[str, Mapping[str, Any]], where: str)
         _note(match, fitting[1:], where)
     elif problem:
         raise InvalidInput(f"{where}: {problem}")
+    elif other_shapes:
+        raise _OtherShapes(f"{where}: {other_shapes}")
     elif not _load_as_the_network_does(model, states):
         assert nearest is not None, "every state has a match, if of no names"
         joined = _joined(states, own)
         if not any(len(names) > len(nearest.names) for names in joined.values()):
-            raise InvalidInput(f"{where}: not of this network: {_difference(nearest, own)}")
+            raise OtherNetwork(f"{where}: not of this network: {_difference(nearest, own)}")
         _fill(model, joined, where)
 
 
@@ -305,12 +324,21 @@ def _unusable(match: _Match, own: Mapping[str, Tensor], state: Mapping[str, Any]
         tensor, value = own[name], state[file]
         if problem := _kind_problem(tensor, value):
             return f"{file} {problem}"
-        if not is_lazy(tensor) and tensor.shape != value.shape:
-            return f"{file} has shape {tuple(value.shape)}, the network's is {tuple(tensor.shape)}"
         twin = first.setdefault(id(tensor), file)
         if twin != file and not torch.equal(state[twin], value):
             return f"{twin} and {file} differ, and are one tensor in the network"
     return ""
+
+
+def _other_shapes(match: _Match, own: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+    """The first few shapes in ``state`` that are not the network's, in words; "" if there are none."""
+    others = [
+        f"{file} has shape {tuple(state[file].shape)}, the network's is {tuple(own[name].shape)}"
+        for name, file in match.names.items()
+        if not is_lazy(own[name]) and own[name].shape != state[file].shape
+    ]
+    more = len(others) - _SHOWN
+    return "; ".join(others[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _kind_problem(tensor: Tensor, value: object) -> str:
@@ -365,7 +393,7 @@ def _difference(match: _Match, own: Mapping[str, Tensor]) -> str:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") if names else "none"
 
 
 def _told(loaded: object) -> str:
