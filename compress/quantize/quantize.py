@@ -202,7 +202,7 @@ class Quantize(Config):
             self._clock_for_reverting(context)
         context = context.of(model)
         if self.max_drop is not None:
-            require_score(context)
+            require_score(context, model)
         job = self._job(context)
         state = State(evaluation_copy(model))
         require_finite(state.network, "quantize")

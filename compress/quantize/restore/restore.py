@@ -32,14 +32,19 @@ from .search import Counts, Search, least
 from .tensors import Rounded, Roundings, roundings_of, wider_weights
 
 
-def require_score(context: Context) -> None:
-    """Raise InvalidInput unless there are samples, and the task has a score, to tell what a network loses."""
-    scored_split(context)
+def require_score(context: Context, reference: nn.Module) -> None:
+    """Raise InvalidInput unless there are samples, and ``reference`` has a score on them, to tell what it loses."""
+    split, name = scored_split(context)
     assert isinstance(context.task, Task), "it was resolved"
     if context.task.score is None:
         raise InvalidInput(
             f"quantize: max_drop is of the task's first score, and the task {context.task.name} has none; give it one "
             "(scores), or take the task outputs"
+        )
+    if math.isnan(score_of(context.task, reference, split)):
+        raise InvalidInput(
+            f"quantize: max_drop is of {context.task.score}, and the network to quantize has none on the {name} split: "
+            "there may be nothing labelled in it; give samples with labels to be found, or take the task outputs"
         )
 
 

@@ -19,6 +19,7 @@ from compress.quantize import Quantize
 from compress.quantize.restore.search import Counts, Search
 from compress.report.schema import StageRecord
 from compress.stage import Context, Result
+from compress.tasks.boxes.precision import AveragePrecision
 from compress.tasks.scoring import score_of
 from compress.tasks.task import Task
 from export.onnx.exporter import export_onnx
@@ -153,6 +154,13 @@ def test_a_task_without_a_score_is_refused_before_the_work() -> None:
         Quantize(max_drop=1.0).apply(model, Context((images(1)[0],), data, task=scoreless))
     with pytest.raises(InvalidInput, match="no data is given"):
         Quantize(max_drop=1.0).apply(model, Context((images(1)[0],)))
+
+
+def test_samples_on_which_the_network_has_no_score_are_refused_before_the_work() -> None:
+    model, data = classifying()
+    unseen = Task(name="mine", scores={"mAP": lambda: AveragePrecision(lambda outputs, batch: [])})
+    with pytest.raises(InvalidInput, match="max_drop is of mAP, and the network to quantize has none on the valid"):
+        Quantize(max_drop=1.0).apply(model, Context((images(1)[0],), data, task=unseen))
 
 
 @pytest.mark.parametrize("needed", [0, 1, 3, 7, 20])
