@@ -82,14 +82,14 @@ class Reading:
                 f"batch: expected {', '.join(self.names) or 'inputs'} as the network's forward names them, got "
                 f"{', '.join(map(str, batch))}; rename them, or give a --task whose inputs picks them"
             )
-        return self._counted(values)
+        return self._counted(values, f" of {', '.join(self.names)}, among {', '.join(map(str, batch))}")
 
-    def _counted(self, values: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    def _counted(self, values: tuple[Any, ...], told: str = "") -> tuple[Tensor, ...]:
         wrong = next((value for value in values if not isinstance(value, Tensor)), None)
         if wrong is not None:
             raise InvalidInput(f"batch: expected tensors as inputs, got {type(wrong).__name__}")
         if len(values) != self.count:
-            raise InvalidInput(f"batch: the network takes {self.count} inputs, and the batch gives {len(values)}")
+            raise InvalidInput(f"batch: the network takes {self.count} inputs, and the batch gives {len(values)}{told}")
         return values
 
 

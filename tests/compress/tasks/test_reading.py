@@ -58,7 +58,7 @@ def test_a_network_tells_how_many_inputs_it_takes_and_what_they_are_called() -> 
     [
         ((IDS,), "takes 2 inputs, and the batch gives 1"),
         ({"image": IDS}, "expected ids, mask as the network's forward names them, got image"),
-        ({"ids": IDS}, "takes 2 inputs, and the batch gives 1"),
+        ({"ids": IDS, "msk": IDS}, "takes 2 inputs, and the batch gives 1 of ids, mask, among ids, msk"),
         (("a.png", MASK), "expected tensors as inputs, got str"),
         (7, "expected tensors, a sequence of them or a mapping, got int"),
     ],
