@@ -8,10 +8,11 @@ from __future__ import annotations
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from ..labelled import Labelled
 from ..mean import MeanScore
 from ..reading import Reading
 from ..task import Batch, Outputs, Task
-from ..tensors import labels_of, output_of, same_shape, unfit
+from ..tensors import same_shape, unfit
 
 
 def task(reading: Reading) -> Task:
@@ -22,14 +23,13 @@ def task(reading: Reading) -> Task:
     point have none.
     """
 
-    def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        return _mean(_errors(*_pair(reading, outputs, batch, "training")))
+    labelled = Labelled(reading, _require)
 
-    def fits(outputs: Outputs, batch: Batch, where: str) -> None:
-        _require(output_of(outputs, where), labels_of(reading, batch, where), where)
+    def loss(outputs: Outputs, batch: Batch) -> Tensor:
+        return _mean(_errors(*_pair(labelled, outputs, batch, "training")))
 
     def percent(outputs: Outputs, batch: Batch) -> Tensor:
-        return 100 * _errors(*_pair(reading, outputs, batch, "score"))
+        return 100 * _errors(*_pair(labelled, outputs, batch, "score"))
 
     return Task(
         name="keypoints",
@@ -38,7 +38,7 @@ def task(reading: Reading) -> Task:
         match=match,
         scores={"NME": lambda: MeanScore(percent, higher_is_better=False)},
         unit=" %",
-        fits=fits,
+        fits=labelled.fits,
         placed=True,
     )
 
@@ -53,12 +53,9 @@ def match(student: Outputs, teacher: Outputs) -> Tensor:
     return _mean(_errors(mine, theirs))
 
 
-def _pair(reading: Reading, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
+def _pair(labelled: Labelled, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
     """Points (N, points, 2) and labels (N, points, 2 or 3), where the points lie."""
-    output, labels = output_of(outputs, where), labels_of(reading, batch, where)
-    _require(output, labels, where)
-    if len(output) != len(labels):
-        raise unfit(where, "labels of as many samples", output, labels)
+    output, labels = labelled.pair(outputs, batch, where)
     return output.reshape(*labels.shape[:2], 2), labels.to(output.device)
 
 

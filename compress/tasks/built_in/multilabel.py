@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ..labelled import Labelled
 from ..metric import MetricScore
 from ..reading import Reading
 from ..task import Batch, Outputs, Task
-from ..tensors import labels_of, output_of, same_shape, unfit
+from ..tensors import output_of, same_shape, unfit
 from .classification import LABEL_SMOOTHING, TEMPERATURE
 
 
@@ -22,15 +23,13 @@ def task(reading: Reading, label_smoothing: float = LABEL_SMOOTHING, temperature
     ``mAP`` is the mean over the labels of the average precision, of labels that hold for a sample at least; ``F1`` the
     mean over the labels where a probability of a half decides.
     """
-    pair = partial(_scored, reading)
+    labelled = Labelled(reading, _require)
+    pair = partial(_scored, labelled)
 
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        logits, labels = _pair(reading, outputs, batch, "training")
-        targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-        return binary_cross_entropy_with_logits(logits, targets)
-
-    def fits(outputs: Outputs, batch: Batch, where: str) -> None:
-        _require(output_of(outputs, where), labels_of(reading, batch, where), where)
+        logits, labels = labelled.pair(outputs, batch, "training")
+        targets = labels.float() * (1 - label_smoothing) + label_smoothing / 2
+        return binary_cross_entropy_with_logits(logits.float(), targets)
 
     return Task(
         name="multilabel",
@@ -43,7 +42,7 @@ def task(reading: Reading, label_smoothing: float = LABEL_SMOOTHING, temperature
         },
         unit=" %",
         drawn=drawn,
-        fits=fits,
+        fits=labelled.fits,
         tuned=partial(task, reading),
     )
 
@@ -70,18 +69,10 @@ def drawn(outputs: Outputs, generator: torch.Generator) -> Tensor:
     return binary_cross_entropy_with_logits(logits, labels.to(logits))
 
 
-def _pair(reading: Reading, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
-    logits, labels = output_of(outputs, where), labels_of(reading, batch, where)
-    _require(logits, labels, where)
-    if len(logits) != len(labels):
-        raise unfit(where, "labels of as many samples", logits, labels)
-    return logits.float(), labels
-
-
-def _scored(reading: Reading, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+def _scored(labelled: Labelled, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
     """Probabilities and labels, on the CPU."""
-    logits, labels = _pair(reading, outputs, batch, "score")
-    return logits.detach().cpu().sigmoid(), labels.cpu().long()
+    logits, labels = labelled.pair(outputs, batch, "score")
+    return logits.detach().cpu().float().sigmoid(), labels.cpu().long()
 
 
 def _average_precision(probabilities: Tensor) -> Any:

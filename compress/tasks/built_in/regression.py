@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
+from ..labelled import Labelled
 from ..metric import MetricScore
 from ..reading import Reading
 from ..task import Batch, Outputs, Task
-from ..tensors import labels_of, output_of, same_shape, unfit
+from ..tensors import same_shape, unfit
 
 
 def task(reading: Reading) -> Task:
@@ -20,13 +21,11 @@ def task(reading: Reading) -> Task:
     ``R2`` is the share of the labels' variance that is told, in percent, the mean over the numbers of a sample; ``MAE``
     the mean absolute error, in the unit of the labels.
     """
-    pair = partial(_scored, reading)
+    labelled = Labelled(reading, _require)
+    pair = partial(_scored, labelled)
 
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        return smooth_l1_loss(*_pair(reading, outputs, batch, "training"))
-
-    def fits(outputs: Outputs, batch: Batch, where: str) -> None:
-        _require(output_of(outputs, where), labels_of(reading, batch, where), where)
+        return smooth_l1_loss(*_pair(labelled, outputs, batch, "training"))
 
     return Task(
         name="regression",
@@ -38,23 +37,20 @@ def task(reading: Reading) -> Task:
             "MAE": lambda: MetricScore(lambda _: _absolute(), pair, higher_is_better=False),
         },
         unit=" %",
-        fits=fits,
+        fits=labelled.fits,
         placed=True,
     )
 
 
-def _pair(reading: Reading, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
+def _pair(labelled: Labelled, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
     """Predictions and labels, (N, numbers) each."""
-    output, labels = output_of(outputs, where), labels_of(reading, batch, where)
-    _require(output, labels, where)
-    if len(output) != len(labels):
-        raise unfit(where, "labels of as many samples", output, labels)
+    output, labels = labelled.pair(outputs, batch, where)
     return output.float().reshape(len(output), -1), labels.float().reshape(len(labels), -1)
 
 
-def _scored(reading: Reading, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+def _scored(labelled: Labelled, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
     """Predictions and labels, on the CPU, in a precision in which sums of squares keep their differences."""
-    predictions, labels = _pair(reading, outputs, batch, "score")
+    predictions, labels = _pair(labelled, outputs, batch, "score")
     return predictions.detach().cpu().double(), labels.cpu().double()
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss
 
+from ..labelled import Labelled
 from ..metric import MetricScore
 from ..reading import Reading
 from ..task import Batch, Outputs, Task
-from ..tensors import labels_of, output_of, same_shape, unfit
+from ..tensors import same_shape, unfit
 
 SMALLEST_SIDE = 6
 """Of images, in pixels: the window of the structural similarity, of 11, goes on over their edges by reflection."""
@@ -28,13 +29,11 @@ def task(reading: Reading) -> Task:
     ``PSNR`` is the peak signal to noise ratio in dB, ``SSIM`` the structural similarity (Wang et al., "Image quality
     assessment: from error visibility to structural similarity", 2004); what lies outside 0 to 1 is clipped for them.
     """
-    pair = partial(_scored, reading)
+    labelled = Labelled(reading, _require)
+    pair = partial(_scored, labelled)
 
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        return l1_loss(*_pair(reading, outputs, batch, "training"))
-
-    def fits(outputs: Outputs, batch: Batch, where: str) -> None:
-        _require(output_of(outputs, where), labels_of(reading, batch, where), where)
+        return l1_loss(*_pair(labelled, outputs, batch, "training"))
 
     return Task(
         name="restoration",
@@ -46,22 +45,19 @@ def task(reading: Reading) -> Task:
             "SSIM": lambda: MetricScore(lambda _: _ssim(), pair),
         },
         unit=" dB",
-        fits=fits,
+        fits=labelled.fits,
         placed=True,
     )
 
 
-def _pair(reading: Reading, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
+def _pair(labelled: Labelled, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
     """Images, on the scale 0 to 1."""
-    output, labels = output_of(outputs, where), labels_of(reading, batch, where)
-    _require(output, labels, where)
-    if len(output) != len(labels):
-        raise unfit(where, "as many images in the labels", output, labels)
+    output, labels = labelled.pair(outputs, batch, where)
     return output.float(), labels.float() / (255 if labels.dtype == torch.uint8 else 1)
 
 
-def _scored(reading: Reading, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
-    images, labels = _pair(reading, outputs, batch, "score")
+def _scored(labelled: Labelled, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+    images, labels = _pair(labelled, outputs, batch, "score")
     return images.detach().cpu(), labels.cpu()
 
 

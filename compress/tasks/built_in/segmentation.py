@@ -12,11 +12,12 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..labelled import Labelled
 from ..metric import MetricScore
 from ..reading import Reading
 from ..soft_targets import soft_target_loss
 from ..task import Batch, Outputs, Task
-from ..tensors import is_whole, labels_of, output_of, same_shape, unfit
+from ..tensors import is_whole, output_of, same_shape, unfit
 from .classification import LABEL_SMOOTHING, TEMPERATURE, logits_of
 from .classification import drawn as drawn_classes
 
@@ -30,25 +31,28 @@ def task(reading: Reading, label_smoothing: float = LABEL_SMOOTHING, temperature
     The score (mIoU) is that of all pixels of a split, the mean over the classes that are there or are predicted.
     """
 
+    labelled = Labelled(reading, _require)
+
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        logits, labels = _pair(reading, outputs, batch, "training")
+        logits, labels = labelled.pair(outputs, batch, "training")
         total = cross_entropy(
-            logits_of(logits).float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+            logits_of(logits).float(),
+            labels.long(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=label_smoothing,
         )
         return total / (labels != IGNORED).sum().clamp_min(1)
-
-    def fits(outputs: Outputs, batch: Batch, where: str) -> None:
-        _require(output_of(outputs, where), labels_of(reading, batch, where), where)
 
     return Task(
         name="segmentation",
         inputs=reading.inputs,
         loss=loss,
         match=partial(match, temperature=temperature),
-        scores={"mIoU": lambda: MetricScore(_metric, partial(_classes, reading), factor=100.0)},
+        scores={"mIoU": lambda: MetricScore(_metric, partial(_classes, labelled), factor=100.0)},
         unit=" %",
         drawn=lambda outputs, generator: drawn_classes(output_of(outputs, "drawn"), generator),
-        fits=fits,
+        fits=labelled.fits,
         tuned=partial(task, reading),
         placed=True,
     )
@@ -71,17 +75,10 @@ def match(student: Outputs, teacher: Outputs, temperature: float = TEMPERATURE) 
     return soft_target_loss(mine, theirs, temperature)
 
 
-def _pair(reading: Reading, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
-    logits, labels = output_of(outputs, where), labels_of(reading, batch, where)
-    if len(logits) != len(labels) or not _is_map(logits, labels):
-        raise _unlike(logits, labels, where)
-    return logits, labels.long()
-
-
-def _classes(reading: Reading, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+def _classes(labelled: Labelled, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits, and the labels of their pixels, on the CPU."""
-    logits, labels = _pair(reading, outputs, batch, "score")
-    return logits.detach().cpu(), labels.cpu()
+    logits, labels = labelled.pair(outputs, batch, "score")
+    return logits.detach().cpu(), labels.cpu().long()
 
 
 def _metric(logits: Tensor) -> Any:
@@ -92,7 +89,8 @@ def _metric(logits: Tensor) -> Any:
 
 def _require(logits: Tensor, labels: Tensor, where: str) -> None:
     if not _is_map(logits, labels):
-        raise _unlike(logits, labels, where)
+        expected = "the output (N, classes, H, W) and labels (N, H, W) of integers (segmentation)"
+        raise unfit(where, expected, logits, labels)
     known = labels[labels != IGNORED]
     if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < logits.shape[1]:
         classes = logits.shape[1]
@@ -107,7 +105,3 @@ def _require(logits: Tensor, labels: Tensor, where: str) -> None:
 
 def _is_map(logits: Tensor, labels: Tensor) -> bool:
     return logits.ndim == 4 and labels.ndim == 3 and is_whole(labels) and labels.shape[1:] == logits.shape[2:]
-
-
-def _unlike(logits: Tensor, labels: Tensor, where: str) -> Exception:
-    return unfit(where, "the output (N, classes, H, W) and labels (N, H, W) of integers (segmentation)", logits, labels)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import ctc_loss
 
+from ..labelled import Labelled
 from ..reading import Reading
 from ..soft_targets import soft_target_loss
 from ..task import Batch, Outputs, Task
-from ..tensors import is_whole, labels_of, output_of, same_shape, unfit
+from ..tensors import is_whole, output_of, same_shape, unfit
 from .classification import TEMPERATURE
 from .classification import drawn as drawn_classes
 
@@ -32,24 +33,23 @@ def task(reading: Reading) -> Task:
     the most probable symbol of each step is taken.
     """
 
+    labelled = Labelled(reading, _require)
+
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        logits, labels = _pair(reading, outputs, batch, "training")
+        logits, labels = labelled.pair(outputs, batch, "training")
         steps = torch.full((len(logits),), logits.shape[1])
         logarithms = logits.float().log_softmax(2).transpose(0, 1)
         return ctc_loss(logarithms, labels.clamp_min(0).long(), steps, _lengths(labels), BLANK, zero_infinity=True)
-
-    def fits(outputs: Outputs, batch: Batch, where: str) -> None:
-        _require(output_of(outputs, where), labels_of(reading, batch, where), where)
 
     return Task(
         name="sequence",
         inputs=reading.inputs,
         loss=loss,
         match=match,
-        scores={"error rate": lambda: ErrorRate(reading)},
+        scores={"error rate": lambda: ErrorRate(labelled)},
         unit=" %",
         drawn=lambda outputs, generator: drawn_classes(output_of(outputs, "drawn").transpose(1, 2), generator),
-        fits=fits,
+        fits=labelled.fits,
         placed=True,
     )
 
@@ -69,10 +69,10 @@ class ErrorRate:
 
     higher_is_better: bool | None = False
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, labelled: Labelled) -> None:
         from torchmetrics.text import CharErrorRate
 
-        self.reading, self.metric = reading, CharErrorRate()
+        self.labelled, self.metric = labelled, CharErrorRate()
         self.reset()
 
     def reset(self) -> None:
@@ -82,7 +82,7 @@ class ErrorRate:
 
     def update(self, outputs: Outputs, batch: Batch) -> None:
         """See logits (N, steps, symbols) and labels (N, length)."""
-        logits, labels = (each.detach().cpu() for each in _pair(self.reading, outputs, batch, "score"))
+        logits, labels = (each.detach().cpu() for each in self.labelled.pair(outputs, batch, "score"))
         self.undefined |= bool(logits.isnan().any())
         best = ([symbol for symbol, _ in groupby(steps)] for steps in logits.argmax(2).tolist())
         ends = _lengths(labels).tolist()
@@ -105,14 +105,6 @@ def _text(symbols: Iterable[int]) -> str:
 def _lengths(labels: Tensor) -> Tensor:
     """Of each row, (N,): how many symbols come before the first that is none."""
     return (labels > BLANK).long().cumprod(1).sum(1)
-
-
-def _pair(reading: Reading, outputs: Outputs, batch: Batch, where: str) -> tuple[Tensor, Tensor]:
-    logits, labels = output_of(outputs, where), labels_of(reading, batch, where)
-    _require(logits, labels, where)
-    if len(logits) != len(labels):
-        raise unfit(where, "labels of as many samples", logits, labels)
-    return logits, labels
 
 
 def _require(logits: Tensor, labels: Tensor, where: str) -> None:
