@@ -221,7 +221,7 @@ def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_view(node: Node, operation: str) -> bool:
-    if operation in NO_ARITHMETIC:
+    if operation in NO_ARITHMETIC or not _values(node):  # what gives no tensor asks for a size, or holds it to limits
         return True
     return isinstance(node.target, torch._ops.OpOverload) and bool(node.target.is_view)
 
@@ -241,17 +241,30 @@ def _values(node: Node) -> list[Tensor]:
     return [v for v in (value if isinstance(value, (tuple, list)) else (value,)) if isinstance(v, Tensor)]
 
 
+def _sizes(value: Tensor) -> tuple[int, ...]:
+    """The shape, with 0 for a size that depends on the values, as that of a selection by a condition."""
+    return tuple(size if isinstance(size, int) else 0 for size in value.shape)
+
+
 def _bytes(node: Node) -> int:
-    return sum(int(value.numel()) * value.element_size() for value in _values(node))
+    return sum(math.prod(_sizes(value)) * value.element_size() for value in _values(node))
 
 
 def _first_shape(node: Node) -> tuple[int, ...]:
     values = _values(node)
-    return tuple(int(size) for size in values[0].shape) if values else ()
+    return _sizes(values[0]) if values else ()
+
+
+def _is_open(node: Node) -> bool:
+    """Whether a size of what the node yields or takes depends on the values."""
+    values = [value for each in (node, *node.all_input_nodes) for value in _values(each)]
+    return any(not isinstance(size, int) for value in values for size in value.shape)
 
 
 def _macs(node: Node, operation: str) -> tuple[int, str]:
     """Multiply-adds, and the reason for what is not counted ("" if nothing is left out)."""
+    if _is_open(node):
+        return 0, "its size depends on the values: what it takes is told only when it runs"
     elements = math.prod(_first_shape(node))
     if operation in CONVOLUTION:
         return elements * math.prod(shape_of(argument(node, "weight"))[1:]), ""

@@ -294,3 +294,27 @@ def test_windows_over_a_flattened_image_have_no_receptive_field(window: nn.Modul
 def test_receptive_field_that_cannot_be_followed_is_none() -> None:
     rolled = Called(lambda x: functional.relu(torch.roll(x, 1, 2)))
     assert {row.receptive_field for row in cost(rolled, (torch.randn(1, 3, 8, 8),)).layers} == {None}
+
+
+class Chosen(nn.Module):
+    """Selects among what it computed, by its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.first(x).flatten(0, 1)
+        return self.second(scores[scores.amax(1) > 0])
+
+
+def test_what_depends_on_values_is_named_and_not_counted() -> None:
+    inputs = (torch.randn(1, 5, 4),)
+    counted = cost(Chosen().eval(), inputs)
+    assert counted.macs == 5 * 4 * 3, "that of the first layer alone"
+    open_sizes = {(each.layer, each.operation) for each in counted.uncounted if "depends on the values" in each.reason}
+    assert open_sizes == {("", "index"), ("second", "linear")}
+    assert {each.reason for each in counted.uncounted} <= {
+        "its size depends on the values: what it takes is told only when it runs", "reduction", "elementwise",
+    }  # fmt: skip
+    assert json.loads(json.dumps(counted.to_json()))["layers"][-1]["output_shape"] == [0, 2]
