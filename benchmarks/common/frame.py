@@ -68,6 +68,7 @@ class Run:
         quick: whether fewer cases and repetitions are wanted, to see that all works.
         again: whether parts that an earlier run left are measured again.
         peers: the folder of what is compared with, on the path by now; None where the benchmark has none.
+        earlier: versions of what the parts of an earlier run were measured with.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Run:
     tables: list[Table] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    earlier: dict[str, str] = field(default_factory=dict)
 
     def part(self, name: str, measure: Callable[[], Value], **settings: Any) -> Value:
         """Return what ``measure`` returns (anything that JSON holds), measured now or by an earlier run.
@@ -96,10 +98,12 @@ class Run:
         if file.exists() and not self.again:
             kept = json.loads(file.read_text(encoding="utf-8"))
             if kept["name"] == name and kept["settings"] == wanted:
+                self.earlier |= kept.get("versions", {})
                 value: Value = kept["value"]
                 return value
         made = measure()
-        write_whole(file, json.dumps({"name": name, "settings": wanted, "value": made}, indent=1) + "\n")
+        facts = {"name": name, "settings": wanted, "versions": versions(), "value": made}
+        write_whole(file, json.dumps(facts, indent=1) + "\n")
         read_back: Value = json.loads(file.read_text(encoding="utf-8"))["value"]
         return read_back
 
@@ -146,7 +150,7 @@ class Run:
             threads=self.threads,
             seeds=self.seeds,
             quick=self.quick,
-            versions=versions(),
+            versions=self.earlier | versions(),
             tables=tuple(self.tables),
             bars=tuple(self.bars),
             notes=tuple(self.notes),

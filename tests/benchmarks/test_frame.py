@@ -90,11 +90,15 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     place = ["-o", str(output), "--work", str(tmp_path / "work")]
     stopped = CliRunner().invoke(main, [*place, "--fail"])
     assert isinstance(stopped.exception, RuntimeError) and made == ["a"] and not output.exists()
+    (part,) = (tmp_path / "work" / "parts").glob("*.json")
+    kept = json.loads(part.read_text())
+    part.write_text(json.dumps({**kept, "versions": {**kept["versions"], "a peer": "1.2"}}))
     done = CliRunner().invoke(main, place)
     assert done.exit_code == 0 and made == ["a", "b"]
     results = read(output)
     assert results.tables[0].rows == ({"name": "a", "value": 2.0}, {"name": "b", "value": 2.0})
     assert results.title == "Toys are measured." and results.seeds == (0,) and "torch" in results.versions
+    assert results.versions["a peer"] == "1.2", "what an earlier run measured with"
     assert results.command == "python -m benchmarks.toy " + " ".join(place)
     assert "| a | 2 |" in done.output and "Done." in done.output
 
