@@ -101,6 +101,7 @@ def kill(server: SshServer) -> None:
     os.killpg(server.processes[-1].pid, signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("ending_signals")
 @pytest.mark.parametrize("ending", [cut, interrupt, kill])
 def test_settings_are_put_back_there_however_it_ends(
     reach: Reach, server: SshServer, board: Path, file: Path, ending: Callable[[SshServer], None]
