@@ -137,9 +137,9 @@ def from_arrays(
     }  # fmt: skip
     arrays: dict[str, NDArray[Any]] = {}
     for key, part in given.items():
-        for name, array in part.items() if isinstance(part, Mapping) else (("", part),):
+        for of, array in part.items() if isinstance(part, Mapping) else (("", part),):
             if array is not None:
-                arrays[f"{key}_{name}" if name else key] = _as_array(array)
+                arrays[f"{key}_{of}" if of else key] = _as_array(array)
     return data_of_arrays(name, arrays, DataConfig(source=name, mean=mean, std=std), seed)
 
 

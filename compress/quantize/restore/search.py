@@ -83,7 +83,7 @@ def least(holds: Callable[[int], bool], low: int, high: int) -> int | None:
     ...     asked.append(number)
     ...     return number >= 3
     >>> least(holds, 0, 100), asked
-    (3, [1, 2, 4, 3])
+    (3, [1, 3, 2])
     >>> least(holds, 0, 2)
     """
     step, known = 1, low

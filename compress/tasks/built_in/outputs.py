@@ -46,7 +46,7 @@ def task(reading: Reading) -> Task:
 def noise_percent(snr_db: float) -> float:
     """The power of the noise, in percent of the signal's.
 
-    >>> noise_percent(20.0), noise_percent(math.inf)
+    >>> noise_percent(20.0), noise_percent(float("inf"))
     (1.0, 0.0)
     """
     return 100 * 10 ** (-snr_db / 10)
