@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .placement import Placement, Size
 
+IGNORED = "ignored_"
+"""Before the names of what is neither to be found nor wrong."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -103,7 +105,7 @@ def _target(objects: Objects, placement: Placement, ignored: bool) -> dict[str, 
     target = _part(boxes, objects.labels, there & ~objects.ignored)
     if ignored:
         target |= {
-            f"ignored_{key}": value for key, value in _part(boxes, objects.labels, there & objects.ignored).items()
+            f"{IGNORED}{key}": value for key, value in _part(boxes, objects.labels, there & objects.ignored).items()
         }
     return target
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NO_CLASS = 255
-"""The label of pixels that are of no class."""
+"""The label of pixels that are of no class, as in Pascal VOC and Cityscapes."""
 NO_CLASSES = frozenset({"void", "unlabeled", "unlabelled", "ignore", "ignored"})
 """Names of pixels that are of no class."""
 LOSSLESS = frozenset({".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})

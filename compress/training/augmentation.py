@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..data.boxes import IGNORED
+from ..data.masks import NO_CLASS
 from ..errors import InvalidInput
 
-NO_CLASS = 255
-"""The label of pixels that come in from outside of an image."""
 LEAST_LEFT = 0.25
 """Of a box that a crop cuts: the share of its area without which it is no object any more."""
 
-KINDS = ("", "ignored_")
+KINDS = ("", IGNORED)
 """What stands before ``boxes`` and ``labels`` in the target of an image."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...data.boxes import IGNORED
 from ...errors import InvalidInput
 from ..task import Outputs
 from ..tensors import kind_of
@@ -24,8 +25,6 @@ MOST_BOXES = 100
 MOST_CANDIDATES = 1000
 """Of an image, the highest scores, that suppression looks at."""
 SMALLEST_PROBABILITY = 1e-6
-IGNORED = "ignored_"
-"""Before the names of what is neither to be found nor wrong."""
 _PARTS = ("boxes", "scores", "labels")
 FORMS = (
     "a pair (boxes (N, A, 4) as x1 y1 x2 y2, scores (N, A, C)), a tensor (N, 4 + C, A) of cx cy w h and scores with "

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ...data.masks import NO_CLASS
 from ..labelled import Labelled
 from ..metric import MetricScore
 from ..reading import Reading
@@ -20,9 +21,6 @@ from ..task import Batch, Outputs, Task
 from ..tensors import is_whole, output_of, same_shape, unfit
 from .classification import LABEL_SMOOTHING, TEMPERATURE, logits_of
 from .classification import drawn as drawn_classes
-
-IGNORED = 255
-"""The label of pixels that are of no class, as in Pascal VOC and Cityscapes."""
 
 
 def task(reading: Reading, label_smoothing: float = LABEL_SMOOTHING, temperature: float = TEMPERATURE) -> Task:
@@ -38,11 +36,11 @@ def task(reading: Reading, label_smoothing: float = LABEL_SMOOTHING, temperature
         total = cross_entropy(
             logits_of(logits).float(),
             labels.long(),
-            ignore_index=IGNORED,
+            ignore_index=NO_CLASS,
             reduction="sum",
             label_smoothing=label_smoothing,
         )
-        return total / (labels != IGNORED).sum().clamp_min(1)
+        return total / (labels != NO_CLASS).sum().clamp_min(1)
 
     return Task(
         name="segmentation",
@@ -84,19 +82,19 @@ def _classes(labelled: Labelled, outputs: Outputs, batch: Batch) -> tuple[Tensor
 def _metric(logits: Tensor) -> Any:
     from torchmetrics.classification import MulticlassJaccardIndex
 
-    return MulticlassJaccardIndex(logits.shape[1], average="macro", ignore_index=IGNORED)
+    return MulticlassJaccardIndex(logits.shape[1], average="macro", ignore_index=NO_CLASS)
 
 
 def _require(logits: Tensor, labels: Tensor, where: str) -> None:
     if not _is_map(logits, labels):
         expected = "the output (N, classes, H, W) and labels (N, H, W) of integers (segmentation)"
         raise unfit(where, expected, logits, labels)
-    known = labels[labels != IGNORED]
+    known = labels[labels != NO_CLASS]
     if known.numel() and not 0 <= int(known.min()) <= int(known.max()) < logits.shape[1]:
         classes = logits.shape[1]
         raise unfit(
             where,
-            f"classes from 0 to {classes - 1}, as the network has {classes}, and {IGNORED} for pixels of none; labels "
+            f"classes from 0 to {classes - 1}, as the network has {classes}, and {NO_CLASS} for pixels of none; labels "
             f"go from {int(known.min())} to {int(known.max())}",
             logits,
             labels,
