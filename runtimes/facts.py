@@ -297,6 +297,15 @@ def engine_of(file: Path) -> str:
     raise InvalidModel(f"{file}: no engine is known for {file.suffix or 'a name without suffix'}: expected {expected}")
 
 
+def is_model_file(file: Path) -> bool:
+    """Return whether ``file`` is named as those that engines run; it need not be there.
+
+    >>> is_model_file(Path("net.ONNX")), is_model_file(Path("out/int8"))
+    (True, False)
+    """
+    return file.suffix.lower() in suffixes()
+
+
 def suffixes() -> frozenset[str]:
     """Return what the names of files that engines run can end with."""
     return frozenset(suffix for name in engines() for suffix in describe(name).suffixes)

@@ -125,19 +125,11 @@ def _engines(names: list[str], formats: tuple[str, ...]) -> tuple[str, ...]:
 
     from ..siblings import export, runtimes
 
-    known = {runtimes.facts.engine_of(Path(name)) for name in names if _is_file(name)}
-    if not all(map(_is_file, names)):
+    files = [path for path in map(Path, names) if runtimes.facts.is_model_file(path)]
+    known = set(map(runtimes.facts.engine_of, files))
+    if len(files) < len(names):
         known |= {export.facts.formats()[each].engine for each in formats}
     return tuple(sorted(known))
-
-
-def _is_file(name: str) -> bool:
-    """Whether that is a file to measure, and no network to export first."""
-    from pathlib import Path
-
-    from ..siblings import runtimes
-
-    return Path(name).suffix.lower() in runtimes.facts.suffixes()
 
 
 def _write(call: Options, found: dict[str, Any], records: list[BenchmarkRecord], log: Path | None) -> None:
@@ -246,8 +238,9 @@ class _Written:
 
         from .. import deploy
         from ..pipeline import fold_for_export
+        from ..siblings import runtimes
 
-        if _is_file(name):
+        if runtimes.facts.is_model_file(Path(name)):
             return [deploy.Deployed(name, Path(name))]
         if name not in self.networks:
             self.networks[name] = fold_for_export(self.call.open_other(name, self.data, self.call.weights))

@@ -87,7 +87,7 @@ def _files(
     from ..siblings import runtimes
 
     words = call.specification()
-    if not formats and Path(words).suffix.lower() in runtimes.facts.suffixes():
+    if not formats and runtimes.facts.is_model_file(Path(words)):
         return [deploy.Deployed(words, Path(words))]
     files = []
     for number, form in enumerate(formats or (None,)):
