@@ -52,9 +52,7 @@ def rounded(planned: Plan, rounding: Rounding) -> GraphModule:
     """A callable with the inputs and outputs of the planned network in which ``rounding`` stands wherever it rounds."""
     graph = planned.graph
     module: GraphModule = graph.program.module(check_guards=False)
-    nodes = {node.name: node for node in module.graph.nodes}
-    placeholders = (node for node in module.graph.nodes if node.op == "placeholder")  # renamed: "input" is "input_1"
-    nodes |= dict(zip((node.name for node in graph.inputs), placeholders, strict=True))
+    nodes = nodes_of(module)
     for name, integers in planned.values.items():
         if name not in planned.fused:
             rounding.value(module, nodes[name], integers)
@@ -79,6 +77,16 @@ def rounded(planned: Plan, rounding: Rounding) -> GraphModule:
     plain = GraphModule(module, module.graph)
     plain.eval()
     return plain
+
+
+def traced_name(node: Node) -> str:
+    """The name in the trace of a node of a module that was made of it: an input "input" is "input_1" in the module."""
+    return str(node.target) if node.op == "placeholder" else node.name
+
+
+def nodes_of(module: GraphModule) -> dict[str, Node]:
+    """The nodes of a module that was made of a trace, by their names in the trace."""
+    return {traced_name(node): node for node in module.graph.nodes}
 
 
 class InFloats:

@@ -21,7 +21,7 @@ from ...graph.trace import Graph, argument, trace
 from ...integers.encoding import Encoding
 from ...integers.placement import IntegerLayer
 from ...integers.plan import Plan, plan
-from ...integers.simulate import simulated
+from ...integers.simulate import nodes_of, simulated
 from ...stage import Context, Edit, Skip
 from ..moments import ChannelStatistics, Moments, derived
 from ..ranges.calibration import calibration_batches, observe
@@ -153,7 +153,7 @@ def correct_biases_analytically(
     layers, skipped = _correctable(planned)
     moments = derived(planned.graph, known)
     module = simulated(planned)
-    nodes = {node.name: node for node in module.graph.nodes}
+    nodes = nodes_of(module)
     constants = Interpreter(module)
     edits: list[Edit] = []
     unknown: list[Skip] = []

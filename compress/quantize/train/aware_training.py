@@ -21,7 +21,7 @@ from ...integers.encoding import Encoding, IntegerParameters
 from ...integers.grids import activation_encoding
 from ...integers.placement import MOVES, NOTHING, clip_bounds
 from ...integers.plan import Integers, Plan, plan, plan_of
-from ...integers.simulate import simulated
+from ...integers.simulate import nodes_of, simulated
 from ...rounding.learned_scales import TINY, gradient_factor, lsq, lsq_per_block, lsq_per_channel, pact
 from ...stage import Context, Objective, evaluation_copy
 from ...tasks.task import Batch
@@ -147,7 +147,7 @@ def learnable(
     """
     planned = plan(network, example_inputs, encodings, target)
     module = simulated(planned)
-    nodes = {node.name: node for node in module.graph.nodes}
+    nodes = nodes_of(module)
     traced = {node.name: node for node in planned.graph.nodes}
     weights = {name: WeightQuantizer(grid) for name, grid in planned.grids.items()}
     _replace_weights(module, planned, nodes, weights)

@@ -208,3 +208,20 @@ def test_the_stage_rounds_and_trains() -> None:
     assert float(simulate(result.model, result.encodings, context.example_inputs)(data.example(2)).detach().sum())
     with pytest.raises(InvalidInput, match="no calibration samples"):
         Quantize(scheme="w4", recover=["brecq"]).apply(model, replace(context, data=Data("none", {})))
+
+
+@pytest.mark.parametrize("recover", [("absorb", "equalize", "bias_correction"), ("adaround",), ("brecq",), ("smooth",)])
+def test_a_plain_sequence_whose_input_is_called_input(recover: tuple[str, ...]) -> None:
+    """torch.export calls the input of nn.Sequential "input", and a module of the trace calls it "input_1"."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    data = pattern_data()
+    context = Context((data.example(2),), data, teacher=model)
+    quick = {"adaround": {"iterations": 2}, "brecq": {"iterations": 2}}
+    recovery = [{name: quick[name]} if name in quick else name for name in recover]
+    stage = Quantize.model_validate(
+        {"recover": recovery, "train": {"epochs": 1, "batch_size": 32}, "revert_slower": False}
+    )
+    result = stage.apply(model, context)
+    assert "input" in result.encodings
+    assert result.history

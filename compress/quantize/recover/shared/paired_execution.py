@@ -19,7 +19,7 @@ from ....graph.trace import Graph
 from ....integers.encoding import Encoding, IntegerParameters
 from ....integers.placement import IntegerLayer
 from ....integers.plan import Plan, plan, plan_of
-from ....integers.simulate import simulate
+from ....integers.simulate import nodes_of, simulate, traced_name
 from ....stage import Context, evaluation_copy
 from ...ranges.calibration import calibration_batches
 
@@ -37,7 +37,7 @@ class Walk:
 
     def __init__(self, module: GraphModule, batches: Sequence[tuple[Tensor, ...]], held: Sequence[str] = ()) -> None:
         self.module = module
-        self.nodes = {node.name: node for node in module.graph.nodes}
+        self.nodes = nodes_of(module)
         self.held = frozenset(held)
         self._order = [node for node in module.graph.nodes if node.op != "output"]
         self._place = {node: place for place, node in enumerate(self._order)}
@@ -116,10 +116,10 @@ class Walk:
                     self._interpreter.args_iter = self._inputs[number]
                     value = self.run(node, values)
                     values[node] = value
-                    if node.name in self.held:
+                    if traced_name(node) in self.held:
                         assert isinstance(value, Tensor), node.name
                         own = value.clone() if any(_changes(user) for user in node.users) else value
-                        self._taken.setdefault(node.name, []).append(own)
+                        self._taken.setdefault(traced_name(node), []).append(own)
                     for read in self._last_uses.get(node, ()):
                         values.pop(read, None)
         self._done = max(self._done, stop)
