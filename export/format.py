@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.errors import InvalidInput, PackageMissing
@@ -150,6 +152,39 @@ class Trial:
     in_float: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class InnerValue:
+    """What a node inside a file computes, where a copy of the file gives it as an output.
+
+    Args:
+        name: of the output.
+        layer: of the network, that the node belongs to.
+        operation: of the node, in the words of the format.
+        reads: the names of the inner values that it is computed from.
+        scale: where the output is in integers, what a step is worth: one number, or one for each slice along ``axis``.
+        zero_point: the integers that stand for 0, of the same shape.
+    """
+
+    name: str
+    layer: str
+    operation: str
+    reads: tuple[str, ...] = ()
+    scale: NDArray[np.float32] | None = None
+    zero_point: NDArray[np.int32] | None = None
+    axis: int = 1
+
+    def real(self, value: NDArray[Any]) -> NDArray[np.float64]:
+        """The numbers that an output of this value stands for."""
+        if self.scale is None or self.zero_point is None:
+            return value.astype(np.float64)
+        shape = [1] * value.ndim
+        if self.scale.size > 1:
+            shape[self.axis] = -1
+        scale, zero_point = (np.reshape(each, shape if each.size > 1 else ()) for each in (self.scale, self.zero_point))
+        numbers: NDArray[np.float64] = np.multiply(value.astype(np.float64) - zero_point, scale, dtype=np.float64)
+        return numbers
+
+
 class Exporter(Protocol):
     """What each format's file defines, besides the facts about it that `export.facts` reads.
 
@@ -157,7 +192,9 @@ class Exporter(Protocol):
 
     Two functions may be there for :class:`compress.deploy.clock.MachineClock`: ``write_layer(layer, precision, target,
     path)`` writes one layer without a conversion, and ``name_parts(file, named)`` writes a file again with its nodes
-    named after the layers that they compute, and returns the layers of each part.
+    named after the layers that they compute, and returns the layers of each part. One may be there for
+    :mod:`compress.deploy.diagnosis`: ``expose_values(file, exposed)`` writes a file again with what its layers compute
+    as further outputs, and returns an :class:`InnerValue` for each.
     """
 
     def export(self, job: Job, path: Path) -> Exported:

@@ -36,6 +36,7 @@ COMMANDS = (
     "devices",
     "analyze",
     "profile",
+    "diagnose",
     "report",
     "doctor",
     "completion",

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph as FxGraph
-from torch.fx import GraphModule, Interpreter, Node
+from torch.fx import GraphModule, Node
 
 from ..errors import CompressError
 from ..graph.trace import Graph, trace
+from ..graph.values import values_of
 from ..siblings import export, runtimes
 
 SECONDS = 60.0
@@ -117,7 +118,7 @@ def _first(job: export.format.Job, fails: Callable[[nn.Module, tuple[Tensor, ...
 
 def _operations(graph: Graph, inputs: tuple[Tensor, ...]) -> Iterator[tuple[Node, nn.Module, tuple[Tensor, ...]]]:
     """Each different operation of the graph on tensors, as a network of its own, with the values that it had."""
-    values = _values(graph, inputs)
+    values = values_of(graph, inputs)
     seen: set[tuple[object, ...]] = set()
     for node in graph.calls():
         read = [each for each in dict.fromkeys(node.all_input_nodes) if graph.tensor(each) is None]
@@ -151,21 +152,6 @@ def _alone(graph: Graph, node: Node, read: list[Node]) -> nn.Module:
             placed[each] = made.get_attr(name)
     made.output(made.node_copy(node, lambda each: placed[each]))
     return GraphModule(root, made).eval()
-
-
-def _values(graph: Graph, inputs: tuple[Tensor, ...]) -> dict[Node, object]:
-    """What every node of the graph yields on ``inputs``."""
-    values: dict[Node, object] = {}
-
-    class Kept(Interpreter):
-        def run_node(self, n: Node) -> object:
-            value = super().run_node(n)
-            values[n] = value.clone() if isinstance(value, Tensor) else value  # a later call may change it in place
-            return value
-
-    with torch.no_grad():
-        Kept(graph.program.graph_module, garbage_collect_values=False).run(*graph.arguments(inputs))
-    return values
 
 
 def _is_tensors(value: object) -> bool:

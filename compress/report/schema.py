@@ -274,6 +274,69 @@ class Profile(Record):
         return tuple(node for row in self.rows if not row.layer for node in row.nodes)
 
 
+class LayerNoise(Record):
+    """What a layer of a file gives, beside what it gives in the network in float.
+
+    Args:
+        layer: its name.
+        operations: as the file calls them, in order.
+        snr_db: of the last of them: the power of the float values by that of the difference, in dB.
+        added_db: the noise that it adds itself, by the power of its values, in dB: what it has beyond the noisiest
+            of the values that it reads. Minus infinity where it adds none.
+        kind: the arithmetic that the engine ran it in; None where it does not tell.
+        duration_ms: that the engine took for it; None where it does not tell.
+        fallen_back: whether a part of it ran elsewhere than the engine was to run it.
+    """
+
+    layer: str
+    operations: tuple[str, ...]
+    snr_db: float
+    added_db: float
+    kind: Literal["integer", "float", "other"] | None = None
+    duration_ms: float | None = None
+    fallen_back: bool = False
+
+
+class Remedy(Record):
+    """A setting that mends a layer, and what it was tried to give.
+
+    Args:
+        layer: that computes in float by it.
+        setting: as it is typed after ``compress quantize``.
+        snr_db: of the worst output, by simulation.
+    """
+
+    layer: str
+    setting: str
+    snr_db: float
+
+
+class Diagnosis(Record):
+    """Where a file loses what the network in float gives, and where its time goes: its layers in their order.
+
+    Args:
+        name: of the file.
+        samples: that were compared.
+        outputs: how near each is.
+        worst: the layers that add most noise, the worst first.
+        remedies: of these, the best first; none where the network is in float.
+        unmatched: layers whose values could not be compared.
+        changed: whether the engine fuses the copy that gives inner values otherwise than the file, so that they are not
+            exactly those of the file.
+    """
+
+    name: str
+    engine: str
+    samples: int
+    outputs: tuple[OutputParity, ...]
+    layers: tuple[LayerNoise, ...]
+    total_ms: float | None = None
+    worst: tuple[str, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    changed: bool = False
+
+
 class BenchmarkRecord(Record):
     """A file measured in a runtime. ``scores`` are on ``samples`` items of the test split.
 

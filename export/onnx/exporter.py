@@ -31,8 +31,8 @@ from compress.quantize.scheme import SCHEMES, scheme_of
 from compress.stage import evaluation_copy
 
 from .. import rules
-from ..format import Exported, Interface, Job, Layout, NotConvertible
-from . import parts
+from ..format import Exported, InnerValue, Interface, Job, Layout, NotConvertible
+from . import parts, values
 from .bits import bitwise
 from .bits.bit_operators import use_bit_operators
 from .contents import contents_of
@@ -106,6 +106,14 @@ def name_parts(file: Path, named: Path) -> dict[str, set[str]]:
     layers = parts.name_parts(model.graph)
     onnx.save(model, str(named))
     return layers
+
+
+def expose_values(file: Path, exposed: Path) -> tuple[InnerValue, ...]:
+    """Write ``file`` again to ``exposed``, with what its layers compute as further outputs; which ones these are."""
+    model = onnx.load(str(file))
+    found = values.expose(model)
+    onnx.save(model, str(exposed))
+    return found
 
 
 def export_onnx(

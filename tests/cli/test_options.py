@@ -34,6 +34,7 @@ ARGUMENTS = {
     "bench": ["net:build", "--data", "digits"],
     "check": ["folder"],
     "compare": ["a.json", "b.json"],
+    "diagnose": ["net:build", "--data", "digits"],
     "doctor": [],
     "pack": ["model.onnx"],
     "profile": ["net:build", "--data", "digits"],
