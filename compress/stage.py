@@ -110,6 +110,7 @@ class Context:
         example_inputs: one tensor per input of the network, batch first, as ``model(*example_inputs)`` takes them.
         data: the data set, its splits kept apart; stages that train or calibrate need it.
         teacher: the network that fine-tuning distils from, in evaluation mode.
+        edits: those that made the network of the teacher, where it was made of it.
         seed: of everything random.
         progress: told how far a stage is.
         checkpoints: a folder for the states of interrupted trainings, or None.
@@ -126,6 +127,7 @@ class Context:
     checkpoints: str | None = None
     clock: Clock | None = None
     task: Task | str | None = None
+    edits: tuple[Edit, ...] = ()
 
     def of(self, model: nn.Module) -> Context:
         """This context with the task of ``model``, a network before it is changed.

@@ -6,7 +6,8 @@ A file whose name would be a keyword of Python ends with an underscore (``global
 
 A part is written as its name, or as a mapping from its name to its settings; a value that is no mapping is that of its
 first setting. So ``taylor``, ``{taylor: {batches: 8}}`` and ``{smooth: 0.5}`` are parts, in recipes and in Python
-alike, and so is an object of the part's class. On a command line ``smooth=0.5`` is the last of them.
+alike, and so is an object of the part's class. On a command line ``smooth=0.5`` is the last of them, and settings may
+follow the name behind colons: ``adaround:iterations=500``.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Kind(Generic[P]):
         base: the class of all of them.
         of_user: makes a part, with settings, of a function of the user's or of what names one (``file.py:function``).
         verb: the method that every part defines, if there is one.
+        entries: the setting, a mapping, whose entries are what is typed behind colons and is no setting:
+            ``hint:layer1=layer2:weight=2``.
     """
 
     word: str
@@ -72,6 +75,7 @@ class Kind(Generic[P]):
     base: type[P]
     of_user: Callable[[object, Mapping[str, Any]], P] | None = None
     verb: str | None = None
+    entries: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,9 +148,12 @@ class Kind(Generic[P]):
         return self._made(value, {})
 
     def _typed(self, text: str) -> object:
-        """What was typed: a mapping in braces, or a name with the value of its first setting, or a name."""
+        """What was typed: a mapping in braces, a name with the value of its first setting, with settings, or alone."""
         name, separator, value = text.partition("=")
+        part, colon, settings = text.partition(":")
         try:
+            if colon and part in self._files:
+                return {part: self._settings(part, settings.split(":"))}
             if text.lstrip().startswith("{"):
                 return strict_yaml.parse(text, self.word)
             if separator and ":" not in name:
@@ -154,6 +161,20 @@ class Kind(Generic[P]):
         except InvalidInput as error:
             raise ValueError(str(error)) from error
         return text
+
+    def _settings(self, part: str, texts: Iterable[str]) -> dict[str, Any]:
+        """What was typed behind the colons that follow a part's name."""
+        fields = self.part(part).model_fields
+        settings: dict[str, Any] = {}
+        for text in texts:
+            name, separator, value = text.partition("=")
+            if separator and name in fields:
+                settings[name] = strict_yaml.parse(value, f"{part}:{name}")
+            elif name and self.entries in fields:
+                settings.setdefault(self.entries, {})[name] = value or name
+            else:
+                raise ValueError(f"{part}: expected setting=value, of {', '.join(fields)}, got {text!r:.60}")
+        return settings
 
     def _made(self, named: object, settings: object) -> P:
         if not isinstance(named, str) or ":" in named:
@@ -186,8 +207,7 @@ class Kind(Generic[P]):
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of what may be written."""
-        pattern = "[:=]" if self.of_user is not None else "="
-        alone: list[dict[str, Any]] = [{"enum": list(self.names)}, {"type": "string", "pattern": pattern}]
+        alone: list[dict[str, Any]] = [{"enum": list(self.names)}, {"type": "string", "pattern": "[:=]"}]
         mappings = []
         for name in self.names:
             kind = self.part(name)

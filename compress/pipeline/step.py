@@ -13,7 +13,7 @@ from ..core.arithmetic import training_device
 from ..cost.count import cost
 from ..data import Data
 from ..data.batch import moved
-from ..distill.distill import objective_for
+from ..distill import Distill, objective_for
 from ..errors import CompressError, InvalidInput, first_line
 from ..integers.plan import Plan, plan
 from ..integers.simulate import simulated
@@ -100,7 +100,9 @@ def advance(
     if context.data is not None and training is not None:
         context.data.split("train")  # or it is told that there is none, before any work
         require_fits(task, network.model, context.data, ["train"])
-        _require_trains(network.model, context.data, objective_for(task, context.teacher, _plain(training)), training)
+        tried = _plain(training)
+        objective = stage.trial(context) if isinstance(stage, Distill) else objective_for(task, context.teacher, tried)
+        _require_trains(network.model, context.data, objective, training)
     before = before or measure(network, context.data, task)
     start = time.perf_counter()
     result = stage.apply(network.model, context)
