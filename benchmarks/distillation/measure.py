@@ -15,14 +15,14 @@ from torch import nn
 from benchmarks.common.cifar10 import cifar10, trained
 from benchmarks.distillation.recipes import Recipe
 from compress import Context
-from compress.data import Data, SampleSplit
+from compress.data import Data, SampleSplit, Split, SplitName
 from compress.distill import Distill
 from compress.stage import Stage
 from compress.tasks.built_in.classification import top1
 from compress.training.loop import Training
 from models.resnet import CifarResNet
 
-BATCH = 32
+BATCH, LEARNING_RATE = 32, 0.1
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Setup:
         training = Training(
             epochs=self.epochs,
             batch_size=BATCH,
-            learning_rate=recipe.learning_rate,
+            learning_rate=LEARNING_RATE,
             warmup_epochs=0.5,
             augment=("flip", "crop"),
             precision="fp32",
@@ -70,7 +70,8 @@ class Setup:
         stage: Stage = (
             Distill.model_validate({"losses": recipe.losses, "training": training}) if recipe.losses else training
         )
-        splits = {"train": self.data.split("train")}  # a training would score every epoch where it had others
+        # A training would score every epoch on other splits.
+        splits: dict[SplitName, Split] = {"train": self.data.split("train")}
         context = Context(self.data.batch(2)[:1], replace(self.data, splits=splits), self.teacher, seed)
         model = stage.apply(student, context).model
         return top1(model, self.data.split("validation" if split == "validation" else "test"))

@@ -17,11 +17,6 @@ class Recipe:
 
     losses: tuple[str, ...] = ()
     teacher_weight: float = 0.9
-    learning_rate: float = 0.1
-
-    def at(self, learning_rate: float) -> Recipe:
-        """The same with this learning rate."""
-        return replace(self, learning_rate=learning_rate)
 
     @classmethod
     def joined(cls, recipes: Sequence[Recipe]) -> Recipe:
@@ -29,28 +24,27 @@ class Recipe:
         return replace(recipes[0], losses=tuple(loss for each in recipes for loss in each.losses))
 
     def __str__(self) -> str:
-        taught = f"{' '.join(self.losses)} teacher {self.teacher_weight:g}" if self.losses else "labels"
-        return f"{taught} lr {self.learning_rate:g}"
+        return f"{' '.join(self.losses)} teacher {self.teacher_weight:g}" if self.losses else "labels"
 
 
-def _weighted(loss: str, *weights: float, teacher_weight: float = 0.5) -> tuple[Recipe, ...]:
-    return tuple(Recipe((f"{loss}:weight={weight:g}",), teacher_weight) for weight in weights)
+def _beside_labels(loss: str) -> tuple[Recipe, ...]:
+    return (Recipe((loss,), 0.5),)
 
 
 TARGETS = "logits"
-PLAIN = tuple(Recipe(learning_rate=rate) for rate in (0.1, 0.2))
+PLAIN = Recipe()
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     TARGETS: (Recipe(("logits",), 0.5), Recipe(("logits",), 0.9)),
-    "dkd": (Recipe(("dkd:beta=2",), 0.9), Recipe(("dkd:beta=8",), 0.5)),
-    "hint": _weighted("hint", 0.3, 1),
-    "attention": _weighted("attention", 30),
-    "fsp": _weighted("fsp", 0.1),
-    "sp": _weighted("sp", 3000),
-    "rkd": _weighted("rkd", 1),
-    "crd": _weighted("crd", 0.8),
-    "mgd": _weighted("mgd:layers=last", 1),
+    "dkd": (Recipe(("dkd:beta=2:weight=0.5",), 0.9), Recipe(("dkd:beta=8:weight=0.25",), 0.9)),
+    "hint": _beside_labels("hint:weight=0.3"),
+    "attention": _beside_labels("attention:weight=5"),
+    "fsp": _beside_labels("fsp:weight=0.1"),
+    "sp": _beside_labels("sp:weight=1500"),
+    "rkd": _beside_labels("rkd:weight=0.3"),
+    "crd": _beside_labels("crd:weight=0.1"),
+    "mgd": _beside_labels("mgd:layers=last:weight=0.5"),
 }
-"""By the name of the row."""
+"""By the name of the row. Losses of features weigh so much that they begin at about the loss of the labels."""
 
 JOINED = (("logits", "hint"), ("dkd", "hint"), ("logits", "hint", "attention"))
 """Rows whose chosen losses are joined; validation chooses one of these."""

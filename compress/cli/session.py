@@ -395,7 +395,14 @@ def apply_stage(
     with progress_bars(options) as progress, clock_on(options, progress) as clock:
         model = teacher.model if teacher else None
         context = Context(
-            network.example_inputs, data, model, options.seed, progress, clock=clock, task=options.wanted_task
+            network.example_inputs,
+            data,
+            model,
+            options.seed,
+            progress,
+            clock=clock,
+            task=options.wanted_task,
+            edits=network.edits_since(teacher) if teacher else (),
         )
         after, record = advance(network, stage, context, name=name)
     save(after, options.output, overwrite=options.overwrite, metrics={"stage": record.model_dump(mode="json")})

@@ -143,15 +143,17 @@ class Distill(Config):
         if context.data is None:
             raise InvalidInput("distill: it needs data to train on; give --data")
         training = self.training
-        return Pupil.of(
-            student,
-            [_frozen(context.teacher)],
-            self.losses,
-            Blend(tuned(context.task_of(student), training), training.teacher_weight),
-            example_inputs=context.example_inputs,
-            temperature=training.temperature,
-            edits=context.edits,
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(context.seed)  # of adapters
+            return Pupil.of(
+                student,
+                [_frozen(context.teacher)],
+                self.losses,
+                Blend(tuned(context.task_of(student), training), training.teacher_weight),
+                example_inputs=context.example_inputs,
+                temperature=training.temperature,
+                edits=context.edits,
+            )
 
 
 def _frozen(teacher: nn.Module) -> nn.Module:

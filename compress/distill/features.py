@@ -120,5 +120,5 @@ def same_resolution(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps in the smaller of their resolutions, to which the larger one is averaged; other features stay."""
     if student.ndim != 4 or teacher.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
         return student, teacher
-    size = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
     return adaptive_avg_pool2d(student, size), adaptive_avg_pool2d(teacher, size)

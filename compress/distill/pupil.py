@@ -129,6 +129,10 @@ class Pupil(nn.Module):
                 lessons.append(Lesson(learner, number, weights[number] / whole, losses, pairing))
         return cls(networks if mutual else [student], [] if mutual else teachers, lessons, blend)
 
+    @property
+    def _lessons(self) -> list[Lesson]:
+        return [each for each in self.lessons if isinstance(each, Lesson)]
+
     @contextmanager
     def attentive(self) -> Iterator[None]:
         """Within: what the layers return that its losses look at is read."""
@@ -136,8 +140,8 @@ class Pupil(nn.Module):
         networks = [*self.learners, *(each.network for each in self.watched)]
         with ExitStack() as stack:
             for number, (network, store) in enumerate(zip(networks, stores, strict=True)):
-                mine = {pair.student for each in self.lessons if each.student == number for pair in each.layers}
-                theirs = {pair.teacher for each in self.lessons if each.teacher == number for pair in each.layers}
+                mine = {pair.student for each in self._lessons if each.student == number for pair in each.layers}
+                theirs = {pair.teacher for each in self._lessons if each.teacher == number for pair in each.layers}
                 stack.enter_context(tapped(network, sorted(mine | theirs), store))
             yield
 
@@ -163,7 +167,7 @@ class Pupil(nn.Module):
         for number in range(len(self.learners)):
             taught = [
                 each.share * each(seen[number], _constant(seen[each.teacher]), batch)
-                for each in self.lessons
+                for each in self._lessons
                 if each.student == number
             ]
             total.append(self.blend(torch.stack(taught).sum(), seen[number].outputs, batch))

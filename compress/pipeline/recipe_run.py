@@ -295,6 +295,8 @@ class _Steps:
             return _baseline(recipe, data, self._context(None, (), marks), self.trust)
         model = teacher.model if teacher is not None else None
         context = self._context(model, network.example_inputs, marks)
+        if teacher is not None:
+            context = replace(context, edits=network.edits_since(teacher))
         before = self.records[-1].after if self.records else None
         return advance(network, recipe.stages[number - 1].stage, context, name=self.names[number], before=before)
 

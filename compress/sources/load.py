@@ -60,6 +60,12 @@ class Network:
         """The target whose integers the encodings were made for, by name, where a stage recorded one."""
         return next((made["target"] for made in reversed(self.lineage) if made.get("target")), None)
 
+    def edits_since(self, earlier: Network) -> tuple[Edit, ...]:
+        """The edits that made this network of ``earlier``; none where it was not made of it."""
+        count = len(earlier.edits)
+        made_of = self.source == earlier.source and self.edits[:count] == earlier.edits
+        return self.edits[count:] if made_of else ()
+
 
 def _require_sane(source: Source) -> None:
     """Raise InvalidInput unless the numbers among the options of a zoo network, which are all sizes, can be some."""
