@@ -1,4 +1,4 @@
-"""Parts of stages: criteria, selections, repairs and recovery methods, each in one file of the folder of its kind.
+"""Parts of stages: criteria, selections, repairs, recovery methods and losses, each a file of the folder of its kind.
 
 A part is a small frozen configuration with one verb, and its name is that of its file: ``criteria/taylor.py`` is the
 criterion ``taylor``. Nothing else lists it: the folder is read, and the file is imported where the part is asked for.

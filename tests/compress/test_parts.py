@@ -15,6 +15,7 @@ import pytest
 
 from compress.core.part_files import InvalidPart, part_files
 from compress.core.parts import Kind
+from compress.distill.losses import LOSSES
 from compress.prune.criteria import CRITERIA, Criterion
 from compress.prune.criteria.taylor import Taylor
 from compress.prune.repair import REPAIRS
@@ -22,12 +23,13 @@ from compress.prune.select import SELECTIONS
 from compress.quantize.recover import RECOVERIES
 from tests.support.copied_packages import ROOT, copy_packages
 
-KINDS = (CRITERIA, SELECTIONS, REPAIRS, RECOVERIES)
+KINDS = (CRITERIA, SELECTIONS, REPAIRS, RECOVERIES, LOSSES)
 PLACES = {
     "criterion": "prune/criteria/spread.py",
     "selection": "prune/select/late.py",
     "repair": "prune/repair/rescale.py",
     "recovery": "quantize/recover/trim.py",
+    "distillation_loss": "distill/losses/moments.py",
 }
 """Each example, and where its first line says that it is put."""
 
@@ -103,11 +105,39 @@ print(json.dumps({
 """
 
 
+DISTILLING = """
+import json, torch, models
+from click.testing import CliRunner
+from compress.cli import cli
+from compress.data import DataConfig, load
+from compress.distill import Distill
+from compress.recipe import Recipe, schema
+from compress.stage import Context
+
+settings = {"losses": ["dkd", {"moments": {"layers": {"layer2": "layer2"}, "spread": 2}}], "training": {"epochs": 1}}
+recipe = Recipe.model_validate({"model": "resnet20", "stages": [{"distill": settings}]})
+stage = recipe.stages[0].stage
+assert stage == Distill(**settings), stage
+assert stage == Distill(losses=["dkd", "moments:layer2=layer2:spread=2"], training={"epochs": 1}), stage
+torch.manual_seed(0)
+student, teacher = models.build("resnet20", width=4).eval(), models.build("resnet20", width=8).eval()
+data = load(DataConfig(source="data.npz"), 0)
+result = stage.apply(student, Context((torch.zeros(1, 3, 8, 8),), data, teacher))
+line = "distill resnet20:width=4 --teacher resnet20:width=8 --data data.npz --epochs 1 --batch-size 16 "
+done = CliRunner().invoke(cli, (line + "--loss dkd --loss moments:layer2=layer2:weight=2 -o student").split())
+print(json.dumps({
+    "epochs": len(result.history),
+    "schema": "moments" in json.dumps(schema()) and "spread" in json.dumps(schema()),
+    "cli": [done.exit_code, done.output[-300:]],
+}))
+"""
+
+
 @pytest.fixture(scope="module")
 def told(copy: Path) -> dict[str, Any]:
-    """What each of the two scripts printed, in one process."""
+    """What each of the scripts printed, in one process."""
     done = subprocess.run(
-        [sys.executable, "-c", PRUNING + QUANTIZING],
+        [sys.executable, "-c", PRUNING + QUANTIZING + DISTILLING],
         capture_output=True,
         text=True,
         cwd=copy,
@@ -115,13 +145,19 @@ def told(copy: Path) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    pruning, quantizing = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-    return {"pruning": pruning, "quantizing": quantizing}
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return dict(zip(("pruning", "quantizing", "distilling"), lines, strict=True))
 
 
 def test_a_recovery_method_is_one_file(told: dict[str, Any]) -> None:
     told = told["quantizing"]
     assert told["trimmed"] > 10 and told["before_biases"] and told["schema"]
+    assert told["cli"][0] == 0, told["cli"][1]
+
+
+def test_a_distillation_loss_is_one_file(told: dict[str, Any]) -> None:
+    told = told["distilling"]
+    assert told["epochs"] == 1 and told["schema"]
     assert told["cli"][0] == 0, told["cli"][1]
 
 
