@@ -58,7 +58,7 @@ def test_every_setting_has_one_option_with_its_default(name: str) -> None:
 
 
 def words(text: str) -> set[str]:
-    return {word.removesuffix("s") for word in re.split(r"[-_.]+", text) if word}
+    return {re.sub(r"(?<=ss)es$|(?<!s)s$", "", word) for word in re.split(r"[-_.]+", text) if word}
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
