@@ -27,6 +27,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "The whole chain": ("cifar10",),
     "Pruning": ("halving", "pruning_accuracy", "imagenet_latency", "widths", "sparse", "slimming", "surgery_time"),
     "Quantization": ("int8_latency", "int8_accuracy", "quantize_time", "learnt_rounding", "detection"),
+    "Distillation": ("distillation",),
     "Few bits and shared weights": ("few_bits_files", "bitwise_kernels", "few_bits_accuracy", "deep_compression"),
     "Engines": (
         "engine_latency",
