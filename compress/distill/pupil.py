@@ -90,6 +90,8 @@ class Pupil(nn.Module):
         self.learners, self.lessons, self.blend = nn.ModuleList(learners), nn.ModuleList(lessons), blend
         self.features: list[dict[str, Tensor]] = [{} for _ in learners]
         self.watched = [Watched(network) for network in watched]
+        # Losses stay out of what torch.compile makes of a forward pass; here, as the compiler takes long to import.
+        self._loss = torch.compiler.disable(Pupil.loss)
 
     @classmethod
     def of(
@@ -158,9 +160,8 @@ class Pupil(nn.Module):
         seen += [each.see(inputs) for each in self.watched]
         for features in (*self.features, *(each.features for each in self.watched)):
             features.clear()
-        return self.loss(seen, batch)
+        return self._loss(self, seen, batch)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def loss(self, seen: Sequence[Seen], batch: Batch) -> Tensor:
         """The sum, over the networks that learn, of what they learn from their teachers and from the labels."""
         total = []
