@@ -18,6 +18,9 @@ from ..criteria import Criterion
 from .goal import Curve
 from .size_model import Widths
 
+CLOSE = 0.8
+"""Of a budget: widths that cost less than this share of it fell too far in one step."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -151,18 +154,22 @@ class Selection:
     def within(self, cost: Callable[[Widths], float], budget: float) -> tuple[list[float], list[int]]:
         """The widest that costs no more than ``budget``, before and after rounding; what was rounded down the most
         goes up again where the budget allows, at most to a step above. The least widths where nothing is within.
+
+        Where a group whose step is large, as the width of all residual sums, would jump far below the budget, it stays
+        above the jump, and the others make up for it.
         """
-        low, high = 0.0, 1.0
-        for _ in range(24):
-            middle = (low + high) / 2
-            if cost(self.rounded(self.wanted(middle))) > budget:
-                low = middle
-            else:
-                high = middle
-        wanted = self.wanted(high)
-        widths = self.rounded(wanted)
+        wanted, widths, above = self._widest(cost, budget, [0] * len(self.groups))
         if cost(widths) > budget:
             return [float(keep) for keep in self.least], self.least
+        stay = [0] * len(self.groups)
+        for _ in self.groups:
+            if cost(widths) >= CLOSE * budget or above == widths:
+                break
+            stay = [keep if keep > below else least for keep, below, least in zip(above, widths, stay, strict=True)]
+            others, tried, above = self._widest(cost, budget, stay)
+            if not cost(widths) < cost(tried) <= budget:
+                break
+            wanted, widths = others, tried
         steps = [bounds.step for bounds in self.ranges]
         for spare in (0, 1):  # first what is narrower than wanted, then up to a step more
             for index in sorted(range(len(widths)), key=lambda i: (widths[i] - wanted[i]) / self.ranges[i].first):
@@ -172,6 +179,25 @@ class Selection:
                     if cost(wider) <= budget:
                         widths = wider
         return wanted, widths
+
+    def _widest(
+        self, cost: Callable[[Widths], float], budget: float, stay: Sequence[int]
+    ) -> tuple[list[float], list[int], list[int]]:
+        """The least share whose widths are within ``budget``, where no group falls below what has to ``stay``: before
+        and after rounding, and the widths just above it.
+        """
+
+        def wanted(share: float) -> list[float]:
+            return [max(want, float(least)) for want, least in zip(self.wanted(share), stay, strict=True)]
+
+        low, high = 0.0, 1.0
+        for _ in range(24):
+            middle = (low + high) / 2
+            if cost(self.rounded(wanted(middle))) > budget:
+                low = middle
+            else:
+                high = middle
+        return wanted(high), self.rounded(wanted(high)), self.rounded(wanted(low))
 
     def out_of_reach(self, goal: object, reachable: float, what: str) -> InvalidInput:
         """The error for a goal beyond the least widths."""

@@ -17,12 +17,12 @@ from compress.edits import from_json, replay, to_json
 from compress.errors import InvalidInput
 from compress.graph.trace import trace
 from compress.prune import Prune
-from compress.prune.channels.groups import channels
+from compress.prune.channels.groups import Group, channels
 from compress.prune.select import SELECTIONS
 from compress.prune.surgery.choose import Range, Selection
 from compress.prune.surgery.cut import Surgery
 from compress.prune.surgery.goal import Curve, PruneGoal
-from compress.prune.surgery.size_model import SizeModel
+from compress.prune.surgery.size_model import SizeModel, Widths
 from compress.stage import Context, evaluation_copy
 from compress.training.loop import Training
 
@@ -132,6 +132,22 @@ def test_limits_hold_and_the_others_make_up_for_them() -> None:
     held = Prune(ratio=0.5, round_to=1, limits={"inner": 0.1}).apply(net(), CONTEXT)
     reasons = {skip.layer: skip.reason for skip in held.skipped}
     assert reasons["inner"].startswith("22 channels stay where 12.0 are wanted") and "limit 0.1" in reasons["inner"]
+
+
+def test_where_one_group_would_jump_far_below_the_budget_the_others_make_up_for_it() -> None:
+    """Attention comes in whole heads, which are a large step."""
+
+    def of_widths(widths: Widths) -> float:
+        heads, hidden = widths
+        return heads * 16 * (64 + hidden)
+
+    ranges = [Range(4, 1, 1, "heads"), Range(64, 1, 1, "hidden")]
+    groups = [Group(torch.arange(n), {("w", 0): torch.arange(n)[:, None]}, (("w", 0),), (), ("w",)) for n in (4, 64)]
+    scores = [torch.tensor([1.0, 1.01, 5.0, 6.0]), torch.linspace(2, 9, 64)]
+    choice = Selection(groups, scores, ranges, SELECTIONS.read("global"), [None, None], of_widths)
+    budget = 0.7 * of_widths([4, 64])
+    _, widths = choice.within(of_widths, budget)
+    assert 0.9 * budget <= of_widths(widths) <= budget and widths[0] == 3 and widths[1] < 64, "not two of four heads"
 
 
 def test_limits_that_match_nothing_or_are_no_share() -> None:
