@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .stage import Edit as Edit
     from .stage import Result as Result
     from .stage import Skip as Skip
+    from .substitute.stage import Substitute as Substitute
     from .tasks.boxes.losses import GridLoss as GridLoss
     from .tasks.built_in.detection import detection as detection
     from .tasks.mean import MeanScore as MeanScore
@@ -57,6 +58,7 @@ _PUBLIC = {
     "Share": "share",
     "Skip": "stage",
     "Sparsify": "sparsify",
+    "Substitute": "substitute.stage",
     "Task": "tasks.task",
     "Training": "training.loop",
     "advance": "pipeline",

@@ -31,6 +31,7 @@ from .siblings import runtimes
 from .sources.specification import Source, parse
 from .sparsify import Sparsify
 from .stage import Config, Seed, Stage, Threads
+from .substitute.stage import Substitute
 from .tasks.built_in import NAMES as TASKS
 from .training.loop import Training
 
@@ -49,6 +50,7 @@ STAGES: Mapping[str, type[Config]] = {
     "remove_blocks": RemoveBlocks,
     "share": Share,
     "sparsify": Sparsify,
+    "substitute": Substitute,
 }
 
 
@@ -73,6 +75,7 @@ class Step(Config):
     remove_blocks: RemoveBlocks | None = None
     share: Share | None = None
     sparsify: Sparsify | None = None
+    substitute: Substitute | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:

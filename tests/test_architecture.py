@@ -33,6 +33,7 @@ STAGES = (
     "compress/quantize/",
     "compress/share.py",
     "compress/sparsify/",
+    "compress/substitute/",
     "compress/training/loop.py",
 )
 FACTS = {"cache", "facts", "processor"}

@@ -24,6 +24,7 @@ COMMANDS = (
     "remove-blocks",
     "sparsify",
     "share",
+    "substitute",
     "quantize",
     "distill",
     "fold",

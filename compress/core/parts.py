@@ -7,7 +7,8 @@ A file whose name would be a keyword of Python ends with an underscore (``global
 A part is written as its name, or as a mapping from its name to its settings; a value that is no mapping is that of its
 first setting. So ``taylor``, ``{taylor: {batches: 8}}`` and ``{smooth: 0.5}`` are parts, in recipes and in Python
 alike, and so is an object of the part's class. On a command line ``smooth=0.5`` is the last of them, and settings may
-follow the name behind colons: ``adaround:iterations=500``.
+follow the name behind colons: ``adaround:iterations=500``. A name may be written with dashes in the place of its
+underscores.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class Kind(Generic[P]):
         Raises:
             ValueError: there is no such part; `InvalidPart` where its file is no Python or does not define one.
         """
+        name = name.replace("-", "_")
         if name not in self._files:
             own = ", or file.py:function of your own" if self.of_user is not None else ""
             raise ValueError(f"expected one of {', '.join(self.names)}{own}, got {name!r:.60}")

@@ -111,3 +111,18 @@ def inputs_for(model: nn.Module, inputs: Iterable[Tensor]) -> tuple[Tensor, ...]
     """Inputs as ``model`` takes them: on its device, in its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return tuple(x.to(like) if x.is_floating_point() else x.to(like.device) for x in inputs)
+
+
+def drawn_inputs(
+    model: nn.Module, split: Split, samples: int, seed: int = 0, read: Inputs = ONE_INPUT, batch_size: int = 32
+) -> list[tuple[Tensor, ...]]:
+    """Inputs for ``model`` of up to ``samples`` samples of the split, in random order, batch by batch."""
+    batches: list[tuple[Tensor, ...]] = []
+    seen = 0
+    for batch in split.batches(min(batch_size, max(1, len(split))), shuffle_seed=(seed, 0)):
+        inputs = tuple(part[: samples - seen] for part in inputs_for(model, read(batch)))
+        seen += len(inputs[0])
+        batches.append(inputs)
+        if seen >= samples:
+            break
+    return batches

@@ -46,7 +46,7 @@ ARGUMENTS = {
     "unpack": ["model.onnx.packed"],
     "analyze": ["net:build", "--data", "digits"],
 }
-TARGETS = {"prune": ("--ratio", "0.5"), "remove-blocks": ("--count", "1")}
+TARGETS = {"prune": ("--ratio", "0.5"), "remove-blocks": ("--count", "1"), "substitute": ("--with", "stacked_3x3")}
 
 
 def arguments(command: str, option: str) -> list[str]:

@@ -30,6 +30,7 @@ from ...share import Share
 from ...siblings import models, runtimes
 from ...sparsify import Sparsify
 from ...stage import Config
+from ...substitute.stage import Substitute
 from ...training.loop import Training
 from ..grammar import generated
 from . import engine_pages, reference_pages
@@ -50,6 +51,7 @@ CONFIGURATIONS: Mapping[str, type[Config]] = {
     "sensitivity": SensitivityScan,
     "share": Share,
     "distill": Distill,
+    "substitute": Substitute,
 }
 """What commands set, by the name under which their options are asked for."""
 

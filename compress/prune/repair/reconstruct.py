@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
+from ...core.least_squares import LeastSquares, patches
 from ...core.settings import setting
 from ...data import Split
+from ...graph.layer_values import calls_of, input_of
 from ...graph.modes import evaluating
 from ...stage import Edit, Progress, Samples, Skip, silent
 from ...tasks.reading import ONE_INPUT
 from ...tasks.task import Inputs
-from ...training.batch_norm import inputs_for
+from ...training.batch_norm import drawn_inputs
 from . import Account, Damage, Repair
 
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
@@ -46,7 +47,6 @@ TARGET_BYTES = 2**28
 """Of the outputs of the original network that are held at one time."""
 
 SAMPLES = 512
-BATCH = 32
 
 Ridge = Annotated[float, Field(ge=0, le=1e9)]
 
@@ -110,7 +110,7 @@ def reconstruct(
         read: the network's inputs out of a batch.
     """
     indices_left = _channels_left(edits)
-    batches = _batches(pruned, split, samples, seed, read)
+    batches = drawn_inputs(pruned, split, samples, seed, read)
     with evaluating(original, pruned):
         if not batches:
             return (), (Skip("", "no calibration samples to refit the weights on"),)
@@ -139,19 +139,6 @@ def _channels_left(edits: Iterable[Edit]) -> dict[tuple[str, int], tuple[int, ..
     return indices_left
 
 
-def _batches(model: nn.Module, split: Split, samples: int, seed: int, read: Inputs) -> list[tuple[Tensor, ...]]:
-    """Inputs of ``samples`` samples, in random order."""
-    batches: list[tuple[Tensor, ...]] = []
-    seen = 0
-    for batch in split.batches(min(BATCH, max(1, len(split))), shuffle_seed=(seed, 0)):
-        inputs = tuple(part[: samples - seen] for part in inputs_for(model, read(batch)))
-        seen += len(inputs[0])
-        batches.append(inputs)
-        if seen >= samples:
-            break
-    return batches
-
-
 def _consumers(
     pruned: nn.Module, indices_left: dict[tuple[str, int], tuple[int, ...]], inputs: tuple[Tensor, ...]
 ) -> tuple[list[str], list[Skip]]:
@@ -161,21 +148,12 @@ def _consumers(
     for module in modules.values():
         for parameter in module.parameters(recurse=False):
             holders[id(parameter)] = holders.get(id(parameter), 0) + 1
-    calls: list[str] = []
     cut: list[str] = []
     for name, axis in indices_left:
         module = modules.get(name)
         if axis == (0 if isinstance(module, _ConvTransposeNd) else 1) and isinstance(module, (_ConvNd, nn.Linear)):
             cut.append(name)
-    hooks = [
-        modules[name].register_forward_pre_hook(lambda _module, _args, name=name: calls.append(name)) for name in cut
-    ]
-    try:
-        with torch.no_grad():
-            pruned(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    calls = calls_of(pruned, cut, inputs)
     skipped = [
         Skip(name, f"its weights are not refit: {reason}")
         for name in cut
@@ -197,49 +175,6 @@ def _obstacle(module: nn.Module, calls: int, holders: dict[int, int]) -> str | N
     if weight[0].numel() > MOST_INPUTS:
         return f"an output has {weight[0].numel():,} weights, at most {MOST_INPUTS:,} fit the normal equations"
     return None
-
-
-@dataclass
-class LeastSquares:
-    """Streaming normal equations of ``residual = X delta + shift``, for G groups at once, in float64.
-
-    Args:
-        centred: with a shift (a bias), which the ridge leaves free.
-    """
-
-    centred: bool
-    count: int = 0
-    xx: Tensor = field(default_factory=lambda: torch.zeros(()))
-    xr: Tensor = field(default_factory=lambda: torch.zeros(()))
-    x: Tensor = field(default_factory=lambda: torch.zeros(()))
-    r: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-    def add(self, rows: Tensor, residuals: Tensor) -> None:
-        """Take in rows (G, P, inputs) and residuals (G, P, outputs)."""
-        rows, residuals = rows.double(), residuals.double()
-        self.count += rows.shape[1]
-        self.xx = self.xx + rows.mT @ rows
-        self.xr = self.xr + rows.mT @ residuals
-        self.x = self.x + rows.sum(1)
-        self.r = self.r + residuals.sum(1)
-
-    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """``delta`` (G, inputs, outputs) and ``shift`` (G, outputs), which is 0 where not centred."""
-        xx, xr = self.xx, self.xr
-        if self.centred:
-            xx = xx - self.x[:, :, None] * self.x[:, None, :] / self.count
-            xr = xr - self.x[:, :, None] * self.r[:, None, :] / self.count
-        diagonal = xx.diagonal(dim1=-2, dim2=-1)
-        regularized = xx + torch.diag_embed(ridge * diagonal.mean(-1, keepdim=True).expand_as(diagonal))
-        factor, failed = torch.linalg.cholesky_ex(regularized)
-        if bool(failed.any()):
-            delta = torch.linalg.lstsq(regularized, xr, driver="gelsd").solution
-        else:
-            delta = torch.cholesky_solve(xr, factor)
-        shift = torch.zeros_like(self.r)
-        if self.centred:
-            shift = (self.r - (self.x[:, None, :] @ delta)[:, 0]) / self.count
-        return delta, shift
 
 
 @dataclass(frozen=True)
@@ -337,7 +272,7 @@ def _refit(
     equations = LeastSquares(module.bias is not None)
     held: list[tuple[Tensor, Tensor]] = []
     for inputs, wanted in zip(batches, targets, strict=True):
-        rows, values = _rows(module, _read(pruned, module, inputs), wanted)
+        rows, values = _rows(module, input_of(pruned, module, inputs), wanted)
         fitted = ~wanted.held_out
         equations.add(rows[:, fitted], values[:, fitted].double() - _applied(rows[:, fitted], weight, bias))
         held.append((rows[:, wanted.held_out], values[:, wanted.held_out]))
@@ -389,47 +324,3 @@ def _rows(module: _ConvNd | nn.Linear, x: Tensor, wanted: _Targets) -> tuple[Ten
     else:
         groups, rows = module.groups, patches(module, x, wanted.sizes, wanted.at)
     return rows.transpose(0, 1), wanted.values.reshape(len(wanted.at), groups, -1).transpose(0, 1)
-
-
-def patches(module: _ConvNd, x: Tensor, sizes: Sequence[int], at: Tensor) -> Tensor:
-    """What a convolution of ``x`` (N, C, ...) multiplies its weights with at some outputs: (P, groups, C / groups * k).
-
-    Args:
-        sizes: of the output's spatial dimensions.
-        at: (P,) positions of the flattened output (N, ...) without its channels.
-    """
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = pad(x, module._reversed_padding_repeated_twice, mode=mode).movedim(1, -1)
-    dims = len(sizes)
-    sample, *places = torch.unravel_index(at.to(x.device), (len(x), *sizes))
-    index = [sample.view(-1, *(1,) * dims)]
-    for d, (place, kernel) in enumerate(zip(places, module.kernel_size, strict=True)):
-        reach = torch.arange(kernel, device=x.device) * module.dilation[d]
-        spread = place[:, None] * module.stride[d] + reach
-        index.append(spread.view(-1, *(kernel if other == d else 1 for other in range(dims))))
-    windows: Tensor = padded[tuple(index)].movedim(-1, 1)  # (P, C, *kernel)
-    return windows.reshape(len(at), module.groups, -1)
-
-
-class _Reached(BaseException):
-    """Ends a pass at the layer asked for; no code in a network catches it."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
-
-
-def _read(model: nn.Module, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The input of ``module`` when ``model`` runs on ``inputs``; the pass ends there."""
-
-    def before(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        raise _Reached(args[0] if args else kwargs["input"])
-
-    hook = module.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model(*inputs)
-    except _Reached as reached:
-        return reached.value
-    finally:
-        hook.remove()
-    raise AssertionError("the layer is called once in a pass")

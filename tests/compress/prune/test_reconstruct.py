@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import models
+from compress.core.least_squares import LeastSquares, patches
 from compress.data import Data, SampleSplit
 from compress.edits import replay
 from compress.errors import InvalidInput
 from compress.graph.trace import trace
 from compress.prune.channels.groups import channels
 from compress.prune.repair import REPAIRS, repair
-from compress.prune.repair.reconstruct import LeastSquares, patches, reconstruct
+from compress.prune.repair.reconstruct import reconstruct
 from compress.stage import Context, Edit
 from compress.training.batch_norm import reestimate_batch_norm
 
